@@ -1,0 +1,88 @@
+"""Use, train and finetune embedding models over text and images.
+
+Every name is imported when first used, so `import omnitune` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BatchSamplers": "omnitune.data.samplers",
+    "DEFAULT_POLICY": "omnitune.inputs.policy",
+    "DefaultBatchSampler": "omnitune.data.samplers",
+    "MediaPolicy": "omnitune.inputs.policy",
+    "MultiDatasetBatchSamplers": "omnitune.data.samplers",
+    "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
+    "SentenceTransformer": "omnitune.model.encoders",
+    "SentenceTransformerModelCardData": "omnitune.report.card",
+    "SentenceTransformerTrainer": "omnitune.training.trainer",
+    "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
+    "SimilarityFunction": "omnitune.ops.similarity",
+    "quantize_embeddings": "omnitune.ops.quantize",
+}
+_ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
+
+__all__ = ["__version__", *sorted(_HOME), *_ROOMS]
+
+if TYPE_CHECKING:
+    from omnitune import (
+        documents as documents,
+    )
+    from omnitune import (
+        errors as errors,
+    )
+    from omnitune import (
+        evaluation as evaluation,
+    )
+    from omnitune import (
+        losses as losses,
+    )
+    from omnitune import (
+        models as models,
+    )
+    from omnitune import (
+        modules as modules,
+    )
+    from omnitune import (
+        search as search,
+    )
+    from omnitune import (
+        training_args as training_args,
+    )
+    from omnitune import (
+        util as util,
+    )
+    from omnitune.data.samplers import (
+        BatchSamplers as BatchSamplers,
+    )
+    from omnitune.data.samplers import (
+        DefaultBatchSampler as DefaultBatchSampler,
+    )
+    from omnitune.data.samplers import (
+        MultiDatasetBatchSamplers as MultiDatasetBatchSamplers,
+    )
+    from omnitune.data.samplers import (
+        MultiDatasetDefaultBatchSampler as MultiDatasetDefaultBatchSampler,
+    )
+    from omnitune.inputs.policy import DEFAULT_POLICY as DEFAULT_POLICY
+    from omnitune.inputs.policy import MediaPolicy as MediaPolicy
+    from omnitune.model.encoders import SentenceTransformer as SentenceTransformer
+    from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
+    from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
+    from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
+    from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
+    from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"omnitune.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'omnitune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

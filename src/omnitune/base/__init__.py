@@ -1,0 +1,1 @@
+"""Sentence Transformers' path for what all families share; nothing inside omnitune imports it."""

@@ -1,0 +1,5 @@
+"""Evaluators of every family, under Sentence Transformers' path."""
+
+from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
+
+__all__ = ["BaseEvaluator", "SequentialEvaluator"]

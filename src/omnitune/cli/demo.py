@@ -1,0 +1,46 @@
+"""`omnitune demo`: the pipeline on the manuals that come with a checkout."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import omnitune
+from omnitune.cli.finetune import run
+from omnitune.errors import InputError
+
+HELD_OUT = ["R-data.pdf", "R-lang.pdf", "R-FAQ.pdf"]
+"""Documents that the demo asks about: never seen in training, and of the same house as some that are."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Finetune the embedded page retriever on some manuals, on a CPU, in minutes."""
+    folder = documents()
+    from omnitune.documents.recipe import load_recipe
+
+    recipe = load_recipe("demo")
+    recipe = dataclasses.replace(recipe, prepare={**recipe.prepare, "test": HELD_OUT})
+    run(folder, out, None, recipe, command=shlex.join(["omnitune", "demo", "--out", str(out)]))
+
+
+def documents() -> Path:
+    """The demo's documents.
+
+    Raises:
+        InputError: This is an installed wheel, which does not carry them.
+    """
+    checkout = Path(omnitune.__file__).parents[2]
+    folder = checkout / "examples" / "documents"
+    if not folder.is_dir():
+        raise InputError(
+            f"demo: expected the documents of a source checkout in {str(folder)!r}, found none, because omnitune was "
+            "installed without them; run it in a checkout, or on PDFs of your own: "
+            "omnitune finetune FOLDER --out DIR --recipe demo"
+        )
+    return folder

@@ -1,0 +1,24 @@
+"""`omnitune prepare`: a folder of documents as a dataset on disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnitune.cli import console
+from omnitune.cli.finetune import OutOption, RecipeOption
+
+
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images.")],
+    out: OutOption,
+    recipe: RecipeOption = None,
+) -> None:
+    """Make a dataset of pages, splits and queries from a folder of documents."""
+    from omnitune import documents
+    from omnitune.documents.recipe import Recipe, load_recipe
+
+    settings = Recipe() if recipe is None else load_recipe(recipe)
+    dataset = documents.prepare(folder, out, **settings.prepare)
+    console.say(dataset.summary())
+    console.places("Results", {"dataset": out})

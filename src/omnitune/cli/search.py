@@ -1,0 +1,44 @@
+"""`omnitune search`: the top pages for a query."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnitune.cli import console
+
+
+def search(
+    model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder that `omnitune prepare` made.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pages to show.")] = 5,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
+) -> None:
+    """Find the pages of a dataset that answer a query; the first search indexes them."""
+    from omnitune.documents.dataset import load
+    from omnitune.documents.default_model import load_model, model_identity
+    from omnitune.documents.steps import digest
+    from omnitune.runtime import cache_folder
+    from omnitune.search import build_index, is_index, open_index
+    from omnitune.search.contact_sheet import write_contact_sheet
+
+    console.only_our_bars()
+    pages = load(dataset)
+    key = digest({"model": model_identity(model), "pages": pages.page_ids, "dataset": str(dataset.resolve())})
+    place = cache_folder() / "indexes" / key
+    encoder = load_model({"model_name_or_path": model})
+    if is_index(place, key):
+        index = open_index(place)
+    else:
+        console.say(f"Indexing {len(pages.pages):,} pages, once for this model and dataset")
+        known = pages.tables["pages"].select_columns(["page_id", "document", "number"])
+        entries = ({"id": one["page_id"], "document": one["document"], "page": one["number"]} for one in known)
+        index = build_index(encoder, pages.pages, entries, place, key=key)
+    found = index.search(encoder, [query], top_k)[0]
+    rows = [[str(hit.entry["document"]), str(hit.entry["page"]), f"{hit.score:.3f}"] for hit in found]
+    console.table(["document", "page", "score"], rows, title=query)
+    if html is not None:
+        images = [pages.pages[hit.row] for hit in found]
+        write_contact_sheet(html, query=query, model=model, found=found, images=images)
+        console.places("Results", {"sheet": html})

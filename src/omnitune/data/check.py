@@ -1,0 +1,165 @@
+"""Find the items of a dataset that cannot be encoded before hours of training find them.
+
+Every distinct item is loaded once, in threads. A dataset of texts costs one look for missing values.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omnitune import runtime
+from omnitune.data.columns import Row, Rows
+from omnitune.errors import DatasetError, MediaError, OmnituneError
+from omnitune.types import Column
+
+SHOWN = 10
+"""Bad items that an error lists."""
+
+CHUNK = 8
+"""Items that a thread takes at once."""
+
+WINDOW = 16
+"""Chunks in flight; bounds the memory of a check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadItem:
+    """One item that cannot be encoded.
+
+    Attributes:
+        row: Row number in the user's dataset.
+        column: Column name.
+        reason: What is wrong with it.
+        dataset: The dataset's name among several, or None.
+    """
+
+    row: int
+    column: str
+    reason: str
+    dataset: str | None = None
+
+    def __str__(self) -> str:
+        place = Column(name=self.column, items=[None], rows=[self.row], dataset=self.dataset).place(0)
+        return f"{place}: {self.reason}"
+
+
+def find_bad_items(
+    rows: Rows,
+    columns: Sequence[str],
+    load: Callable[[Any], object] | None,
+    codes: Callable[[], np.ndarray],
+    *,
+    label: str = "Checking items",
+    show_progress: bool | None = None,
+) -> list[BadItem]:
+    """Every cell that is empty or cannot be loaded.
+
+    Args:
+        rows: The dataset.
+        columns: Columns that will be encoded.
+        load: Loads an item or raises; None looks for missing values only.
+        codes: Numbers of the cells' contents `(rows, columns)`, so that an item that recurs is loaded once; asked for
+            only when something is loaded.
+        label: Label of the progress bar.
+        show_progress: None shows it on a terminal.
+
+    Returns:
+        Bad items by row and column.
+    """
+    if load is None and not rows.transformed:
+        return _missing(rows, columns)
+    numbers = codes() if load is not None else None
+    first = _first_cells(numbers) if numbers is not None else set()
+    bad: list[BadItem] = []
+    reasons: dict[int, str] = {}
+    todo = _cells(rows, columns)
+    bar = runtime.progress(todo, label=label, total=len(rows) * len(columns), show=show_progress, unit="item")
+    with ThreadPoolExecutor(runtime.cores(), thread_name_prefix="omnitune-check") as pool:
+        waiting: deque[Future[dict[int, str]]] = deque()
+        chunk: list[tuple[int, Any]] = []
+        for row, place, item in bar:
+            if item is None:
+                bad.append(_bad(rows, row, columns[place], "missing (None)"))
+            elif numbers is not None and (row, place) in first:
+                chunk.append((int(numbers[row, place]), item))
+            if len(chunk) == CHUNK:
+                waiting.append(pool.submit(_reasons, load, chunk))
+                chunk = []
+            while len(waiting) > WINDOW:
+                reasons.update(waiting.popleft().result())
+        waiting.append(pool.submit(_reasons, load, chunk))
+        for future in waiting:
+            reasons.update(future.result())
+    if numbers is not None and reasons:
+        for row, place in np.argwhere(np.isin(numbers, list(reasons))).tolist():
+            bad.append(_bad(rows, row, columns[place], reasons[int(numbers[row, place])]))
+    order = {name: place for place, name in enumerate(columns)}
+    return sorted(set(bad), key=lambda item: (item.row, order[item.column]))
+
+
+def refuse(bad: Sequence[BadItem]) -> None:
+    """Raise an error that lists bad items, if there are any.
+
+    Raises:
+        DatasetError: There are; names dataset, row and column of the first ones.
+    """
+    if not bad:
+        return
+    listed = "\n".join(f"  {item}" for item in bad[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    raise DatasetError(
+        f"{len(bad)} item(s) cannot be encoded, so training does not start:\n{listed}{more}\n"
+        'Repair or drop them, or leave their rows out with on_bad_item="skip".'
+    )
+
+
+def _missing(rows: Rows, columns: Sequence[str]) -> list[BadItem]:
+    """Missing values by the storage's own count, without reading rows that have none."""
+    columns = [name for name in columns if rows.dataset.data.column(name).null_count]
+    if not columns:
+        return []
+    cells = _cells(rows, columns)
+    return [_bad(rows, row, columns[place], "missing (None)") for row, place, item in cells if item is None]
+
+
+def _cells(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[int, int, Any]]:
+    index = 0
+    for chunk in rows.chunks():
+        for row in chunk:
+            yield from ((index, place, _cell(row, name)) for place, name in enumerate(columns))
+            index += 1
+
+
+def _cell(row: Row, name: str) -> Any:
+    item = row[name]
+    empty = isinstance(item, dict) and item and all(value is None for value in item.values())
+    return None if empty else item
+
+
+def _first_cells(codes: np.ndarray) -> set[tuple[int, int]]:
+    """Row and place of the first cell of every content."""
+    _, first = np.unique(codes.reshape(-1), return_index=True)
+    return {divmod(int(cell), codes.shape[1]) for cell in first}
+
+
+def _reasons(load: Callable[[Any], object] | None, chunk: Sequence[tuple[int, Any]]) -> dict[int, str]:
+    """Why items cannot be loaded, by the number of their content; those that can are left out."""
+    if load is None:
+        return {}
+    found = {}
+    for code, item in chunk:
+        try:
+            load(item)
+        except MediaError as error:
+            found[code] = error.reason
+        except (OmnituneError, OSError) as error:
+            found[code] = str(error)
+    return found
+
+
+def _bad(rows: Rows, row: int, column: str, reason: str) -> BadItem:
+    return BadItem(row=rows.numbers[row], column=column, reason=reason, dataset=rows.name)

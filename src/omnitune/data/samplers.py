@@ -1,0 +1,373 @@
+"""Which rows make a batch, and from which dataset the next batch comes.
+
+Names, arguments and the random numbers that are drawn equal those of Sentence Transformers 6.2.0, so a script gets the
+same batches in the same order; how a sampler finds them is ours.
+"""
+
+import hashlib
+import logging
+import pickle
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import BatchSampler, ConcatDataset, SubsetRandomSampler
+
+from omnitune.data.columns import RESERVED_COLUMNS, ManyRows, Rows, content_codes
+from omnitune.errors import DatasetError, InputError
+
+logger = logging.getLogger(__name__)
+
+RESAMPLE_PASSES = 2
+"""How often rows may be drawn again to reach the promised number of batches."""
+
+
+class BatchSamplers(StrEnum):
+    """How the rows of one dataset are put into batches."""
+
+    BATCH_SAMPLER = "batch_sampler"
+    """Shuffled rows, one after another."""
+    NO_DUPLICATES = "no_duplicates"
+    """No content twice in a batch, in whatever column: an in-batch negative is never the positive."""
+    NO_DUPLICATES_HASHED = "no_duplicates_hashed"
+    """The same: contents are numbered once in either case."""
+    GROUP_BY_LABEL = "group_by_label"
+    """At least two rows of at least two labels in a batch."""
+
+
+class MultiDatasetBatchSamplers(StrEnum):
+    """From which of several datasets the next batch comes."""
+
+    ROUND_ROBIN = "round_robin"
+    """Each in turn, until one is exhausted."""
+    PROPORTIONAL = "proportional"
+    """At random in proportion to their sizes, until all are exhausted."""
+
+
+class SetEpochMixin:
+    """A sampler that is told the epoch, so that every epoch draws other random numbers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next iteration belongs to."""
+        self.epoch = epoch
+
+
+class DefaultBatchSampler(SetEpochMixin, BatchSampler):
+    """Consecutive rows of a sampler; the base of the other samplers of one dataset.
+
+    Args:
+        dataset: A dataset, or a sampler of its rows.
+        batch_size: Rows a batch.
+        drop_last: Whether an incomplete last batch is dropped.
+        valid_label_columns: Names that a label column may have.
+        generator: Source of random numbers, shared by all samplers of a run.
+        seed: Seed of the first epoch; each epoch adds one.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last)
+        self.valid_label_columns = valid_label_columns
+        self.generator = generator
+        self.seed = seed
+
+    def _reseed(self) -> None:
+        if self.generator is not None and self.seed is not None:
+            self.generator.manual_seed(self.seed + self.epoch)
+
+
+class GroupByLabelBatchSampler(DefaultBatchSampler):
+    """Batches in which every label occurs at least twice, for losses that mine triplets in the batch.
+
+    Labels take turns, in a new order each round, and give two rows a turn, until fewer than two labels are left.
+
+    Raises:
+        InputError: `batch_size` is odd or below 4.
+        DatasetError: There is no label column, or fewer than two labels have two rows.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+        self.dataset = dataset
+        if batch_size < 4 or batch_size % 2 == 1:
+            raise InputError(f"batch_size: grouping by label needs an even number of at least 4, got {batch_size}")
+        members: dict[Any, list[int]] = defaultdict(list)
+        for row, label in enumerate(_labels(dataset, valid_label_columns or [])):
+            members[label].append(row)
+        self.groups = {label: rows for label, rows in members.items() if len(rows) >= 2}
+        if len(self.groups) < 2:
+            raise DatasetError(
+                "grouping by label needs at least 2 distinct labels with at least 2 rows each, "
+                f"got {len(self.groups)} such among {len(members)} labels"
+            )
+        pairs = sorted((len(rows) // 2 for rows in self.groups.values()), reverse=True)
+        self._stream_length = 2 * sum(min(count, pairs[1]) for count in pairs)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self._reseed()
+        queues: dict[Any, deque[int]] = {}
+        for label, rows in self.groups.items():
+            order = torch.randperm(len(rows), generator=self.generator)[: len(rows) // 2 * 2]
+            queues[label] = deque(rows[i] for i in order)
+        batch: list[int] = []
+        for row in self._stream(queues):
+            batch.append(row)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if not self.drop_last and len(batch) >= 4:
+            yield batch
+
+    def _stream(self, queues: dict[Any, deque[int]]) -> Iterator[int]:
+        waiting = list(queues)
+        given, last = 0, None
+        while len(waiting) >= 2:
+            waiting = [waiting[i] for i in torch.randperm(len(waiting), generator=self.generator)]
+            # Two turns of one label in one batch would let a last batch of four hold a single label.
+            if given % self.batch_size and waiting[0] == last:
+                waiting[0], waiting[1] = waiting[1], waiting[0]
+            for label in waiting:
+                yield queues[label].popleft()
+                yield queues[label].popleft()
+                given += 2
+            last = waiting[-1]
+            waiting = [label for label in waiting if queues[label]]
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._stream_length, self.batch_size)
+        return full + (not self.drop_last and rest >= 4)
+
+
+def _labels(dataset: Dataset, valid: Sequence[str]) -> Iterable[Any]:
+    for name in valid:
+        if name in dataset.column_names:
+            return list(dataset[name])
+    raise DatasetError(
+        f"grouping by label needs a column named one of {list(valid)}, got the columns {dataset.column_names}"
+    )
+
+
+class NoDuplicatesBatchSampler(DefaultBatchSampler):
+    """Batches in which no content occurs twice, in whatever column.
+
+    Contents are numbered once for the run (`content_codes`): texts by their characters, images by their bytes without
+    decoding them. A row that clashes waits for a later batch. When duplicates leave fewer batches than `len` promised
+    to the scheduler, rows are shuffled and drawn again, at most `RESAMPLE_PASSES` times.
+
+    Args:
+        dataset: The dataset; its label columns do not count.
+        batch_size: Rows a batch.
+        drop_last: Whether incomplete batches are dropped.
+        valid_label_columns: Names that label columns may have.
+        generator: Source of random numbers.
+        seed: Seed of the first epoch.
+        precompute_hashes: Accepted for compatibility; contents are always numbered once.
+        precompute_num_proc: Accepted for compatibility.
+        precompute_batch_size: Accepted for compatibility.
+        fingerprint: Content of an item that is not plain text or a number, by default of its pickled form.
+        codes: `(rows, columns)` int64 numbers of the contents where they are known already.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        precompute_hashes: bool = False,
+        precompute_num_proc: int | None = None,
+        precompute_batch_size: int = 1000,
+        *,
+        fingerprint: Callable[[Any], Hashable] | None = None,
+        codes: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        super().__init__(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+        del precompute_num_proc, precompute_batch_size
+        self.dataset = dataset
+        self.precompute_hashes = precompute_hashes
+        self._fingerprint = fingerprint or _pickled
+        self._find_codes = codes or self._read_codes
+        self._codes: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self._reseed()
+        if len(self.dataset) == 0:
+            return
+        if self._codes is None:
+            self._codes = self._find_codes()
+        contents = [frozenset(row) for row in self._codes.tolist()]
+        given = 0
+        # The first pass is never cut short: without drop_last it may give more, smaller batches than promised.
+        for batch in self._one_pass(contents):
+            yield batch
+            given += 1
+        first = given
+        for _ in range(RESAMPLE_PASSES if 0 < first < len(self) else 0):
+            for batch in self._one_pass(contents):
+                yield batch
+                given += 1
+                if given == len(self):
+                    self._warn_short(first)
+                    return
+        if given < len(self):
+            self._warn_short(given)
+
+    def _one_pass(self, contents: Sequence[frozenset[int]]) -> Iterator[list[int]]:
+        """Batches from one shuffle; a row that clashes with the batch keeps its place for the next."""
+        kind = torch.int32 if len(contents) <= np.iinfo(np.int32).max else torch.int64
+        order = torch.randperm(len(contents), generator=self.generator, dtype=kind).tolist()
+        following = [*range(1, len(order)), -1]
+        head = 0
+        while head != -1:
+            batch: list[int] = []
+            taken: set[int] = set()
+            previous, position = -1, head
+            while position != -1 and len(batch) < self.batch_size:
+                row, after = order[position], following[position]
+                if taken.isdisjoint(contents[row]):
+                    batch.append(row)
+                    taken |= contents[row]
+                    if previous == -1:
+                        head = after
+                    else:
+                        following[previous] = after
+                else:
+                    previous = position
+                position = after
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+    def _read_codes(self) -> np.ndarray:
+        skipped = {*(self.valid_label_columns or []), *RESERVED_COLUMNS}
+        rows = Rows(self.dataset)
+        names = [name for name in rows.column_names if name not in skipped]
+        return content_codes(rows, names, self._fingerprint)
+
+    def _warn_short(self, given: int) -> None:
+        logger.warning(
+            "NO_DUPLICATES: one pass over %d rows gives %d of %d batches of %d without a repeated value; rows are "
+            "drawn again where that helps. A smaller batch size avoids it.",
+            len(self.dataset), given, len(self), self.batch_size,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """Batches promised to the data loader and the scheduler: rows over batch size."""
+        rows = len(self.dataset)
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+
+
+def _pickled(value: Any) -> str:
+    return hashlib.sha256(pickle.dumps(value)).hexdigest()
+
+
+class MultiDatasetDefaultBatchSampler(SetEpochMixin, BatchSampler, ABC):
+    """Base of the samplers that take batches from several datasets' samplers.
+
+    Args:
+        dataset: The datasets end to end (`ConcatDataset` or anything with `datasets`).
+        batch_samplers: One sampler a dataset, in the same order.
+        generator: Source of random numbers, shared with the samplers.
+        seed: Seed of the first epoch.
+
+    Raises:
+        InputError: There is not one sampler for every dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: "ConcatDataset[Any] | ManyRows",
+        batch_samplers: list[BatchSampler],
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> None:
+        if len(dataset.datasets) != len(batch_samplers):
+            raise InputError(
+                f"batch_samplers: expected one for each of {len(dataset.datasets)} datasets, got {len(batch_samplers)}"
+            )
+        first = batch_samplers[0]
+        super().__init__(dataset, batch_size=first.batch_size, drop_last=first.drop_last)
+        self.dataset = dataset
+        self.batch_samplers = batch_samplers
+        self.generator = generator
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch here and in the samplers that take one."""
+        super().set_epoch(epoch)
+        for sampler in self.batch_samplers:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+    def _start(self) -> list[int]:
+        """Seed the generator; the first row of every dataset in the whole."""
+        if self.generator is not None and self.seed is not None:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return [0, *accumulate(len(d) for d in self.dataset.datasets)]  # type: ignore[arg-type]  # all have lengths
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches, each from one dataset, as rows of the whole."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of batches."""
+
+
+class RoundRobinBatchSampler(MultiDatasetDefaultBatchSampler):
+    """One batch of every dataset in turn, until one has no more."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        starts = self._start()
+        for turn in zip(*(iter(sampler) for sampler in self.batch_samplers), strict=False):
+            for start, batch in zip(starts, turn, strict=False):
+                yield [start + row for row in batch]
+
+    def __len__(self) -> int:
+        return min(_length(sampler) for sampler in self.batch_samplers) * len(self.batch_samplers)
+
+
+class ProportionalBatchSampler(MultiDatasetDefaultBatchSampler):
+    """Batches of datasets drawn at random in proportion to their sizes, until all rows are used."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        starts = self._start()
+        tickets = [i for i, sampler in enumerate(self.batch_samplers) for _ in range(_length(sampler))]
+        batches = [iter(sampler) for sampler in self.batch_samplers]
+        for chosen in SubsetRandomSampler(tickets, generator=self.generator):
+            batch = next(batches[chosen], None)
+            if batch is not None:
+                yield [starts[chosen] + row for row in batch]
+
+    def __len__(self) -> int:
+        return sum(_length(sampler) for sampler in self.batch_samplers)
+
+
+def _length(sampler: BatchSampler) -> int:
+    return len(sampler)

@@ -1,0 +1,405 @@
+"""The dataset that a folder of documents becomes: page images, training pairs, held-out queries.
+
+    folder/
+      README.md        a card: what is in it, what was left out and why
+      prepared.json    the same facts for programs, and the fingerprint that says whether it is up to date
+      tables/          a `datasets.DatasetDict`: `datasets.load_from_disk(folder / "tables")`
+      images/          one file a page, named by the hash of its content
+      documents/       one file a document that was read, so that the next run need not read it again
+
+Tables:
+
+| table | a row | columns |
+|---|---|---|
+| `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed), `side` (train, validation, test), `image`, `text` (text layer), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
+| `train` | a pair | `query`, `page_id`, `image`, `origin` (title, caption, heading, sentence), `document` |
+| `validation`, `test` | a query | `query_id`, `query`, `page_ids` (the pages that answer it), `origin`, `document` |
+
+`image` is the path of a file inside the folder, so that a page is stored once however many queries it has, and the folder
+can be moved. `load` gives datasets whose images are `datasets.Image`; saving those elsewhere, or pushing them to a hub,
+embeds the images.
+"""  # noqa: E501 - a table row is one line
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
+
+from omnitune.documents.card import write_card
+from omnitune.documents.duplicates import groups, members
+from omnitune.documents.folder import LAYOUT_VERSION, Document, Skipped, read_folder
+from omnitune.documents.pages import Rendering
+from omnitune.documents.preparation import (
+    QUERY_VERSION,
+    Choices,
+    Keep,
+    PageReader,
+    Rows,
+    make_rows,
+    with_readings,
+)
+from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
+from omnitune.errors import DatasetError
+from omnitune.runtime import writing
+
+TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
+
+_TEXT = Value("string")
+_ASKED = {"query_id": _TEXT, "query": _TEXT, "page_ids": List(_TEXT), "origin": _TEXT, "document": _TEXT}
+SCHEMA: dict[str, Features] = {
+    "pages": Features(
+        {
+            "page_id": _TEXT,
+            "document": _TEXT,
+            "number": Value("int32"),
+            "label": _TEXT,
+            "side": _TEXT,
+            "image": _TEXT,
+            "text": _TEXT,
+            "group": Value("int32"),
+            "left_out_for": _TEXT,
+            "look": _TEXT,
+        }
+    ),
+    "train": Features({"query": _TEXT, "page_id": _TEXT, "image": _TEXT, "origin": _TEXT, "document": _TEXT}),
+    "validation": Features(_ASKED),
+    "test": Features(_ASKED),
+}
+
+Item = dict[str, Any]
+"""A page image as a model takes it: `{"path": absolute path, "bytes": None}`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Held-out queries of one side.
+
+    Attributes:
+        queries: Text by query id.
+        relevant: Ids of the pages that answer a query, by query id. They may stand in any document.
+    """
+
+    queries: dict[str, str]
+    relevant: dict[str, set[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentDataset:
+    """A prepared dataset, opened; page images stay files until something looks at them.
+
+    Attributes:
+        folder: Where it is.
+        tables: As on disk (see the module's docstring).
+        facts: What was made of what: `source`, `settings`, `documents`, `skipped`, `pages`, `queries`, `dropped`,
+            `near_duplicates`, `left_out`, `seconds`.
+    """
+
+    folder: Path
+    tables: DatasetDict
+    facts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of documents."""
+        return Path(self.facts["source"]).name
+
+    @cached_property
+    def train(self) -> Dataset:
+        """Training pairs: `query` (text) and `page` (`datasets.Image`, a path)."""
+        table = self.tables["train"]
+        paths = [self._path(image) for image in table["image"]]
+        features = Features({"query": _TEXT, "page": Image()})
+        return Dataset.from_dict({"query": table["query"][:], "page": paths}, features=features)
+
+    @cached_property
+    def page_ids(self) -> list[str]:
+        """Ids of all pages; the order of `pages` and `page_texts`."""
+        return list(self.tables["pages"]["page_id"])
+
+    @cached_property
+    def pages(self) -> list[Item]:
+        """All page images."""
+        return [{"path": self._path(image), "bytes": None} for image in self.tables["pages"]["image"]]
+
+    @cached_property
+    def page_texts(self) -> list[str]:
+        """Text layers of all pages, "" where there is none."""
+        return list(self.tables["pages"]["text"])
+
+    @cached_property
+    def corpus(self) -> dict[str, Item]:
+        """All page images by page id."""
+        return dict(zip(self.page_ids, self.pages, strict=True))
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Text layers by page id."""
+        return dict(zip(self.page_ids, self.page_texts, strict=True))
+
+    @property
+    def queries(self) -> dict[str, str]:
+        """Test queries by id."""
+        return self.test.queries
+
+    @property
+    def relevant(self) -> dict[str, set[str]]:
+        """Pages that answer the test queries; all of them, also in documents that are not held out."""
+        return self.test.relevant
+
+    @property
+    def test_queries(self) -> list[str]:
+        """Texts of the test queries."""
+        return list(self.test.queries.values())
+
+    @cached_property
+    def test(self) -> Questions:
+        """Test queries and the pages that answer them."""
+        return self._asked("test")
+
+    @cached_property
+    def validation(self) -> Questions:
+        """Validation queries and the pages that answer them; empty where none were held out."""
+        return self._asked("validation")
+
+    def pages_of(self, side: Side) -> list[str]:
+        """Ids of the pages of the documents on a side, near-duplicates included."""
+        table = self.tables["pages"]
+        return [page for page, where in zip(table["page_id"], table["side"], strict=True) if where == side]
+
+    def summary(self) -> str:
+        """What is in it, in one line."""
+        facts = self.facts
+        sides = ", ".join(f"{facts['pages'][side]} {side}" for side in reversed(SIDES) if facts["pages"].get(side))
+        asked = sum(facts["queries"]["test"].values())
+        skipped = f"; {len(facts['skipped'])} documents skipped" if facts["skipped"] else ""
+        return (
+            f"{len(facts['documents'])} documents, {len(self.page_ids):,} pages ({sides}); "
+            f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{skipped}"
+        )
+
+    def to_datasets(self) -> DatasetDict:
+        """The tables with `image` as `datasets.Image`, for `push_to_hub` or `save_to_disk`, which embed the images."""
+        made = {}
+        for name, table in self.tables.items():
+            if "image" in table.column_names:
+                paths = [self._path(image) for image in table["image"]]
+                columns = {**table.to_dict(), "image": paths}
+                made[name] = Dataset.from_dict(columns, features=Features({**table.features, "image": Image()}))
+            else:
+                made[name] = table
+        return DatasetDict(made)
+
+    def _path(self, image: str) -> str:
+        return str(self.folder / image)
+
+    def _asked(self, side: Side) -> Questions:
+        if side not in self.tables:
+            return Questions(queries={}, relevant={})
+        table = self.tables[side]
+        ids = list(table["query_id"])
+        return Questions(
+            queries=dict(zip(ids, table["query"], strict=True)),
+            relevant={query: set(pages) for query, pages in zip(ids, table["page_ids"], strict=True)},
+        )
+
+
+def load(folder: str | Path) -> DocumentDataset:
+    """Open a dataset that `prepare` made.
+
+    Raises:
+        DatasetError: There is none in `folder`.
+    """
+    folder = Path(folder).absolute()
+    if not (folder / FACTS).is_file() or not (folder / TABLES).is_dir():
+        raise DatasetError(
+            f"folder: expected a dataset made by `omnitune prepare`, got {str(folder)!r}, "
+            f"which has no {FACTS} or no {TABLES}/"
+        )
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return DocumentDataset(folder=folder, tables=load_from_disk(str(folder / TABLES)), facts=facts)
+
+
+load_dataset = load
+
+
+def prepare(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    width: int = 900,
+    max_pixels: int = 4_000_000,
+    split: Literal["documents", "pages"] = "documents",
+    test: float | Sequence[str] = 0.2,
+    validation: float | Sequence[str] = 0.0,
+    seed: int = 0,
+    sentences: int = 3,
+    similarity: float = 0.8,
+    round_trip: int = 100,
+    reader: PageReader | None = None,
+    keep: Keep | None = None,
+    workers: int | None = None,
+    show_progress: bool | None = None,
+) -> DocumentDataset:
+    """Turn a folder of documents into a dataset, or open the one that it already became.
+
+    Nothing that is made already is made again: not a document that was read, after a run that was killed or after others
+    were added, and nothing at all when neither documents nor settings have changed.
+
+    Args:
+        folder: Documents (PDF files and images), with its sub-folders.
+        out: Where the dataset goes.
+        width: Width of a page image in pixels.
+        max_pixels: Most pixels of a page image.
+        split: `"documents"` tests on documents that training never saw; `"pages"` on other pages of the same ones.
+        test: Share of the pages to hold out for the test, or names of documents.
+        validation: The same for validation; 0 makes none.
+        seed: Which documents are held out, where shares are given.
+        sentences: Most training queries that are made of the sentences of one page.
+        similarity: Jaccard similarity of three-word shingles from which two pages are near-duplicates.
+        round_trip: A training query is kept if BM25 finds its page among so many; 0 keeps all.
+        reader: Reads the text of page images, for pages that have no text layer.
+        keep: A further filter of training queries.
+        workers: Processes that read documents; None takes one a core.
+        show_progress: Whether to show progress bars; None shows them in a terminal.
+
+    Raises:
+        DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
+        LeakageError: A held-out page, or its near-duplicate, came into training.
+        ResourceError: The disk is full; what was made is kept.
+    """
+    started = time.perf_counter()
+    folder, out = Path(folder), Path(out).absolute()
+    rendering = Rendering(width=width, max_pixels=max_pixels)
+    choices = Choices(
+        split=split,
+        test=test if isinstance(test, float | int) else tuple(test),
+        validation=validation if isinstance(validation, float | int) else tuple(validation),
+        seed=seed,
+        similarity=similarity,
+        sentences=sentences,
+        round_trip=round_trip,
+    )
+    documents, skipped = read_folder(folder, out, rendering, workers=workers, show_progress=show_progress)
+    settings = {**dataclasses.asdict(rendering), **dataclasses.asdict(choices)}
+    mark = _fingerprint(documents, skipped, settings, reader, keep)
+    if _up_to_date(out, mark):
+        return load(out)
+    if reader is not None:
+        documents = with_readings(documents, out / IMAGES, reader)
+    rows = make_rows(documents, choices, keep)
+    facts = _facts(folder, settings, documents, skipped, rows)
+    facts |= {"fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
+    return _save(out, rows, facts)
+
+
+def check_leaks(dataset: DocumentDataset) -> None:
+    """Compare the training pages with the held-out ones anew, from their texts and images.
+
+    Raises:
+        LeakageError: A page in training is held out, or is a near-duplicate of one that is; lists the pages.
+    """
+    table = dataset.tables["pages"]
+    similarity = dataset.facts["settings"]["similarity"]
+    found = groups(dataset.page_texts, list(table["look"]), similarity=similarity)
+    held_out = dataset.pages_of("test") + dataset.pages_of("validation")
+    raise_leaks(
+        leaks(dict(zip(dataset.page_ids, found, strict=True)), list(dataset.tables["train"]["page_id"]), held_out)
+    )
+
+
+def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
+    """Write the tables beside those that are there, check them, and only then let them take their place."""
+    tables = {"pages": rows.pages, "train": rows.train, **rows.asked}
+    made = DatasetDict({name: Dataset.from_list(some, features=SCHEMA[name]) for name, some in tables.items()})
+    fresh = DocumentDataset(folder=out, tables=made, facts=facts)
+    check_leaks(fresh)
+    partial = out / f".{TABLES}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with _without_bars():
+        made.save_to_disk(str(partial))
+    (out / FACTS).unlink(missing_ok=True)
+    shutil.rmtree(out / TABLES, ignore_errors=True)
+    partial.rename(out / TABLES)
+    write_card(out / "README.md", facts)
+    with writing(out / FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    return load(out)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of `datasets` for tables that take milliseconds."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    yield
+    if shown:
+        datasets.enable_progress_bars()
+
+
+def _fingerprint(
+    documents: Sequence[Document],
+    skipped: Sequence[Skipped],
+    settings: Mapping[str, Any],
+    reader: PageReader | None,
+    keep: Keep | None,
+) -> str:
+    """Changes exactly when the dataset would."""
+    hooks = [
+        f"{type(hook).__module__}.{getattr(hook, '__qualname__', type(hook).__qualname__)}" for hook in (reader, keep)
+    ]
+    parts = [
+        LAYOUT_VERSION,
+        QUERY_VERSION,
+        [(document.name, document.key) for document in documents],
+        [one.name for one in skipped],
+        settings,
+        hooks,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _up_to_date(out: Path, mark: str) -> bool:
+    if not (out / FACTS).is_file() or not (out / TABLES).is_dir():
+        return False
+    return bool(json.loads((out / FACTS).read_text(encoding="utf-8"))["fingerprint"] == mark)
+
+
+def _facts(
+    folder: Path, settings: Mapping[str, Any], documents: Sequence[Document], skipped: Sequence[Skipped], rows: Rows
+) -> dict[str, Any]:
+    asked: dict[str, list[dict[str, Any]]] = {"train": rows.train, "test": [], "validation": [], **rows.asked}
+    of_document = Counter(row["document"] for table in asked.values() for row in table)
+    sides: dict[str, set[str]] = {}
+    for row in rows.pages:
+        sides.setdefault(row["document"], set()).add(row["side"])
+    return {
+        "source": str(folder.absolute()),
+        "settings": {**settings},
+        "documents": [
+            {
+                "name": document.name,
+                "side": " and ".join(sorted(sides[document.name])),
+                "pages": len(document.pages),
+                "queries": of_document[document.name],
+            }
+            for document in documents
+        ],
+        "skipped": [dataclasses.asdict(one) for one in skipped],
+        "pages": dict(Counter(row["side"] for row in rows.pages)),
+        "queries": {side: dict(Counter(row["origin"] for row in table)) for side, table in asked.items()},
+        "dropped": dict(rows.dropped),
+        "near_duplicates": [
+            [rows.pages[index]["page_id"] for index in group] for group in members(row["group"] for row in rows.pages)
+        ],
+        "left_out": {row["page_id"]: row["left_out_for"] for row in rows.pages if row["left_out_for"]},
+    }

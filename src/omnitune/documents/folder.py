@@ -1,0 +1,266 @@
+"""A folder of documents: which files are documents, and their pages, made once.
+
+Every document that is done leaves one file, `documents/<key>.json`, whose key is the SHA-256 of the document's bytes and of
+the settings of the rendering. A run that was killed goes on with the documents that have none; a file that was changed has
+another key; a document that cannot be read is named with the reason and costs nothing but itself.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omnitune.documents.headings import headings
+from omnitune.documents.pages import Description, OutlineEntry, Page, Rendering
+from omnitune.documents.text import clean
+from omnitune.documents.worker import Job, Workers
+from omnitune.errors import DatasetError, DocumentError
+from omnitune.runtime import cores, progress_bar, writing
+
+logger = logging.getLogger(__name__)
+
+_IMAGES = "omnitune.documents.images"
+READERS = {
+    ".pdf": "omnitune.documents.pdf",
+    ".png": _IMAGES,
+    ".jpg": _IMAGES,
+    ".jpeg": _IMAGES,
+    ".webp": _IMAGES,
+    ".tif": _IMAGES,
+    ".tiff": _IMAGES,
+    ".bmp": _IMAGES,
+}
+"""Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
+
+LAYOUT_VERSION = 1
+"""Raise it when what is stored of a page changes, so that everything is made again."""
+
+PAGES_PER_JOB = 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPage:
+    """A page as it is kept.
+
+    Attributes:
+        number: From 1.
+        label: The number printed on it, or "".
+        image: File name of its image in the image folder.
+        look: Difference hash, "" for a page of one colour.
+        text: Cleaned text layer, "" without one.
+        headings: Lines set like headings, from the top.
+    """
+
+    number: int
+    label: str
+    image: str
+    look: str
+    text: str
+    headings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document that was read.
+
+    Attributes:
+        name: Path inside the folder, with forward slashes.
+        key: Hash of its content and of the rendering.
+        title: By its own metadata, or "".
+        outline: In reading order.
+        pages: All of them, in order.
+    """
+
+    name: str
+    key: str
+    title: str
+    outline: tuple[OutlineEntry, ...]
+    pages: tuple[StoredPage, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A document that could not be read, and why."""
+
+    name: str
+    reason: str
+
+
+def find_documents(folder: Path) -> list[Path]:
+    """All files below a folder that are documents by their suffix, in the order of their names; hidden ones are left out.
+
+    Raises:
+        DatasetError: The folder is not there, or has no documents in it.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, which is not a folder")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in READERS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise DatasetError(
+            f"folder: expected documents ({', '.join(READERS)}) in {str(folder)!r} or below it, found none"
+        )
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def key_of(path: Path, rendering: Rendering) -> str:
+    """Hash of a document's content, its kind, and everything that decides how it is kept."""
+    digest = hashlib.sha256(
+        json.dumps([LAYOUT_VERSION, READERS[path.suffix.lower()], dataclasses.astuple(rendering)]).encode()
+    )
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_folder(
+    folder: Path, store: Path, rendering: Rendering, *, workers: int | None = None, show_progress: bool | None = None
+) -> tuple[list[Document], list[Skipped]]:
+    """Read every document of a folder, or take it from what is stored.
+
+    Args:
+        folder: Where the documents are, with its sub-folders.
+        store: Where `documents/` and `images/` are kept.
+        rendering: How pages become images.
+        workers: Processes that read; None takes one a core.
+        show_progress: Whether to show a bar; None decides by the terminal.
+
+    Returns:
+        Documents in the order of their names, and those that were skipped.
+
+    Raises:
+        DatasetError: No document could be read; lists the reasons.
+        ResourceError: The disk is full; documents that are done stay done.
+    """
+    names = {path.relative_to(folder).as_posix(): path for path in find_documents(folder)}
+    keys = {name: key_of(path, rendering) for name, path in names.items()}
+    todo = {name: path for name, path in names.items() if not _is_done(store, keys[name])}
+    failed: dict[str, str] = {}
+    if todo:
+        with Workers[tuple[str, int]](workers or cores()) as pool:
+            failed = _read(todo, keys, store, rendering, pool, show_progress)
+    skipped = [Skipped(name=name, reason=failed[name]) for name in names if name in failed]
+    for one in skipped:
+        logger.warning("skipped %s: %s", one.name, one.reason)
+    documents = [_load(store, keys[name], name) for name in names if name not in failed]
+    if not documents:
+        reasons = "\n".join(f"  {one.name}: {one.reason}" for one in skipped)
+        raise DatasetError(f"folder: none of the {len(skipped)} documents in {str(folder)!r} can be read:\n{reasons}")
+    return documents, skipped
+
+
+def _read(
+    todo: dict[str, Path],
+    keys: dict[str, str],
+    store: Path,
+    rendering: Rendering,
+    pool: Workers[tuple[str, int]],
+    show_progress: bool | None,
+) -> dict[str, str]:
+    """Read and store documents; returns why those failed that did."""
+    failed: dict[str, str] = {}
+    described: dict[str, Description] = {}
+    questions = (((name, 0), Job(reader=_reader(path), path=str(path))) for name, path in todo.items())
+    for (name, _), result in pool.run(questions):
+        if isinstance(result, DocumentError):
+            failed[name] = _bare(result, todo[name])
+        else:
+            described[name] = result
+    made: dict[str, list[Page]] = defaultdict(list)
+    total = sum(description.pages for description in described.values())
+    with progress_bar(label="Pages", total=total, show=show_progress, unit="page") as bar:
+        order = [(name, todo[name], described[name]) for name in todo if name in described]
+        for (name, start), result in pool.run(_page_jobs(order, store / "images", rendering)):
+            bar.update(min(PAGES_PER_JOB, described[name].pages - start))
+            if isinstance(result, DocumentError):
+                failed.setdefault(name, _bare(result, todo[name]))
+                continue
+            made[name] += result
+            if len(made[name]) == described[name].pages:
+                _save(store, keys[name], described[name], made.pop(name))
+    return failed
+
+
+def _page_jobs(
+    order: Sequence[tuple[str, Path, Description]], images: Path, rendering: Rendering
+) -> Iterator[tuple[tuple[str, int], Job]]:
+    for name, path, described in order:
+        for start in range(0, described.pages, PAGES_PER_JOB):
+            stop = min(start + PAGES_PER_JOB, described.pages)
+            yield (
+                (name, start),
+                Job(
+                    reader=_reader(path),
+                    path=str(path),
+                    start=start,
+                    stop=stop,
+                    folder=str(images),
+                    rendering=rendering,
+                ),
+            )
+
+
+def _reader(path: Path) -> str:
+    return READERS[path.suffix.lower()]
+
+
+def _bare(error: DocumentError, path: Path) -> str:
+    """The reason without the file's name, which stands beside it already."""
+    return str(error).removeprefix(f"{path.name}: ")
+
+
+def _marker(store: Path, key: str) -> Path:
+    return store / "documents" / f"{key}.json"
+
+
+def _is_done(store: Path, key: str) -> bool:
+    """Whether a document was read to its end and its images are still there."""
+    marker = _marker(store, key)
+    if not marker.is_file():
+        return False
+    kept = json.loads(marker.read_text(encoding="utf-8"))
+    return all((store / "images" / page["image"]).is_file() for page in kept["pages"])
+
+
+def _save(store: Path, key: str, described: Description, pages: Sequence[Page]) -> None:
+    in_order = sorted(pages, key=lambda page: page.number)
+    marked = headings(in_order)
+    kept = {
+        "title": described.title,
+        "outline": [dataclasses.asdict(entry) for entry in described.outline],
+        "pages": [
+            dataclasses.asdict(
+                StoredPage(
+                    number=page.number,
+                    label=page.label,
+                    image=page.image,
+                    look=page.look,
+                    text=clean(page.text),
+                    headings=tuple(marks),
+                )
+            )
+            for page, marks in zip(in_order, marked, strict=True)
+        ],
+    }
+    with writing(_marker(store, key)) as temporary:
+        temporary.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+
+
+def _load(store: Path, key: str, name: str) -> Document:
+    kept = json.loads(_marker(store, key).read_text(encoding="utf-8"))
+    return Document(
+        name=name,
+        key=key,
+        title=kept["title"],
+        outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
+        pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
+    )

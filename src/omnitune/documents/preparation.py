@@ -1,0 +1,277 @@
+"""Documents that were read become the rows of a dataset: groups, split, queries, filters, in this order.
+
+The split is made before any query exists, and nothing that is counted for training (the rarity of words, the round trip)
+looks at a held-out page.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from omnitune.documents import queries as asking
+from omnitune.documents.duplicates import families, groups
+from omnitune.documents.folder import Document, StoredPage
+from omnitune.documents.queries import Query
+from omnitune.documents.splits import Share, Side, Split, SplitPage, split_pages
+from omnitune.documents.text import clean, squash
+from omnitune.errors import DatasetError
+from omnitune.ops.bm25 import BM25
+
+PageReader = Callable[[Sequence[Path]], Sequence[str]]
+"""Texts of page images, for pages that have no text layer."""
+
+Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
+"""Which training queries to keep: called with the queries, the ids of their pages and the texts of all training pages."""
+
+QUERY_VERSION = 1
+"""Raise it when queries are made differently, so that datasets are made again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How queries are made and dealt out; see `dataset.prepare` for what each means."""
+
+    split: Literal["documents", "pages"]
+    test: Share
+    validation: Share
+    seed: int
+    similarity: float
+    sentences: int
+    round_trip: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Rows:
+    """Rows of the dataset's tables (see `dataset`), and what was left out on the way.
+
+    Attributes:
+        pages: One for every page.
+        train: One for every training pair.
+        asked: Held-out queries by side.
+        dropped: Number of queries by the reason they were dropped for.
+    """
+
+    pages: list[dict[str, Any]]
+    train: list[dict[str, Any]] = field(default_factory=list)
+    asked: dict[Side, list[dict[str, Any]]] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def page_id(document: str, number: int) -> str:
+    """Unique name of a page: its document and its number from 1."""
+    return f"{document}#{number}"
+
+
+def with_readings(documents: Sequence[Document], images: Path, reader: PageReader) -> list[Document]:
+    """The documents, with the readings of a reader where a page that is not blank has no text layer."""
+    bare = [page for document in documents for page in document.pages if not page.text and page.look]
+    read = dict(zip((p.image for p in bare), reader([images / p.image for p in bare]), strict=True)) if bare else {}
+    return [
+        _replaced(
+            document, [_replaced(page, clean(read[page.image])) if page in bare else page for page in document.pages]
+        )
+        for document in documents
+    ]
+
+
+def make_rows(documents: Sequence[Document], choices: Choices, keep: Keep | None = None) -> Rows:
+    """Group, split, question and filter the pages of some documents.
+
+    Raises:
+        DatasetError: There are too few documents to hold one out, or no query can be made for a side.
+    """
+    pages = _split_pages(documents, choices.similarity)
+    split = split_pages(pages, by=choices.split, test=choices.test, validation=choices.validation, seed=choices.seed)
+    written = {document.name: asking.written_queries(document) for document in documents}
+    rows = Rows(pages=[*_page_rows(documents, pages, split)])
+    answers = _answers(chain.from_iterable(written.values()), pages)
+    for side in ("test", "validation"):
+        asked = [*_held_out(documents, written, split, side, answers)]
+        if asked:
+            rows.asked[side] = asked  # type: ignore[index]  # the tuple's strings are sides
+    rows.train = _training(documents, written, split, choices, keep, rows)
+    _check_not_empty(rows)
+    return rows
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def _split_pages(documents: Sequence[Document], similarity: float) -> list[SplitPage]:
+    all_pages = [(document, page) for document in documents for page in document.pages]
+    group_of = groups([page.text for _, page in all_pages], [page.look for _, page in all_pages], similarity=similarity)
+    family_of = families([[page.text for page in document.pages] for document in documents])
+    number = {document.name: index for index, document in enumerate(documents)}
+    return [
+        SplitPage(
+            page_id=page_id(document.name, page.number),
+            document=document.name,
+            group=group,
+            family=family_of[number[document.name]],
+        )
+        for (document, page), group in zip(all_pages, group_of, strict=True)
+    ]
+
+
+def _page_rows(documents: Sequence[Document], pages: Sequence[SplitPage], split: Split) -> Iterator[dict[str, Any]]:
+    stored = (page for document in documents for page in document.pages)
+    for page, known in zip(stored, pages, strict=True):
+        yield {
+            "page_id": known.page_id,
+            "document": known.document,
+            "number": page.number,
+            "label": page.label,
+            "side": split.side[known.page_id],
+            "image": f"images/{page.image}",
+            "text": page.text,
+            "group": known.group,
+            "left_out_for": split.left_out.get(known.page_id, ""),
+            "look": page.look,
+        }
+
+
+# --- held-out queries -------------------------------------------------------------------------------------------------
+
+
+def _answers(written: Iterator[Query], pages: Sequence[SplitPage]) -> dict[str, set[str]]:
+    """Pages that answer a query by its squashed text: wherever it is written, and the near-duplicates of those."""
+    group = {page.page_id: page.group for page in pages}
+    alike: dict[int, set[str]] = {}
+    for page in pages:
+        alike.setdefault(page.group, set()).add(page.page_id)
+    found: dict[str, set[str]] = {}
+    for query in written:
+        found.setdefault(squash(query.text), set()).update(alike[group[page_id(query.document, query.page)]])
+    return found
+
+
+def _held_out(
+    documents: Sequence[Document],
+    written: Mapping[str, Sequence[Query]],
+    split: Split,
+    side: str,
+    answers: Mapping[str, set[str]],
+) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for document in documents:
+        allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
+        for query in written[document.name]:
+            page, mark = page_id(document.name, query.page), squash(query.text)
+            if split.side[page] != side or page in split.left_out or query.origin not in allowed or mark in seen:
+                continue
+            seen.add(mark)
+            yield {
+                "query_id": f"{side}-{len(seen)}",
+                "query": query.text,
+                "page_ids": sorted(answers[mark]),
+                "origin": query.origin,
+                "document": document.name,
+            }
+
+
+# --- training pairs ---------------------------------------------------------------------------------------------------
+
+
+def _training(
+    documents: Sequence[Document],
+    written: Mapping[str, Sequence[Query]],
+    split: Split,
+    choices: Choices,
+    keep: Keep | None,
+    rows: Rows,
+) -> list[dict[str, Any]]:
+    usable = set(split.pages("train"))
+    texts = {row["page_id"]: row["text"] for row in rows.pages if row["page_id"] in usable}
+    candidates = [
+        query
+        for document in documents
+        for query in written[document.name]
+        if page_id(document.name, query.page) in usable
+    ]
+    candidates += _sentence_queries(documents, usable, choices.sentences)
+    order = {name: index for index, name in enumerate(written)}
+    candidates.sort(key=lambda query: (order[query.document], query.page))
+    test_marks = {squash(row["query"]) for asked in rows.asked.values() for row in asked}
+    kept = [query for query in candidates if _passes(query, texts, test_marks, rows.dropped)]
+    if choices.round_trip:
+        kept = _filtered(kept, texts, round_trip(choices.round_trip), rows.dropped, "round trip")
+    if keep is not None:
+        kept = _filtered(kept, texts, keep, rows.dropped, "keep")
+    image = {row["page_id"]: row["image"] for row in rows.pages}
+    ids = [page_id(query.document, query.page) for query in kept]
+    return [
+        {"query": query.text, "page_id": page, "image": image[page], "origin": query.origin, "document": query.document}
+        for query, page in zip(kept, ids, strict=True)
+    ]
+
+
+def _sentence_queries(documents: Sequence[Document], usable: set[str], per_page: int) -> list[Query]:
+    pages = [
+        (document, page)
+        for document in documents
+        for page in document.pages
+        if page_id(document.name, page.number) in usable
+    ]
+    made = asking.key_sentences([page for _, page in pages], per_page)
+    return [
+        Query(text=text, origin="sentence", document=document.name, page=page.number)
+        for (document, page), texts in zip(pages, made, strict=True)
+        for text in texts
+    ]
+
+
+def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], dropped: Counter[str]) -> bool:
+    text = texts[page_id(query.document, query.page)]
+    if squash(query.text) in test_marks:
+        dropped["also asked in the test"] += 1
+        return False
+    if not asking.keeps_language(query.text, text):
+        dropped["other script than its page"] += 1
+        return False
+    return True
+
+
+def _filtered(
+    queries: Sequence[Query], texts: Mapping[str, str], keep: Keep, dropped: Counter[str], reason: str
+) -> list[Query]:
+    verdicts = keep([query.text for query in queries], [page_id(q.document, q.page) for q in queries], texts)
+    kept = [query for query, good in zip(queries, verdicts, strict=True) if good]
+    dropped[reason] += len(queries) - len(kept)
+    return kept
+
+
+def round_trip(depth: int) -> Keep:
+    """Keeps a query whose page is among the first `depth` that BM25 finds for it; a page without text passes."""
+
+    def keep(queries: Sequence[str], pages: Sequence[str], texts: Mapping[str, str]) -> list[bool]:
+        if len(texts) <= depth or not queries:
+            return [True] * len(queries)
+        row = {page: index for index, page in enumerate(texts)}
+        _, found = BM25(list(texts.values())).top_k(queries, depth)
+        hits = found.tolist()
+        return [not texts[page] or row[page] in hit for page, hit in zip(pages, hits, strict=True)]
+
+    return keep
+
+
+def _check_not_empty(rows: Rows) -> None:
+    sides = Counter(row["side"] for row in rows.pages)
+    for side, made in (("test", rows.asked.get("test")), ("train", rows.train)):
+        if not made:
+            raise DatasetError(
+                f"folder: no {side} queries could be made from {sides[side]} pages: they have no outline, no captions and "
+                "no headings"
+                + (", or no text at all" if not any(row["text"] for row in rows.pages if row["side"] == side) else "")
+                + ". Hold out other documents (test=...), or pass a reader for page images (reader=...)"
+            )
+
+
+def _replaced(thing: Any, value: Any) -> Any:
+    import dataclasses
+
+    if isinstance(thing, StoredPage):
+        return dataclasses.replace(thing, text=value)
+    return dataclasses.replace(thing, pages=tuple(value))

@@ -1,0 +1,274 @@
+"""Recipes: one YAML file that says how a model is finetuned, in the names of the Python API.
+
+A section is the keyword arguments of one thing: `model` of `SentenceTransformer`, `lora` of peft's `LoraConfig`,
+`prepare` of `documents.prepare`, `dataset` of `datasets.load_dataset`, `loss` of the loss it names, `matryoshka` of
+`MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `evaluation` of `Evaluation` below. The names
+and types a section takes are read off those signatures, so a recipe can never know less or more than the API.
+
+Trade-off: checking a recipe imports the training room (about as long as torch's import); nothing is guessed in return.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from omnitune.documents.settings import describe, fits, kind, parameters, read_yaml, unknown
+from omnitune.errors import RecipeError
+from omnitune.runtime import require
+
+Fields = Mapping[str, Any]
+"""Names that a section takes, with their type annotations."""
+
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How base and finetuned model are compared.
+
+    Attributes:
+        dims: Embedding dimensions to measure; None takes the dimensions that were trained.
+        precisions: Number formats of stored embeddings in the size-against-quality plot.
+        baselines: What else answers the same test: `bm25` and `text` (a text embedder) on the text layer.
+        batch_size: Items encoded at once.
+        resamples: Bootstrap resamples of the test queries.
+        confidence: Level of the intervals.
+        seed: Seed of the resampling.
+        cases: Most improved and worst queries that the report shows, of each.
+    """
+
+    dims: list[int] | None = None
+    precisions: list[Precision] = dataclasses.field(default_factory=lambda: ["float32", "int8", "binary"])
+    baselines: list[Literal["bm25", "text"]] = dataclasses.field(default_factory=lambda: ["bm25", "text"])
+    batch_size: int = 32
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 12
+    cases: int = 10
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A checked recipe: keyword arguments by section.
+
+    Attributes:
+        model: Of `SentenceTransformer`, and `max_seq_length`.
+        lora: Of `peft.LoraConfig`; None trains every weight.
+        prepare: Of `documents.prepare`, without folder and destination.
+        dataset: Of `datasets.load_dataset`, with the `columns` to keep and, as `eval_...`, where the evaluation rows
+            are; only for `omnitune train`.
+        loss: Of the loss that `name` names.
+        matryoshka: Of `MatryoshkaLoss`; None trains the full dimension only.
+        training: Of `SentenceTransformerTrainingArguments`, without `output_dir`.
+        evaluation: See `Evaluation`.
+        description: One sentence for humans.
+        source: The file it came from.
+    """
+
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lora: dict[str, Any] | None = None
+    prepare: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dataset: dict[str, Any] | None = None
+    loss: dict[str, Any] = dataclasses.field(default_factory=dict)
+    matryoshka: dict[str, Any] | None = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    description: str = ""
+    source: str = "the default recipe"
+
+    def settings(self) -> dict[str, Any]:
+        """What determines a run's numbers, as plain data: for the report, and to know whether a step must be redone."""
+        plain = dataclasses.asdict(self)
+        return {name: value for name, value in plain.items() if name not in ("description", "source")}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: A YAML file, or the name of a recipe that comes with omnitune (`"demo"`).
+
+    Raises:
+        RecipeError: There is no such recipe, it is not YAML, or a key or value in it is unknown; names the file, the
+            key's path and the nearest known key.
+    """
+    path = _find(name_or_path)
+    return parse_recipe(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that come with omnitune, by name."""
+    folder = Path(str(resources.files("omnitune"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse_recipe(text: str, *, source: str) -> Recipe:
+    """Check a recipe's text.
+
+    Raises:
+        RecipeError: As for `load_recipe`.
+    """
+    sections = read_yaml(text, source)
+    _check_keys(sections, _SECTIONS, source, path="")
+    values: dict[str, Any] = {"source": source}
+    for name, section in sections.items():
+        if name == "description":
+            _check_value(section, str, source, name)
+            values[name] = section
+        elif section is None:
+            if name not in ("lora", "dataset", "matryoshka"):
+                raise RecipeError(f"{source}: {name}: expected a mapping of settings, got nothing; delete the line")
+            values[name] = None
+        else:
+            values[name] = _check_section(name, section, source)
+    if "evaluation" in values:
+        values["evaluation"] = Evaluation(**values["evaluation"])
+    return Recipe(**values)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    bundled = bundled_recipes()
+    if str(name_or_path) in bundled:
+        return bundled[str(name_or_path)]
+    near = difflib.get_close_matches(str(name_or_path), bundled, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise RecipeError(
+        f"recipe: expected a YAML file or one of {', '.join(bundled)}, got {str(name_or_path)!r}, "
+        f"which is neither{hint}"
+    )
+
+
+# --- what each section takes ------------------------------------------------------------------------------------------
+
+
+def _model_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    from omnitune.model.encoders import SentenceTransformer
+
+    hidden = ("modules", "token", "model_card_data")  # objects, and a secret that has no place in a file
+    return {**parameters(SentenceTransformer, without=hidden), "max_seq_length": int | None}
+
+
+def _lora_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(require("peft", extra="lora").LoraConfig)
+
+
+def _prepare_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    from omnitune.documents.dataset import prepare
+
+    return parameters(prepare, without=("folder", "out", "reader", "keep"))
+
+
+def _dataset_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return {
+        "path": str,
+        "name": str | None,
+        "data_files": str | list[str] | dict[str, str] | None,
+        "revision": str | None,
+        "split": str,
+        "columns": list[str] | None,
+        "eval_name": str | None,
+        "eval_split": str | None,
+        "eval_columns": list[str] | None,
+    }
+
+
+def _loss_fields(section: Mapping[str, Any]) -> Fields:
+    from omnitune import losses
+
+    known = [name for name in dir(losses) if inspect.isclass(getattr(losses, name)) and name.endswith("Loss")]
+    name = section.get("name", DEFAULT_LOSS)
+    if name not in known:
+        raise RecipeError(f"loss.name: {unknown(str(name), known, 'loss')}")
+    return {"name": str, **parameters(getattr(losses, name), without=("model", "loss", "strategy"))}
+
+
+def _matryoshka_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    from omnitune.losses import MatryoshkaLoss
+
+    fields = parameters(MatryoshkaLoss, without=("model", "loss"))
+    return {**fields, "matryoshka_dims": list[int], "matryoshka_weights": list[float] | None}
+
+
+def _training_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    from omnitune.training.arguments import SentenceTransformerTrainingArguments
+
+    return parameters(SentenceTransformerTrainingArguments, without=("output_dir", "resume_from_checkpoint"))
+
+
+def _evaluation_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(Evaluation)
+
+
+DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
+
+_SECTIONS: dict[str, Callable[[Mapping[str, Any]], Fields] | None] = {
+    "description": None,
+    "model": _model_fields,
+    "lora": _lora_fields,
+    "prepare": _prepare_fields,
+    "dataset": _dataset_fields,
+    "loss": _loss_fields,
+    "matryoshka": _matryoshka_fields,
+    "training": _training_fields,
+    "evaluation": _evaluation_fields,
+}
+
+_ELSEWHERE = {
+    "output_dir": "it is the command's --out",
+    "resume_from_checkpoint": "a run always resumes from what is in --out",
+    "token": "log in with `hf auth login`; a secret has no place in a file",
+}
+
+
+def _check_section(name: str, section: Any, source: str) -> dict[str, Any]:
+    fields_of = _SECTIONS[name]
+    assert fields_of is not None
+    if not isinstance(section, dict):
+        raise RecipeError(f"{source}: {name}: expected a mapping of settings, got {kind(section)}")
+    try:
+        fields = fields_of(section)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from None
+    _check_keys(section, fields, source, path=f"{name}.")
+    for key, value in section.items():
+        _check_value(value, fields[key], source, f"{name}.{key}")
+    return dict(section)
+
+
+def _check_keys(given: Mapping[Any, Any], known: Mapping[str, Any], source: str, *, path: str) -> None:
+    for key in given:
+        if key in known:
+            continue
+        if key in _ELSEWHERE:
+            raise RecipeError(f"{source}: {path}{key}: not set in a recipe: {_ELSEWHERE[key]}")
+        home = "" if key in _SECTIONS else _home(str(key), besides=path.rstrip("."))
+        hint = f"unknown key; it belongs in the section {home!r}" if home else unknown(str(key), list(known), "key")
+        raise RecipeError(f"{source}: {path}{key}: {hint}")
+
+
+def _home(key: str, *, besides: str) -> str:
+    """The section that takes exactly this key, or an empty string."""
+    for name in ("training", "evaluation", "dataset", "matryoshka", "prepare", "model"):
+        fields_of = _SECTIONS[name]
+        if name != besides and fields_of is not None and key in fields_of({}):
+            return name
+    return ""
+
+
+def _check_value(value: Any, annotation: Any, source: str, path: str) -> None:
+    if not fits(value, annotation):
+        raise RecipeError(f"{source}: {path}: expected {describe(annotation)}, got {kind(value)}")

@@ -1,0 +1,228 @@
+"""Who is trained on and who is asked about: documents are dealt out whole, before any query exists.
+
+Two pages of one document share their wording, so a page is on the side of its document. Documents that share most of their
+text (two versions of one manual) stay together, and a page whose near-duplicate is on a more protected side is left out
+of its own: test before validation before train.
+"""
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Literal
+
+from omnitune.errors import DatasetError, LeakageError
+
+logger = logging.getLogger(__name__)
+
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("test", "validation", "train")
+"""The most protected first."""
+
+Share = float | Sequence[str]
+"""A share of all pages, or the names of documents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitPage:
+    """What a split needs to know of a page.
+
+    Attributes:
+        page_id: Unique name of the page.
+        document: Name of its document.
+        group: Number of its group of near-duplicates.
+        family: Number of its document's family.
+    """
+
+    page_id: str
+    document: str
+    group: int
+    family: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Sides of pages.
+
+    Attributes:
+        side: Side of every page by its id.
+        left_out: Pages that may not be used on their side, and the page that forbids it. They stay in the corpus.
+    """
+
+    side: dict[str, Side]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def pages(self, side: Side) -> list[str]:
+        """Pages that queries of a side may be made from, in order."""
+        return [page for page, where in self.side.items() if where == side and page not in self.left_out]
+
+
+def split_pages(
+    pages: Sequence[SplitPage],
+    *,
+    by: Literal["documents", "pages"] = "documents",
+    test: Share = 0.2,
+    validation: Share = 0.0,
+    seed: int = 0,
+) -> Split:
+    """Deal pages out to train, validation and test.
+
+    Args:
+        pages: All pages, in order.
+        by: `"documents"` keeps documents whole; `"pages"` cuts every document into page ranges, which makes the test
+            easier than life, and is meant for a folder that holds one document.
+        test: Share of the pages, or documents by name (`"R-data.pdf"`, `"R-data"`, or a pattern `"2023/*"`).
+        validation: The same; 0 makes none.
+        seed: Of the dealing by share.
+
+    Raises:
+        DatasetError: There are too few documents, or a name fits none.
+    """
+    if by == "pages":
+        dealt = _by_ranges(pages, test, validation)
+    else:
+        by_document = _by_documents(pages, test, validation, seed)
+        dealt = {page.page_id: by_document[page.document] for page in pages}
+    return Split(side=dealt, left_out=_left_out(pages, dealt))
+
+
+def leaks(groups: Mapping[str, int], training: Sequence[str], held_out: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of a page in training and a held-out page that is the same or its near-duplicate.
+
+    Args:
+        groups: Number of the group of near-duplicates of every page by its id.
+        training: Ids of the pages in training.
+        held_out: Ids of pages that training must not see.
+    """
+    forbidden: dict[int, str] = {}
+    for page in held_out:
+        forbidden.setdefault(groups[page], page)
+    return [(page, forbidden[groups[page]]) for page in dict.fromkeys(training) if groups[page] in forbidden]
+
+
+def raise_leaks(found: Sequence[tuple[str, str]]) -> None:
+    """Stop where something leaks.
+
+    Raises:
+        LeakageError: `found` is not empty; lists the pages.
+    """
+    if found:
+        listed = "\n".join(
+            f"  {page} is in training and is, or nearly is, held-out page {held}" for page, held in found
+        )
+        raise LeakageError(
+            f"{len(found)} pages of training are held out for the test or validation:\n{listed}\n"
+            "Take them out of training, or prepare the dataset anew."
+        )
+
+
+def _by_documents(pages: Sequence[SplitPage], test: Share, validation: Share, seed: int) -> dict[str, Side]:
+    sizes: dict[str, int] = {}
+    family: dict[str, int] = {}
+    for page in pages:
+        sizes[page.document] = sizes.get(page.document, 0) + 1
+        family[page.document] = page.family
+    _check_enough(len(set(family.values())), len(sizes), test, validation)
+    dealt: dict[str, Side] = {}
+    for side, share in (("test", test), ("validation", validation)):
+        free = [name for name in sizes if name not in dealt]
+        if isinstance(share, float | int):
+            chosen = _deal({name: sizes[name] for name in free}, family, share * len(pages), seed)
+        else:
+            chosen = _with_families(_named(share, list(sizes), side), free, family)
+        dealt |= dict.fromkeys(chosen, side)  # type: ignore[arg-type]  # the tuple's strings are sides
+    rest: list[str] = [name for name in sizes if name not in dealt]
+    if not rest:
+        raise DatasetError(
+            f"test, validation: expected documents left to train on, but all {len(sizes)} are held out; "
+            "name fewer, or lower the shares"
+        )
+    return {name: dealt.get(name, "train") for name in sizes}
+
+
+def _check_enough(families: int, documents: int, test: Share, validation: Share) -> None:
+    needed = 1 + bool(test) + bool(validation)
+    if families < needed:
+        alike = f" ({documents} files that share most of their text count as one)" if families < documents else ""
+        raise DatasetError(
+            f"folder: expected at least {needed} different documents, because the test asks about documents that "
+            f"training never saw; got {families}{alike}. Add documents, or allow a test on other pages of the same "
+            "document, which flatters the model, with split='pages'"
+        )
+
+
+def _deal(sizes: Mapping[str, int], family: Mapping[str, int], wanted: float, seed: int) -> list[str]:
+    """Families of documents in random order until about `wanted` pages are taken, one at least, and one is left."""
+    if wanted <= 0:
+        return []
+    units: dict[int, list[str]] = {}
+    for name in sizes:
+        units.setdefault(family[name], []).append(name)
+    order = sorted(units)
+    random.Random(seed).shuffle(order)
+    pages = {unit: sum(sizes[name] for name in units[unit]) for unit in order}
+    taken: list[int] = []
+    total = 0
+    for unit in order[:]:
+        if len(taken) < len(order) - 1 and abs(total + pages[unit] - wanted) < abs(total - wanted):
+            taken.append(unit)
+            total += pages[unit]
+    taken = taken or [min(order, key=lambda unit: (pages[unit], unit))]
+    return [name for unit in taken for name in units[unit]]
+
+
+def _named(names: Sequence[str], documents: Sequence[str], side: str) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        matching = [
+            document
+            for document in documents
+            if name in (document, PurePosixPath(document).name, PurePosixPath(document).stem)
+            or fnmatchcase(document, name)
+        ]
+        if not matching:
+            raise DatasetError(f"{side}: expected names of documents, got {name!r}; there are: {', '.join(documents)}")
+        found += [document for document in matching if document not in found]
+    return found
+
+
+def _with_families(named: Sequence[str], free: Sequence[str], family: Mapping[str, int]) -> list[str]:
+    held = {family[name] for name in named}
+    whole = [name for name in free if family[name] in held]
+    for name in whole:
+        if name not in named:
+            logger.warning("%s shares most of its text with a held-out document and is held out with it", name)
+    return whole
+
+
+def _by_ranges(pages: Sequence[SplitPage], test: Share, validation: Share) -> dict[str, Side]:
+    """The last pages of every document are the test, those before them validation."""
+    if not isinstance(test, float | int) or not isinstance(validation, float | int):
+        raise DatasetError("test, validation: expected shares of the pages with split='pages', got names of documents")
+    by_document: dict[str, list[str]] = {}
+    for page in pages:
+        by_document.setdefault(page.document, []).append(page.page_id)
+    dealt: dict[str, Side] = {}
+    for ids in by_document.values():
+        tested, validated = round(len(ids) * test), round(len(ids) * validation)
+        trained = len(ids) - tested - validated
+        sides: list[Side] = ["train"] * trained + ["validation"] * validated + ["test"] * tested
+        dealt |= dict(zip(ids, sides, strict=True))
+    return dealt
+
+
+def _left_out(pages: Sequence[SplitPage], dealt: Mapping[str, Side]) -> dict[str, str]:
+    """Pages with a near-duplicate on a more protected side, and that near-duplicate."""
+    first: dict[tuple[int, Side], str] = {}
+    for page in pages:
+        first.setdefault((page.group, dealt[page.page_id]), page.page_id)
+    left_out: dict[str, str] = {}
+    for page in pages:
+        side = dealt[page.page_id]
+        for stronger in SIDES[: SIDES.index(side)]:
+            if (page.group, stronger) in first:
+                left_out[page.page_id] = first[page.group, stronger]
+                break
+    return left_out

@@ -1,0 +1,188 @@
+"""A finished run as a `Report`: what was measured, on what, how, and the queries worth looking at."""
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from omnitune.documents import findings
+from omnitune.documents.baselines import has_text
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.default_model import Choice
+from omnitune.documents.encoded import load_test
+from omnitune.documents.findings import Embedded, Measured
+from omnitune.documents.fit import Fitted, measured_dims
+from omnitune.documents.measure import Resampling, Test
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.report.results import Case, Data, Document, Left, Page, Report, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What a run left for its report.
+
+    Attributes:
+        dataset: Pages, queries, splits.
+        chosen: Model and settings.
+        fitted: What training left.
+        embeddings: Folder with `base`, `finetuned` and, where there is one, `text`.
+        command: How the run was started.
+        seconds: Duration of every step.
+        notes: Facts worth a sentence.
+    """
+
+    dataset: DocumentDataset
+    chosen: Choice
+    fitted: Fitted
+    embeddings: Path
+    command: str
+    seconds: Mapping[str, float]
+    notes: Sequence[str]
+
+
+def tell(story: Story) -> Report:
+    """Measure everything and put it into a report."""
+    dataset, settings = story.dataset, story.chosen.recipe.evaluation
+    test, everything = tests_of(dataset)
+    resampling = Resampling(resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
+    embedded = {path.name: load_test(path) for path in story.embeddings.iterdir() if path.is_dir()}
+    base = findings.measure_embedded("base", "page image", embedded["base"], test, everything)
+    tuned = findings.measure_embedded("finetuned", "page image", embedded["finetuned"], test, everything)
+    dims = measured_dims(embedded["base"][1].shape[1], story.chosen.recipe)
+    dimensions = findings.by_dimension(embedded["base"], embedded["finetuned"], test, dims, resampling)
+    return Report(
+        title=f"Finding pages in {dataset.name}",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        metric=findings.METRIC_SHOWN,
+        confidence=settings.confidence,
+        headline=dimensions[0],
+        all_pages=resampling.contrast(
+            base.all_pages,
+            tuned.all_pages,
+            everything,
+            label="all pages",
+            dim=dims[0],
+            metric=findings.METRIC,
+        ),
+        dimensions=dimensions,
+        systems=findings.systems(
+            [tuned, base, *_baselines(story, embedded, test, everything)], test, everything, resampling
+        ),
+        sizes=findings.by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
+        losses=story.fitted.losses,
+        **_cases(story, base, tuned, test),
+        data=_data(story, test, everything),
+        run=_run(story),
+        clusters="pages",
+    )
+
+
+def tests_of(dataset: DocumentDataset) -> tuple[Test, Test]:
+    """The test queries against the pages of held-out documents, and against all pages.
+
+    A page of a training document that answers a query as well counts where all pages are searched.
+    """
+    row = {page: number for number, page in enumerate(dataset.page_ids)}
+    held_out = [row[page] for page in dataset.pages_of("test")]
+    answers = [sorted(row[page] for page in dataset.relevant[query]) for query in dataset.queries]
+    among = set(held_out)
+    near = [[page for page in pages if page in among] for pages in answers]
+    queries = list(dataset.queries.values())
+    clusters = [pages[0] for pages in near]
+    return (
+        Test(queries=queries, relevant=near, rows=held_out, clusters=clusters),
+        Test(queries=queries, relevant=answers, rows=list(range(len(row))), clusters=clusters),
+    )
+
+
+def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
+    """A function that makes a page of the report from its row in the corpus; every image is read once."""
+    table = dataset.tables["pages"]
+
+    @cache
+    def show(row: int) -> Page:
+        known = table[row]
+        image = load(dataset.pages[row], "image", DEFAULT_POLICY)
+        return Page(
+            id=known["page_id"],
+            document=known["document"],
+            number=known["number"],
+            image=findings.thumbnail(image),
+        )
+
+    return show
+
+
+def _baselines(story: Story, embedded: Mapping[str, Embedded], test: Test, everything: Test) -> list[Measured]:
+    wanted, dataset = story.chosen.recipe.evaluation.baselines, story.dataset
+    found = []
+    if "bm25" in wanted and has_text(dataset.page_texts):
+        found.append(findings.measure_bm25(dataset.page_texts, test, everything))
+    if "text" in wanted and "text" in embedded:
+        found.append(findings.measure_embedded("MiniLM", "text layer", embedded["text"], test, everything))
+    return found
+
+
+def _cases(story: Story, base: Measured, tuned: Measured, test: Test) -> dict[str, list[Case]]:
+    count = story.chosen.recipe.evaluation.cases
+    show = page_shower(story.dataset)
+    before, after = base.held_out, tuned.held_out
+    return {
+        "improved": findings.cases(findings.improved(before, after, count), before, after, test, show),
+        "worst": findings.cases(findings.worst(before, after, count), before, after, test, show),
+    }
+
+
+def _data(story: Story, test: Test, everything: Test) -> Data:
+    dataset = story.dataset
+    facts = dataset.facts
+    held_out = [one["name"] for one in facts["documents"] if "test" in one["side"]]
+    notes = [
+        f"Test queries are outline titles, captions and headings of {_listed(held_out)}, as their authors wrote them.",
+        f"Intervals and p-values are about queries to {_these(held_out)}; another collection is another question.",
+        *(f"{count:,} queries dropped: {reason}." for reason, count in facts["dropped"].items() if count),
+        *story.notes,
+    ]
+    left_out = [Left(name=page, reason=f"nearly the held-out page {kept}") for page, kept in facts["left_out"].items()]
+    return Data(
+        source=facts["source"],
+        documents=[
+            Document(name=one["name"], split=one["side"], pages=one["pages"], queries=one["queries"])
+            for one in facts["documents"]
+        ],
+        train_pairs=len(dataset.train),
+        test_queries=len(test.queries),
+        test_pages=len(test.rows),
+        all_pages=len(everything.rows),
+        skipped=[Left(name=one["name"], reason=one["reason"]) for one in facts["skipped"]],
+        duplicates=left_out,
+        bad_items=story.fitted.bad_items,
+        notes=notes,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 4:
+        return f"{len(names)} held-out documents"
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _these(names: Sequence[str]) -> str:
+    return "this document" if len(names) == 1 else f"these {len(names)} documents"
+
+
+def _run(story: Story) -> Run:
+    recipe = story.chosen.recipe
+    return Run(
+        command=story.command,
+        model=story.chosen.shown,
+        why=story.chosen.why,
+        recipe=Path(recipe.source).name,
+        settings=recipe.settings(),
+        facts=story.fitted.facts,
+        versions=findings.versions(),
+        hardware=findings.hardware(),
+        seconds=story.seconds,
+    )

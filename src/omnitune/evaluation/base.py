@@ -1,0 +1,130 @@
+"""What every evaluator is: `measure(model)` returns numbers; calling it also records them.
+
+`measure` neither writes nor remembers anything, so it can run on any model, any number of times, on any rank.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from omnitune.ops.similarity import SimilarityFunction
+from omnitune.report import records
+
+
+class Encoder(Protocol):
+    """The public verbs of a model that evaluators use."""
+
+    similarity_fn_name: Any
+
+    def encode(self, inputs: Any, **options: Any) -> Any:
+        """Embeddings `(rows, dim)`."""
+
+    def encode_query(self, inputs: Any, **options: Any) -> Any:
+        """Embeddings of queries `(rows, dim)`."""
+
+    def encode_document(self, inputs: Any, **options: Any) -> Any:
+        """Embeddings of documents `(rows, dim)`."""
+
+    @property
+    def similarity(self) -> Any:
+        """Similarities of all pairs `(a, b)`."""
+
+
+class BaseEvaluator:
+    """Base of every evaluator: write `measure`, or `__call__` to control everything.
+
+    Attributes:
+        greater_is_better: Whether a higher primary metric is a better model.
+        primary_metric: Key of the metric that ranks models; None until the first call where it depends on the model.
+        name: Put before every metric.
+        csv_file: File that calls add their row to, in the folder they are given.
+        write_csv: Whether they do.
+    """
+
+    name: str = ""
+    csv_file: str = ""
+    write_csv: bool = False
+
+    def __init__(self) -> None:
+        self.greater_is_better = True
+        self.primary_metric: str | None = None
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> float | dict[str, float]:
+        """Measure the model, record the results, and return them.
+
+        Args:
+            model: The model.
+            output_path: Folder of the CSV file; None writes nothing.
+            epoch: Epoch of the training run, -1 outside one.
+            steps: Step within it, -1 at its end.
+
+        Returns:
+            Metrics by name, prefixed with the evaluator's name; or a single score.
+        """
+        return self.record(model, self.measure(model), output_path, epoch, steps)
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """Metrics of the model by their names without the evaluator's."""
+        raise NotImplementedError(f"{type(self).__name__} needs a measure(model) that returns a dict of metrics")
+
+    def choose_primary(self, metrics: Mapping[str, float]) -> str | None:
+        """Which of the `metrics` ranks models, by its name without the evaluator's."""
+        del metrics
+        return self.primary_metric
+
+    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Column name to value of what the CSV file shows, in column order."""
+        return dict(metrics)
+
+    def record(
+        self, model: Any, metrics: Mapping[str, float], output_path: str | None, epoch: int, steps: int
+    ) -> dict[str, float]:
+        """Write metrics to the CSV file and the model card, settle the primary one, return all under full names."""
+        if output_path is not None and self.write_csv:
+            row = {"epoch": epoch, "steps": steps, **self.csv_row(metrics)}
+            records.append_csv(Path(output_path) / self.csv_file, row)
+        self.primary_metric = self.choose_primary(metrics)
+        named = self.prefix_name_to_metrics(dict(metrics), self.name)
+        self.store_metrics_in_model_card_data(model, named, epoch, steps)
+        return named
+
+    def prefix_name_to_metrics(self, metrics: dict[str, Any], name: str) -> dict[str, Any]:
+        """The metrics, floats unless they are texts, and the primary metric, with `name` and an underscore in front."""
+        values = {key: value if isinstance(value, str) else float(value) for key, value in metrics.items()}
+        if not name:
+            return values
+        if self.primary_metric is not None and not self.primary_metric.startswith(f"{name}_"):
+            self.primary_metric = f"{name}_{self.primary_metric}"
+        return {f"{name}_{key}": value for key, value in values.items()}
+
+    def store_metrics_in_model_card_data(
+        self, model: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0
+    ) -> None:
+        """Hand the metrics to the model's card, where it has one."""
+        card = getattr(model, "model_card_data", None)
+        if card is not None:
+            card.set_evaluation_metrics(self, metrics, epoch, step)
+
+    @property
+    def description(self) -> str:
+        """What the evaluator is called in prose: `TripletEvaluator` is "Triplet"."""
+        name = re.sub("Evaluator.*", "", type(self).__name__)
+        return re.sub("([a-z])([A-Z])", r"\1 \2", re.sub("^CE", "CrossEncoder", name))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Settings that a reader of the model card should know."""
+        return {}
+
+
+def similarity_name(similarity: str | SimilarityFunction | None) -> str | None:
+    """The name of a similarity function, checked; None stays None."""
+    return None if similarity is None else str(SimilarityFunction(similarity).value)
+
+
+def moment(epoch: int, steps: int, truncate_dim: int | None) -> str:
+    """When in training an evaluation happens and on how many dimensions, for the log."""
+    when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch} after {steps} steps"
+    return when if truncate_dim is None else f"{when} (first {truncate_dim} dimensions)"

@@ -1,0 +1,168 @@
+"""The one bridge from embeddings to ranked documents: exact top-k, chunk by chunk.
+
+Documents stream through in chunks and meet the queries in blocks, so neither the scores nor the documents' embeddings
+have to fit at once. The order is total, (-score, place), so equal scores, as of duplicate documents, are ordered the
+same way however the corpus is cut.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from omnitune import runtime
+
+_SCORES_AT_ONCE = 1 << 25
+
+Score = Callable[[Any, Any], Tensor]
+"""`(queries, documents) -> (queries, documents)` similarities, higher is closer."""
+
+
+class Rows(Protocol):
+    """Embeddings that can be counted and sliced: a tensor, an array, or a list of token-vector matrices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The best documents of every query, best first.
+
+    Attributes:
+        scores: `(queries, k)`, on the CPU.
+        rows: Place of each document in the corpus `(queries, k)`, int64, on the CPU; -1 stands for no document.
+    """
+
+    scores: Tensor
+    rows: Tensor
+
+
+def retrieve(
+    query_embeddings: Rows,
+    corpus: Iterable[Rows],
+    score: Score,
+    top_k: int,
+    *,
+    order: Tensor | None = None,
+    block: int | None = None,
+) -> Hits:
+    """The `top_k` documents of every query.
+
+    Args:
+        query_embeddings: `(queries, dim)`.
+        corpus: The documents' embeddings in consecutive chunks `(chunk, dim)`.
+        score: Similarity of queries and documents.
+        top_k: Documents to keep for each query; fewer when the corpus is smaller.
+        order: Place of every document among equal scores `(documents,)`, int64, a permutation; corpus order by default.
+        block: Queries compared at a time; by default as many as keep the scores of a chunk at 128 MB.
+    """
+    return retrieve_each(query_embeddings, corpus, {"": score}, top_k, order=order, block=block)[""]
+
+
+def retrieve_each(
+    query_embeddings: Rows,
+    corpus: Iterable[Rows],
+    scores: Mapping[str, Score],
+    top_k: int,
+    *,
+    order: Tensor | None = None,
+    block: int | None = None,
+) -> dict[str, Hits]:
+    """`retrieve` under several similarities at once, passing over the corpus once.
+
+    Args:
+        query_embeddings: `(queries, dim)`.
+        corpus: The documents' embeddings in consecutive chunks `(chunk, dim)`.
+        scores: Name to similarity of queries and documents.
+        top_k: Documents to keep for each query; fewer when the corpus is smaller.
+        order: Place of every document among equal scores `(documents,)`, int64, a permutation; corpus order by default.
+        block: Queries compared at a time; by default as many as keep the scores of a chunk at 128 MB.
+
+    Returns:
+        The hits under each similarity.
+    """
+    best = {name: _Best(len(query_embeddings), top_k) for name in scores}
+    seen = 0
+    for chunk in corpus:
+        end = seen + len(chunk)
+        places = torch.arange(seen, end) if order is None else order[seen:end]
+        step = block or max(1, _SCORES_AT_ONCE // max(1, len(chunk)))
+        for start in range(0, len(query_embeddings), step):
+            queries = query_embeddings[start : start + step]
+            for name, score in scores.items():
+                best[name].add(start, *_top(score(queries, chunk), places, top_k))
+        for kept in best.values():
+            kept.end_chunk()
+        seen = end
+    at = None if order is None else torch.argsort(order)
+    return {name: kept.hits(at) for name, kept in best.items()}
+
+
+def chunks(items: Rows, size: int, *, label: str = "Corpus chunks", show: bool = False) -> Iterable[Any]:
+    """Consecutive slices of at most `size` items, with a progress bar over them when `show` is set."""
+    starts = range(0, len(items), size)
+    return (items[start : start + size] for start in runtime.progress(starts, label=label, show=show))
+
+
+def _top(scores: Tensor, places: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The best `top_k` of every row under (-score, place), in no particular order: scores and places.
+
+    `torch.topk` picks arbitrarily among equal scores, which matters only where the last one kept equals the first one
+    left out; those rows are picked again.
+    """
+    width = scores.shape[1]
+    places = places.to(scores.device)
+    if width <= top_k:
+        return scores, places.expand_as(scores)
+    values, columns = scores.topk(top_k + 1, dim=1)
+    tied = (values[:, -1] == values[:, -2]).nonzero().squeeze(1)
+    if len(tied):
+        values[tied, :-1], columns[tied, :-1] = _reselect(scores[tied], values[tied, -1:], places, top_k)
+    return values[:, :-1], places[columns[:, :-1]]
+
+
+def _reselect(scores: Tensor, cut: Tensor, places: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Scores and columns of the best `top_k`: all above `cut`, then those equal to it with the lowest places."""
+    last = int(places.max()) + 1
+    keys = places + last * (scores == cut) + 2 * last * (scores < cut)
+    columns = keys.topk(top_k, dim=1, largest=False).indices
+    return scores.gather(1, columns), columns
+
+
+class _Best:
+    """The best so far of every query, kept in order; blocks of queries arrive one at a time within a chunk."""
+
+    def __init__(self, queries: int, top_k: int) -> None:
+        self.top_k = top_k
+        self.scores: Tensor | None = None
+        self.places: Tensor | None = None
+        self.queries = queries
+        self.blocks: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, start: int, scores: Tensor, places: Tensor) -> None:
+        """Merge the best of a chunk for the queries from `start` on."""
+        if self.scores is not None and self.places is not None:
+            rows = slice(start, start + len(scores))
+            scores = torch.cat([self.scores[rows], scores], dim=1)
+            places = torch.cat([self.places[rows], places], dim=1)
+        places, first = places.sort(dim=1)
+        scores, second = scores.gather(1, first).sort(dim=1, descending=True, stable=True)
+        self.blocks.append((scores[:, : self.top_k], places.gather(1, second)[:, : self.top_k]))
+
+    def end_chunk(self) -> None:
+        """Take over what the blocks of the chunk left."""
+        if self.blocks:
+            self.scores = torch.cat([scores for scores, _ in self.blocks])
+            self.places = torch.cat([places for _, places in self.blocks])
+            self.blocks = []
+
+    def hits(self, at: Tensor | None) -> Hits:
+        """What was found, with places translated to rows of the corpus by `at`."""
+        if self.scores is None or self.places is None:
+            return Hits(torch.zeros(self.queries, 0), torch.zeros(self.queries, 0, dtype=torch.int64))
+        places = self.places.cpu()
+        return Hits(self.scores.cpu(), places if at is None else at[places])

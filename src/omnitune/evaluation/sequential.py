@@ -1,0 +1,75 @@
+"""Several evaluators as one."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from omnitune.errors import InputError
+from omnitune.evaluation.base import BaseEvaluator
+
+
+def last(scores: list[float]) -> float:
+    """The last score."""
+    return scores[-1]
+
+
+class SequentialEvaluator(BaseEvaluator):
+    """Runs evaluators one after another and returns the metrics of all.
+
+    Args:
+        evaluators: The evaluators; their names keep their metrics apart.
+        main_score_function: Makes one number, `sequential_score`, of the primary metrics in order; the last by default.
+    """
+
+    def __init__(
+        self, evaluators: Iterable[BaseEvaluator], main_score_function: Callable[[list[float]], float] = last
+    ) -> None:
+        super().__init__()
+        self.evaluators = list(evaluators)
+        self.main_score_function = main_score_function
+        self.primary_metric = "sequential_score"
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Run every evaluator with these arguments.
+
+        Returns:
+            All metrics, and `sequential_score`.
+
+        Raises:
+            InputError: Two evaluators return a metric of the same name.
+        """
+        results: dict[str, float] = {}
+        owners: dict[str, int] = {}
+        scores = []
+        for index, evaluator in enumerate(self.evaluators):
+            metrics = evaluator(model, output_path, epoch, steps)
+            if not isinstance(metrics, dict):
+                metrics = {f"evaluator_{index}": metrics}
+            scores.append(_main(evaluator, metrics))
+            for key, value in metrics.items():
+                if key == "sequential_score":
+                    continue
+                if key in owners:
+                    raise InputError(
+                        f"evaluators: expected metrics of different names, but {self._called(owners[key])} and "
+                        f"{self._called(index)} both return {key!r}; give them different names"
+                    )
+                owners[key] = index
+                results[key] = value
+        results["sequential_score"] = self.main_score_function(scores) if scores else 0.0
+        return results
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """All metrics, and `sequential_score`."""
+        return self(model)
+
+    def _called(self, index: int) -> str:
+        evaluator = self.evaluators[index]
+        name = getattr(evaluator, "name", "")
+        return f"number {index + 1} ({type(evaluator).__name__}" + (f" {name!r})" if name else ")")
+
+
+def _main(evaluator: BaseEvaluator, metrics: dict[str, float]) -> float:
+    primary = getattr(evaluator, "primary_metric", None)
+    return metrics[primary] if primary is not None else next(iter(metrics.values()))

@@ -1,0 +1,143 @@
+"""How often an anchor is closer to its positive than to its negative."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from omnitune.errors import InputError, ShapeError
+from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
+from omnitune.ops.similarity import SimilarityFunction
+
+logger = logging.getLogger(__name__)
+
+
+class TripletEvaluator(BaseEvaluator):
+    """Share of triplets with `similarity(anchor, positive) > similarity(anchor, negative) + margin`.
+
+    Anchors are encoded as queries, positives and negatives as documents.
+
+    Args:
+        anchors: Queries.
+        positives: A relevant document for each anchor.
+        negatives: An irrelevant document for each anchor.
+        main_similarity_function: Similarity that the primary metric belongs to.
+        margin: By how much the positive has to be closer: one number, or one per similarity; 0 by default.
+        name: Put before every metric.
+        batch_size: Items a forward pass takes.
+        show_progress_bar: Whether to show progress; None shows it at log level INFO or lower.
+        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+        similarity_fn_names: Similarities to measure; the model's own by default.
+        main_distance_function: Former name of `main_similarity_function`.
+
+    Raises:
+        ShapeError: Anchors, positives and negatives differ in number, or there are none.
+        InputError: A similarity is unknown.
+    """
+
+    def __init__(
+        self,
+        anchors: Sequence[Any],
+        positives: Sequence[Any],
+        negatives: Sequence[Any],
+        main_similarity_function: str | SimilarityFunction | None = None,
+        margin: float | dict[str, float] | None = None,
+        name: str = "",
+        batch_size: int = 16,
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        similarity_fn_names: list[Literal["cosine", "dot", "euclidean", "manhattan"]] | None = None,
+        main_distance_function: str | SimilarityFunction | None = "deprecated",
+    ) -> None:
+        super().__init__()
+        if not len(anchors) == len(positives) == len(negatives) or not len(anchors):
+            raise ShapeError(
+                "anchors, positives, negatives: expected equally many, and at least one of each, "
+                f"got {len(anchors)}, {len(positives)} and {len(negatives)}"
+            )
+        if main_distance_function != "deprecated" and main_similarity_function is None:
+            logger.warning("main_distance_function is called main_similarity_function now")
+            main_similarity_function = main_distance_function
+        self.anchors = anchors
+        self.positives = positives
+        self.negatives = negatives
+        self.main_similarity_function = similarity_name(main_similarity_function)
+        main = [self.main_similarity_function] if self.main_similarity_function else []
+        self.similarity_fn_names: list[str] = [similarity_name(fn) or "" for fn in similarity_fn_names or main]
+        self.margin = _margins(margin)
+        self.name = name
+        self.batch_size = batch_size
+        self.show_progress_bar = show_progress_bar
+        self.write_csv = write_csv
+        self.truncate_dim = truncate_dim
+        self.csv_file = "triplet_evaluation" + (f"_{name}" if name else "") + "_results.csv"
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Measure the model, record the results, and return them as `{"{name}_{similarity}_accuracy": ...}`."""
+        metrics = self.measure(model)
+        when = moment(epoch, steps, self.truncate_dim)
+        logger.info("Triplets of %s%s: %s", self.name or "the evaluator", when, metrics)
+        return self.record(model, metrics, output_path, epoch, steps)
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """`{"{similarity}_accuracy": ...}`, and `max_accuracy` where several similarities are measured."""
+        anchors = self.embed_inputs(model, self.anchors, "query")
+        positives = self.embed_inputs(model, self.positives, "document")
+        negatives = self.embed_inputs(model, self.negatives, "document")
+        metrics = {}
+        for name in self.similarity_fn_names or [model.similarity_fn_name]:
+            similarity = SimilarityFunction.to_similarity_pairwise_fn(name)
+            closer: Tensor = similarity(anchors, positives) > similarity(anchors, negatives) + self.margin[name]
+            metrics[f"{name}_accuracy"] = closer.float().mean().item()
+        if len(metrics) > 1:
+            metrics["max_accuracy"] = max(metrics.values())
+        return metrics
+
+    def embed_inputs(
+        self, model: Any, sentences: Sequence[Any], encode_fn_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Embeddings `(items, dim)`; `encode_fn_name` is `"query"`, `"document"`, or None for neither."""
+        encode = model.encode if encode_fn_name is None else getattr(model, f"encode_{encode_fn_name}")
+        return encode(
+            sentences,
+            batch_size=self.batch_size,
+            show_progress_bar=self.show_progress_bar,
+            convert_to_numpy=True,
+            truncate_dim=self.truncate_dim,
+            **kwargs,
+        )
+
+    def choose_primary(self, metrics: Mapping[str, float]) -> str:
+        """The main similarity's accuracy, else the best one."""
+        if self.main_similarity_function:
+            return f"{self.main_similarity_function}_accuracy"
+        return "max_accuracy" if "max_accuracy" in metrics else next(iter(metrics))
+
+    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Columns such as `accuracy_cosine`."""
+        return {
+            f"accuracy_{key.removesuffix('_accuracy')}": value
+            for key, value in metrics.items()
+            if key != "max_accuracy"
+        }
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Margins and truncation, where set."""
+        config: dict[str, Any] = {"margin": self.margin} if any(self.margin.values()) else {}
+        return config if self.truncate_dim is None else {**config, "truncate_dim": self.truncate_dim}
+
+
+def _margins(margin: float | dict[str, float] | None) -> dict[str, float]:
+    """One margin for every similarity."""
+    names = SimilarityFunction.possible_values()
+    if not isinstance(margin, dict):
+        return dict.fromkeys(names, margin or 0)
+    unknown = sorted(set(margin) - set(names))
+    if unknown:
+        raise InputError(f"margin: expected similarities among {', '.join(names)}, got {', '.join(unknown)}")
+    return {**dict.fromkeys(names, 0), **margin}

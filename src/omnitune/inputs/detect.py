@@ -1,0 +1,143 @@
+"""What an input is: text, media, a dict of several, or a conversation."""
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from omnitune.errors import MediaNotFoundError, ModalityError
+from omnitune.inputs import image
+from omnitune.types import Modality
+
+LONGEST_PATH = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How a modality of media is recognised and read; a modality is a row of `MEDIA`.
+
+    Attributes:
+        extensions: File name endings.
+        load: Raw item and policy to the loaded item, or None where this version does not read it.
+        source: Raw item and policy to its bytes or file, for fingerprints.
+    """
+
+    extensions: tuple[str, ...]
+    load: Callable[..., Any] | None = None
+    source: Callable[..., Any] | None = None
+
+
+MEDIA: dict[str, Kind] = {
+    "image": Kind(extensions=image.EXTENSIONS, load=image.load_image, source=image.image_bytes),
+    "audio": Kind(extensions=(".mp3", ".wav", ".ogg", ".flac", ".aac")),
+    "video": Kind(extensions=(".mp4", ".avi", ".mov", ".wmv", ".flv", ".mkv")),
+}
+PARTS = ("text", *MEDIA)
+
+
+def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
+    """What a raw input is.
+
+    A bare string is text unless it looks like the path or address of media that the model takes.
+
+    Args:
+        item: Any accepted form.
+        supported: Modalities the model takes.
+
+    Raises:
+        ModalityError: It is nothing that can be encoded.
+        MediaNotFoundError: It looks like a path of media, and nothing is there.
+    """
+    if isinstance(item, str):
+        return _of_string(item, supported)
+    if isinstance(item, Image.Image | bytes | bytearray | memoryview):
+        return "image"
+    if isinstance(item, os.PathLike):
+        return _of_path(Path(item))
+    if isinstance(item, np.ndarray | torch.Tensor):
+        return _of_array(item)
+    if isinstance(item, dict):
+        return _of_dict(item)
+    if isinstance(item, list | tuple) and item and all(_is_message(part) for part in item):
+        return "message"
+    if isinstance(item, tuple) and item and all(isinstance(part, str) for part in item):
+        return "text"
+    raise ModalityError(
+        f"inputs: expected text, an image, a dict such as {{'text': ..., 'image': ...}} or a conversation; "
+        f"got {type(item).__name__}: {repr(item)[:80]}"
+    )
+
+
+def is_single(inputs: Any) -> bool:
+    """Whether `inputs` is one input and not a batch; a list of messages is one conversation."""
+    if isinstance(inputs, list | tuple):
+        return bool(inputs) and isinstance(inputs, list) and _is_message(inputs[0])
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim == 0 or inputs.dtype.kind not in ("U", "O")
+    return isinstance(inputs, str | bytes | bytearray | memoryview | dict | Image.Image | os.PathLike | torch.Tensor)
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and "role" in item and "content" in item
+
+
+def _of_string(text: str, supported: Collection[Modality]) -> Modality:
+    kind = _looks_like(text)
+    if kind is None or kind not in supported:
+        return "text"
+    if text.startswith(("http://", "https://", "data:")) or Path(text).expanduser().is_file():
+        return kind
+    if any(space in text for space in " \t\n") and "/" not in text and os.sep not in text:
+        return "text"
+    raise MediaNotFoundError(
+        f"{text!r} looks like the path of an {kind} file, and no such file is there (working folder {Path.cwd()}); "
+        f'if it is text, give {{"text": {text!r}}}'
+    )
+
+
+def _looks_like(text: str) -> str | None:
+    if text.startswith("data:"):
+        return next((kind for kind in MEDIA if text.startswith(f"data:{kind}/")), None)
+    if len(text) > LONGEST_PATH or "\n" in text:
+        return None
+    name = urlsplit(text).path if text.startswith(("http://", "https://")) else text
+    return next((kind for kind, row in MEDIA.items() if name.lower().endswith(row.extensions)), None)
+
+
+def _of_path(path: Path) -> Modality:
+    kind = _looks_like(str(path))
+    return kind if kind is not None else "image"
+
+
+def _of_array(array: Any) -> Modality:
+    integers = str(array.dtype).removeprefix("torch.").startswith("uint8")
+    if array.ndim == 3 or (array.ndim == 2 and integers):
+        return "image"
+    if array.ndim <= 2:
+        return "audio"
+    if array.ndim in (4, 5):
+        return "video"
+    raise ModalityError(f"inputs: expected an array of 1 to 5 dimensions, got shape {tuple(array.shape)}")
+
+
+def _of_dict(item: dict[str, Any]) -> Modality:
+    if _is_message(item):
+        return "message"
+    if "array" in item:
+        return "audio" if "sampling_rate" in item else "video"
+    if item.keys() and item.keys() <= {"bytes", "path"}:
+        path = item.get("path")
+        return (_looks_like(str(path)) if path else None) or "image"
+    unknown = sorted(str(key) for key in item.keys() - set(PARTS))
+    if unknown or not item:
+        raise ModalityError(f"inputs: expected a dict with keys among {PARTS}, got {sorted(map(str, item))}")
+    empty = [key for key, value in item.items() if value is None]
+    if empty:
+        raise ModalityError(f"inputs: expected values for {sorted(item)}, got None for {empty}")
+    return next(iter(item)) if len(item) == 1 else tuple(sorted(item))

@@ -1,0 +1,33 @@
+"""Limits on media that inputs refer to: a model's inputs may come from strangers."""
+
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_POLICY", "MediaPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaPolicy:
+    """What may be read, and how much of it.
+
+    Attributes:
+        max_bytes: Largest file or download, in bytes.
+        max_pixels: Largest image, in pixels (width times height), checked before it is decoded.
+        timeout: Seconds that one download may take, from connecting to its last byte.
+        allow_local_files: Whether strings and paths may name files of this machine. A server says False.
+        allow_urls: Whether http and https addresses may be fetched.
+        allow_private_addresses: Whether they may lead into private networks or to this machine.
+        allowed_hosts: Only these hosts, or None for any.
+        max_redirects: Redirects followed, each checked like the first address.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+    timeout: float = 20.0
+    allow_local_files: bool = True
+    allow_urls: bool = True
+    allow_private_addresses: bool = False
+    allowed_hosts: frozenset[str] | None = None
+    max_redirects: int = 3
+
+
+DEFAULT_POLICY = MediaPolicy()

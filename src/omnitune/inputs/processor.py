@@ -1,0 +1,231 @@
+"""Calls to Hugging Face processors: one batch of loaded items of one modality in, tensors out.
+
+Arguments come in buckets, one a modality, one for all (`common`) and one for the chat template, because that is how
+`transformers` processors take them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.chat_template_utils import _get_template_variables
+
+from omnitune.errors import InputError
+from omnitune.inputs.messages import Conversation, is_text_only
+from omnitune.types import Features, Modality
+
+logger = logging.getLogger(__name__)
+
+Buckets = dict[str, dict[str, Any]]
+
+BUCKETS = ("common", "text", "audio", "image", "video", "chat_template")
+
+DEFAULTS: Buckets = {
+    "common": {"return_tensors": "pt"},
+    "text": {"padding": True, "truncation": "longest_first"},
+    "audio": {"padding": True},
+    "image": {},
+    "video": {},
+    "chat_template": {},
+}
+
+_ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
+_SIZES = frozenset({"padding", "truncation", "max_length", "return_tensors"})
+"""Arguments that a tokenizer's `apply_chat_template` wants at its top level."""
+
+SUFFIX_CACHE = 256
+"""Conversation shapes whose template suffix is remembered."""
+
+
+def merged(*layers: Mapping[str, Mapping[str, Any]]) -> Buckets:
+    """Buckets in which a later layer's entries win over an earlier one's.
+
+    Raises:
+        InputError: A layer has a bucket that does not exist.
+    """
+    result: Buckets = {bucket: {} for bucket in BUCKETS}
+    for layer in layers:
+        unknown = set(layer) - set(BUCKETS)
+        if unknown:
+            raise InputError(
+                f"processing_kwargs: expected keys among {BUCKETS}, got {sorted(unknown)}; arguments of a processor go "
+                'inside one of them, as in {"image": {"max_pixels": 602112}}'
+            )
+        for bucket, entries in layer.items():
+            result[bucket].update(entries)
+    return result
+
+
+def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buckets, *, flat: bool = False) -> Features:
+    """Tensors of a batch that is not made of conversations.
+
+    Args:
+        processor: A processor, tokenizer or image processor.
+        modality: What the items are.
+        items: Loaded items; dicts where `modality` is a tuple.
+        buckets: Arguments, from `merged`.
+        flat: Whether the processor predates buckets.
+    """
+    columns = {kind: [item[kind] for item in items] for kind in modality} if isinstance(modality, tuple) else None
+    if columns is None:
+        columns = {str(modality): [_unwrapped(item, modality) for item in items]}
+    if isinstance(processor, ProcessorMixin):
+        arguments = {_ARGUMENTS[kind]: values for kind, values in columns.items()}
+        if flat:
+            own = {key: value for kind in columns for key, value in buckets[kind].items()}
+            return dict(processor(**arguments, **own, **buckets["common"]))
+        return dict(processor(**arguments, **_nested(buckets)))
+    kind = "text" if isinstance(processor, PreTrainedTokenizerBase) else str(modality)
+    return dict(processor(columns[kind], **{**buckets[kind], **buckets["common"]}))
+
+
+def _unwrapped(item: Any, modality: Modality) -> Any:
+    return item[modality] if isinstance(item, dict) and item.keys() == {modality} else item
+
+
+def _nested(buckets: Buckets) -> dict[str, dict[str, Any]]:
+    return {
+        "text_kwargs": buckets["text"],
+        "images_kwargs": buckets["image"],
+        "audio_kwargs": buckets["audio"],
+        "videos_kwargs": buckets["video"],
+        "common_kwargs": buckets["common"],
+    }
+
+
+def template_takes(processor: Any, variable: str) -> bool:
+    """Whether the chat template reads `variable`, e.g. `"task"`."""
+    template = getattr(processor, "chat_template", None)
+    if template is None:
+        template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
+    sources = template.values() if isinstance(template, dict) else [template]
+    return any(isinstance(source, str) and variable in _get_template_variables(source) for source in sources)
+
+
+class ChatTemplate:
+    """Renders conversations with a processor's chat template and turns them into tensors.
+
+    Args:
+        processor: A processor or tokenizer with a chat template.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self._suffixes: dict[str, list[int]] = {}
+
+    def features(self, conversations: Sequence[Conversation], buckets: Buckets, *, max_length: int | None) -> Features:
+        """Tensors of a batch of conversations.
+
+        A text that is cut keeps what the template puts after it (an end token, the start of the answer), because
+        models that read the last token were trained with it there.
+
+        Args:
+            conversations: One an item.
+            buckets: Arguments, from `merged`; `chat_template: {"restore_suffix": False}` cuts the end too.
+            max_length: Tokens after which the tokenizer cuts when no argument says so.
+        """
+        options = dict(buckets["chat_template"])
+        restore = options.pop("restore_suffix", True)
+        buckets = {**buckets, "chat_template": options}
+        features = self._render(conversations, buckets)
+        given = [options, buckets["text"], buckets["common"]]
+        truncation = next((bucket["truncation"] for bucket in given if "truncation" in bucket), None)
+        limit = next((bucket["max_length"] for bucket in given if "max_length" in bucket), None)
+        cuts = truncation not in (None, False, "do_not_truncate") or (truncation is None and limit is not None)
+        if restore and cuts:
+            self._restore(features, conversations, buckets, limit if limit is not None else max_length or 0)
+        return features
+
+    def _render(self, conversations: Sequence[Conversation], buckets: Buckets) -> Features:
+        options = {key: value for key, value in buckets["chat_template"].items() if key not in _SIZES}
+        sizes = {key: value for key, value in buckets["chat_template"].items() if key in _SIZES}
+        buckets = {**buckets, "text": {**buckets["text"], **sizes}}
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        # PaliGemma's processor refuses text without an image; its tokenizer gives the same ids.
+        if isinstance(self.processor, PaliGemmaProcessor) and is_text_only(conversations):
+            return self._tokenize(tokenizer, conversations, buckets, options)
+        if not isinstance(self.processor, ProcessorMixin):
+            return self._tokenize(self.processor, conversations, buckets, options)
+        video = dict(buckets["video"])
+        options = {"load_audio_from_video": video.pop("load_audio_from_video", False), **options}
+        rendered = self.processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            return_tensors=buckets["common"].get("return_tensors"),
+            processor_kwargs=_nested({**buckets, "video": video}),
+            **options,
+        )
+        return dict(rendered)
+
+    @staticmethod
+    def _tokenize(
+        tokenizer: Any, conversations: Sequence[Conversation], buckets: Buckets, options: dict[str, Any]
+    ) -> Features:
+        arguments = {**buckets["common"], **buckets["text"]}
+        rendered = tokenizer.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            tokenizer_kwargs={key: value for key, value in arguments.items() if key not in _SIZES},
+            **{key: value for key, value in arguments.items() if key in _SIZES},
+            **options,
+        )
+        return dict(rendered)
+
+    def _restore(self, features: Features, conversations: Sequence[Conversation], buckets: Buckets, limit: int) -> None:
+        """Write the template's suffix over the last tokens of every row that may have been cut, in place."""
+        ids, mask = features.get("input_ids"), features.get("attention_mask")
+        if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.shape[1] < limit:
+            return
+        lengths = mask.sum(dim=1)
+        for row in torch.nonzero(lengths >= limit).flatten().tolist():
+            suffix = self._suffix(conversations[row], buckets)
+            keep = min(len(suffix), int(lengths[row]))
+            if keep:
+                end = ids.shape[1] if mask[row, 0] == 0 else int(lengths[row])
+                ids[row, end - keep : end] = torch.tensor(suffix[-keep:], dtype=ids.dtype)
+
+    def _suffix(self, conversation: Conversation, buckets: Buckets) -> list[int]:
+        """Token ids that the template puts after the content; none for conversations with media.
+
+        What two renderings with different content have in common at their end is the template's.
+        """
+        if not is_text_only([conversation]):
+            return []
+        key = repr((_skeleton(conversation, ""), {name: buckets[name] for name in ("common", "text", "chat_template")}))
+        if key not in self._suffixes:
+            first, second = (self._ids(_skeleton(conversation, filler), buckets) for filler in ("0", "1 2 3 4"))
+            common = 0
+            for left, right in zip(reversed(first), reversed(second), strict=False):
+                if left != right:
+                    break
+                common += 1
+            differ = common < min(len(first), len(second))
+            if len(self._suffixes) >= SUFFIX_CACHE:
+                self._suffixes.clear()
+            self._suffixes[key] = first[len(first) - common :] if differ else []
+        return self._suffixes[key]
+
+    def _ids(self, conversation: Conversation, buckets: Buckets) -> list[int]:
+        """Token ids of one conversation, not cut."""
+        plain = {name: {k: v for k, v in bucket.items() if k not in _SIZES} for name, bucket in buckets.items()}
+        plain["text"] |= {"padding": False, "truncation": False}
+        ids: list[Any] = self._render([conversation], plain)["input_ids"]
+        return list(ids[0]) if ids and isinstance(ids[0], list) else list(ids)
+
+
+def _skeleton(conversation: Conversation, filler: str) -> Conversation:
+    """The conversation with every content but the system's replaced, as prompts may be rendered at the end."""
+    return [
+        message
+        if message.get("role") == "system"
+        else {
+            **message,
+            "content": [{"type": "text", "text": filler}] if isinstance(message.get("content"), list) else filler,
+        }
+        for message in conversation
+    ]

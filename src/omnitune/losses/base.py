@@ -1,0 +1,125 @@
+"""A loss is an objective times a strategy.
+
+`objective` is arithmetic on embeddings and nothing else. How the embeddings are obtained (all graphs kept, or some
+replayed) is the strategy's business, shared by all losses.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from omnitune.errors import InputError, ShapeError
+from omnitune.losses.strategies import Strategy
+from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+
+
+class Loss(nn.Module):
+    """Base of every loss over embeddings.
+
+    Args:
+        model: The encoder; its `engine` plans, prepares and runs.
+        strategy: How embeddings are obtained; by default mini-batches planned by cost, graphs kept while memory allows.
+    """
+
+    def __init__(self, model: nn.Module, strategy: Strategy | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.strategy = strategy or Strategy()
+
+    def forward(
+        self, sentence_features: Sequence[Column | Features], labels: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss of one batch.
+
+        Args:
+            sentence_features: One `Column` of raw items, or one dict of ready features, per input of the loss.
+            labels: `(rows,)` or `(rows, n)`, or None for losses without labels.
+
+        Returns:
+            A scalar, or named scalar parts whose sum is the loss.
+        """
+        embeddings = self.strategy.embed(cast(Encodes, self.model.engine), list(sentence_features))
+        value = self.objective(embeddings, labels)
+        return dict(value) if isinstance(value, Mapping) else value
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """The loss of these embeddings, one `Embeddings` per column."""
+        raise NotImplementedError
+
+    def objective_at(
+        self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
+    ) -> list[Objective]:
+        """The objective on every truncation; a loss whose work is shared between nested dimensions overrides it.
+
+        Every truncation is scaled to unit length, the full dimension too.
+        """
+        return [self.objective([e.truncate(d) for e in embeddings], labels) for d in dims]
+
+    def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
+        """Negatives that each query meets in one step, or None where the batch is no source of negatives.
+
+        Args:
+            batch_size: Rows of one process's batch.
+            columns: Inputs of the loss: 2 for pairs, 3 with one hard negative.
+        """
+        del batch_size, columns
+        return None
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that introduced the loss, or an empty string."""
+        return ""
+
+    def _expect_columns(self, embeddings: Sequence[Embeddings], names: str, *, least: int, most: int = 1 << 30) -> None:
+        """Check the number of input columns.
+
+        Raises:
+            InputError: There are fewer than `least` or more than `most`.
+        """
+        if not least <= len(embeddings) <= most:
+            raise InputError(
+                f"{type(self).__name__}: expected the input columns {names}, got {len(embeddings)} columns; "
+                f"keep exactly these with dataset.select_columns (a label column does not count)"
+            )
+
+    def _expect_labels(self, labels: Tensor | None, meaning: str) -> Tensor:
+        """Check that there are labels.
+
+        Raises:
+            InputError: There are none.
+        """
+        if labels is None:
+            raise InputError(
+                f"{type(self).__name__}: expected labels ({meaning}), got None; "
+                f'add them to the dataset as a column named "label", "labels", "score" or "scores"'
+            )
+        return labels
+
+    def _expect_one_label_per_row(self, labels: Tensor | None, meaning: str, rows: int) -> Tensor:
+        """Labels as `(rows,)`.
+
+        Raises:
+            InputError: There are none.
+            ShapeError: There is not one number a row.
+        """
+        given = self._expect_labels(labels, meaning)
+        if given.numel() != rows:
+            raise ShapeError(
+                f"{type(self).__name__}: expected {rows} labels, one {meaning} per row, "
+                f"got {given.numel()} in shape {tuple(given.shape)}"
+            )
+        return given.reshape(-1)
+
+
+def described(function: Any) -> str:
+    """A function's name for the model card, with the arguments of a `functools.partial`."""
+    if isinstance(function, partial):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in function.keywords.items())
+        return f"{described(function.func)}({arguments})" if arguments else described(function.func)
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,0 +1,367 @@
+"""Every other document of the batch is a negative: the default losses for retrieval.
+
+The cached and the symmetric forms, named as in Sentence Transformers, are this loss with another strategy and with
+other directions.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from omnitune.errors import InputError
+from omnitune.losses.base import Loss, described
+from omnitune.losses.strategies import Strategy
+from omnitune.ops.collectives import gather_columns, world_size
+from omnitune.ops.objectives import Direction, HardnessMode, PartitionMode, multiple_negatives
+from omnitune.ops.similarity import cos_sim, dot_score, nested_similarity
+from omnitune.types import Embeddings, Objective
+
+logger = logging.getLogger(__name__)
+
+_SYMMETRIC: tuple[Direction, ...] = ("query_to_doc", "doc_to_query")
+
+
+class MultipleNegativesRankingLoss(Loss):
+    """Contrastive loss over (query, positive) or (query, positive, negative, ..., negative) columns, without labels.
+
+    Each query should be closer to its own positive than to every other document of the batch.
+
+    Args:
+        model: The encoder.
+        scale: Inverse temperature: similarities are multiplied by it.
+        similarity_fct: `(n, dim), (m, dim) -> (n, m)`, higher is closer. With `cos_sim` or `dot_score`, MatryoshkaLoss
+            computes all dimensions in one pass.
+        gather_across_devices: Use the documents and queries of all ranks, not of this one alone.
+        directions: What competes with the positive: "query_to_doc" (always) other documents; "query_to_query" other
+            queries; "doc_to_query" other queries, seen from the positive; "doc_to_doc" the documents of other queries,
+            seen from the positive.
+        partition_mode: "joint" for one softmax over all directions, "per_direction" for the mean of one loss each.
+        hardness_mode: Which negatives count more the closer they are: "in_batch_negatives", "hard_negatives" (the
+            query's own negative columns) or "all_negatives"; None for none.
+        hardness_strength: How much more, at least 0.
+
+    Raises:
+        InputError: A value that is none of the above.
+
+    Source:
+        van den Oord et al. 2018, eq. 4 (arXiv:1807.03748); Li et al. 2023, eq. 2 (arXiv:2308.03281) for the directions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        gather_across_devices: bool = False,
+        directions: tuple[Direction, ...] = ("query_to_doc",),
+        partition_mode: PartitionMode = "joint",
+        hardness_mode: HardnessMode | None = None,
+        hardness_strength: float = 0.0,
+    ) -> None:
+        super().__init__(model)
+        _check(scale, directions, partition_mode, hardness_mode, hardness_strength)
+        self.scale = scale
+        self.similarity_fct = similarity_fct
+        self.gather_across_devices = gather_across_devices
+        self.directions = tuple(directions)
+        self.partition_mode: PartitionMode = partition_mode
+        self.hardness_mode: HardnessMode | None = hardness_mode
+        self.hardness_strength = hardness_strength
+
+    @property
+    def temperature(self) -> float:
+        """One over `scale`."""
+        return 1.0 / self.scale
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Contrastive loss of `(rows, dim)` embeddings: queries, positives, then negatives."""
+        del labels
+        batch = self._candidates(embeddings)
+        scores = {d: self.similarity_fct(*pair) for d, pair in batch.pairs(self.directions).items()}
+        return self._loss(scores, batch)
+
+    def objective_at(
+        self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
+    ) -> list[Objective]:
+        """The loss at every dimension, from one pass over the columns of the embeddings where that is possible."""
+        if self.similarity_fct not in (cos_sim, dot_score):
+            return super().objective_at(embeddings, labels, dims)
+        batch = self._candidates(embeddings)
+        # Truncations have unit length, so their dot product is their cosine.
+        nested = {d: nested_similarity(*pair, dims) for d, pair in batch.pairs(self.directions).items()}
+        return [self._loss({d: scores[i] for d, scores in nested.items()}, batch) for i in range(len(dims))]
+
+    def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
+        """How many candidates compete with each positive, over all ranks where they are gathered."""
+        rows = batch_size * (world_size() if self.gather_across_devices else 1)
+        documents = rows * (columns - 1)
+        counts: dict[str, int] = {
+            "query_to_doc": documents - 1,
+            "query_to_query": rows - 1,
+            "doc_to_query": rows - 1,
+            "doc_to_doc": documents - (columns - 1),
+        }
+        if self.partition_mode == "per_direction":
+            return counts["query_to_doc"]
+        return sum(counts[direction] for direction in set(self.directions))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {
+            "scale": self.scale,
+            "similarity_fct": described(self.similarity_fct),
+            "gather_across_devices": self.gather_across_devices,
+            "directions": self.directions,
+            "partition_mode": self.partition_mode,
+            "hardness_mode": self.hardness_mode,
+            "hardness_strength": self.hardness_strength,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper whose form of the loss this is."""
+        if len(set(self.directions)) == 4:
+            return _GTE
+        return (
+            _JINA if set(self.directions) == set(_SYMMETRIC) and self.partition_mode == "per_direction" else _INFO_NCE
+        )
+
+    def _candidates(self, embeddings: Sequence[Embeddings]) -> "_Candidates":
+        self._expect_columns(embeddings, "(query, positive) or (query, positive, negative, ...)", least=2)
+        columns, offset = [e.values for e in embeddings], 0
+        rows = len(columns[0])
+        if self.gather_across_devices:
+            columns, offset = gather_columns(columns)
+        return _Candidates(columns[0], columns[1:], offset, rows)
+
+    def _loss(self, scores: Mapping[Direction, Tensor], batch: "_Candidates") -> Tensor:
+        weighted = self.hardness_mode is not None and self.hardness_strength > 0
+        return multiple_negatives(
+            batch.seen_from_queries(scores, self.directions),
+            batch.own,
+            rows=len(batch.queries),
+            scale=self.scale,
+            partition_mode=self.partition_mode,
+            hardness=(self.hardness_mode, self.hardness_strength) if self.hardness_mode and weighted else None,
+        )
+
+
+class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
+    """`MultipleNegativesRankingLoss` in both directions: query to documents and document to queries, averaged."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, scale, similarity_fct, gather_across_devices, _SYMMETRIC, "per_direction")
+
+
+class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
+    """`MultipleNegativesRankingLoss` whose mini-batches are cut by a size that the caller sets.
+
+    Loss and gradients are the same; so is the memory behaviour: graphs are kept while the budget allows, the rest is
+    replayed.
+
+    Args:
+        model: The encoder.
+        scale: As in `MultipleNegativesRankingLoss`, as are all that are not named below.
+        similarity_fct: See above.
+        mini_batch_size: Most items a mini-batch holds.
+        mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
+        gather_across_devices: See above.
+        directions: See above.
+        partition_mode: See above.
+        show_progress_bar: Whether to show the mini-batches of every step.
+        hardness_mode: See above.
+        hardness_strength: See above.
+
+    Source:
+        Gao et al. 2021 (arXiv:2101.06983).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        mini_batch_size: int = 32,
+        mini_batch_num_tokens: int | None = None,
+        gather_across_devices: bool = False,
+        directions: tuple[Direction, ...] = ("query_to_doc",),
+        partition_mode: PartitionMode = "joint",
+        show_progress_bar: bool = False,
+        hardness_mode: HardnessMode | None = None,
+        hardness_strength: float = 0.0,
+    ) -> None:
+        super().__init__(
+            model,
+            scale,
+            similarity_fct,
+            gather_across_devices,
+            directions,
+            partition_mode,
+            hardness_mode,
+            hardness_strength,
+        )
+        self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
+
+    @property
+    def mini_batch_size(self) -> int | None:
+        """Most items a mini-batch holds."""
+        return self.strategy.mini_batch_size
+
+    @property
+    def mini_batch_num_tokens(self) -> int | None:
+        """Most padded tokens a mini-batch holds."""
+        return self.strategy.mini_batch_num_tokens
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        sizes = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": self.mini_batch_num_tokens}
+        return super().get_config_dict() | sizes
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of gradient caching."""
+        return _GRAD_CACHE
+
+
+class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRankingLoss):
+    """`CachedMultipleNegativesRankingLoss` in both directions, averaged."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        mini_batch_size: int = 32,
+        mini_batch_num_tokens: int | None = None,
+        gather_across_devices: bool = False,
+        show_progress_bar: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            scale,
+            similarity_fct,
+            mini_batch_size,
+            mini_batch_num_tokens,
+            gather_across_devices,
+            _SYMMETRIC,
+            "per_direction",
+            show_progress_bar,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """What competes in one step.
+
+    Attributes:
+        queries: Of all ranks that are gathered `(rows, dim)`.
+        documents: Positives, then each column of negatives, `(rows, dim)` each.
+        offset: Row at which this rank's queries begin.
+        count: Number of this rank's queries.
+    """
+
+    queries: Tensor
+    documents: Sequence[Tensor]
+    offset: int
+    count: int
+
+    @property
+    def own(self) -> Tensor:
+        """Rows of this rank's queries `(count,)`, int64."""
+        return torch.arange(self.offset, self.offset + self.count, device=self.queries.device)
+
+    def pairs(self, directions: Iterable[Direction]) -> dict[Direction, tuple[Tensor, Tensor]]:
+        """What to compare with what, for each direction whose scores are not part of another's."""
+        local = slice(self.offset, self.offset + self.count)
+        documents = torch.cat(list(self.documents))
+        positives = self.documents[0][local]
+        pairs: dict[Direction, tuple[Tensor, Tensor]] = {
+            "query_to_doc": (self.queries[local], documents),
+            "query_to_query": (self.queries[local], self.queries),
+            "doc_to_query": (self.queries, positives),
+            "doc_to_doc": (documents, positives),
+        }
+        known = {"doc_to_query"} if self._alone else set()
+        return {d: pair for d, pair in pairs.items() if d in directions and d not in known}
+
+    def seen_from_queries(
+        self, scores: Mapping[Direction, Tensor], directions: Iterable[Direction]
+    ) -> dict[Direction, Tensor]:
+        """Scores with this rank's queries, or their positives, as rows."""
+        turned = {d: s.T if d in ("doc_to_query", "doc_to_doc") else s for d, s in scores.items()}
+        if self._alone and "doc_to_query" in directions:
+            turned["doc_to_query"] = scores["query_to_doc"][:, : self.count].T
+        return turned
+
+    @property
+    def _alone(self) -> bool:
+        """No rows but this rank's: its queries have then already met its positives."""
+        return len(self.queries) == self.count
+
+
+def _check(
+    scale: float, directions: tuple[Direction, ...], partition_mode: str, mode: str | None, strength: float
+) -> None:
+    if not scale > 0:
+        raise InputError(f"scale: expected a positive number, got {scale}")
+    unknown = [d for d in directions if d not in get_args(Direction)]
+    if unknown or "query_to_doc" not in directions:
+        raise InputError(
+            f'directions: expected "query_to_doc" and any of {", ".join(get_args(Direction)[1:])}, got {directions}'
+        )
+    if partition_mode not in get_args(PartitionMode):
+        raise InputError(f"partition_mode: expected one of {get_args(PartitionMode)}, got {partition_mode!r}")
+    if partition_mode == "per_direction" and not set(directions) <= set(_SYMMETRIC):
+        raise InputError(
+            f'partition_mode: "per_direction" needs the positive among each direction\'s candidates, which only '
+            f'{_SYMMETRIC} have; got directions {directions}; use "joint"'
+        )
+    if mode is not None and mode not in get_args(HardnessMode):
+        raise InputError(f"hardness_mode: expected None or one of {get_args(HardnessMode)}, got {mode!r}")
+    if strength < 0:
+        raise InputError(f"hardness_strength: expected at least 0, got {strength}")
+    if mode is not None and strength == 0:
+        logger.warning("hardness_mode=%r has no effect with hardness_strength=0: set a positive strength.", mode)
+
+
+_INFO_NCE = """@misc{oord2019representation,
+    title={Representation Learning with Contrastive Predictive Coding},
+    author={Aaron van den Oord and Yazhe Li and Oriol Vinyals},
+    year={2019},
+    eprint={1807.03748},
+    archivePrefix={arXiv}
+}"""
+
+_JINA = """@misc{gunther2024jina,
+    title={Jina Embeddings 2: 8192-Token General-Purpose Text Embeddings for Long Documents},
+    author={Michael G{\\"u}nther and Jackmin Ong and others},
+    year={2024},
+    eprint={2310.19923},
+    archivePrefix={arXiv}
+}"""
+
+_GTE = """@misc{li2023general,
+    title={Towards General Text Embeddings with Multi-stage Contrastive Learning},
+    author={Zehan Li and Xin Zhang and Yanzhao Zhang and Dingkun Long and Pengjun Xie and Meishan Zhang},
+    year={2023},
+    eprint={2308.03281},
+    archivePrefix={arXiv}
+}"""
+
+_GRAD_CACHE = """@misc{gao2021scaling,
+    title={Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
+    author={Luyu Gao and Yunyi Zhang and Jiawei Han and Jamie Callan},
+    year={2021},
+    eprint={2101.06983},
+    archivePrefix={arXiv}
+}"""

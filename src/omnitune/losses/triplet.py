@@ -1,0 +1,75 @@
+"""A positive closer than a negative, by a margin."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from torch import Tensor, nn
+
+from omnitune.losses.base import Loss, described
+from omnitune.ops.objectives import triplet_margin
+from omnitune.ops.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
+from omnitune.types import Embeddings, Objective
+
+
+class TripletDistanceMetric(Enum):
+    """Distances between rows; a member is called like a function: `(n, dim), (n, dim) -> (n,)`."""
+
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of row i of `x` from row i of `y`, at least 0."""
+        if self is TripletDistanceMetric.COSINE:
+            return 1 - pairwise_cos_sim(x, y)
+        return -(pairwise_euclidean_sim if self is TripletDistanceMetric.EUCLIDEAN else pairwise_manhattan_sim)(x, y)
+
+
+class TripletLoss(Loss):
+    """Margin loss over the columns (anchor, positive, negative), without labels.
+
+    Args:
+        model: The encoder.
+        distance_metric: A `TripletDistanceMetric`, or any function `(n, dim), (n, dim) -> (n,)`.
+        triplet_margin: How much farther than the positive the negative should be, in units of the distance.
+
+    Source:
+        Schroff et al. 2015, eq. 1 (arXiv:1503.03832), with the distance in place of its square.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: Callable[[Tensor, Tensor], Tensor] = TripletDistanceMetric.EUCLIDEAN,
+        triplet_margin: float = 5,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = distance_metric
+        self.triplet_margin = triplet_margin
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Margin loss of anchors, positives and negatives `(rows, dim)`."""
+        del labels
+        self._expect_columns(embeddings, "(anchor, positive, negative)", least=3, most=3)
+        anchor, positive, negative = (e.values for e in embeddings)
+        return triplet_margin(
+            self.distance_metric(anchor, positive), self.distance_metric(anchor, negative), self.triplet_margin
+        )
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        metric = self.distance_metric
+        name = str(metric) if isinstance(metric, TripletDistanceMetric) else described(metric)
+        return {"distance_metric": name, "triplet_margin": self.triplet_margin}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of a study of this loss."""
+        return """@misc{hermans2017defense,
+    title={In Defense of the Triplet Loss for Person Re-Identification},
+    author={Alexander Hermans and Lucas Beyer and Bastian Leibe},
+    year={2017},
+    eprint={1703.07737},
+    archivePrefix={arXiv}
+}"""

@@ -1,0 +1,224 @@
+"""The encoding engine: plan, prepare, run.
+
+Training, replay, `encode`, evaluation and mining all encode through it.
+
+*plan* knows each item's cost without decoding it, keeps one of equal items, sorts by cost and cuts mini-batches.
+*prepare* decodes and preprocesses the next mini-batches in the background while the current one computes; at most
+`AHEAD` wait, so host memory does not grow with the batch. *run* is one forward.
+"""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from omnitune.errors import MediaError
+from omnitune.inputs.cost import cost_of
+from omnitune.inputs.fingerprint import fingerprint
+from omnitune.inputs.load import load
+from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
+
+if TYPE_CHECKING:
+    from omnitune.model.model import Model
+
+AHEAD = 2
+"""Mini-batches prepared ahead of the one that computes."""
+
+WORKERS = 2
+"""Threads that decode; preprocessing itself takes turns, as tokenizers cannot be shared between threads."""
+
+DEFAULT_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+"""Padded tokens a mini-batch holds where no size is asked for."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Items that may share a mini-batch: one modality, one role, one prompt."""
+
+    modality: Modality
+    role: str | None
+    prompt: str | None
+    items: list[Any] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    costs: list[int] = field(default_factory=list)
+    known: dict[Any, int] = field(default_factory=dict)
+
+
+class Engine:
+    """Encodes raw columns with one model."""
+
+    def __init__(self, model: "Model") -> None:
+        self.model = model
+        self._turn = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"])  # type: ignore[misc]  # a lock is made anew, never carried
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a forward draws random numbers now: a module in training mode with a dropout above zero."""
+        return any(module.training and _drops(module) for module in self.model.modules())
+
+    def parameters(self) -> Iterable[Tensor]:
+        """The model's weights."""
+        return self.model.parameters()
+
+    def plan(
+        self,
+        columns: Sequence[Column],
+        *,
+        mini_batch_size: int | None = None,
+        mini_batch_num_tokens: int | None = None,
+        strings_are_text: bool = False,
+    ) -> Plan:
+        """Decide which items are encoded together, and in which order.
+
+        Items equal in content are encoded once, except while dropout is active, when each has its own draw.
+
+        Args:
+            columns: Raw columns, of any lengths.
+            mini_batch_size: Most items in a mini-batch.
+            mini_batch_num_tokens: Most padded tokens in a mini-batch; takes the place of `mini_batch_size`. With
+                neither, a budget that suits the device.
+            strings_are_text: A bare string is text, whatever it looks like; otherwise one that looks like the path or
+                URL of media is that media.
+
+        Returns:
+            Mini-batches in descending cost, and for each column the output row of every item.
+
+        Raises:
+            MediaError: An item is unreadable; the message has its dataset, row and column.
+        """
+        lanes: dict[Any, _Lane] = {}
+        slots: list[list[tuple[_Lane, int]]] = []
+        distinct = not self.stochastic
+        for column in columns:
+            slots.append([self._place(lanes, column, i, distinct, strings_are_text) for i in range(len(column))])
+        if mini_batch_size is None and mini_batch_num_tokens is None:
+            mini_batch_num_tokens = DEFAULT_TOKENS.get(self.model.device.type, DEFAULT_TOKENS["cuda"])
+        rows_at_most = None if mini_batch_num_tokens is not None else mini_batch_size
+        mini_batches: list[MiniBatch] = []
+        row_of: dict[tuple[int, int], int] = {}
+        for lane in lanes.values():
+            order = sorted(range(len(lane.items)), key=lambda i, lane=lane: -lane.costs[i])  # type: ignore[misc]
+            row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
+            mini_batches += _cut(lane, order, rows_at_most, mini_batch_num_tokens)
+        rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
+        return Plan(mini_batches=mini_batches, rows=rows)
+
+    def _place(
+        self, lanes: dict[Any, _Lane], column: Column, index: int, distinct: bool, strings_are_text: bool
+    ) -> tuple[_Lane, int]:
+        item = column.items[index]
+        try:
+            kind = self.model.modality_of(item, strings_are_text=strings_are_text)
+            lane = lanes.setdefault((kind, column.role, column.prompt), _Lane(kind, column.role, column.prompt))
+            key = (item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)) if distinct else None
+            if key is not None and key in lane.known:
+                return lane, lane.known[key]
+            cost = cost_of(item, kind, self.model.cost_rule, self.model.media_policy)
+        except MediaError as error:
+            raise error.at(column.place(index)) from error
+        if key is not None:
+            lane.known[key] = len(lane.items)
+        lane.items.append(item)
+        lane.places.append(column.place(index))
+        lane.costs.append(cost)
+        return lane, len(lane.items) - 1
+
+    def prepare(self, mini_batches: Sequence[MiniBatch], **kwargs: Any) -> Iterator[Features]:
+        """Features of every mini-batch, on the model's device, made a few ahead in the background.
+
+        Args:
+            mini_batches: From `plan`.
+            **kwargs: Passed on to the model's preprocessing.
+
+        Raises:
+            MediaError: An item is unreadable; the message has its dataset, row and column.
+        """
+        if len(mini_batches) <= 1:
+            yield from (self._features(m, kwargs) for m in mini_batches)
+            return
+        waiting: deque[Future[Features]] = deque()
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="omnitune-prepare") as pool:
+            try:
+                todo = iter(mini_batches)
+                for mini_batch in itertools.islice(todo, AHEAD + 1):
+                    waiting.append(pool.submit(self._features, mini_batch, kwargs))
+                while waiting:
+                    features = waiting.popleft().result()
+                    for mini_batch in itertools.islice(todo, 1):
+                        waiting.append(pool.submit(self._features, mini_batch, kwargs))
+                    yield features
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
+        loaded = []
+        for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
+            try:
+                loaded.append(load(item, mini_batch.modality, self.model.media_policy))
+            except MediaError as error:
+                raise error.at(place) from error
+        with self._turn:
+            features = self.model.preprocess_loaded(
+                loaded, mini_batch.prompt, modality=mini_batch.modality, task=mini_batch.role, **kwargs
+            )
+        return to_device(features, self.model.device)
+
+    def run(self, features: Features) -> Embeddings:
+        """One forward: the family's output for every row of `features`."""
+        return self.model.family.read(self.forward(features))
+
+    def forward(self, features: Features, **kwargs: Any) -> Features:
+        """One forward: everything the modules wrote. Goes through `__call__`, so that `compile` and hooks apply."""
+        result: Features = self.model(features, **kwargs)
+        return result
+
+
+def to_device(features: Features, device: torch.device) -> Features:
+    """The same features with their tensors on `device`; the host does not wait for the copy."""
+    if device.type != "cuda":
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
+    return {
+        k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) and v.device.type == "cpu" else v
+        for k, v in features.items()
+    }
+
+
+def _cut(lane: _Lane, order: Sequence[int], rows: int | None, tokens: int | None) -> Iterator[MiniBatch]:
+    """Consecutive cuts of `order`, each within `rows` items and `tokens` padded tokens; one item always fits."""
+    start = 0
+    while start < len(order):
+        # Costs descend, so the first item of a cut is its widest.
+        widest = max(lane.costs[order[start]], 1)
+        stop = len(order) if rows is None else min(start + rows, len(order))
+        if tokens is not None:
+            stop = min(stop, start + max(tokens // widest, 1))
+        cut = order[start:stop]
+        yield MiniBatch(
+            items=[lane.items[i] for i in cut],
+            places=[lane.places[i] for i in cut],
+            modality=lane.modality,
+            role=lane.role,
+            prompt=lane.prompt,
+            cost=widest * len(cut),
+        )
+        start = stop
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether this module drops activations in training: a dropout module, or a probability it hands to attention."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    return any("drop" in name and isinstance(p, float) and p > 0 for name, p in vars(module).items())

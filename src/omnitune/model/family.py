@@ -1,0 +1,53 @@
+"""What kinds of model there are, side by side.
+
+A family is a value: the trainer, the collator, the losses and the evaluators read it and never ask for a class. Only
+its name is written to a checkpoint.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from omnitune.types import Embeddings, Features
+
+__all__ = ["DENSE", "MULTI_VECTOR", "PAIR", "SPARSE", "Family"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        name: What `model_type` says in a checkpoint, and the name of the public class.
+        output: Key of the features that the last module writes.
+        arity: Items a row takes: 1, or 2 for (query, document).
+        similarity: Default similarity of two outputs; None when the model itself is the scorer.
+        similarities: Similarities that its outputs have.
+        mask: Key of the `(rows, tokens)` mask of its output, or None for one vector a row.
+    """
+
+    name: str
+    output: str
+    arity: Literal[1, 2]
+    similarity: str | None
+    similarities: tuple[str, ...] = ("cosine", "dot", "euclidean", "manhattan")
+    mask: str | None = None
+
+    def read(self, features: Features) -> Embeddings:
+        """The family's output among what the last module returned."""
+        mask: Tensor | None = None if self.mask is None else features[self.mask].bool()
+        return Embeddings(features[self.output], mask)
+
+
+DENSE = Family(name="SentenceTransformer", output="sentence_embedding", arity=1, similarity="cosine")
+SPARSE = Family(name="SparseEncoder", output="sentence_embedding", arity=1, similarity="dot")
+MULTI_VECTOR = Family(
+    name="MultiVectorEncoder",
+    output="token_embeddings",
+    arity=1,
+    similarity="maxsim",
+    similarities=("maxsim", "meanmaxsim"),
+    mask="attention_mask",
+)
+PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=())

@@ -1,0 +1,103 @@
+"""The one inference loop: raw items in, one output a row, in the order of the items."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from omnitune import runtime
+from omnitune.types import Column, Features, Plan
+
+if TYPE_CHECKING:
+    from omnitune.model.model import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to encode and how; small enough to send to another process.
+
+    Attributes:
+        prompt: Text put before every item.
+        task: Role the items have, for a `Router` ("query", "document").
+        batch_size: Items a mini-batch holds.
+        show_progress_bar: None shows it on a terminal.
+        strings_are_text: A bare string is never taken for the path or URL of media.
+        processing: Extra arguments of the preprocessing.
+        forward: Extra arguments of the modules' forward.
+    """
+
+    prompt: str | None = None
+    task: str | None = None
+    batch_size: int = 32
+    show_progress_bar: bool | None = None
+    strings_are_text: bool = False
+    processing: dict[str, Any]
+    forward: dict[str, Any]
+
+
+def stacked(
+    model: "Model", inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor], *, on_host: bool
+) -> Tensor:
+    """One vector an item, written into one array as they come.
+
+    Args:
+        model: In inference mode.
+        inputs: Raw items.
+        request: How to encode them.
+        finish: Applied to the outputs of a mini-batch `(rows, dim)`: truncation, scaling.
+        on_host: Whether the array is in host memory.
+
+    Returns:
+        `(items, dim)`; `(0,)` for no items.
+    """
+    out: Tensor | None = None
+    for rows, outputs in _outputs(model, inputs, request):
+        values = finish(model.family.read(outputs).values)
+        if out is None:
+            with torch.inference_mode(False):
+                device = "cpu" if on_host else values.device
+                out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
+        places, sources = rows
+        out[places.to(out.device)] = values[sources.to(values.device)].to(out.device)
+    return torch.empty(0, device="cpu" if on_host else model.device) if out is None else out
+
+
+def listed(
+    model: "Model", inputs: Sequence[Any], request: Request, rows_of: Callable[[Features, int], Sequence[Any]]
+) -> list[Any]:
+    """One result an item, from `rows_of(outputs, rows)` for every mini-batch."""
+    results: list[Any] = [None] * len(inputs)
+    for (places, sources), outputs in _outputs(model, inputs, request):
+        made = rows_of(outputs, int(sources.max()) + 1)
+        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
+            results[place] = made[source]
+    return results
+
+
+def _outputs(
+    model: "Model", inputs: Sequence[Any], request: Request
+) -> Iterator[tuple[tuple[Tensor, Tensor], Features]]:
+    """For every mini-batch: (items it answers, their rows in its outputs), and the outputs."""
+    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt)
+    plan = model.engine.plan([column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
+    prepared = model.engine.prepare(plan.mini_batches, **request.processing)
+    bar = runtime.progress_bar(label="Encoding", total=len(inputs), show=request.show_progress_bar, unit="item")
+    with bar as shown:
+        for rows, features in zip(_answers(plan), prepared, strict=True):
+            yield rows, model.engine.forward(features, **request.forward)
+            shown.update(len(rows[0]))
+
+
+def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every mini-batch, the items that its rows answer (equal items share a row), and those rows."""
+    rows = plan.rows[0]
+    order = torch.argsort(rows, stable=True)
+    starts = torch.tensor([len(m.items) for m in plan.mini_batches], dtype=torch.int64).cumsum(0)
+    cuts = torch.searchsorted(rows[order], starts).tolist()
+    begin, offset = 0, 0
+    for cut, end in zip(cuts, starts.tolist(), strict=True):
+        places = order[begin:cut]
+        yield places, rows[places] - offset
+        begin, offset = cut, end

@@ -1,0 +1,442 @@
+"""A model is a sequence of modules that a checkpoint lists, and an engine that encodes with them.
+
+What differs between families is the `family` value and the public verbs in `encoders`; everything here serves all.
+"""
+
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from omnitune import runtime
+from omnitune.errors import InputError, ModalityError
+from omnitune.inputs.cost import CostRule
+from omnitune.inputs.detect import modality_of
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
+from omnitune.model import checkpoint
+from omnitune.model.adapters import AdapterMixin
+from omnitune.model.engine import Engine
+from omnitune.model.family import Family
+from omnitune.modules.base import first_input_module, modalities_through, preprocess_through, route_cost_rule
+from omnitune.modules.router import Router
+from omnitune.report import card
+from omnitune.types import Features, Modality
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["torch", "onnx", "openvino"]
+
+
+class Model(nn.Sequential, AdapterMixin):
+    """Modules "0", "1", ... applied in order; subclasses add a family's public verbs.
+
+    Attributes:
+        family: What kind of model it is.
+        engine: Plans, prepares and runs; training, `encode` and evaluation share it.
+        media_policy: Limits on media that inputs refer to. Assign another to change them.
+        prompts: Prompt texts by name.
+        default_prompt_name: Name of the prompt used where none is asked for, or None.
+    """
+
+    family: ClassVar[Family]
+    default_prompts: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None = None,
+        device: str | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        model_card_data: card.SentenceTransformerModelCardData | None = None,
+        backend: Backend = "torch",
+    ) -> None:
+        options = checkpoint.LoadOptions(
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs or {},
+            processor_kwargs=processor_kwargs or {},
+            config_kwargs=config_kwargs or {},
+            backend=backend,
+        )
+        loaded = self._loaded(model_name_or_path, modules, options)
+        super().__init__(OrderedDict(loaded.modules))
+        self.forward_kwargs = loaded.forward_kwargs
+        self.backend = backend
+        self.trust_remote_code = trust_remote_code
+        self.media_policy: MediaPolicy = DEFAULT_POLICY
+        self.model_card_data = model_card_data or card.SentenceTransformerModelCardData()
+        self.engine = Engine(self)
+        self._configure(loaded.config, prompts or {}, default_prompt_name)
+        self._settle(device, model_kwargs or {})
+        if model_name_or_path and not self.model_card_data.base_model:
+            self.model_card_data.base_model = model_name_or_path
+
+    @classmethod
+    def _loaded(
+        cls,
+        path_or_id: str | None,
+        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
+        options: checkpoint.LoadOptions,
+    ) -> checkpoint.Checkpoint:
+        if path_or_id is not None:
+            if modules is not None:
+                logger.warning("modules: ignored, because model_name_or_path was given and its modules are loaded.")
+            return checkpoint.load(path_or_id, options, bare=cls.modules_for_bare)
+        if not modules:
+            raise InputError(
+                f"{cls.__name__}: expected model_name_or_path, or modules with at least one module; got neither"
+            )
+        named = modules if isinstance(modules, Mapping) else {str(i): m for i, m in enumerate(modules)}
+        return checkpoint.Checkpoint(modules=dict(named), forward_kwargs={}, config={})
+
+    @classmethod
+    def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:
+        """The modules that make this family out of a bare Hugging Face checkpoint."""
+        raise NotImplementedError
+
+    def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
+        """Take over what the checkpoint says about the model, where the caller did not say otherwise."""
+        saved = {name: text or "" for name, text in (config.get("prompts") or {}).items()}
+        self.prompts: dict[str, str] = {**self.default_prompts, **saved, **prompts}
+        self.default_prompt_name = default_prompt_name or config.get("default_prompt_name")
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            raise InputError(
+                f"default_prompt_name: expected one of {sorted(self.prompts)}, got {self.default_prompt_name!r}"
+            )
+
+    def _settle(self, device: str | None, model_kwargs: Mapping[str, Any]) -> None:
+        """Put all modules on one device, in the backbone's dtype."""
+        dtype = next((p.dtype for p in self[0].parameters()), None)
+        if dtype is not None:
+            for module in list(self.children())[1:]:
+                module.to(dtype)
+        if model_kwargs.get("device_map") is None:
+            self.to(device or runtime.best_device())
+        elif device is not None:
+            logger.warning("device: %r is ignored, because model_kwargs has a device_map.", device)
+
+    # -- what it takes
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """Modalities it takes, e.g. `["text", "image", "message"]`."""
+        return modalities_through(list(self.children()))
+
+    @property
+    def input_module(self) -> nn.Module:
+        """The module that makes the features: the first that is not a reader."""
+        return first_input_module(list(self.children()))
+
+    def supports(self, modality: Modality) -> bool:
+        """Whether inputs of `modality` can be encoded.
+
+        Args:
+            modality: `"text"`, `"image"`, ..., or a tuple for inputs that combine several.
+        """
+        offered = self.modalities
+        if modality in offered:
+            return True
+        return isinstance(modality, tuple) and "message" in offered and all(part in offered for part in modality)
+
+    def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
+        """What `item` is, for this model.
+
+        Raises:
+            ModalityError: The model takes no such input.
+            MediaNotFoundError: It looks like a path of media, and nothing is there.
+        """
+        if strings_are_text and isinstance(item, str):
+            return "text"
+        modality = modality_of(item, supported=self.modalities)
+        if not self.supports(modality):
+            raise ModalityError(
+                f"inputs: this {type(self).__name__} takes {', '.join(map(str, self.modalities))}; "
+                f"got {modality!r} ({type(item).__name__})"
+            )
+        return modality
+
+    @property
+    def cost_rule(self) -> CostRule:
+        """How inputs are costed."""
+        return route_cost_rule(list(self.children()))
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
+        """Raw inputs to the features that `forward` takes, on the host.
+
+        Args:
+            inputs: Items in any accepted form; one call may mix modalities where the model takes messages.
+            prompt: Text put before every item.
+            **kwargs: `task` for a `Router`; `processing_kwargs` for the processor.
+
+        Raises:
+            ModalityError: An input is of a kind the model does not take.
+            MediaError: An input cannot be read.
+        """
+        if not len(inputs):
+            return {}
+        modalities = [self.modality_of(item) for item in inputs]
+        loaded = [load(item, kind, self.media_policy) for item, kind in zip(inputs, modalities, strict=True)]
+        same = modalities[0] if len(set(modalities)) == 1 else None
+        return self.preprocess_loaded(loaded, prompt, modality=same, **kwargs)
+
+    def preprocess_loaded(
+        self, inputs: Sequence[Any], prompt: str | None, *, modality: Modality | None, **kwargs: Any
+    ) -> Features:
+        """Loaded items of one modality (None: several) to features."""
+        return preprocess_through(list(self.children()), inputs, prompt, modality=modality, **kwargs)
+
+    def forward(self, input: Features, **kwargs: Any) -> Features:
+        """Apply all modules.
+
+        Args:
+            input: From `preprocess`, on the model's device.
+            **kwargs: Handed to the modules whose checkpoint entry or `forward_kwargs` names them.
+
+        Returns:
+            The features with every module's outputs, e.g. `token_embeddings` and `sentence_embedding`.
+        """
+        for name, module in self.named_children():
+            wanted = set(self.forward_kwargs.get(name, ())) | set(getattr(module, "forward_kwargs", ()))
+            every = isinstance(module, Router)
+            input = module(input, **{key: value for key, value in kwargs.items() if every or key in wanted})
+        return input
+
+    def get_model_kwargs(self) -> list[str]:
+        """Names of extra arguments that `encode` passes on to the modules."""
+        names: set[str] = set()
+        for name, module in self.named_modules():
+            names |= set(self.forward_kwargs.get(name, ())) | set(getattr(module, "forward_kwargs", None) or ())
+        return sorted(names - {"modality"})
+
+    # -- prompts
+
+    def resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        """The prompt text that applies: `prompt`, else the one named, else the default one, else None.
+
+        Raises:
+            InputError: No prompt has that name.
+        """
+        if prompt is not None:
+            if prompt_name is not None:
+                logger.warning("prompt_name: %r is ignored, because prompt was given.", prompt_name)
+            return prompt
+        name = prompt_name if prompt_name is not None else self.default_prompt_name
+        if name is None:
+            return None
+        if name not in self.prompts:
+            raise InputError(f"prompt_name: expected one of {sorted(self.prompts)}, got {name!r}")
+        return self.prompts[name]
+
+    # -- parts
+
+    @property
+    def tokenizer(self) -> Any:
+        """The input module's tokenizer."""
+        return self.input_module.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        setattr(self.input_module, "tokenizer", value)  # noqa: B010  # torch types attributes as modules
+
+    @property
+    def processor(self) -> Any:
+        """The input module's processor."""
+        return self.input_module.processor
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens after which text is cut, or None."""
+        value: int | None = getattr(self.input_module, "max_seq_length", None)
+        return value
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        setattr(self.input_module, "max_seq_length", value)  # noqa: B010  # torch types attributes as modules
+
+    @property
+    def transformers_model(self) -> PreTrainedModel | None:
+        """The first transformers model among the modules, or None."""
+        return next((m for m in self.modules() if isinstance(m, PreTrainedModel)), None)
+
+    @property
+    def config(self) -> Any:
+        """The configuration of `transformers_model`, or None; the Trainer and its integrations read it."""
+        return getattr(self.transformers_model, "config", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Dtype of the first weight, or None without weights."""
+        return next((p.dtype for p in self.parameters()), None)
+
+    def get_backend(self) -> Backend:
+        """What computes the forward."""
+        return self.backend
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute activations in backward instead of holding them, in every backbone that can."""
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+
+    @contextmanager
+    def inference(self, device: torch.device | str | None = None) -> Iterator[None]:
+        """Evaluation mode without gradients, on `device`; the mode is as it was afterwards."""
+        if device is not None and torch.device(device) != self.device:
+            self.to(device)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    # -- saving
+
+    def _model_config(self) -> dict[str, Any]:
+        """What goes into `config_sentence_transformers.json`, versions aside."""
+        return {
+            "model_type": self.family.name,
+            "prompts": self.prompts,
+            "default_prompt_name": self.default_prompt_name,
+        }
+
+    def save_pretrained(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write a directory that omnitune, Sentence Transformers and other readers of its format load.
+
+        Args:
+            path: The directory; made when missing.
+            model_name: Name for the model card.
+            create_model_card: Whether to write `README.md`.
+            train_datasets: Names of training datasets, for the model card.
+            safe_serialization: Must be True: only safetensors are written.
+
+        Raises:
+            InputError: `safe_serialization` is False.
+            ResourceError: The disk is full; what `path` held before is kept.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        checkpoint.save(Path(path), dict(self.named_children()), self._model_config(), self.forward_kwargs)
+        if create_model_card:
+            card.write(self, Path(path), model_name=model_name, train_datasets=train_datasets)
+
+    def save(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """The same as `save_pretrained`."""
+        self.save_pretrained(path, model_name, create_model_card, train_datasets, safe_serialization)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | None = None,
+        private: bool | None = None,
+        safe_serialization: bool = True,
+        commit_message: str | None = None,
+        local_model_path: str | None = None,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        train_datasets: list[str] | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the model to a repository of the Hugging Face Hub, made when missing.
+
+        Args:
+            repo_id: Repository, with its owner.
+            token: Access token.
+            private: Whether a new repository is private.
+            safe_serialization: Must be True.
+            commit_message: First line of the commit.
+            local_model_path: Upload this directory instead of the model in memory.
+            exist_ok: Whether the repository may exist.
+            replace_model_card: Whether to overwrite the repository's `README.md`.
+            train_datasets: Names of training datasets, for the model card.
+            revision: Branch to upload to; made when missing.
+            create_pr: Open a pull request instead of committing.
+
+        Returns:
+            URL of the commit, or of the pull request.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
+        if revision is not None:
+            api.create_branch(repo_id=repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            if local_model_path is None:
+                with_card = replace_model_card or not api.file_exists(repo_id, "README.md", revision=revision)
+                self.save_pretrained(folder, repo_id, with_card, train_datasets, safe_serialization)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=local_model_path or folder,
+                commit_message=commit_message or f"Add new {type(self).__name__} model",
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.pr_url if create_pr else commit.commit_url)
+
+    def evaluate(self, evaluator: Any, output_path: str | None = None) -> dict[str, float] | float:
+        """Run an evaluator on this model.
+
+        Args:
+            evaluator: Called with the model and `output_path`.
+            output_path: Folder for its files, made when missing; None writes none.
+        """
+        if output_path is not None:
+            os.makedirs(output_path, exist_ok=True)
+        result: dict[str, float] | float = evaluator(self, output_path)
+        return result
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the weights, as `torch.nn.Module.to`."""
+        return super().to(*args, **kwargs)
+
+
+def as_numpy(values: Tensor) -> Any:
+    """A numpy array of `values`; bfloat16, which numpy lacks, becomes float32."""
+    return (values.float() if values.dtype is torch.bfloat16 else values).cpu().numpy()

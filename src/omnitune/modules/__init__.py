@@ -1,0 +1,24 @@
+"""The modules a checkpoint lists: from inputs to token vectors to one embedding."""
+
+from omnitune.modules.base import InputModule, Module
+from omnitune.modules.dense import Dense
+from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
+from omnitune.modules.pooling import Pooling
+from omnitune.modules.router import Router
+from omnitune.modules.static_embedding import StaticEmbedding
+from omnitune.modules.text_reader import TextReader
+from omnitune.modules.transformer import Transformer
+
+__all__ = [
+    "Dense",
+    "Dropout",
+    "InputModule",
+    "LayerNorm",
+    "Module",
+    "Normalize",
+    "Pooling",
+    "Router",
+    "StaticEmbedding",
+    "TextReader",
+    "Transformer",
+]

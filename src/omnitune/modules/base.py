@@ -1,0 +1,321 @@
+"""What a module of a checkpoint is, and how inputs pass from the first of them to features.
+
+A `Module` maps features to features and writes itself to a folder. An `InputModule` also makes the features, from
+*loaded* items (texts, `PIL.Image`s, dicts and conversations of them), all of one modality. A *reader* is an input
+module that makes items of another modality instead (an image becomes its text), for the input module after it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from omnitune.errors import CheckpointError, InputError, ModalityError
+from omnitune.inputs.cost import CostRule, ImageRule
+from omnitune.modules import files
+from omnitune.types import Features, Modality
+
+UNREAD = 512
+"""Tokens that an image is taken to become when it is read, where texts are not cut."""
+
+
+class Module(nn.Module):
+    """One step of a model: features in, features out.
+
+    Attributes:
+        config_file_name: File that holds the module's configuration.
+        config_keys: Attributes that `get_config_dict` collects; they are the constructor's arguments.
+        config_key_renames: Old names of configuration keys, and what they are called now.
+        save_in_root: Whether its files lie in the checkpoint's root when it is the first module.
+        forward_kwargs: Names of extra arguments of `forward` that `encode` passes on.
+    """
+
+    config_file_name: ClassVar[str] = "config.json"
+    config_keys: ClassVar[list[str]] = []
+    config_key_renames: ClassVar[dict[str, str]] = {}
+    save_in_root: ClassVar[bool] = False
+    forward_kwargs: set[str] = set()
+
+    def forward(self, features: Features, **kwargs: Any) -> Features:
+        """Features with this module's outputs added."""
+        raise NotImplementedError
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, as they are written to `config_file_name`."""
+        return {key: getattr(self, key) for key in self.config_keys}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the configuration and, where there are any, the weights.
+
+        Args:
+            output_path: Existing folder.
+            *args: Not used here.
+            safe_serialization: Must be True.
+            **kwargs: Not used here.
+
+        Raises:
+            InputError: `safe_serialization` is False.
+        """
+        self.save_config(output_path)
+        if self.state_dict():
+            self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    def save_config(self, output_path: str, filename: str | None = None) -> None:
+        """Write `get_config_dict()` as JSON into the folder `output_path`."""
+        files.write_json(Path(output_path) / (filename or self.config_file_name), self.get_config_dict())
+
+    def save_torch_weights(self, output_path: str, safe_serialization: bool = True) -> None:
+        """Write the weights to `model.safetensors` in the folder `output_path`.
+
+        Raises:
+            InputError: `safe_serialization` is False.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        files.write_tensors(Path(output_path) / files.WEIGHTS, self.state_dict())
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Read the module from a checkpoint.
+
+        Args:
+            model_name_or_path: The checkpoint's directory, or its repository.
+            subfolder: The module's folder in it.
+            token: Access token of the hub.
+            cache_folder: Where downloaded files are kept.
+            revision: Branch, tag or commit.
+            local_files_only: Never download.
+            **kwargs: What only some modules take, such as `model_kwargs`.
+
+        Raises:
+            CheckpointError: The configuration does not fit the module, or weights are missing.
+        """
+        options = files.HubOptions(
+            token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
+        )
+        folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+        module = cls.from_config(cls.read_config(folder), folder, **kwargs)
+        if module.state_dict():
+            files.load_weights(module, folder)
+        return module
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path, **kwargs: Any) -> Self:  # noqa: ARG003
+        """The module that a configuration describes, its weights not yet read.
+
+        Args:
+            config: From `read_config`.
+            folder: Where it lies.
+            **kwargs: What only some modules take, such as `trust_remote_code`.
+
+        Raises:
+            CheckpointError: The constructor has no such arguments; names `folder`.
+        """
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise CheckpointError(
+                f"{folder / cls.config_file_name}: it does not configure a {cls.__name__} (expected keys "
+                f"{cls.config_keys}, got {sorted(config)}): {error}"
+            ) from error
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """The configuration in `folder` under today's key names; empty where there is none."""
+        config = files.read_json(folder / cls.config_file_name)
+        return {cls.config_key_renames.get(key, key): value for key, value in config.items()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.get_config_dict()})"
+
+
+class InputModule(Module):
+    """A module that makes features out of loaded items.
+
+    Attributes:
+        tokenizer: What splits text into tokens.
+    """
+
+    save_in_root: ClassVar[bool] = True
+    tokenizer: PreTrainedTokenizerBase | Tokenizer
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """What `preprocess` takes."""
+        return ["text"]
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens after which text is cut, or None."""
+        return None
+
+    @property
+    def cost_rule(self) -> CostRule:
+        """How the cost of an item is known without preprocessing it."""
+        limit = self.max_seq_length
+        return CostRule(max_tokens=limit if limit and limit < math.inf else None)
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        *,
+        modality: Modality | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> Features:
+        """Features of `inputs`, on the host.
+
+        Args:
+            inputs: Loaded items, all of one modality.
+            prompt: Text put before every item.
+            modality: What the items are; None looks at them.
+            task: "query", "document" or another role.
+            **kwargs: What only some modules take, such as `processing_kwargs`.
+
+        Raises:
+            ModalityError: The module does not take such items.
+        """
+        raise NotImplementedError
+
+    def save_tokenizer(self, output_path: str, **kwargs: Any) -> None:
+        """Write the tokenizer's files into the folder `output_path`."""
+        if isinstance(self.tokenizer, Tokenizer):
+            self.tokenizer.save(str(Path(output_path) / "tokenizer.json"), **kwargs)
+        else:
+            self.tokenizer.save_pretrained(output_path, **kwargs)
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """An input module that makes items of another modality instead of features, such as the text of an image."""
+
+    reads: Mapping[Modality, Modality]
+    """Modalities it takes, each with the one that it makes of it."""
+
+    def read(self, items: Sequence[Any]) -> list[Any]:
+        """Items of the other modality, in order."""
+
+
+def preprocess_through(
+    modules: Sequence[nn.Module],
+    inputs: Sequence[Any],
+    prompt: str | None = None,
+    *,
+    modality: Modality | None = None,
+    **kwargs: Any,
+) -> Features:
+    """Features of `inputs`: leading readers read what they can, then the first other input module preprocesses.
+
+    Args:
+        modules: A model's or a route's modules, in order.
+        inputs: Loaded items.
+        prompt: Text put before every item.
+        modality: What the items are; None where they differ or it is not known.
+        **kwargs: Passed on to the input module, such as `task`.
+
+    Raises:
+        InputError: There is no input module after the readers.
+        ModalityError: The input module does not take such items.
+    """
+    for module in modules:
+        if isinstance(module, Reader):
+            inputs, modality = _read(module, inputs, modality)
+        elif isinstance(module, InputModule):
+            return module.preprocess(inputs, prompt, modality=modality, **kwargs)
+        else:
+            return _foreign_features(module, inputs, prompt, **kwargs)
+    raise InputError(f"modules: expected an input module after the readers {[type(m).__name__ for m in modules]}")
+
+
+def _foreign_features(module: Any, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> Features:
+    """Features made by a module of foreign code, which knows no modality; from before version 5.4 it tokenizes."""
+    if callable(getattr(module, "preprocess", None)):
+        return dict(module.preprocess(inputs, prompt=prompt, **kwargs))
+    if callable(getattr(module, "tokenize", None)):
+        return dict(module.tokenize([(prompt or "") + text for text in inputs]))
+    raise InputError(
+        f"modules: expected an input module (such as Transformer) first or after readers, got {type(module).__name__}"
+    )
+
+
+def _read(reader: Reader, inputs: Sequence[Any], modality: Modality | None) -> tuple[list[Any], Modality | None]:
+    if modality is not None:
+        if modality not in reader.reads:
+            return list(inputs), modality
+        return reader.read(inputs), reader.reads[modality]
+    kinds = [loaded_modality(item) for item in inputs]
+    chosen = [i for i, kind in enumerate(kinds) if kind in reader.reads]
+    items = list(inputs)
+    for i, item in zip(chosen, reader.read([inputs[i] for i in chosen]) if chosen else [], strict=True):
+        items[i] = item
+    made = {reader.reads.get(kind, kind) for kind in kinds}
+    return items, made.pop() if len(made) == 1 else None
+
+
+def modalities_through(modules: Sequence[nn.Module]) -> list[Modality]:
+    """What `preprocess_through` takes: the first input module's modalities, and what readers turn into those."""
+    offered: list[Modality] = ["text"]
+    readers: list[Reader] = []
+    for module in modules:
+        if isinstance(module, Reader):
+            readers.append(module)
+            continue
+        offered = list(getattr(module, "modalities", offered))
+        break
+    for reader in reversed(readers):
+        offered += [kind for kind, made in reader.reads.items() if made in offered and kind not in offered]
+    return offered
+
+
+def route_cost_rule(modules: Sequence[nn.Module]) -> CostRule:
+    """How the items are costed that `preprocess_through` takes.
+
+    What a reader reads costs as much as the longest text: how long it is is not known before it is read.
+    """
+    found = getattr(first_input_module(modules), "cost_rule", None)
+    rule = found if isinstance(found, CostRule) else CostRule()
+    if any("image" in module.reads for module in modules if isinstance(module, Reader)):
+        return replace(rule, image=ImageRule(tokens=rule.max_tokens or UNREAD))
+    return rule
+
+
+def first_input_module(modules: Sequence[nn.Module]) -> nn.Module:
+    """The module whose `preprocess` makes the features: the first that is not a reader."""
+    return next((module for module in modules if not isinstance(module, Reader)), modules[0])
+
+
+def loaded_modality(item: Any) -> Modality:
+    """What a *loaded* item is; unlike a raw one, a string is always text.
+
+    Raises:
+        ModalityError: It is nothing that loading makes.
+    """
+    if isinstance(item, str):
+        return "text"
+    if isinstance(item, Image.Image):
+        return "image"
+    if isinstance(item, tuple):  # a pair of texts
+        return "text"
+    if isinstance(item, list) or (isinstance(item, dict) and "role" in item):
+        return "message"
+    if isinstance(item, dict) and item:
+        return next(iter(item)) if len(item) == 1 else tuple(sorted(item))
+    raise ModalityError(
+        f"inputs: expected text, PIL images, dicts of them, or conversations, got {type(item).__name__}"
+    )

@@ -1,0 +1,196 @@
+"""Files of a checkpoint: where they are, JSON, and safetensors weights. No pickle is ever read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from omnitune.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+NOT_NEEDED = [
+    "onnx/*",
+    "openvino/*",
+    "*.onnx",
+    "*.ot",
+    "*.msgpack",
+    "*.h5",
+    "*.gguf",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+]
+"""Files of a repository that are never downloaded: other formats, and pickles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How a repository of the Hugging Face Hub is reached.
+
+    Attributes:
+        token: Access token; True takes the one that is stored.
+        cache_folder: Where downloaded files are kept.
+        revision: Branch, tag or commit.
+        local_files_only: Never download.
+    """
+
+    token: bool | str | None = None
+    cache_folder: str | None = None
+    revision: str | None = None
+    local_files_only: bool = False
+
+
+def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Path:
+    """The local directory of a checkpoint; a repository of the hub is downloaded to the cache.
+
+    Args:
+        path_or_id: A directory, or a repository `owner/name`.
+        options: How the hub is reached.
+        subfolder: Download this folder only; empty for all.
+
+    Raises:
+        CheckpointError: Neither a directory nor a repository that can be reached.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or path_or_id.startswith((".", "~")) or len(path.parts) > 2:
+        found = "a file is there" if path.exists() else "nothing is there"
+        raise CheckpointError(f"model_name_or_path: expected a directory or a repository owner/name; {found}: {path}")
+    try:
+        folder = snapshot_download(
+            path_or_id,
+            revision=options.revision,
+            cache_dir=options.cache_folder,
+            token=options.token,
+            local_files_only=options.local_files_only,
+            allow_patterns=[f"{subfolder}/*"] if subfolder else None,
+            ignore_patterns=NOT_NEEDED,
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"model_name_or_path: {path_or_id!r} is neither a directory here nor a repository that can be loaded "
+            f"from the hub ({type(error).__name__}: {reason})"
+        ) from error
+    return Path(folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file.
+
+    Raises:
+        CheckpointError: It is not a JSON object; names the file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def read_list(path: Path) -> list[dict[str, Any]]:
+    """The JSON list of objects in a file.
+
+    Raises:
+        CheckpointError: It is something else; names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise CheckpointError(f"{path}: expected a JSON list of objects, got {str(content)[:80]}")
+    return content
+
+
+def inside(root: Path, relative: str | Path) -> Path:
+    """A path below `root`.
+
+    Raises:
+        CheckpointError: It leads out of `root`.
+    """
+    path = root / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts or "\\" in str(relative):
+        raise CheckpointError(f"{root}: expected a path inside the checkpoint, got {str(relative)!r}")
+    return path
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a module's folder, by name.
+
+    Raises:
+        CheckpointError: There is no safetensors file; where there is a pickle instead, says how to convert it.
+    """
+    path = folder / WEIGHTS
+    if path.is_file():
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    refuse_pickle(folder)
+    raise CheckpointError(f"{folder}: expected {WEIGHTS}, got no weights; the checkpoint is incomplete")
+
+
+def refuse_pickle(folder: Path) -> None:
+    """Raise where `folder` has pickled weights and no safetensors.
+
+    Raises:
+        CheckpointError: It does; says how to convert them.
+    """
+    pickled = folder / PICKLED_WEIGHTS
+    if pickled.is_file():
+        raise CheckpointError(
+            f"{pickled}: pickled weights are not read, because a pickle can run code. If you trust the file, convert "
+            'it once: python -c "import torch, safetensors.torch as s; '
+            f"w = torch.load({str(pickled)!r}, weights_only=True); "
+            f"s.save_file({{k: v.clone() for k, v in w.items()}}, {str(folder / WEIGHTS)!r}, dict(format='pt'))\""
+        )
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Read a module's weights from its folder.
+
+    Raises:
+        CheckpointError: Tensors are missing, superfluous or of another shape; names them.
+    """
+    tensors = read_tensors(folder)
+    own = module.state_dict()
+    wrong = {name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape}
+    problems = [
+        f"{what} {sorted(names)}"
+        for what, names in (
+            ("missing", own.keys() - tensors.keys()),
+            ("superfluous", tensors.keys() - own.keys()),
+            ("of another shape", wrong),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{folder / WEIGHTS}: does not fit {type(module).__name__}: {'; '.join(problems)}")
+    module.load_state_dict(tensors)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors."""
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def write_list(path: Path, content: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON list of objects."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

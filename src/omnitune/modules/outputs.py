@@ -1,0 +1,204 @@
+"""Which modalities a backbone takes, and which method and output to use for each."""
+
+import inspect
+from dataclasses import fields
+from typing import Any, NotRequired, TypedDict, cast, get_args, get_type_hints
+
+from torch import Tensor
+from transformers import BaseVideoProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_utils import ImageProcessingMixin
+from transformers.utils import ModelOutput
+
+from omnitune.errors import CheckpointError
+from omnitune.inputs.detect import PARTS
+from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
+from omnitune.types import Modality
+
+
+class ModalityParams(TypedDict):
+    """How one modality is encoded: a method of the backbone, and which of its outputs to take; None takes all."""
+
+    method: str
+    method_output_name: str | list[Any] | None
+    format: NotRequired[str]
+
+
+NOT_FOR_BACKBONES = frozenset(
+    {
+        "input_modality",
+        "modality",
+        "num_images_per_sample",
+        "num_videos_per_sample",
+        "offset_mapping",
+        "overflow_to_sample_mapping",
+        "prompt_length",
+        "special_tokens_mask",
+        "task",
+    }
+)
+"""Features that no backbone takes unless it names them."""
+
+ALWAYS_FOR_BACKBONES = frozenset({"input_ids", "attention_mask", "token_type_ids", "inputs_embeds", "return_dict"})
+"""Features that every backbone's forward takes, whatever its signature says."""
+
+ModalityConfig = dict[Modality, ModalityParams]
+
+TEXT_ONLY: ModalityConfig = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+
+def modality_config(model: Any, processor: Any, *, structured: bool) -> tuple[ModalityConfig, str]:
+    """How each modality of a bare backbone is encoded, and the feature that comes out.
+
+    Args:
+        model: The backbone.
+        processor: Its processor.
+        structured: Which form of content its chat template takes.
+    """
+    row = backbone(model.config.model_type)
+    talks = getattr(processor, "chat_template", None) is not None
+    message: ModalityParams = {
+        "method": "forward",
+        "method_output_name": "last_hidden_state",
+        "format": "structured" if structured else "flat",
+    }
+    if row.outputs is not None:
+        config: ModalityConfig = {
+            kind: {"method": method, "method_output_name": _existing(model, method, output)}
+            for kind, (method, output) in row.outputs.items()
+        }
+        return ({**config, "message": message} if talks else config), row.output_name
+    kinds = processor_modalities(processor)
+    returned = _returned_fields(model.forward)
+    if returned is None or "last_hidden_state" in returned:
+        config = {kind: {"method": "forward", "method_output_name": "last_hidden_state"} for kind in kinds}
+        return ({**config, "message": message} if talks else config), TOKENS
+    methods = {kind: f"get_{kind}_features" for kind in kinds}
+    return {
+        kind: {"method": method, "method_output_name": _existing(model, method, "pooler_output")}
+        for kind, method in methods.items()
+        if hasattr(model, method)
+    }, EMBEDDING
+
+
+def _existing(model: Any, method: str, output: str) -> str | None:
+    """`output` where the method's result has it; None where the result is the tensor itself."""
+    if method == "forward":
+        return output
+    return output if output in (_returned_fields(getattr(model, method)) or []) else None
+
+
+def processor_modalities(processor: Any) -> list[Modality]:
+    """Modalities that a processor has parts for."""
+    if isinstance(processor, ProcessorMixin):
+        parts = processor.get_attributes()
+        roles = {
+            "tokenizer": "text",
+            "image_processor": "image",
+            "feature_extractor": "audio",
+            "video_processor": "video",
+        }
+        return [kind for part, kind in roles.items() if part in parts]
+    kinds: dict[str, type] = {
+        "text": PreTrainedTokenizerBase,
+        "audio": FeatureExtractionMixin,
+        "video": BaseVideoProcessor,
+        "image": ImageProcessingMixin,
+    }
+    return [next(kind for kind, base in kinds.items() if isinstance(processor, base))]
+
+
+def _returned_fields(method: Any) -> list[str] | None:
+    """Fields of the `ModelOutput` that a method is annotated to return; None where it is not."""
+    try:
+        hint = get_type_hints(method).get("return")
+    except (NameError, TypeError, AttributeError):  # annotations that only a type checker can resolve
+        return None
+    found = _output_class(hint)
+    return None if found is None else [field.name for field in fields(found)]
+
+
+def _output_class(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, ModelOutput):
+        return hint
+    return next((found for part in get_args(hint) if (found := _output_class(part)) is not None), None)
+
+
+def accepted(given: dict[str, Any], signature: inspect.Signature, *, any_other: bool) -> dict[str, Any]:
+    """Those of some features that a method of a backbone takes.
+
+    Args:
+        given: Features and other arguments.
+        signature: The method's.
+        any_other: Whether a method that takes any argument gets what it does not name, our own bookkeeping aside.
+    """
+    declared = signature.parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared.values())
+    if any_other and takes_any:
+        return {key: value for key, value in given.items() if key not in NOT_FOR_BACKBONES or key in declared}
+    always = ALWAYS_FOR_BACKBONES if any_other else frozenset()
+    return {key: value for key, value in given.items() if key in declared or key in always}
+
+
+def selected(result: Any, path: str | list[Any] | None) -> Tensor:
+    """What a path of names picks out of a method's result, as `(rows, dim)` or `(rows, tokens, dim)`."""
+    for step in [path] if isinstance(path, str) else path or []:
+        # Some results have fields that only attribute access gives.
+        result = result[step] if not isinstance(step, str) or step in result else getattr(result, step)
+    if result.ndim == 4:  # convolutional backbones give (rows, channels, height, width)
+        result = result.flatten(2).transpose(1, 2)
+    return cast(Tensor, result)
+
+
+def to_json(config: ModalityConfig) -> dict[str, ModalityParams]:
+    """The configuration with combined modalities as `"image+text"`."""
+    return {"+".join(kind) if isinstance(kind, tuple) else kind: params for kind, params in config.items()}
+
+
+def from_json(config: dict[str, Any], source: Any) -> ModalityConfig:
+    """What `to_json` wrote.
+
+    Args:
+        config: By modality.
+        source: The file it is from, for errors.
+
+    Raises:
+        CheckpointError: A modality is unknown, or an entry lacks its method or output.
+    """
+    known = {*PARTS, "message"}
+    result: ModalityConfig = {}
+    for name, params in config.items():
+        kinds = tuple(name.split("+"))
+        if not known.issuperset(kinds):
+            raise CheckpointError(f"{source}: modality_config: expected modalities among {sorted(known)}, got {name!r}")
+        if not isinstance(params, dict) or not {"method", "method_output_name"} <= params.keys():
+            raise CheckpointError(
+                f"{source}: modality_config[{name!r}]: expected 'method' and 'method_output_name', got {params!r}"
+            )
+        result[kinds[0] if len(kinds) == 1 else tuple(sorted(kinds))] = cast(ModalityParams, params)
+    return result
+
+
+def embedding_dimension(config: Any, output_name: str) -> int:
+    """Dimension of what a backbone with this configuration puts out.
+
+    Args:
+        config: The backbone's.
+        output_name: `"sentence_embedding"` where the backbone projects into a space shared by its towers.
+
+    Raises:
+        CheckpointError: The configuration does not say.
+    """
+    parts = [config]
+    if hasattr(config, "text_config"):
+        parts.append(config.text_config)
+    parts += [getattr(config, name) for name in getattr(config, "sub_configs", {})]
+    names = ["hidden_size", "num_features", "neck_hidden_sizes", "hidden_sizes", "embed_dims", "hidden_dim"]
+    if output_name == EMBEDDING:
+        names.insert(0, "projection_dim")
+    for part in parts:
+        for name in names:
+            value = getattr(part, name, None)
+            if value:
+                return int(value[-1] if isinstance(value, list | tuple) else value)
+    raise CheckpointError(f"config.json: expected one of {names}, got none in a {type(config).__name__}")

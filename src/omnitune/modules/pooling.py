@@ -1,0 +1,184 @@
+"""One vector a row out of its tokens' vectors."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from omnitune.errors import InputError
+from omnitune.modules import files
+from omnitune.modules.base import Module
+from omnitune.types import Features
+
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+LEGACY_KEYS: dict[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Keys of the older configuration, one a mode, in the order in which their vectors are joined."""
+
+
+class Pooling(Module):
+    """Pools `token_embeddings` into `sentence_embedding`; padding may be on either side.
+
+    Args:
+        embedding_dimension: Dimension of a token's vector.
+        pooling_mode: One of `POOLING_MODES`, or several, whose vectors are joined in that order.
+        include_prompt: Whether the prompt's tokens count.
+
+    Raises:
+        InputError: No mode has that name.
+    """
+
+    POOLING_MODES: ClassVar[tuple[PoolingMode, ...]] = (
+        "cls",
+        "max",
+        "mean",
+        "mean_sqrt_len_tokens",
+        "weightedmean",
+        "lasttoken",
+    )
+    config_keys: ClassVar[list[str]] = ["embedding_dimension", "pooling_mode", "include_prompt"]
+    config_key_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        pooling_mode: PoolingMode | tuple[PoolingMode, ...] | list[PoolingMode] = "mean",
+        include_prompt: bool = True,
+    ) -> None:
+        super().__init__()
+        modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
+        unknown = [mode for mode in modes if mode not in self.POOLING_MODES]
+        if unknown or not modes:
+            raise InputError(f"pooling_mode: expected one or more of {self.POOLING_MODES}, got {pooling_mode!r}")
+        self.embedding_dimension = embedding_dimension
+        self.pooling_mode: PoolingMode | tuple[PoolingMode, ...] = modes[0] if len(modes) == 1 else modes
+        self.include_prompt = include_prompt
+        self.pooling_output_dimension = len(modes) * embedding_dimension
+
+    @property
+    def modes(self) -> tuple[PoolingMode, ...]:
+        """The modes, also where there is one."""
+        return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
+
+    def forward(self, features: Features) -> Features:  # type: ignore[override]  # no extra arguments
+        """Features with `sentence_embedding` `(rows, modes * dim)`.
+
+        Args:
+            features: `token_embeddings` `(rows, tokens, dim)`; `attention_mask` `(rows, tokens)`, 1 for a token, all
+                ones where it is absent or counts something else; `prompt_length`, tokens of the prompt.
+        """
+        tokens: Tensor = features["token_embeddings"]
+        given: Tensor | None = features.get("attention_mask")
+        if given is None or given.shape[-1] != tokens.shape[1]:
+            given = tokens.new_ones(tokens.shape[:-1], dtype=torch.int64)
+        first = given.to(torch.int32).argmax(dim=1)
+        mask = given
+        prompt_length = features.get("prompt_length")
+        if not self.include_prompt and prompt_length is not None:
+            mask = _without_prompt(given, first, int(torch.as_tensor(prompt_length).flatten()[0]))
+        pooled = []
+        for mode in self.modes:
+            if mode == "cls" and "cls_token_embeddings" in features:
+                pooled.append(features["cls_token_embeddings"])
+            else:
+                pooled.append(_POOLERS[mode](tokens, mask, first))
+        features["sentence_embedding"] = torch.cat(pooled, dim=-1)
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the pooled vector."""
+        return self.pooling_output_dimension
+
+    def save_config(self, output_path: str, filename: str | None = None) -> None:
+        """Write the configuration in the older keys, which every reader of the format knows, where they can say it."""
+        config = self.get_config_dict()
+        if self.modes == tuple(mode for mode in LEGACY_KEYS.values() if mode in self.modes):
+            config = {
+                "word_embedding_dimension": self.embedding_dimension,
+                **{key: mode in self.modes for key, mode in LEGACY_KEYS.items()},
+                "include_prompt": self.include_prompt,
+            }
+        files.write_json(Path(output_path) / (filename or self.config_file_name), config)
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """The configuration in `folder` in today's keys; where it has both, today's count."""
+        config = super().read_config(folder)
+        legacy = {mode: config.pop(key) for key, mode in LEGACY_KEYS.items() if key in config}
+        if legacy and "pooling_mode" not in config:
+            config["pooling_mode"] = [mode for mode, wanted in legacy.items() if wanted] or ["mean"]
+        return config
+
+
+def _without_prompt(mask: Tensor, first: Tensor, prompt_length: int) -> Tensor:
+    """The mask with each row's first `prompt_length` tokens after its left padding taken out; a copy."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return mask * (positions >= (first + prompt_length)[:, None]).to(mask.dtype)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """Dtype to add up in: half precision loses tokens of long rows."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _at(tokens: Tensor, index: Tensor) -> Tensor:
+    """The token vector of every row at `index` `(rows,)`."""
+    return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
+
+
+def _cls(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - the prompt moves the first token
+    return _at(tokens, mask.to(torch.int32).argmax(dim=1))
+
+
+def _max(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
+    return tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
+
+
+def _sum_and_count(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    # Not a matrix product: autocast and TF32 would round it.
+    weights = mask[..., None].to(tokens.dtype)
+    dtype = _exact(tokens.dtype)
+    return (tokens * weights).sum(dim=1, dtype=dtype), weights.sum(dim=1, dtype=dtype).clamp(min=1e-9)
+
+
+def _mean(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
+    total, count = _sum_and_count(tokens, mask)
+    return (total / count).to(tokens.dtype)
+
+
+def _mean_sqrt(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
+    total, count = _sum_and_count(tokens, mask)
+    return (total / count.sqrt()).to(tokens.dtype)
+
+
+def _weighted_mean(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+    """Mean in which a row's n-th token, prompt included, weighs n."""
+    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    weights = (mask * (positions - first[:, None]))[..., None].to(_exact(tokens.dtype))
+    return ((tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)).to(tokens.dtype)
+
+
+def _last(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
+    """The last token's vector; zeros for a row without tokens."""
+    seen, from_end = mask.to(torch.int32).flip(1).max(dim=1)
+    index = torch.where(seen == 0, 0, tokens.shape[1] - 1 - from_end)
+    return _at(tokens, index) * seen[:, None].to(tokens.dtype)
+
+
+_POOLERS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cls": _cls,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
+}

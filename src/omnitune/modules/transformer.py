@@ -1,0 +1,443 @@
+"""A Hugging Face backbone with its processor: loaded items in, token vectors or embeddings out."""
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from omnitune.errors import InputError, ModalityError
+from omnitune.inputs import messages
+from omnitune.inputs import processor as processors
+from omnitune.inputs.cost import CostRule
+from omnitune.modules import files, loading, outputs
+from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
+from omnitune.modules.base import InputModule, loaded_modality
+from omnitune.modules.costs import cost_rule
+from omnitune.modules.outputs import ModalityConfig
+from omnitune.types import Features, Modality
+
+logger = logging.getLogger(__name__)
+
+TransformerTask = Literal[
+    "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
+]
+
+
+class Transformer(InputModule):
+    """A backbone for text, images, or both.
+
+    Args:
+        model_name_or_path: Directory or repository of a Hugging Face model.
+        transformer_task: What the backbone is for; only `"feature-extraction"`.
+        model_kwargs: For the model's `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, ...
+        processor_kwargs: For the processor's: `min_pixels`, `max_pixels`, `padding_side`, `chat_template`, ...
+        config_kwargs: For the configuration's.
+        processing_kwargs: For every call of the processor, in buckets: `"text"`, `"image"`, `"audio"`, `"video"`,
+            `"common"`, and `"chat_template"`.
+        backend: Only `"torch"`.
+        modality_config: Method and output for each modality; None finds them out.
+        module_output_name: Feature that comes out; needed with `modality_config`.
+        unpad_inputs: True asks for batches without padding; they are padded still, with a warning.
+        query_length: Tokens after which a text with `task="query"` is cut.
+        document_length: Tokens after which a text with `task="document"` is cut.
+        query_expansion: Must be None; it belongs to multi-vector models.
+        max_seq_length: Tokens after which any text is cut; None takes the tokenizer's limit.
+        do_lower_case: Whether texts are put in lower case.
+        tokenizer_name_or_path: Where the processor is, if not with the model.
+
+    Raises:
+        InputError: An argument asks for what there is not.
+        CheckpointError: The directory holds no model, or its weights are pickled.
+    """
+
+    config_file_name: ClassVar[str] = "sentence_bert_config.json"
+    config_keys: ClassVar[list[str]] = [
+        "transformer_task",
+        "modality_config",
+        "module_output_name",
+        "processing_kwargs",
+        "unpad_inputs",
+        "query_length",
+        "document_length",
+    ]
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        transformer_task: TransformerTask = "feature-extraction",
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        processing_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+        backend: Literal["torch", "onnx", "openvino"] = "torch",
+        modality_config: ModalityConfig | None = None,
+        module_output_name: str | None = None,
+        unpad_inputs: bool | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
+        query_expansion: Mapping[str, Any] | None = None,
+        max_seq_length: int | None = None,
+        do_lower_case: bool = False,
+        tokenizer_name_or_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_supported(transformer_task, backend, query_expansion)
+        if modality_config is not None and module_output_name is None:
+            raise InputError(f"module_output_name: expected {TOKENS!r} or {EMBEDDING!r} with modality_config, got None")
+        model_kwargs, processor_kwargs, config_kwargs = (
+            dict(kwargs or {}) for kwargs in (model_kwargs, processor_kwargs, config_kwargs)
+        )
+        if max_seq_length is not None:
+            processor_kwargs.setdefault("model_max_length", max_seq_length)
+        folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
+        config = loading.load_config(folder, loading.located(config_kwargs))
+        self.model: PreTrainedModel = loading.load_model(
+            folder, model_name_or_path, config, loading.located(model_kwargs)
+        )
+        other = tokenizer_name_or_path not in (None, model_name_or_path)
+        processor_folder = loading.locate(str(tokenizer_name_or_path), processor_kwargs) if other else folder
+        self.processor: Any = loading.load_processor(
+            processor_folder, self.model.config, loading.located(processor_kwargs), lower_case=do_lower_case
+        )
+        self.transformer_task: TransformerTask = transformer_task
+        self.backend = backend
+        self.do_lower_case = do_lower_case
+        self.query_length = query_length
+        self.document_length = document_length
+        self.processing_kwargs = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
+        processors.merged(self.processing_kwargs)
+        self.unpad_inputs = unpad_inputs
+        if unpad_inputs:
+            logger.warning("unpad_inputs: True is not available; batches are padded.")
+        self._settle_modalities(modality_config, module_output_name)
+
+    def _settle_modalities(self, config: ModalityConfig | None, output_name: str | None) -> None:
+        saved = config["message"].get("format", "auto") if config is not None and "message" in config else "auto"
+        row = backbone(self.config.model_type)
+        self._structured = (
+            messages.reads_structured(getattr(self.processor, "chat_template", None), known=row.structured_messages)
+            if saved == "auto"
+            else saved == "structured"
+        )
+        found = outputs.modality_config(self.model, self.processor, structured=self._structured)
+        self.modality_config: ModalityConfig = found[0] if config is None else config
+        self.module_output_name: str = output_name if config is not None and output_name else found[1]
+        self._template = processors.ChatTemplate(self.processor)
+        self._prompt_lengths: dict[tuple[str, str | None], int] = {}
+        self._without_prompt: set[Modality] = set()
+        self._signatures: dict[str, inspect.Signature] = {}
+
+    # -- parts
+
+    @property
+    def auto_model(self) -> PreTrainedModel:
+        """The backbone."""
+        return self.model
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration."""
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:  # None without text
+        """The tokenizer, or None where the processor has none."""
+        if isinstance(self.processor, PreTrainedTokenizerBase):
+            return self.processor
+        return getattr(self.processor, "tokenizer", None)
+
+    @tokenizer.setter
+    def tokenizer(self, value: PreTrainedTokenizerBase) -> None:
+        if isinstance(self.processor, PreTrainedTokenizerBase):
+            self.processor = value
+            self._template = processors.ChatTemplate(value)
+        else:
+            self.processor.tokenizer = value
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens after which a text is cut: the tokenizer's limit, else the backbone's; None where there is none."""
+        if self.tokenizer is not None:
+            limit: int | None = self.tokenizer.model_max_length
+            return limit
+        positions: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return positions
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.model_max_length = value
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """What `preprocess` takes."""
+        return list(self.modality_config)
+
+    @property
+    def is_text_only(self) -> bool:
+        """Whether it gives token vectors of text by its forward, as every reader of the format assumes."""
+        return self.modality_config == outputs.TEXT_ONLY and self.module_output_name == TOKENS
+
+    @property
+    def cost_rule(self) -> CostRule:
+        """How many tokens a text or an image takes, without preprocessing it."""
+        return cost_rule(self.processor, self.config, self.max_seq_length)
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the vectors that come out."""
+        return outputs.embedding_dimension(self.config, self.module_output_name)
+
+    # -- features
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        *,
+        modality: Modality | None = None,
+        task: str | None = None,
+        processing_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> Features:
+        """Tensors of a batch.
+
+        A backbone with a chat template gets everything as conversations; a prompt is then a message of the system.
+
+        Args:
+            inputs: Loaded items.
+            prompt: Text put before every item.
+            modality: What the items are; None looks at each, and they may differ where conversations are taken.
+            task: "query" and "document" apply `query_length` and `document_length`; a template may read it.
+            processing_kwargs: For this call's processor, over the module's own.
+            **kwargs: `max_length` of texts; others are not for this module.
+
+        Returns:
+            The processor's tensors, `"modality"`, and `"prompt_length"` (tokens) for a text with a prompt.
+
+        Raises:
+            ModalityError: The backbone does not take such items.
+        """
+        if not inputs:
+            return {}
+        lengths = {"query": self.query_length, "document": self.document_length}
+        cut = kwargs.get("max_length") or lengths.get(task or "")
+        asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
+        buckets = processors.merged(processors.DEFAULTS, asked, self.processing_kwargs, processing_kwargs or {})
+        kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
+        if "message" in self.modality_config:
+            return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
+        kind = kinds[0]
+        if set(kinds) != {kind} or kind not in self.modality_config:
+            raise ModalityError(
+                f"inputs: this model takes one of {[*map(_spelt, self.modality_config)]} per batch, "
+                f"got {sorted({_spelt(kind) for kind in kinds})}"
+            )
+        if prompt and kind == "text":
+            inputs = [prompt + text for text in inputs]
+        elif prompt and kind not in self._without_prompt:
+            self._without_prompt.add(kind)
+            logger.warning("prompt: %r is ignored for %s, which this model takes without text.", prompt, _spelt(kind))
+        flat = backbone(self.config.model_type).flat_processor
+        features = processors.call(self.processor, kind, inputs, buckets, flat=flat)
+        features["modality"] = kind
+        if prompt and kind == "text" and "input_ids" in features:
+            features["prompt_length"] = self._prompt_length(prompt, task)
+        return features
+
+    def _preprocess_messages(
+        self,
+        inputs: Sequence[Any],
+        kinds: Sequence[Modality],
+        prompt: str | None,
+        task: str | None,
+        buckets: processors.Buckets,
+    ) -> Features:
+        missing = {part for kind in kinds for part in ((kind,) if isinstance(kind, str) else kind)} - {*self.modalities}
+        if missing:
+            raise ModalityError(
+                f"inputs: this model takes {[*map(_spelt, self.modality_config)]}, got {sorted(missing)} too"
+            )
+        conversations = [
+            messages.to_messages(item, kind, prompt=prompt, structured=self._structured)
+            for item, kind in zip(inputs, kinds, strict=True)
+        ]
+        if task is not None and processors.template_takes(self.processor, "task"):
+            buckets["chat_template"].setdefault("task", task)
+        features = self._template.features(conversations, buckets, max_length=self.max_seq_length)
+        counts = messages.count_parts(conversations, ("image", "video"))
+        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw")):
+            if sign in features:
+                features[f"num_{kind}s_per_sample"] = Tensor(counts[kind]).long()
+        features["modality"] = "message"
+        return features
+
+    def _prompt_length(self, prompt: str, task: str | None) -> int:
+        """Tokens of the prompt alone, without the special token that ends a text."""
+        key = (prompt, task)
+        if key not in self._prompt_lengths:
+            ids = self.preprocess([prompt], modality="text")["input_ids"][0]
+            special = getattr(self.tokenizer, "all_special_ids", [])
+            self._prompt_lengths[key] = len(ids) - (int(ids[-1]) in special)
+        return self._prompt_lengths[key]
+
+    def forward(self, features: Features, **kwargs: Any) -> Features:
+        """Features with `module_output_name`.
+
+        Args:
+            features: From `preprocess`.
+            **kwargs: For the backbone; they win over the features.
+
+        Returns:
+            `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects.
+        """
+        params = self.modality_config[features.get("modality", "text")]
+        method, path = params["method"], params["method_output_name"]
+        call = getattr(self.model, method)
+        signature = self._signatures.setdefault(method, inspect.signature(call))
+        arguments = outputs.accepted(
+            {**features, **kwargs, "return_dict": True}, signature, any_other=method == "forward"
+        )
+        if "hidden_states" in (path if isinstance(path, list) else [path]):
+            arguments["output_hidden_states"] = True
+        result = call(**arguments)
+        features[self.module_output_name] = outputs.selected(result, path)
+        if getattr(self.config, "output_hidden_states", False) and "hidden_states" in result:
+            features["all_layer_embeddings"] = result["hidden_states"]
+        return features
+
+    # -- files
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, without those at their default."""
+        config = {**super().get_config_dict(), "modality_config": outputs.to_json(self.modality_config)}
+        kept = {"transformer_task", "modality_config", "module_output_name"}
+        return {key: value for key, value in config.items() if key in kept or value not in (None, {})}
+
+    def save_config(self, output_path: str, filename: str | None = None) -> None:
+        """Write the configuration; of a text encoder, in the two keys that every reader of the format knows."""
+        config = self.get_config_dict()
+        extras = config.keys() - {"transformer_task", "modality_config", "module_output_name"}
+        if self.is_text_only and not extras:
+            limit = self.max_seq_length
+            config = {"max_seq_length": limit if limit and limit < 1 << 30 else None, "do_lower_case": False}
+        files.write_json(Path(output_path) / (filename or self.config_file_name), config)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the backbone (an adapter alone, where there is one), the processor and the configuration.
+
+        Raises:
+            InputError: `safe_serialization` is False.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        self.model.save_pretrained(output_path)
+        self.processor.save_pretrained(output_path)
+        self.save_config(output_path)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> Self:
+        """Read the module from a checkpoint.
+
+        Args:
+            model_name_or_path: The checkpoint's directory, or its repository.
+            subfolder: The module's folder in it.
+            token: Access token of the hub.
+            cache_folder: Where downloaded files are kept.
+            revision: Branch, tag or commit.
+            local_files_only: Never download.
+            trust_remote_code: Whether the backbone's own code may run.
+            model_kwargs: For the model's `from_pretrained`, over the checkpoint's own.
+            processor_kwargs: For the processor's.
+            config_kwargs: For the configuration's.
+            backend: Only "torch".
+            **kwargs: `name`, what the user called the checkpoint.
+
+        Raises:
+            CheckpointError: The configuration has unknown keys, or the model is missing.
+        """
+        options = files.HubOptions(
+            token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
+        )
+        folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+        config = cls.read_config(folder)
+        hub: dict[str, Any] = {"token": token, "cache_dir": cache_folder, "local_files_only": local_files_only or None}
+        if trust_remote_code:
+            hub["trust_remote_code"] = True
+        hub = {key: value for key, value in hub.items() if value is not None}
+        asked = {"model_kwargs": model_kwargs, "processor_kwargs": processor_kwargs, "config_kwargs": config_kwargs}
+        for key, over in asked.items():
+            config[key] = {**hub, **config.get(key, {}), **(over or {})}
+        module = cls(str(folder), **{**config, "backend": backend})
+        if not subfolder:
+            loading.rename(module.model, folder, kwargs.get("name") or model_name_or_path)
+        return module
+
+    @classmethod
+    def read_config(cls, folder: Path) -> dict[str, Any]:
+        """The constructor's arguments that the configuration in `folder` holds, under whichever name it has.
+
+        Raises:
+            CheckpointError: It has unknown keys.
+        """
+        arguments = inspect.signature(Transformer).parameters.keys() - {"model_name_or_path", "backend"}
+        config = loading.read_settings(folder, arguments)
+        if "modality_config" in config:
+            config["modality_config"] = outputs.from_json(config["modality_config"], folder / cls.config_file_name)
+        else:
+            config["modality_config"], config["module_output_name"] = cls.assumed_outputs()
+        return config
+
+    @classmethod
+    def assumed_outputs(cls) -> tuple[ModalityConfig, str]:
+        """What a checkpoint without `modality_config` means: it is older than images."""
+        return dict(outputs.TEXT_ONLY), TOKENS
+
+    def __repr__(self) -> str:
+        return f"Transformer({self.get_config_dict()}, architecture={type(self.model).__name__!r})"
+
+
+class CLIPModel(Transformer):
+    """The module that older checkpoints of CLIP list: text and image features of its two towers."""
+
+    @classmethod
+    def assumed_outputs(cls) -> tuple[ModalityConfig, str]:
+        """Both towers' features, which share a space."""
+        return cast(
+            ModalityConfig,
+            {
+                kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
+                for kind in ("text", "image")
+            },
+        ), EMBEDDING
+
+
+def _spelt(modality: Modality) -> str:
+    return "+".join(modality) if isinstance(modality, tuple) else modality
+
+
+def _check_supported(task: str, backend: str, query_expansion: Any) -> None:
+    if task != "feature-extraction":
+        raise InputError(f'transformer_task: expected "feature-extraction", got {task!r}')
+    if backend != "torch":
+        raise InputError(f'backend: expected "torch", got {backend!r}')
+    if query_expansion is not None:
+        raise InputError(f"query_expansion: expected None (it belongs to multi-vector models), got {query_expansion!r}")

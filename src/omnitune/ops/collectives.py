@@ -1,0 +1,74 @@
+"""Rows of all ranks on every rank, with gradients that find their way back.
+
+With one process, or none of `torch.distributed` in use, gathering is the identity.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["gather_columns", "gather_rows", "world_size"]
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 outside a distributed run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """Rows of every rank, in rank order; ranks may hold different numbers of them.
+
+    The gradient of this rank's rows is the sum of what every rank's loss says about them. A trainer that averages
+    gradients over ranks (DistributedDataParallel) then trains the mean of all losses.
+
+    Args:
+        tensor: `(rows, ...)`, the same on every rank but for `rows`; every rank must call this, and call backward.
+
+    Returns:
+        `(rows of all ranks, ...)`, and at which of them this rank's rows begin.
+    """
+    if world_size() == 1:
+        return tensor, 0
+    counts = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
+    sizes = [int(count) for count in counts]
+    return _GatherRows.apply(tensor, sizes), sum(sizes[: dist.get_rank()])
+
+
+def gather_columns(columns: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Rows of every rank for several columns of equal shape, in one exchange.
+
+    Args:
+        columns: Each `(rows, dim)`.
+
+    Returns:
+        One `(rows of all ranks, dim)` a column, and at which row this rank's begin.
+    """
+    if world_size() == 1:
+        return list(columns), 0
+    joined, offset = gather_rows(torch.stack(list(columns), dim=1))
+    return list(joined.unbind(dim=1)), offset
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of unequal rows; backward sums over ranks and takes this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        # Collectives want equal shapes: pad to the longest rank, and cut the padding off again.
+        padding = [0, 0] * (tensor.dim() - 1) + [0, max(sizes) - len(tensor)]
+        padded = F.pad(tensor, padding).contiguous()
+        received = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(received, padded)
+        return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return torch.split(total, ctx.sizes)[dist.get_rank()], None

@@ -1,0 +1,163 @@
+"""Retrieval and correlation metrics, one number a query or a pair, without loops over queries.
+
+Everything starts from one matrix: which of a query's ranked candidates are relevant. Per-query values are kept so that
+two systems can be compared query by query (`ops.significance`); a report's number is their mean.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from omnitune.errors import ShapeError
+
+
+def mark_relevant(ranked: Tensor, relevant_queries: Tensor, relevant_documents: Tensor) -> Tensor:
+    """Which ranked candidates are relevant to their query.
+
+    Args:
+        ranked: Documents of each query, best first `(queries, k)`, int64; a negative number stands for no document.
+        relevant_queries: Query of each known relevant pair `(pairs,)`, int64 in [0, queries).
+        relevant_documents: Document of each known relevant pair `(pairs,)`, int64.
+
+    Returns:
+        `(queries, k)` bool.
+
+    Raises:
+        ShapeError: The pairs' queries and documents differ in number.
+    """
+    if relevant_queries.shape != relevant_documents.shape:
+        raise ShapeError(
+            f"relevant_documents: expected one document for each of {len(relevant_queries)} relevant queries, "
+            f"got {len(relevant_documents)}; pass two vectors of equal length"
+        )
+    largest = max((int(t.max()) for t in (ranked, relevant_documents) if t.numel()), default=0)
+    base = largest + 1
+    queries = torch.arange(len(ranked), dtype=torch.int64).unsqueeze(1)
+    found = torch.isin(queries * base + ranked, relevant_queries * base + relevant_documents)
+    return found & (ranked >= 0)
+
+
+def accuracy_at(relevance: Tensor, k: int) -> Tensor:
+    """Whether a relevant document is among the first `k` `(queries,)`, 0 or 1, float64."""
+    return relevance[:, :k].any(dim=1).double()
+
+
+def precision_at(relevance: Tensor, k: int) -> Tensor:
+    """Share of the first `k` places with a relevant document `(queries,)`, float64; a missing place counts as wrong."""
+    return relevance[:, :k].sum(dim=1).double() / k
+
+
+def recall_at(relevance: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Share of a query's relevant documents found among the first `k` `(queries,)`, float64.
+
+    Args:
+        relevance: `(queries, at least k)` bool, best first.
+        relevant: Number of relevant documents of each query `(queries,)`, at least 1.
+        k: Cut-off.
+    """
+    return relevance[:, :k].sum(dim=1).double() / relevant
+
+
+def reciprocal_rank_at(relevance: Tensor, k: int) -> Tensor:
+    """1 / rank of the first relevant document, or 0 where it is not among the first `k` `(queries,)`, float64."""
+    head = relevance[:, :k].double()
+    return (head / _ranks(head)).amax(dim=1)
+
+
+def ndcg_at(relevance: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Discounted cumulative gain over the best possible one, with gains of 0 or 1 `(queries,)`, float64 in [0, 1].
+
+    Args:
+        relevance: `(queries, at least k)` bool, best first.
+        relevant: Number of relevant documents of each query `(queries,)`, at least 1.
+        k: Cut-off.
+
+    Source:
+        Järvelin and Kekäläinen 2002; discount 1 / log2(rank + 1).
+    """
+    head = relevance[:, :k].double()
+    discounts = 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
+    gained = (head * discounts[: head.shape[1]]).sum(dim=1)
+    return gained / discounts.cumsum(0)[relevant.clamp(max=k) - 1]
+
+
+def average_precision_at(relevance: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Mean precision at the ranks of relevant documents, over `min(k, relevant)` `(queries,)`, float64 in [0, 1].
+
+    Args:
+        relevance: `(queries, at least k)` bool, best first.
+        relevant: Number of relevant documents of each query `(queries,)`, at least 1.
+        k: Cut-off.
+    """
+    head = relevance[:, :k].double()
+    precisions = head.cumsum(dim=1) / _ranks(head)
+    return (precisions * head).sum(dim=1) / relevant.clamp(max=k)
+
+
+def retrieval_metrics(
+    relevance: Tensor,
+    relevant: Tensor,
+    *,
+    accuracy: Sequence[int] = (1, 3, 5, 10),
+    precision_recall: Sequence[int] = (1, 3, 5, 10),
+    ndcg: Sequence[int] = (10,),
+    mrr: Sequence[int] = (10,),
+    map: Sequence[int] = (100,),
+) -> dict[str, Tensor]:
+    """All metrics of all queries.
+
+    Args:
+        relevance: Which ranked candidates are relevant `(queries, k)` bool, best first.
+        relevant: Number of relevant documents of each query `(queries,)` int64, at least 1.
+        accuracy: Cut-offs of accuracy.
+        precision_recall: Cut-offs of precision and of recall.
+        ndcg: Cut-offs of NDCG.
+        mrr: Cut-offs of the reciprocal rank.
+        map: Cut-offs of average precision.
+
+    Returns:
+        `{"ndcg@10": (queries,) float64, ...}`; the mean of a value over queries is the metric.
+
+    Raises:
+        ShapeError: `relevant` does not hold one number per row of `relevance`.
+    """
+    if relevant.shape != relevance.shape[:1]:
+        raise ShapeError(
+            f"relevant: expected one number for each of {len(relevance)} queries, got shape {tuple(relevant.shape)}; "
+            "pass the number of relevant documents of every query"
+        )
+    return {
+        **{f"accuracy@{k}": accuracy_at(relevance, k) for k in accuracy},
+        **{f"precision@{k}": precision_at(relevance, k) for k in precision_recall},
+        **{f"recall@{k}": recall_at(relevance, relevant, k) for k in precision_recall},
+        **{f"ndcg@{k}": ndcg_at(relevance, relevant, k) for k in ndcg},
+        **{f"mrr@{k}": reciprocal_rank_at(relevance, k) for k in mrr},
+        **{f"map@{k}": average_precision_at(relevance, relevant, k) for k in map},
+    }
+
+
+def _ranks(head: Tensor) -> Tensor:
+    return torch.arange(1, head.shape[1] + 1, dtype=torch.float64)
+
+
+def pearson(x: Tensor, y: Tensor) -> float:
+    """Linear correlation of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    norms = float(x.norm() * y.norm())
+    if norms == 0.0:
+        return math.nan
+    return max(-1.0, min(1.0, float(x @ y) / norms))
+
+
+def average_ranks(values: Tensor) -> Tensor:
+    """Rank of every value, smallest first, 1-based `(n,)` float64; equal values share the mean of their ranks."""
+    _, group, sizes = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
+    ranks: Tensor = sizes.cumsum(0) - (sizes.double() - 1) / 2
+    return ranks[group]
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Correlation of the ranks of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant."""
+    return pearson(average_ranks(x), average_ranks(y))

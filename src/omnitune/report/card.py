@@ -1,0 +1,429 @@
+"""The model card: `README.md` with YAML front matter that the Hugging Face Hub reads.
+
+Everything it says was recorded while the model was loaded, trained and evaluated; rendering opens no dataset, encodes
+nothing and asks no server.
+"""
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omnitune.runtime import writing
+
+PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
+"""Packages whose versions a card states, where they are installed."""
+
+LOG_ROWS = 100
+"""Rows of the training log that are shown; a longer log is thinned evenly."""
+
+SIMILARITY_NAMES = {
+    "cosine": "Cosine Similarity",
+    "dot": "Dot Product",
+    "euclidean": "Euclidean Distance",
+    "manhattan": "Manhattan Distance",
+}
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class DatasetFacts:
+    """One dataset that the model was trained or evaluated on.
+
+    Attributes:
+        name: Its name among several, or None.
+        kind: `"training"` or `"evaluation"`.
+        rows: Number of rows, None for a stream.
+        columns: Columns that were encoded, in order.
+        label: Label column, or None.
+        loss: Class name of the loss.
+        loss_config: The loss's settings.
+    """
+
+    name: str | None
+    kind: str
+    rows: int | None
+    columns: Sequence[str]
+    label: str | None
+    loss: str
+    loss_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TrainingFacts:
+    """What the trainer records for the card.
+
+    Attributes:
+        datasets: Training and evaluation datasets.
+        arguments: Training arguments that differ from their defaults.
+        citations: BibTeX of the losses by class name.
+        log: One dict a logged step: "Epoch", "Step", "Training Loss", evaluation losses and primary metrics.
+        best_step: Step of the weights that were loaded at the end, or None.
+        seconds: Time in training.
+        negatives: Lines on how many negatives a query meets.
+        skipped: Bad items that were left out, one line each.
+    """
+
+    datasets: list[DatasetFacts] = dataclasses.field(default_factory=list)
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    citations: dict[str, str] = dataclasses.field(default_factory=dict)
+    log: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best_step: int | None = None
+    seconds: float = 0.0
+    negatives: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def record(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        """Add values to the log's row of this step."""
+        if not self.log or self.log[-1]["Step"] != step:
+            self.log.append({"Epoch": epoch or 0.0, "Step": step})
+        self.log[-1].update(values)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class EvaluationFacts:
+    """The latest result of one evaluator."""
+
+    name: str
+    description: str
+    metrics: dict[str, float]
+    primary: str | None
+    config: Mapping[str, Any]
+    epoch: float
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a card says of the model itself."""
+
+    family: str
+    dimension: int | None
+    max_seq_length: int | None
+    similarity: str | None
+    modalities: Sequence[str]
+    architecture: str
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class SentenceTransformerModelCardData:
+    """What a user, the trainer and the evaluators know about a model.
+
+    Args:
+        language: Language, or several.
+        license: Licence of the weights, e.g. "apache-2.0".
+        model_name: Title of the card.
+        model_id: Repository, e.g. "owner/name".
+        train_datasets: `{"name": ..., "id": ...}` of the training datasets.
+        eval_datasets: The same of the evaluation datasets.
+        task_name: What the model is for.
+        tags: Tags for the hub.
+        local_files_only: Accepted for compatibility: a card never asks the hub.
+        generate_widget_examples: Accepted for compatibility: a card never encodes examples.
+    """
+
+    language: str | list[str] | None = dataclasses.field(default_factory=list)
+    license: str | None = None
+    model_name: str | None = None
+    model_id: str | None = None
+    train_datasets: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    eval_datasets: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    task_name: str = (
+        "semantic textual similarity, semantic search, paraphrase mining, classification, clustering, and more"
+    )
+    tags: list[str] = dataclasses.field(
+        default_factory=lambda: ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense"]
+    )
+    local_files_only: bool = False
+    generate_widget_examples: bool = True
+
+    base_model: str | None = dataclasses.field(default=None, init=False, repr=False)
+    training: TrainingFacts | None = dataclasses.field(default=None, init=False, repr=False)
+    evaluations: dict[str, EvaluationFacts] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def set_model_id(self, model_id: str) -> None:
+        """Set the repository."""
+        self.model_id = model_id
+
+    def set_base_model(self, model_id: str, revision: str | None = None) -> None:
+        """Set what the model was finetuned from."""
+        del revision
+        self.base_model = model_id
+
+    def set_language(self, language: str | list[str]) -> None:
+        """Set the language, or several."""
+        self.language = language
+
+    def set_license(self, license: str) -> None:
+        """Set the licence."""
+        self.license = license
+
+    def add_tags(self, tags: str | list[str]) -> None:
+        """Add tags that are not there yet."""
+        for tag in [tags] if isinstance(tags, str) else tags:
+            if tag not in self.tags:
+                self.tags.append(tag)
+
+    def set_evaluation_metrics(
+        self, evaluator: Any, metrics: Mapping[str, Any], epoch: float = 0, step: int = 0
+    ) -> None:
+        """Keep an evaluator's latest metrics, and its primary one in the training log."""
+        name = getattr(evaluator, "name", "") or ""
+        primary = getattr(evaluator, "primary_metric", None)
+        values = {key: float(value) for key, value in metrics.items()}
+        self.evaluations[f"{type(evaluator).__name__}/{name}"] = EvaluationFacts(
+            name=name,
+            description=getattr(evaluator, "description", type(evaluator).__name__),
+            metrics={key.removeprefix(f"{name}_"): value for key, value in values.items()},
+            primary=primary.removeprefix(f"{name}_") if primary else None,
+            config=evaluator.get_config_dict() if hasattr(evaluator, "get_config_dict") else {},
+            epoch=epoch,
+            step=step,
+        )
+        if self.training is not None and primary in values:
+            self.training.record(step, epoch, {primary: values[primary]})
+
+
+def write(
+    model: Any, folder: Path, *, model_name: str | None = None, train_datasets: Sequence[str] | None = None
+) -> None:
+    """Write `README.md` of a model into `folder`.
+
+    Args:
+        model: The model; its `model_card_data` and public properties are read.
+        folder: The model's directory.
+        model_name: Title, or repository where it contains a slash; None takes what the data says.
+        train_datasets: Names of training datasets to add.
+    """
+    data = dataclasses.replace(model.model_card_data)
+    for name in ("base_model", "training", "evaluations"):
+        setattr(data, name, getattr(model.model_card_data, name))
+    if model_name and "/" in model_name:
+        data.model_id = data.model_id or model_name
+    elif model_name:
+        data.model_name = model_name
+    data.train_datasets = [*data.train_datasets, *({"name": name} for name in train_datasets or [])]
+    with writing(folder / "README.md") as path:
+        path.write_text(render(data, facts_of(model)), encoding="utf-8")
+
+
+def facts_of(model: Any) -> ModelFacts:
+    """Read a card's facts off a model."""
+    return ModelFacts(
+        family=model.family.name,
+        dimension=model.get_embedding_dimension(),
+        max_seq_length=model.max_seq_length,
+        similarity=getattr(model, "similarity_fn_name", None),
+        modalities=[m if isinstance(m, str) else "+".join(m) for m in model.modalities],
+        architecture=str(model),
+        prompts={name: text for name, text in model.prompts.items() if text},
+    )
+
+
+def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
+    """The whole card as Markdown with YAML front matter."""
+    sections = [
+        f"---\n{_front_matter(data)}---",
+        _introduction(data, facts),
+        _details(data, facts),
+        _usage(data, facts),
+        _evaluations(data),
+        _training(data),
+        _citations(data),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(data: SentenceTransformerModelCardData) -> str:
+    metrics = sorted({_metric_type(key) for e in data.evaluations.values() for key in e.metrics})
+    fields: dict[str, Any] = {
+        "language": data.language or None,
+        "license": data.license,
+        "library_name": "sentence-transformers",
+        "tags": _tags(data),
+        "datasets": [d["id"] for d in (*data.train_datasets, *data.eval_datasets) if "id" in d] or None,
+        "metrics": metrics or None,
+        "pipeline_tag": "sentence-similarity",
+        "base_model": data.base_model if _on_hub(data.base_model) else None,
+        "model-index": _model_index(data),
+    }
+    kept = {key: value for key, value in fields.items() if value is not None}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _tags(data: SentenceTransformerModelCardData) -> list[str]:
+    tags = [*data.tags, "omnitune"]
+    if data.training is not None:
+        trained = [d for d in data.training.datasets if d.kind == "training"]
+        tags += ["generated_from_trainer", f"dataset_size:{sum(d.rows or 0 for d in trained)}"]
+        tags += [f"loss:{d.loss}" for d in trained]
+    return list(dict.fromkeys(tags))
+
+
+def _on_hub(name: str | None) -> bool:
+    """Whether `name` is a repository and not a folder of this machine."""
+    return bool(name) and not Path(str(name)).exists() and str(name).count("/") <= 1 and not str(name).startswith(".")
+
+
+def _metric_type(key: str) -> str:
+    """`cosine_ndcg@10` is an `ndcg`, as the hub names metrics."""
+    head = key.split("@")[0]
+    return head.split("_", 1)[1] if head.split("_")[0] in SIMILARITY_NAMES and "_" in head else head
+
+
+def _model_index(data: SentenceTransformerModelCardData) -> list[dict[str, Any]] | None:
+    results = [
+        {
+            "task": {"type": e.description.lower().replace(" ", "-"), "name": e.description},
+            "dataset": {"name": e.name or "Unknown", "type": e.name or "unknown"},
+            "metrics": [{"type": _metric_type(k), "value": v, "name": _pretty(k)} for k, v in e.metrics.items()],
+        }
+        for e in data.evaluations.values()
+    ]
+    return [{"name": _title(data), "results": results}] if results else None
+
+
+def _pretty(key: str) -> str:
+    return key.replace("_", " ").title().replace("Ndcg", "NDCG").replace("Mrr", "MRR").replace("Map", "MAP")
+
+
+def _title(data: SentenceTransformerModelCardData) -> str:
+    if data.model_name or data.model_id:
+        return str(data.model_name or data.model_id)
+    return f"SentenceTransformer based on {data.base_model}" if _on_hub(data.base_model) else "SentenceTransformer"
+
+
+def _introduction(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
+    origin = f", finetuned from {_base(data)}" if data.base_model else ""
+    return (
+        f"# {_title(data)}\n\nThis is an embedding model in the Sentence Transformers format{origin}. It maps "
+        f"{', '.join(facts.modalities)} to {facts.dimension}-dimensional vectors, for {data.task_name}."
+    )
+
+
+def _base(data: SentenceTransformerModelCardData) -> str:
+    name = str(data.base_model)
+    return f"[{name}](https://huggingface.co/{name})" if _on_hub(name) else f"`{Path(name).name}`"
+
+
+def _details(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
+    language = ", ".join([data.language] if isinstance(data.language, str) else data.language or [])
+    rows = {
+        "Model type": facts.family,
+        "Base model": _base(data) if data.base_model else None,
+        "Maximum sequence length": f"{facts.max_seq_length} tokens" if facts.max_seq_length else None,
+        "Output dimension": facts.dimension,
+        "Similarity": SIMILARITY_NAMES.get(str(facts.similarity), facts.similarity),
+        "Inputs": ", ".join(facts.modalities),
+        "Training datasets": ", ".join(d.get("name") or d["id"] for d in data.train_datasets),
+        "Languages": language,
+        "Licence": data.license,
+    }
+    lines = [f"- **{name}:** {value}" for name, value in rows.items() if value]
+    lines += [f"- **Prompt `{name}`:** `{text!r}`" for name, text in facts.prompts.items()]
+    return "## Model\n\n" + "\n".join(lines) + f"\n\n```\n{facts.architecture}\n```"
+
+
+def _usage(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
+    name = data.model_id or "path/or/repository"
+    document = '"page.png"' if "image" in facts.modalities else '"Bearings are greased every 500 hours."'
+    return f"""## Usage
+
+```python
+from omnitune import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+queries = model.encode_query(["How often are the bearings greased?"])
+documents = model.encode_document([{document}])
+print(queries.shape, documents.shape)  # (1, {facts.dimension}) (1, {facts.dimension})
+print(model.similarity(queries, documents))
+```"""
+
+
+def _evaluations(data: SentenceTransformerModelCardData) -> str:
+    parts = []
+    for e in data.evaluations.values():
+        title = f"{e.description}: `{e.name}`" if e.name else e.description
+        rows = [[f"**{k}**" if k == e.primary else k, f"{v:.4f}"] for k, v in e.metrics.items()]
+        settings = "".join(f"\n- `{k}`: {v}" for k, v in e.config.items())
+        parts.append(f"### {title}\n{settings}\n\n" + _table(["Metric", "Value"], rows))
+    return "## Evaluation\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _training(data: SentenceTransformerModelCardData) -> str:
+    training = data.training
+    if training is None:
+        return ""
+    parts = [_dataset(d) for d in training.datasets]
+    if training.negatives or training.skipped:
+        parts.append("\n".join(f"- {line}" for line in [*training.negatives, *training.skipped]))
+    if training.arguments:
+        listed = "\n".join(f"- `{name}`: {value}" for name, value in training.arguments.items())
+        parts.append(f"### Arguments other than the defaults\n\n{listed}")
+    if training.log:
+        parts.append(_log(training))
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    parts.append(f"### Time and versions\n\n- Training took {_duration(training.seconds)}.\n- {versions}")
+    return "## Training\n\n" + "\n\n".join(parts)
+
+
+def _dataset(facts: DatasetFacts) -> str:
+    rows = {
+        "Rows": None if facts.rows is None else f"{facts.rows:,}",
+        "Columns": ", ".join(f"`{name}`" for name in facts.columns),
+        "Label": f"`{facts.label}`" if facts.label else None,
+        "Loss": f"`{facts.loss}`" + "".join(f", `{k}`: {v}" for k, v in facts.loss_config.items()),
+    }
+    title = f"{facts.kind.capitalize()} dataset" + (f" `{facts.name}`" if facts.name else "")
+    return f"### {title}\n\n" + "\n".join(f"- {name}: {value}" for name, value in rows.items() if value)
+
+
+def _log(training: TrainingFacts) -> str:
+    names = list(dict.fromkeys(name for row in training.log for name in row))
+    stride = -(-len(training.log) // LOG_ROWS)
+    kept = [row for i, row in enumerate(training.log) if i % stride == 0 or row["Step"] == training.best_step]
+    rows = []
+    for row in kept:
+        cells = [_cell(row.get(name)) for name in names]
+        rows.append([f"**{cell}**" for cell in cells] if row["Step"] == training.best_step else cells)
+    note = "\n\nThe row in bold is the saved model." if training.best_step is not None else ""
+    return "### Log\n\n" + _table(names, rows) + note
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _citations(data: SentenceTransformerModelCardData) -> str:
+    if data.training is None or not any(data.training.citations.values()):
+        return ""
+    entries = [f"{name}:\n\n```bibtex\n{text.strip()}\n```" for name, text in data.training.citations.items() if text]
+    return "## Citations\n\n" + "\n\n".join(entries)

@@ -1,0 +1,132 @@
+"""The report as one self-contained HTML file, and the contact sheet of a search.
+
+Document names, queries and everything else that came from a folder are untrusted: templates escape by default, and only
+drawings made by `plots` go in as markup. No script, no link to anywhere: the file can be mailed, printed and archived.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from omnitune.report import plots
+from omnitune.report.results import Contrast, Page, Report
+from omnitune.runtime import writing
+
+
+def render_report(report: Report) -> str:
+    """The report as HTML."""
+    drawings = {
+        "dimensions": plots.dimensions_plot(report.dimensions, report.metric) if len(report.dimensions) > 1 else "",
+        "systems": plots.systems_plot(report.systems, report.metric),
+        "sizes": plots.sizes_plot(report.sizes, report.metric) if report.sizes else "",
+        "loss": plots.loss_plot(report.losses) if len(report.losses) > 1 else "",
+    }
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            verdict=_verdict(report.headline),
+            claim=_claim(report.headline, report.metric),
+            drawings={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704 - made by plots
+            settings=_flat(report.run.settings),
+        )
+    )
+
+
+def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Write `report.html` and `report.json`; each takes its place only when complete.
+
+    Returns:
+        Both paths.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    html, data = folder / "report.html", folder / "report.json"
+    with writing(html) as path:
+        path.write_text(render_report(report), encoding="utf-8")
+    with writing(data) as path:
+        path.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return html, data
+
+
+def render_sheet(*, query: str, model: str, pages: Sequence[tuple[Page, float]]) -> str:
+    """A contact sheet: the pages found for one query with their scores, best first, as HTML."""
+    return _environment().get_template("sheet.html").render(query=query, model=model, pages=pages)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("omnitune", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        score=lambda value: f"{value:.3f}",
+        signed=_signed,
+        p=p_value,
+        bare_p=lambda value: p_value(value).removeprefix("p = ").removeprefix("p "),
+        day=lambda value: f"{datetime.fromisoformat(value):%d %B %Y, %H:%M %Z}".strip().lstrip("0"),
+        percent=lambda value: f"{100 * value:.0f}%",
+        count=lambda value: f"{value:,}",
+        duration=duration,
+        image=lambda data: "data:image/jpeg;base64," + base64.b64encode(data).decode(),
+    )
+    return environment
+
+
+def p_value(value: float) -> str:
+    """A p-value as written in a sentence: `p = 0.012`, `p < 0.001`."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two largest units: `41 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\u2212")
+
+
+def _verdict(contrast: Contrast) -> dict[str, str]:
+    words = {
+        "better": ("Better", "good"),
+        "worse": ("Worse", "bad"),
+        "no measurable difference": ("No measurable difference", "neutral"),
+    }
+    text, look = words[contrast.verdict]
+    return {"text": text, "look": look}
+
+
+def _claim(contrast: Contrast, metric: str) -> str:
+    """One sentence that claims what the interval allows."""
+    found = f"{metric} {contrast.base.value:.3f} to {contrast.finetuned.value:.3f} on {contrast.queries:,} queries"
+    if contrast.verdict == "no measurable difference":
+        return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
+    direction = "better" if contrast.verdict == "better" else "worse"
+    return f"{found}: the finetuned model finds the right page {direction}, on documents it never saw in training."
+
+
+def _flat(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Settings by section, values as text."""
+    sections = []
+    for name, section in settings.items():
+        if isinstance(section, Mapping):
+            rows = [(str(key), json.dumps(value, ensure_ascii=False, default=str)) for key, value in section.items()]
+            sections.append((name, rows))
+    return sections

@@ -1,0 +1,263 @@
+"""What a finetuning run found, as plain data: the report shows it and `report.json` holds it.
+
+Nothing here computes: numbers and images come in ready. Images are left out of the JSON.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Verdict = Literal["better", "worse", "no measurable difference"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interval:
+    """A number and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """The base model against the finetuned one on the same queries.
+
+    Attributes:
+        label: What was searched or varied: `"held-out documents"`, `"all pages"`, `"256 dimensions"`.
+        base: Score of the base model.
+        finetuned: Score of the finetuned model.
+        difference: Finetuned minus base, paired by query.
+        p_value: Two-sided.
+        queries: Number of queries.
+        pages: Number of pages that were searched.
+        dim: Embedding dimension.
+    """
+
+    label: str
+    base: Interval
+    finetuned: Interval
+    difference: Interval
+    p_value: float
+    queries: int
+    pages: int
+    dim: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be claimed: nothing while the interval of the difference covers zero."""
+        if self.difference.low > 0:
+            return "better"
+        return "worse" if self.difference.high < 0 else "no measurable difference"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One retriever on the test.
+
+    Attributes:
+        name: As shown.
+        reads: What it sees of a page: `"page image"`, `"text layer"`.
+        ndcg: NDCG@10 over the held-out documents.
+        all_pages: NDCG@10 over all pages.
+        metrics: Further metrics over the held-out documents, by name.
+    """
+
+    name: str
+    reads: str
+    ndcg: Interval
+    all_pages: Interval
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SizePoint:
+    """Quality at one stored size: embedding dimension, number format, bytes per page, NDCG@10 of both models."""
+
+    dim: int
+    precision: str
+    bytes_per_page: int
+    base: float
+    finetuned: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LossPoint:
+    """One logged loss: optimizer step, epoch, mean loss since the previous point."""
+
+    step: int
+    epoch: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page as the report shows it.
+
+    Attributes:
+        id: Key in the corpus.
+        document: File name.
+        number: Page number in the document, from 1.
+        image: JPEG bytes of a thumbnail; empty in the JSON.
+    """
+
+    id: str
+    document: str
+    number: int
+    image: bytes = dataclasses.field(default=b"", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One test query and what both models made of it.
+
+    Attributes:
+        query: Its text.
+        expected: A relevant page: the one that the finetuned model ranks best.
+        base_rank: Rank of the best relevant page, from 1.
+        finetuned_rank: As `base_rank`.
+        base_score: NDCG@10.
+        finetuned_score: NDCG@10.
+        base_first: What the base model ranked first.
+        finetuned_first: What the finetuned model ranked first.
+    """
+
+    query: str
+    expected: Page
+    base_rank: int
+    finetuned_rank: int
+    base_score: float
+    finetuned_score: float
+    base_first: Page
+    finetuned_first: Page
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document of the dataset: file name, split, pages kept, queries written from it."""
+
+    name: str
+    split: str
+    pages: int
+    queries: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """Something that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What was trained and tested on.
+
+    Attributes:
+        source: The folder or dataset it came from.
+        documents: Every document that was used.
+        train_pairs: Training pairs of query and page.
+        test_queries: Held-out queries.
+        test_pages: Pages of the held-out documents.
+        all_pages: All pages.
+        skipped: Documents that were skipped.
+        duplicates: Near-duplicate pages that were dropped.
+        bad_items: Pages that could not be read in training.
+        notes: Facts worth a sentence each.
+    """
+
+    source: str
+    documents: Sequence[Document]
+    train_pairs: int
+    test_queries: int
+    test_pages: int
+    all_pages: int
+    skipped: Sequence[Left] = ()
+    duplicates: Sequence[Left] = ()
+    bad_items: Sequence[Left] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How to get these numbers again.
+
+    Attributes:
+        command: The exact command.
+        model: What was finetuned.
+        why: Why this model.
+        recipe: Where the settings come from.
+        settings: All settings, by section.
+        facts: Further facts by name: loss, negatives a query, trained parameters.
+        versions: Of packages.
+        hardware: Of the machine.
+        seconds: Duration of every step.
+    """
+
+    command: str
+    model: str
+    why: str
+    recipe: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, str]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything the report shows.
+
+    Attributes:
+        title: Heading.
+        created: Date and time, ISO 8601.
+        metric: Name of the headline metric.
+        confidence: Level of all intervals.
+        headline: Both models on the pages of held-out documents.
+        all_pages: The same queries against all pages.
+        dimensions: Both models on the held-out documents, one for each embedding dimension, largest first.
+        systems: Both models and the baselines.
+        sizes: Quality against stored size.
+        losses: Loss curve.
+        improved: Most improved queries, best first.
+        worst: Queries that lost most or stayed worst, worst first.
+        data: What it was trained and tested on.
+        run: How to get it again.
+        clusters: Units that the bootstrap resampled, in words.
+    """
+
+    title: str
+    created: str
+    metric: str
+    confidence: float
+    headline: Contrast
+    all_pages: Contrast
+    dimensions: Sequence[Contrast]
+    systems: Sequence[System]
+    sizes: Sequence[SizePoint]
+    losses: Sequence[LossPoint]
+    improved: Sequence[Case]
+    worst: Sequence[Case]
+    data: Data
+    run: Run
+    clusters: str = "queries"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dump`, images left out, the verdict put in."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        plain["verdict"] = self.headline.verdict
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = (f.name for f in dataclasses.fields(value))
+        return {name: _plain(getattr(value, name)) for name in fields if not isinstance(getattr(value, name), bytes)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

@@ -1,0 +1,163 @@
+"""The machine and the process: device, ranks, progress, optional packages, caches.
+
+The only module that reads the environment.
+"""
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from omnitune.errors import MissingExtraError, ResourceError
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        package: Name to import.
+        extra: The extra of omnitune that installs it.
+
+    Raises:
+        MissingExtraError: It is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{package} is needed here and is not installed: pip install 'omnitune[{extra}]'"
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where derived results are kept between runs: `OMNITUNE_CACHE`, or `omnitune` under the user's cache folder."""
+    explicit = os.environ.get("OMNITUNE_CACHE")
+    if explicit:
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omnitune"
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for a block alone, such as the import of a library that reads them as it loads."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def rank() -> int:
+    """This process's number among the ranks of a distributed run; 0 when there is one process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def best_device() -> str:
+    """`cuda`, `mps` or `cpu`: the first that is there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that can still be allocated on `device` (`"cpu"`, `"cuda:0"`, ...)."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(_meminfo("MemAvailable"), _cgroup_headroom())
+
+
+def _meminfo(field: str) -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def _cgroup_headroom() -> int:
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except OSError:
+        return 1 << 62
+    return 1 << 62 if limit == "max" else int(limit) - used
+
+
+def progress(
+    items: Iterable[Item], *, label: str, total: int | None = None, show: bool | None = None, unit: str = "it"
+) -> Iterator[Item]:
+    """Iterate with a progress bar on standard error.
+
+    Args:
+        items: What to iterate over.
+        label: What is being done, shown before the bar.
+        total: Number of items where `len` does not say.
+        show: None shows it when standard error is a terminal or the log level is INFO or lower.
+        unit: Noun for one item.
+    """
+    known = len(items) if total is None and isinstance(items, Sized) else total
+    with progress_bar(label=label, total=known, show=show, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+@contextmanager
+def progress_bar(*, label: str, total: int | None, show: bool | None = None, unit: str = "it") -> Iterator[Any]:
+    """A bar whose `update(n)` the caller calls; shown as in `progress`."""
+    import sys
+
+    from tqdm.auto import tqdm
+
+    visible = (sys.stderr.isatty() or logger.isEnabledFor(logging.INFO)) if show is None else show
+    with tqdm(total=total, desc=label, unit=unit, disable=not visible or rank() != 0, dynamic_ncols=True) as bar:
+        yield bar
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, so no half-written file is left.
+
+    Raises:
+        ResourceError: The disk is full; names the path and the bytes that are free.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        import shutil
+
+        free = shutil.disk_usage(path.parent).free
+        raise ResourceError(
+            f"{path}: the disk is full ({free / 1e6:.0f} MB free); nothing made before is lost"
+        ) from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()

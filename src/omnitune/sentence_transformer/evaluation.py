@@ -1,0 +1,4 @@
+"""`omnitune.evaluation` under Sentence Transformers' path."""
+
+from omnitune.evaluation import *  # noqa: F403  # the room's __all__ is the list
+from omnitune.evaluation import __all__ as __all__

@@ -1,0 +1,5 @@
+"""The encoder, under Sentence Transformers' path."""
+
+from omnitune.model.encoders import SentenceTransformer
+
+__all__ = ["SentenceTransformer"]

@@ -1,0 +1,5 @@
+"""Modules of the dense family, under Sentence Transformers' path."""
+
+from omnitune.modules import Dense, Normalize, Pooling, Router, StaticEmbedding, Transformer
+
+__all__ = ["Dense", "Normalize", "Pooling", "Router", "StaticEmbedding", "Transformer"]

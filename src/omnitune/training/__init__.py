@@ -1,0 +1,1 @@
+"""Training: arguments, the loops on `transformers.Trainer`, and what happens beside them."""

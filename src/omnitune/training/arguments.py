@@ -1,0 +1,195 @@
+"""Training arguments: those of `transformers.TrainingArguments`, those of Sentence Transformers, and two of ours.
+
+Every field is described beneath it and checked in `__post_init__`; a message names the flag.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
+
+from omnitune.data.samplers import (
+    BatchSamplers,
+    DefaultBatchSampler,
+    MultiDatasetBatchSamplers,
+    MultiDatasetDefaultBatchSampler,
+)
+from omnitune.errors import InputError
+from omnitune.losses.strategies import check_activation_memory
+from omnitune.types import OnBadItem
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "BaseTrainingArguments",
+    "BatchSamplers",
+    "MultiDatasetBatchSamplers",
+    "SentenceTransformerTrainingArguments",
+]
+
+
+@dataclass
+class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transformers has no types
+    """Arguments shared by the trainers of all families; see `transformers.TrainingArguments` for the rest.
+
+    Raises:
+        InputError: A value cannot work; the message names the argument.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "learning_rate_mapping",
+        "prompts",
+        "router_mapping",
+    ]
+
+    prompts: str | None | dict[str, str] | dict[str, dict[str, str]] = field(
+        default=None, metadata={"help": "Prompt of all columns, by column, by dataset, or by dataset and column."}
+    )
+    """Text put before every item: one for all columns, by column, by dataset, or by dataset and column."""
+
+    batch_sampler: BatchSamplers | str | DefaultBatchSampler | Callable[..., DefaultBatchSampler] = field(
+        default=BatchSamplers.BATCH_SAMPLER, metadata={"help": "How rows are put into batches."}
+    )
+    """A `BatchSamplers` value, a `DefaultBatchSampler` class, or a function that makes one."""
+
+    multi_dataset_batch_sampler: (
+        MultiDatasetBatchSamplers
+        | str
+        | MultiDatasetDefaultBatchSampler
+        | Callable[..., MultiDatasetDefaultBatchSampler]
+    ) = field(
+        default=MultiDatasetBatchSamplers.PROPORTIONAL, metadata={"help": "Which dataset the next batch comes from."}
+    )
+    """A `MultiDatasetBatchSamplers` value, a class, or a function that makes one."""
+
+    router_mapping: str | None | dict[str, str] | dict[str, dict[str, str]] = field(
+        default_factory=dict, metadata={"help": "Route (query, document) by column, or by dataset and column."}
+    )
+    """Route that a `Router` takes, by column, or by dataset and column."""
+
+    learning_rate_mapping: str | None | dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Learning rate by regular expression over parameter names."}
+    )
+    """Learning rates of parameters whose name a regular expression finds; a later entry wins over an earlier one."""
+
+    warmup_ratio: float | None = field(
+        default=None, metadata={"help": "Share of the steps that warm up; the same as warmup_steps below 1."}
+    )
+    """Share of the steps in which the learning rate rises. `warmup_steps` takes a share as well, and wins."""
+
+    activation_memory: str | int | float = field(
+        default="auto", kw_only=True, metadata={"help": "Memory for kept graphs: auto, bytes, or a share of it."}
+    )
+    """Memory for kept graphs of a step: "auto", bytes, or a share of the free memory; 0 replays every mini-batch."""
+
+    on_bad_item: OnBadItem = field(
+        default="raise", kw_only=True, metadata={"help": "What an unreadable or missing item does: raise or skip."}
+    )
+    """An unreadable or missing item stops the run before it starts ("raise"), or its row is left out ("skip")."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio <= 1:
+                raise InputError(f"warmup_ratio: expected a share in [0, 1], got {self.warmup_ratio}")
+            if self.warmup_steps == 0:  # type: ignore[has-type]  # a field of the base
+                self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None
+        super().__post_init__()
+        self.batch_sampler = _choice(self.batch_sampler, BatchSamplers, "batch_sampler")
+        self.multi_dataset_batch_sampler = _choice(
+            self.multi_dataset_batch_sampler, MultiDatasetBatchSamplers, "multi_dataset_batch_sampler"
+        )
+        self.prompts = _parsed(self.prompts, "prompts", plain=True)
+        self.router_mapping = _parsed(self.router_mapping, "router_mapping") or {}
+        self.learning_rate_mapping = _parsed(self.learning_rate_mapping, "learning_rate_mapping") or {}
+        self.activation_memory = _memory(self.activation_memory)
+        if self.on_bad_item not in ("raise", "skip"):
+            raise InputError(f'on_bad_item: expected "raise" or "skip", got {self.on_bad_item!r}')
+        # A loss needs no predictions gathered, and a buffer that DDP overwrites in place breaks the graphs of a step.
+        self.prediction_loss_only = True
+        self.ddp_broadcast_buffers = False
+        self._settle_devices()
+
+    def _settle_devices(self) -> None:
+        if self.parallel_mode == ParallelMode.DISTRIBUTED and not self.dataloader_drop_last:  # type: ignore[has-type]
+            logger.warning("dataloader_drop_last: set to True, because ranks must take the same number of steps.")
+            self.dataloader_drop_last = True
+        elif self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+            logger.warning(
+                "%d devices are visible and one process trains on one of them; start one process a device with "
+                "`torchrun --nproc-per-node %d ...` to use all.",
+                self.n_gpu, self.n_gpu,
+            )  # fmt: skip
+            self._n_gpu = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as plain values; sampler classes and functions, which have none, are left out."""
+        values: dict[str, Any] = super().to_dict()
+        callables = ("batch_sampler", "multi_dataset_batch_sampler")
+        return {key: value for key, value in values.items() if not (key in callables and callable(value))}
+
+
+@dataclass
+class SentenceTransformerTrainingArguments(BaseTrainingArguments):
+    """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+
+
+def _choice(value: Any, choices: type[StrEnum], flag: str) -> Any:
+    """The enum member of a name; classes and functions pass."""
+    if not isinstance(value, str) or isinstance(value, choices):
+        if callable(value) or isinstance(value, choices):
+            return value
+        raise InputError(f"{flag}: expected a name, a class or a function, got {type(value).__name__}")
+    names = [choice.value for choice in choices]
+    if value not in names:
+        near = get_close_matches(value, names, n=1)
+        raise InputError(f"{flag}: expected one of {names}, got {value!r}" + (f"; {near[0]!r}?" if near else ""))
+    return choices(value)
+
+
+def _parsed(value: Any, flag: str, *, plain: bool = False) -> Any:
+    """A mapping, also from its JSON text on a command line; `plain` text stays as it is."""
+    if value is None or isinstance(value, Mapping):
+        return value
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError:
+            parsed = None
+        if isinstance(parsed, dict):
+            return parsed
+        if plain:
+            return value
+    raise InputError(f"{flag}: expected a mapping or its JSON text, got {value!r}")
+
+
+def _memory(value: str | int | float) -> str | int | float:
+    """A budget, also from its text on a command line: "0.5" is a share, "2000000000" bytes."""
+    if isinstance(value, str) and value != "auto":
+        with contextlib.suppress(ValueError):
+            value = float(value) if "." in value else int(value)
+    check_activation_memory(value)
+    return value
+
+
+def warn_ignored(args: BaseTrainingArguments, given: Mapping[str, bool]) -> None:
+    """Say which of the things that were asked for have no effect.
+
+    Args:
+        args: The arguments.
+        given: What else was given, by what to say of it.
+    """
+    ignored = {
+        **given,
+        "torch_compile: the engine runs the model uncompiled": args.torch_compile,
+        "train_sampling_strategy: batch_sampler says how rows are sampled": args.train_sampling_strategy != "random",
+    }
+    for reason in (text for text, asked in ignored.items() if asked):
+        logger.warning("%s; the argument has no effect.", reason)

@@ -1,0 +1,490 @@
+"""Training and evaluation loops of all families, on `transformers.Trainer`.
+
+Overrides: `train`, `evaluate`, `evaluation_loop`, `compute_loss`, `training_step`, `log`, `create_optimizer`,
+`create_model_card`, `_get_dataloader`, `_save`, `_load_from_checkpoint`, `_load_best_model`.
+
+A batch is raw columns; the loss hands them to the model's engine, which makes tensors just in time. So neither the data
+loader's workers nor the device ever hold the tensors of a whole batch.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
+from transformers import (
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+
+from omnitune.data.check import BadItem, refuse
+from omnitune.data.collator import Collator
+from omnitune.data.columns import input_columns
+from omnitune.errors import InputError
+from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
+from omnitune.losses import Loss
+from omnitune.model.engine import to_device
+from omnitune.model.model import Model
+from omnitune.modules.router import Router
+from omnitune.report import card
+from omnitune.report.card import TrainingFacts
+from omnitune.training import binding, weights
+from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
+from omnitune.training.callbacks import CardRecorder, OpeningLines, ZeroGradients
+from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
+from omnitune.training.gradients import average_gradients
+from omnitune.training.parts import LossParts
+from omnitune.types import Batch, Column, Features
+
+logger = logging.getLogger(__name__)
+
+LossArgument = (
+    nn.Module | dict[str, nn.Module] | Callable[[Any], nn.Module] | dict[str, Callable[[Any], nn.Module]] | None
+)
+
+
+class _Named(NamedTuple):
+    """One of several evaluation datasets that were handed to `evaluate`, and its name."""
+
+    dataset: Dataset
+    name: str
+
+
+class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """The trainer of all families; a subclass says which arguments and which default loss."""
+
+    arguments_class: ClassVar[type[BaseTrainingArguments]] = BaseTrainingArguments
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        args: BaseTrainingArguments | None = None,
+        train_dataset: AnyDataset | None = None,
+        eval_dataset: AnyDataset | None = None,
+        loss: LossArgument = None,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
+        data_collator: Collator | None = None,
+        processing_class: PreTrainedTokenizerBase
+        | BaseImageProcessor
+        | FeatureExtractionMixin
+        | ProcessorMixin
+        | None = None,
+        model_init: Callable[[], Model] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        args = args if args is not None else self.arguments_class(output_dir="tmp_trainer")
+        self._check_arguments(model, args, model_init)
+        given = {
+            "model: model_init makes another one": model is not None and model_init is not None,
+            "compute_metrics: evaluators give metrics": compute_metrics is not None,
+            "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
+        }
+        warn_ignored(args, given)
+        eval_dataset = several(eval_dataset, "eval_dataset")
+        if eval_dataset is None and evaluator is None and args.eval_strategy != "no":
+            raise InputError(
+                f"eval_strategy: expected an eval_dataset or an evaluator for {args.eval_strategy.value!r}, got neither"
+            )
+        self._make_user_model = model_init
+        self.loss: Any = None
+        super().__init__(
+            model=None if model_init is not None else model,
+            args=args,
+            data_collator=data_collator or Collator(router_mapping=args.router_mapping, prompts=args.prompts),
+            train_dataset=several(train_dataset, "train_dataset"),
+            # An empty list stands for "only an evaluator": the base class wants some dataset to evaluate.
+            eval_dataset=[] if eval_dataset is None and evaluator is not None else eval_dataset,
+            processing_class=processing_class,
+            model_init=None if model_init is None else self._make_model,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+        )
+        self.eval_dataset = eval_dataset
+        self.can_return_loss = True
+        self.model_accepts_loss_kwargs = False
+        self._check_distribution()
+        if self.accelerator.dataloader_config.dispatch_batches is None:
+            # Raw batches are read by every rank for itself; there are no tensors to send around.
+            self.accelerator.dataloader_config.dispatch_batches = False
+        self._check_routes(self.model)
+        self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
+        self.evaluator: Any = SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) else evaluator
+        self.skipped_items: list[BadItem] = []
+        self.opening_lines: list[str] = []
+        self._parts = LossParts()
+        self._feed = Feed(self.model, args, self.data_collator)
+        if args.hub_model_id and not self.model.model_card_data.model_id:
+            self.model.model_card_data.set_model_id(args.hub_model_id)
+        self.add_callback(ZeroGradients())
+        self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
+        self.add_callback(OpeningLines(lambda: self.opening_lines))
+
+    # -- the constructor's parts
+
+    def _check_arguments(self, model: Any, args: Any, model_init: Any) -> None:
+        if not isinstance(args, self.arguments_class):
+            raise InputError(f"args: expected {self.arguments_class.__name__}, got {type(args).__name__}")
+        if model is None and model_init is None:
+            raise InputError("model: expected a model, or model_init that makes one; got neither")
+
+    def _check_distribution(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError(
+                "deepspeed, fsdp: expected plain data parallelism (torchrun), got a sharded model, which cannot follow "
+                "the several forwards of one step"
+            )
+
+    def _check_routes(self, model: Model) -> None:
+        """A model that routes by role needs to be told the roles of the columns."""
+        router = next((m for m in model.children() if isinstance(m, Router)), None)
+        roles = router is not None and not self.args.router_mapping and router.default_route is None
+        if roles and not getattr(router, "route_mappings", None):
+            raise InputError(
+                "router_mapping: expected a route for every column, because the model has a Router; got none, e.g. "
+                '{"question": "query", "answer": "document"}'
+            )
+
+    def _bound(self, loss: Any) -> binding.Losses:
+        """The loss or losses, bound to the model."""
+        memory = self.args.activation_memory
+        if not isinstance(loss, Mapping):
+            return binding.bind(loss, self.model, memory)
+        for kind, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
+            missing = [name for name in named(dataset) if name not in loss]
+            if missing:
+                raise InputError(f"loss: expected a loss for every dataset of {kind}, got none for {missing}")
+        return {name: binding.bind(one, self.model, memory) for name, one in loss.items()}
+
+    def _make_model(self, trial: Any) -> Model:
+        """A model for a new run or trial, and the losses bound to it."""
+        assert self._make_user_model is not None
+        takes_trial = self._make_user_model.__code__.co_argcount if hasattr(self._make_user_model, "__code__") else 0
+        model = self._make_user_model(trial) if takes_trial else self._make_user_model()  # type: ignore[call-arg]
+        if self.loss is not None:
+            self.model = model
+            self._feed = Feed(model, self.args, self.data_collator)
+            self.loss = self._bound(self.loss)
+        return model
+
+    def get_default_loss(self, model: Any) -> nn.Module:
+        """The loss where none is given."""
+        raise NotImplementedError
+
+    # -- data
+
+    def get_batch_sampler(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> BatchSampler | None:
+        """The sampler of one dataset's batches, as `args.batch_sampler` says; override it for another.
+
+        Args:
+            dataset: The dataset.
+            batch_size: Rows a batch.
+            drop_last: Whether an incomplete last batch is dropped.
+            valid_label_columns: Names that a label column may have.
+            generator: Source of random numbers.
+            seed: Seed of the first epoch.
+        """
+        return make_batch_sampler(
+            self.args.batch_sampler,
+            dataset,
+            self._feed.codes_of(dataset),
+            batch_size=batch_size,
+            drop_last=drop_last,
+            valid_label_columns=valid_label_columns,
+            generator=generator,
+            seed=seed,
+        )
+
+    def get_multi_dataset_batch_sampler(
+        self,
+        dataset: "ConcatDataset[Any]",
+        batch_samplers: list[BatchSampler],
+        generator: torch.Generator | None = None,
+        seed: int | None = 0,
+    ) -> BatchSampler:
+        """The sampler of several datasets' batches, as `args.multi_dataset_batch_sampler` says.
+
+        Args:
+            dataset: The datasets end to end.
+            batch_samplers: One sampler a dataset.
+            generator: Source of random numbers.
+            seed: Seed of the first epoch.
+        """
+        chosen = MULTI_SAMPLERS.get(self.args.multi_dataset_batch_sampler, self.args.multi_dataset_batch_sampler)
+        sampler: BatchSampler = chosen(dataset, batch_samplers=batch_samplers, generator=generator, seed=seed)
+        return sampler
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[..., Any] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> "DataLoader[Any]":
+        del description, sampler_fn
+        if isinstance(dataset, list):
+            return DataLoader([])
+        several_evals = isinstance(self.eval_dataset, dict)
+        name = dataloader_key if several_evals and dataloader_key in self.eval_dataset else None
+        if isinstance(dataset, _Named):
+            dataset, name = dataset
+        # Ranks that fill up their last training batch from the first would mix datasets; in evaluation they must.
+        self.accelerator.even_batches = not is_training
+        loader: DataLoader[Any] = self.accelerator.prepare(self._feed.loader(dataset, name, batch_size, self))
+        if dataloader_key is not None and self.args.dataloader_persistent_workers:
+            self.__dict__.setdefault("_eval_dataloaders", {})[dataloader_key] = loader
+        return loader
+
+    def _check_items(self) -> None:
+        """Find bad items before the run; raise, or leave their rows out."""
+        found: list[list[BadItem]] = [[], []]
+        if self.is_world_process_zero():
+            found = [self._feed.bad_items(dataset) for dataset in (self.train_dataset, self.eval_dataset)]
+        found = broadcast_object_list(found)
+        if self.args.on_bad_item == "raise":
+            refuse([*found[0], *found[1]])
+        for dataset, bad in zip((self.train_dataset, self.eval_dataset), found, strict=True):
+            self._feed.leave_out(dataset, bad)
+        self.skipped_items = [*found[0], *found[1]]
+        if self.skipped_items:
+            logger.warning(
+                "on_bad_item=skip: left out %d bad items: %s", len(self.skipped_items), self.skipped_items[0]
+            )
+
+    # -- training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Check every item, then train.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's folder; True takes the last one in `args.output_dir`.
+            trial: Trial of a hyper-parameter search.
+            ignore_keys_for_eval: Unused: losses have no outputs besides the loss.
+
+        Raises:
+            DatasetError: An item cannot be encoded, and `args.on_bad_item` is "raise".
+        """
+        self._check_items()
+        columns = {
+            name: input_columns(dataset.column_names, self._feed.labels)
+            for name, dataset in named(self.train_dataset).items()
+        }
+        self.opening_lines = binding.negatives(
+            self.loss, columns, self.args.train_batch_size, self.args.gradient_accumulation_steps
+        )
+        result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return result
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer over the parameters of model and loss, with `learning_rate_mapping` applied."""
+        if self.optimizer is not None:
+            return self.optimizer
+        trainable = binding.Trainable(self.loss, model if model is not None else self.model)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(trainable)
+        for pattern, rate in self.args.learning_rate_mapping.items():
+            binding.set_rate(optimizer, trainable, pattern, float(rate))
+        return optimizer
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """One forward and backward; at the last of an optimizer step, gradients are averaged over the ranks."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
+            average_gradients(binding.Trainable(self.loss, self.model).parameters())
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        """The loss of a batch, by the loss of its dataset.
+
+        Args:
+            model: The model or its distributed wrapper; losses hold the model itself and encode with its engine.
+            inputs: A raw batch.
+            return_outputs: Return an empty dict of outputs as well: there are none besides the loss.
+            num_items_in_batch: Unused.
+
+        Returns:
+            A scalar.
+        """
+        del num_items_in_batch
+        loss = binding.for_dataset(self.loss, inputs["dataset"])
+        raw = isinstance(loss, Loss)
+        features: Sequence[Column | Features] = inputs["columns"] if raw else self._features(inputs["columns"])
+        value = loss(features, inputs["labels"])
+        if isinstance(value, dict):
+            mode = "train" if model.training else "eval"
+            self._parts.add(mode, value, skip_nan=self.args.logging_nan_inf_filter)
+            value = torch.stack(list(value.values())).sum()
+        return (value, {}) if return_outputs else value
+
+    def _features(self, columns: Sequence[Column]) -> list[Features]:
+        """Ready features of every column, for a loss that calls the model itself."""
+        made = []
+        for column in columns:
+            features = self.model.preprocess(list(column.items), prompt=column.prompt, task=column.role)
+            made.append(to_device(features, self.model.device))
+        return made
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log values, and with a loss the mean of each of its named parts."""
+        for key in [k for k in logs if k == "loss" or (k.startswith("eval") and k.endswith("_loss"))]:
+            mean = self._parts.take("train" if key == "loss" else "eval")
+            logs = {**logs, **{f"{key.removesuffix('loss')}{name}": round(value, 4) for name, value in mean.items()}}
+        super().log(logs, start_time)
+
+    # -- evaluation
+
+    def evaluate(
+        self,
+        eval_dataset: str | AnyDataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Loss over the evaluation datasets, and the evaluators' metrics.
+
+        Args:
+            eval_dataset: Other datasets than the trainer's, or the name of one of its own.
+            ignore_keys: Unused.
+            metric_key_prefix: Put before every metric.
+        """
+        given: Any = eval_dataset
+        if given is None and self.eval_dataset is None and self.evaluator is not None:
+            given = []
+        elif given is not None and not isinstance(given, str | list | _Named):
+            given = several(given, "eval_dataset")
+            if isinstance(given, dict):
+                given = {name: _Named(dataset, name) for name, dataset in given.items()}
+        result: dict[str, float] = super().evaluate(given, ignore_keys, metric_key_prefix)
+        return result
+
+    def evaluation_loop(
+        self,
+        dataloader: "DataLoader[Any]",
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The loss over one dataset; then the evaluators, once for all datasets."""
+        output: EvalLoopOutput = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self.evaluator is None:
+            return output
+        prefix = metric_key_prefix
+        if self.is_in_train and isinstance(self.eval_dataset, dict) and prefix.startswith("eval_"):
+            if prefix.removeprefix("eval_") != next(iter(self.eval_dataset)):
+                return output
+            prefix = "eval"
+        found = broadcast_object_list([self._run_evaluator() if self.is_world_process_zero() else {}])[0]
+        output.metrics.update({k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in found.items()})
+        return output
+
+    def _run_evaluator(self) -> dict[str, float]:
+        folder = Path(self.args.output_dir) / "eval"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = self.evaluator(
+            self.model, output_path=str(folder), epoch=self.state.epoch, steps=self.state.global_step
+        )
+        return found if isinstance(found, dict) else {"evaluator": found}
+
+    # -- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        del state_dict
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        self.model.save_pretrained(str(folder))
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(str(folder))
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            weights.save_loss(self.loss, self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights.restore_model(model if model is not None else self.model, Path(resume_from_checkpoint))
+        weights.restore_loss(self.loss, self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        folder = self.state.best_model_checkpoint
+        logger.info("Loading the best model from %s (%s).", folder, self.state.best_metric)
+        self._load_from_checkpoint(folder)
+        facts = self.model.model_card_data.training
+        if facts is not None:
+            facts.best_step = int(folder.rsplit("-", 1)[-1])
+
+    # -- the card
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model's own card, with these facts added.
+
+        Args:
+            language: Language of the model.
+            license: Licence of its weights.
+            tags: Tags to add.
+            model_name: Title.
+            **kwargs: Accepted for compatibility.
+        """
+        del kwargs
+        if not self.is_world_process_zero():
+            return
+        data = self.model.model_card_data
+        if language:
+            data.set_language(language)
+        if license:
+            data.set_license(license)
+        if tags:
+            data.add_tags(tags)
+        card.write(self.model, Path(self.args.output_dir), model_name=model_name)
+
+    def _describe(self) -> TrainingFacts:
+        facts = binding.describe(
+            self.loss,
+            {"training": named(self.train_dataset), "evaluation": named(self.eval_dataset)},
+            self._feed.labels,
+        )
+        facts.negatives = list(self.opening_lines)
+        facts.skipped = [str(item) for item in self.skipped_items]
+        return facts

@@ -1,0 +1,121 @@
+"""What happens beside a training run: gradients of the loss cleared, facts for the model card, the opening lines."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from tqdm.auto import tqdm  # type: ignore[import-untyped]  # no stubs
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from omnitune.report.card import SentenceTransformerModelCardData, TrainingFacts
+
+logger = logging.getLogger(__name__)
+
+UNTOLD = {
+    "accelerator_config", "disable_tqdm", "do_eval", "do_predict", "do_train", "eval_delay", "eval_steps",
+    "eval_strategy", "greater_is_better", "hub_token", "logging_dir", "logging_first_step", "logging_steps",
+    "logging_strategy", "metric_for_best_model", "output_dir", "project", "push_to_hub_token", "report_to", "run_name",
+    "save_steps", "save_strategy", "save_total_limit", "use_cpu",
+}  # fmt: skip
+"""Arguments that say where and how often, and not how a model was trained."""
+
+
+class ZeroGradients(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Clears all gradients after a step; the trainer itself clears the model's and would let a loss's own pile up."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start from no gradients."""
+        del args, state, control
+        kwargs["optimizer"].zero_grad()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Clear what the step used."""
+        del args, state, control
+        kwargs["optimizer"].zero_grad()
+
+
+class CardRecorder(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Keeps what the model card tells of a run.
+
+    Args:
+        data: The model's card data; a run writes into its `training`.
+        describe: Facts on datasets and losses, asked for when a run begins.
+    """
+
+    def __init__(
+        self, data: Callable[[], SentenceTransformerModelCardData], describe: Callable[[], TrainingFacts]
+    ) -> None:
+        self._data = data
+        self._describe = describe
+        self._start = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Describe the run."""
+        del state, control, kwargs
+        self._start = time.monotonic()
+        facts = self._describe()
+        facts.arguments = changed_arguments(args)
+        self._data().training = facts
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the training loss."""
+        del args, control
+        if "loss" in (logs := kwargs["logs"]):
+            self._record(state, {"Training Loss": float(logs["loss"])})
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the evaluation losses; evaluators hand their metrics to the card themselves."""
+        del args, control
+        losses = {key: float(value) for key, value in kwargs["metrics"].items() if key.endswith("_loss")}
+        self._record(
+            state,
+            {("Validation Loss" if key == "eval_loss" else key.removeprefix("eval_")): v for key, v in losses.items()},
+        )
+
+    def _record(self, state: TrainerState, values: dict[str, float]) -> None:
+        facts = self._data().training
+        if facts is not None and values:
+            facts.record(state.global_step, state.epoch, values)
+            facts.seconds = time.monotonic() - self._start
+
+
+class OpeningLines(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Logs lines when training begins, and shows them above the progress bar."""
+
+    def __init__(self, lines: Callable[[], Sequence[str]]) -> None:
+        self._lines = lines
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log and show them on the main process."""
+        del control, kwargs
+        if not state.is_world_process_zero:
+            return
+        for line in self._lines():
+            logger.info(line)
+            if not args.disable_tqdm:
+                tqdm.write(line, file=sys.stderr)
+
+
+def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Arguments that differ from their defaults and shape the model, as plain values."""
+    values = args.to_dict()
+    changed = {}
+    for field in fields(args):
+        if field.name in UNTOLD or field.name not in values:
+            continue
+        default = field.default if field.default is not MISSING else None
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        plain = getattr(default, "value", default)
+        if values[field.name] != plain and (values[field.name] or plain):
+            changed[field.name] = values[field.name]
+    return changed

@@ -1,0 +1,246 @@
+"""The pipeline on tiny manuals: what it leaves, and that it never does twice what it did once."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_pdfs import write_folder
+from tiny_reader import write_tiny_bert, write_tiny_reader
+from transformers import TrainerCallback
+
+from omnitune import SentenceTransformer
+from omnitune.documents import pipeline
+from omnitune.documents.recipe import parse_recipe
+from omnitune.errors import InputError, ResourceError
+
+RECIPE = """
+prepare: {width: 400, test: [kitchen.pdf], workers: 1}
+loss: {name: CachedMultipleNegativesRankingLoss, scale: 20}
+training:
+  num_train_epochs: 2
+  per_device_train_batch_size: 8
+  learning_rate: 1e-3
+  batch_sampler: no_duplicates
+  logging_steps: 1
+  save_strategy: steps
+  save_steps: 3
+  seed: 5
+  use_cpu: true
+evaluation: {baselines: [bm25], resamples: 200, batch_size: 8}
+"""
+
+
+def recipe(**changes: str):
+    text = RECIPE
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    return parse_recipe(text, source="tiny.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Readings are shared by the tests of this file and by nobody else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory) -> Path:
+    folder = write_folder(tmp_path_factory.mktemp("docs") / "manuals")
+    (folder / "torn.pdf").write_bytes(b"%PDF-1.4\nnothing else")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, manuals, model) -> tuple[Path, list[str]]:
+    """A run that was never disturbed, and what it said."""
+    out, said = tmp_path_factory.mktemp("run") / "out", []
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe(), say=said.append, command="omnitune finetune it")
+    return out, said
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """A copy of the finished run, to disturb."""
+    return Path(shutil.copytree(finished[0], tmp_path / "out"))
+
+
+def numbers(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def never(*args, **kwargs):
+    raise AssertionError("this step was done before")
+
+
+def test_what_a_run_leaves(finished):
+    out, _ = finished
+    assert {"dataset", "embeddings", "model", "report.html", "report.json"} <= {p.name for p in out.iterdir()}
+    assert not (out / "checkpoints").exists()
+    found = numbers(out)
+    assert found["headline"] == found["dimensions"][0]
+    assert [one["dim"] for one in found["dimensions"]] == [32, 16, 8]
+    assert {one["name"] for one in found["systems"]} == {"finetuned", "base", "BM25"}
+    assert found["data"]["test_pages"] == 5 and found["data"]["all_pages"] == 20
+    assert [one["document"] for one in found["improved"] + found["worst"] if "document" in one] == []
+    assert found["run"]["command"] == "omnitune finetune it"
+    assert set(found["run"]["seconds"]) == {"prepare", "read", "base", "text baseline", "train", "evaluate"}
+    assert len(found["losses"]) > 3 and found["losses"][-1]["loss"] < found["losses"][0]["loss"]
+    assert found["run"]["facts"]["negatives a query"] == "7"
+
+
+def test_a_broken_document_is_named_and_skipped(finished):
+    skipped = numbers(finished[0])["data"]["skipped"]
+    assert [one["name"] for one in skipped] == ["torn.pdf"]
+    assert "torn.pdf" in (finished[0] / "report.html").read_text()
+
+
+def test_no_test_document_is_trained_on(finished):
+    documents = {one["name"]: one["split"] for one in numbers(finished[0])["data"]["documents"]}
+    assert documents["kitchen.pdf"] == "test"
+    assert set(documents.values()) == {"train", "test"}
+
+
+def test_it_says_what_it_will_cost(finished):
+    said = "\n".join(finished[1])
+    for line in ("It was asked for.", "Reading 20 pages: about", "Encoding 20 pages", "Training on", "2 epochs: about"):
+        assert line in said
+
+
+def test_the_model_finds_pages(finished):
+    model = SentenceTransformer(str(finished[0] / "model"), device="cpu")
+    stored = np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy")
+    queries = [one["query"] for one in json.loads("[]")] or list(_test_queries(finished[0]))
+    assert model.encode_query(queries) == pytest.approx(stored, abs=1e-5)
+
+
+def _test_queries(out: Path):
+    from omnitune.documents import load
+
+    return load(out / "dataset").test_queries
+
+
+def test_running_again_does_nothing_twice(out, manuals, model, monkeypatch):
+    before = numbers(out)
+    for step in ("fit", "encode_test", "read_pages"):
+        monkeypatch.setattr(pipeline, step, never)
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert numbers(out)["headline"] == before["headline"]
+
+
+def test_another_confidence_only_makes_another_report(out, manuals, model, monkeypatch):
+    for step in ("fit", "encode_test", "read_pages"):
+        monkeypatch.setattr(pipeline, step, never)
+    changed = recipe(evaluation=("resamples: 200", "resamples: 100, confidence: 0.8"))
+    pipeline.finetune(manuals, out, model=str(model), recipe=changed)
+    assert numbers(out)["confidence"] == 0.8
+
+
+def test_other_training_keeps_what_does_not_depend_on_it(out, manuals, model, monkeypatch):
+    encoded = []
+    original = pipeline.encode_test
+    monkeypatch.setattr(pipeline, "read_pages", never)
+    monkeypatch.setattr(
+        pipeline, "encode_test", lambda *args, **kwargs: (encoded.append(kwargs["label"]), original(*args, **kwargs))
+    )
+    before = numbers(out)
+    changed = recipe(rate=("learning_rate: 1e-3", "learning_rate: 1e-4"))
+    pipeline.finetune(manuals, out, model=str(model), recipe=changed)
+    assert encoded == ["Encoding with the finetuned model"]
+    assert numbers(out)["headline"]["base"] == before["headline"]["base"]
+    assert numbers(out)["losses"] != before["losses"]
+
+
+class Killed(BaseException):
+    pass
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, manuals, model, monkeypatch):
+    from omnitune.documents import fit
+
+    shutil.rmtree(out / "model")
+    (out / ".steps" / "train.json").unlink()
+    monkeypatch.setattr(fit, "Bar", lambda: KillAt(5))
+    with pytest.raises(Killed):
+        pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    monkeypatch.undo()
+    (checkpoints,) = (out / "checkpoints").iterdir()
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-3"]
+    half = checkpoints / "checkpoint-4"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"epoch": ')
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert numbers(out)["losses"] == pytest.approx(numbers(finished[0])["losses"])
+    for name in ("queries", "pages"):
+        undisturbed = np.load(finished[0] / "embeddings" / "finetuned" / f"{name}.npy")
+        assert np.load(out / "embeddings" / "finetuned" / f"{name}.npy") == pytest.approx(undisturbed, abs=1e-5)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (out / ".steps" / "evaluate.json").unlink()
+    monkeypatch.setattr(pipeline, "encode_test", full)
+    with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
+        pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "fit", never)
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+
+
+def test_results_among_the_documents_are_refused(manuals, model):
+    with pytest.raises(InputError, match="out: expected a folder outside the documents"):
+        pipeline.finetune(manuals, manuals / "out", model=str(model), recipe=recipe())
+
+
+def test_train_on_a_prepared_dataset(finished, model, tmp_path):
+    said = []
+    place = pipeline.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), say=said.append)
+    again = pipeline.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
+    assert place == again == tmp_path / "model"
+    trained = SentenceTransformer(str(place), device="cpu").encode_query(_test_queries(finished[0]))
+    assert trained == pytest.approx(np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy"), abs=1e-5)
+
+
+def test_train_without_a_dataset(model, tmp_path):
+    with pytest.raises(InputError, match="a recipe with a section 'dataset'"):
+        pipeline.train(None, tmp_path, model=str(model), recipe=recipe())
+
+
+def test_train_on_the_recipes_dataset(finished, model, tmp_path):
+    from datasets import DatasetDict
+
+    from omnitune.documents import load
+
+    rows = load(finished[0] / "dataset").train
+    rows = rows.add_column("wrong", rows["page"][::-1], feature=rows.features["page"])
+    DatasetDict({"train": rows, "eval": rows.select(range(6))}).save_to_disk(str(tmp_path / "rows"))
+    section = f"dataset: {{path: {tmp_path / 'rows'}, split: train, columns: [query, page], eval_split: eval}}\n"
+    wanted = parse_recipe(section + RECIPE.replace("logging_steps: 1", "logging_steps: 1\n  eval_strategy: epoch"),
+                          source="x")  # fmt: skip
+    pipeline.train(None, tmp_path / "out", model=str(model), recipe=wanted)
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["queries"] == 6 and found["pages"] == 12
+    assert [row["dim"] for row in found["dimensions"]] == [32, 16, 8]
+    assert found["dimensions"][0]["finetuned"] > found["dimensions"][0]["base"]

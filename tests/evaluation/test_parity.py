@@ -1,0 +1,188 @@
+"""The same numbers, files and primary metrics as ST's evaluators, on the same model."""
+
+import csv
+import inspect
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from omnitune import evaluation as ours
+from omnitune.ops.similarity import cos_sim, dot_score, euclidean_sim
+
+theirs = pytest.importorskip("sentence_transformers.sentence_transformer.evaluation")
+pytestmark = pytest.mark.parity
+
+NAMES = ["InformationRetrievalEvaluator", "TripletEvaluator", "EmbeddingSimilarityEvaluator"]
+
+
+@pytest.fixture
+def carded(make_encoder):
+    def make(*args, **kwargs):
+        model = make_encoder(*args, **kwargs)
+        model.model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args: None)
+        return model
+
+    return make
+
+
+def rows_of(folder):
+    """Name to rows of every file in a folder; numbers as numbers."""
+
+    def number(text):
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    return {
+        path.name: [json.loads(line) for line in path.read_text().splitlines()]
+        if path.suffix == ".jsonl"
+        else [[number(cell) for cell in row] for row in csv.reader(path.read_text().splitlines())]
+        for path in sorted(folder.iterdir())
+    }
+
+
+def close(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
+    return a == pytest.approx(b, abs=1e-6) if isinstance(a, float) else a == b
+
+
+def compare(kind, model, tmp_path, /, *args, **options):
+    results = []
+    for package in (ours, theirs):
+        evaluator = getattr(package, kind)(*args, **options)
+        folder = tmp_path / package.__name__
+        first = evaluator(model, str(folder), epoch=1, steps=10)
+        second = evaluator(model, str(folder))
+        assert close(first, second)
+        results.append((list(first), first, evaluator.primary_metric, evaluator.get_config_dict(), rows_of(folder)))
+        results[-1] += (evaluator.description, evaluator.csv_file)
+    mine, other = results
+    assert mine[0] == other[0]
+    for a, b in zip(mine[1:], other[1:], strict=True):
+        assert close(a, b), (a, b)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("chunk", [9, 50000])
+def test_retrieval(carded, retrieval, tmp_path, similarity, chunk):
+    compare(
+        "InformationRetrievalEvaluator",
+        carded(similarity, dim=4, levels=1),
+        tmp_path,
+        **retrieval,
+        corpus_chunk_size=chunk,
+        write_predictions=True,
+        name="pages",
+        map_at_k=[5, 20],
+        ndcg_at_k=[3, 10],
+        mrr_at_k=[1, 10],
+    )
+
+
+def test_retrieval_with_everything_tied(carded, retrieval, tmp_path):
+    model = carded("dot", levels=0)
+    compare("InformationRetrievalEvaluator", model, tmp_path, **retrieval, corpus_chunk_size=7, write_predictions=True)
+
+
+def test_retrieval_under_several_similarities(carded, retrieval, tmp_path):
+    functions = {"euclidean": euclidean_sim, "dot": dot_score, "cosine": cos_sim}
+    options = {"score_functions": functions, "truncate_dim": 5, "query_prompt": "find: "}
+    compare("InformationRetrievalEvaluator", carded(), tmp_path, **retrieval, **options)
+    options["main_score_function"] = "dot"
+    compare("InformationRetrievalEvaluator", carded(), tmp_path / "main", **retrieval, **options)
+
+
+def test_retrieval_with_integer_identifiers(carded, retrieval, tmp_path):
+    data = {
+        "queries": dict(enumerate(retrieval["queries"].values())),
+        "corpus": dict(enumerate(retrieval["corpus"].values())),
+        "relevant_docs": {i: [i, i + 60] for i in range(len(retrieval["queries"]))},
+    }
+    compare("InformationRetrievalEvaluator", carded("dot"), tmp_path, **data, write_predictions=True)
+
+
+TRIPLETS = [[f"{role} {i % 7}" for i in range(30)] for role in ("a", "p", "n")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"name": "x", "truncate_dim": 3},
+        {"similarity_fn_names": ["cosine", "dot", "euclidean", "manhattan"], "margin": 0.3},
+        {"similarity_fn_names": ["manhattan", "dot"], "main_similarity_function": "dot", "margin": {"dot": 2}},
+        {"main_similarity_function": "euclidean"},
+    ],
+)
+def test_triplets(carded, tmp_path, options):
+    compare("TripletEvaluator", carded(), tmp_path, *TRIPLETS, **options)
+
+
+PAIRS = [[f"left {i}" for i in range(40)], [f"right {i % 30}" for i in range(40)], [float(i % 9) for i in range(40)]]
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"name": "x", "similarity_fn_names": ["cosine", "dot", "euclidean", "manhattan"]},
+        {"main_similarity": "manhattan", "truncate_dim": 6},
+    ],
+)
+def test_pairs(carded, tmp_path, precision, options):
+    compare("EmbeddingSimilarityEvaluator", carded(dim=16), tmp_path, *PAIRS, precision=precision, **options)
+
+
+def test_sequence(carded, retrieval, tmp_path):
+    results = []
+    for package in (ours, theirs):
+        evaluators = [
+            package.InformationRetrievalEvaluator(**retrieval, name="ir"),
+            package.TripletEvaluator(*TRIPLETS, name="triplet"),
+        ]
+        sequence = package.SequentialEvaluator(evaluators, main_score_function=sum)
+        results.append((sequence(carded(), str(tmp_path / package.__name__), 1, 2), sequence.primary_metric))
+    assert close(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "SequentialEvaluator", "BaseEvaluator"])
+def test_signatures(name):
+    for method in ("__init__", "__call__", "embed_inputs", "prefix_name_to_metrics", "get_config_dict"):
+        if not hasattr(getattr(theirs, name), method):
+            continue
+        mine, other = (inspect.signature(getattr(getattr(package, name), method)) for package in (ours, theirs))
+        assert list(mine.parameters) == list(other.parameters), method
+        for key, parameter in mine.parameters.items():
+            assert parameter.kind == other.parameters[key].kind
+            if not callable(parameter.default):
+                assert parameter.default == other.parameters[key].default, key
+
+
+@pytest.mark.parametrize("truncate_dim", [None, 7])
+@pytest.mark.parametrize("checkpoint", ["st_bert", "st_dense"])
+def test_models_of_both_libraries_measure_the_same(request, checkpoint, truncate_dim):
+    from sentence_transformers import SentenceTransformer as Theirs
+
+    from omnitune import SentenceTransformer as Ours
+
+    texts = ["a page about gears", "oil", "how to change the belt", "oil and belts", "gears and gears"]
+    corpus = {f"d{i * 7 % 40:02d}": texts[i % 5] + f" {i // 10}" * (i % 3) for i in range(40)}
+    queries = {f"q{i}": text for i, text in enumerate(texts)}
+    relevant = {query: {f"d{i:02d}", f"d{i + 20:02d}"} for i, query in enumerate(queries)}
+    path = str(request.getfixturevalue(checkpoint))
+    metrics = []
+    for package, model in ((ours, Ours(path, device="cpu")), (theirs, Theirs(path, device="cpu"))):
+        options = {"truncate_dim": truncate_dim, "name": "x", "corpus_chunk_size": 16}
+        pairs = [list(corpus.values())[:20], list(corpus.values())[20:], [float(i % 4) for i in range(20)]]
+        found = package.InformationRetrievalEvaluator(queries, corpus, relevant, **options)(model)
+        found |= package.TripletEvaluator(texts, texts[1:] + texts[:1], texts[2:] + texts[:2])(model)
+        found |= package.EmbeddingSimilarityEvaluator(*pairs)(model)
+        metrics.append(found)
+    assert close(metrics[0], metrics[1]), metrics

@@ -1,0 +1,249 @@
+"""The report: what it claims, what it escapes, what it holds."""
+
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image, ImageDraw
+
+from omnitune.report.html import duration, p_value, render_report, render_sheet, write_report
+from omnitune.report.results import (
+    Case,
+    Contrast,
+    Data,
+    Document,
+    Interval,
+    Left,
+    LossPoint,
+    Page,
+    Report,
+    Run,
+    SizePoint,
+    System,
+)
+
+
+def thumbnail(text: str) -> bytes:
+    page = Image.new("RGB", (480, 620), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((40, 40), text, fill="black")
+    for line in range(24):
+        draw.rectangle((40, 90 + line * 20, 40 + 280 + (line * 37) % 120, 98 + line * 20), fill="#bbb")
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+def interval(value: float, half: float = 0.045) -> Interval:
+    return Interval(value, value - half, value + half)
+
+
+def contrast(base: float, tuned: float, half: float, dim: int = 384, label: str = "held-out documents") -> Contrast:
+    return Contrast(
+        label=label,
+        base=interval(base),
+        finetuned=interval(tuned),
+        difference=interval(tuned - base, half),
+        p_value=0.0002 if abs(tuned - base) > half else 0.31,
+        queries=258,
+        pages=162,
+        dim=dim,
+    )
+
+
+def case(query: str, base_rank: int, tuned_rank: int) -> Case:
+    right = Page(id="a", document="R-lang.pdf", number=12, image=thumbnail(query))
+    wrong = Page(id="b", document="R-data.pdf", number=3, image=thumbnail("another page"))
+    return Case(
+        query=query,
+        expected=right,
+        base_rank=base_rank,
+        finetuned_rank=tuned_rank,
+        base_score=1 / base_rank,
+        finetuned_score=1 / tuned_rank,
+        base_first=right if base_rank == 1 else wrong,
+        finetuned_first=right if tuned_rank == 1 else wrong,
+    )
+
+
+@pytest.fixture
+def report() -> Report:
+    table = [(384, 0.498, 0.568), (256, 0.481, 0.559), (128, 0.442, 0.537), (64, 0.361, 0.494)]
+    return Report(
+        title="Page retrieval on documents",
+        created="2026-01-31T12:00:00+00:00",
+        metric="NDCG@10",
+        confidence=0.95,
+        headline=contrast(0.498, 0.568, 0.025),
+        all_pages=contrast(0.401, 0.459, 0.021, label="all pages"),
+        dimensions=[contrast(b, t, 0.025, d) for d, b, t in table],
+        systems=[
+            System(
+                name=name,
+                reads=reads,
+                ndcg=interval(n),
+                all_pages=interval(n - 0.1),
+                metrics={"recall@10": n + 0.2, "MRR@10": n - 0.04},
+            )
+            for name, reads, n in [
+                ("finetuned", "page image", 0.568),
+                ("base", "page image", 0.498),
+                ("MiniLM on the text layer", "text layer", 0.502),
+                ("BM25", "text layer", 0.541),
+            ]
+        ],
+        sizes=[
+            SizePoint(dim=d, precision=p, bytes_per_page=int(d * w), base=b - loss, finetuned=t - loss)
+            for p, w, loss in [("float32", 4, 0.0), ("int8", 1, 0.004), ("binary", 1 / 8, 0.05)]
+            for d, b, t in table
+        ],
+        losses=[LossPoint(step=s, epoch=s / 48, loss=6.5 - 0.06 * s + 0.2 * (s % 3)) for s in range(1, 49)],
+        improved=[case("Importing from binary files", 14, 1), case("Lexical scoping", 4, 1)],
+        worst=[case("Exception handling <script>alert('x')</script>", 2, 60)],
+        data=Data(
+            source="examples/documents",
+            documents=[
+                Document(name="R-lang.pdf", split="test", pages=61, queries=120),
+                Document(name="reportlab-userguide.pdf", split="train", pages=140, queries=611),
+            ],
+            train_pairs=3008,
+            test_queries=258,
+            test_pages=162,
+            all_pages=995,
+            skipped=[Left(name="<b>broken</b>.pdf", reason="encrypted")],
+            notes=["Test queries are outline titles and captions, written by the documents' authors."],
+        ),
+        run=Run(
+            command="omnitune finetune examples/documents --out runs/demo",
+            model="MiniLM over a page reader",
+            why="No GPU was found.",
+            recipe="demo",
+            settings={"training": {"learning_rate": 3e-5, "num_train_epochs": 1}, "lora": None},
+            facts={"loss": "MatryoshkaLoss(CachedMultipleNegativesRankingLoss)", "negatives a query": "63"},
+            versions={"omnitune": "0.1.0", "torch": "2.14.1"},
+            hardware={"processor": "2 cores"},
+            seconds={"prepare": 21.4, "train": 185.0},
+        ),
+    )
+
+
+class Outline(HTMLParser):
+    """Tags with attributes, and text outside style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def test_headline_states_numbers_interval_and_p_value(report):
+    text = Outline(render_report(report)).text
+    assert "Better" in text
+    assert "0.498" in text and "0.568" in text
+    assert "+0.070" in text
+    assert "+0.045 to +0.095" in text
+    assert "p < 0.001" in text
+
+
+def test_interval_over_zero_claims_nothing(report):
+    text = Outline(render_report(replace(report, headline=contrast(0.498, 0.508, 0.03)))).text
+    assert "No measurable difference" in text
+    assert "does not show that finetuning helped" in text
+    assert "Better" not in text
+
+
+def test_interval_touching_zero_claims_nothing():
+    assert contrast(0.5, 0.53, 0.03).difference.low == pytest.approx(0)
+    touching = replace(contrast(0.5, 0.53, 0.03), difference=Interval(0.03, 0.0, 0.06))
+    assert touching.verdict == "no measurable difference"
+
+
+def test_worse_is_said(report):
+    text = Outline(render_report(replace(report, headline=contrast(0.568, 0.498, 0.03)))).text
+    assert "Worse" in text and "finds the right page worse" in text
+    assert "\u22120.070" in text
+
+
+def test_untrusted_names_are_text(report):
+    html = render_report(report)
+    outline = Outline(html)
+    assert "script" not in {tag for tag, _ in outline.tags}
+    assert "b" in {tag for tag, _ in outline.tags}  # the template's own
+    assert "<b>broken</b>.pdf" in outline.text
+    assert "<script>" not in html
+
+
+def test_nothing_is_loaded_from_elsewhere(report):
+    html = render_report(report)
+    sources = [
+        a.get("src") or a.get("href") or "" for t, a in Outline(html).tags if t in ("img", "link", "a", "script")
+    ]
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert "url(http" not in html and "@import" not in html
+
+
+def test_every_image_has_a_description(report):
+    tags = Outline(render_report(report)).tags
+    assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
+    drawings = [attributes for tag, attributes in tags if tag == "svg"]
+    assert len(drawings) == 4
+    assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
+
+
+def test_ids_are_unique(report):
+    ids = [attributes["id"] for _, attributes in Outline(render_report(report)).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_run_without_cases_losses_and_sizes_still_reports(report):
+    bare = replace(report, improved=[], worst=[], losses=[], sizes=[], dimensions=report.dimensions[:1])
+    text = Outline(render_report(bare)).text
+    assert "No query improved." in text and "Every query has its right page at rank 1." in text
+
+
+def test_json_holds_the_numbers_and_no_image(report, tmp_path):
+    html, data = write_report(report, tmp_path)
+    loaded = json.loads(data.read_text())
+    assert loaded["verdict"] == "better"
+    assert loaded["headline"]["difference"] == {
+        "value": pytest.approx(0.07),
+        "low": pytest.approx(0.045),
+        "high": pytest.approx(0.095),
+    }
+    assert "image" not in loaded["improved"][0]["expected"]
+    assert loaded["worst"][0]["query"].startswith("Exception handling")
+    assert html.read_text().lstrip().startswith("<!doctype html>")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_contact_sheet_escapes_the_query():
+    page = Page(id="a", document="x<y.pdf", number=1, image=thumbnail("a"))
+    html = render_sheet(query="<script>1</script>", model="m", pages=[(page, 0.5)])
+    assert "<script>" not in html and "x&lt;y.pdf" in html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.14, "3.1 s"), (41.0, "41 s"), (59.7, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_p_value_is_never_zero():
+    assert p_value(0.0) == "p < 0.001"
+    assert p_value(0.0421) == "p = 0.042"

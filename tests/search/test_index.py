@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+
+from omnitune.errors import InputError
+from omnitune.search import build_index, is_index, open_index
+
+ANGLES = [0, 90, 10, 180, 90]
+ENTRIES = [{"id": f"page {angle}", "row": row} for row, angle in enumerate(ANGLES)]
+
+
+def test_an_index_finds_what_it_was_given(compass, tmp_path):
+    index = build_index(compass, ANGLES, ENTRIES, tmp_path / "index", key="v1", chunk_size=2)
+    assert compass.chunks == [2, 2, 1]
+    east, north = index.search(compass, [1, 95], top_k=3)
+    assert [found.entry["id"] for found in east] == ["page 0", "page 10", "page 90"]
+    assert [(found.rank, found.row) for found in north][:2] == [(1, 1), (2, 4)]
+    assert east[0].score == pytest.approx(np.cos(np.radians(1)))
+    assert len(index) == 5
+
+
+def test_an_index_survives_the_disk(compass, tmp_path):
+    made = build_index(compass, ANGLES, ENTRIES, tmp_path, key="v1")
+    opened = open_index(tmp_path)
+    np.testing.assert_array_equal(opened.embeddings, compass.encode(ANGLES))
+    assert isinstance(opened.embeddings, np.memmap)
+    assert (opened.entries, opened.similarity, opened.key) == (ENTRIES, "cosine", "v1")
+    assert opened.search(compass, [50]) == made.search(compass, [50])
+    assert is_index(tmp_path, "v1") and not is_index(tmp_path, "v2") and not is_index(tmp_path / "none", "v1")
+
+
+def test_an_interrupted_index_is_none(compass, make_compass, tmp_path):
+    class Stops(make_compass):
+        def encode_document(self, inputs, **options):
+            if 180 in inputs:
+                raise KeyboardInterrupt
+            return self.encode(inputs, **options)
+
+    build_index(compass, ANGLES, ENTRIES, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Stops(), ANGLES, ENTRIES, tmp_path, chunk_size=2)
+    assert not is_index(tmp_path)
+    with pytest.raises(InputError, match=r"folder: expected an index, got .* without an index.json"):
+        open_index(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+def test_another_model_is_told(compass, make_compass, tmp_path):
+    index = build_index(compass, ANGLES, ENTRIES, tmp_path)
+    with pytest.raises(InputError, match="expected embeddings of 2 dimensions as in the index, got 3"):
+        index.search(make_compass(3), [1])
+
+
+def test_another_format_is_told(compass, tmp_path):
+    build_index(compass, ANGLES, ENTRIES, tmp_path)
+    about = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(InputError, match="expected an index of format 1, got 99"):
+        open_index(tmp_path)
+    assert not is_index(tmp_path)
+
+
+def test_one_entry_for_each_item(compass, tmp_path):
+    with pytest.raises(InputError, match="entries: expected one for each of at least one item, got 1 for 5 items"):
+        build_index(compass, ANGLES, ENTRIES[:1], tmp_path)
+    with pytest.raises(InputError, match="got 0 for 0 items"):
+        build_index(compass, [], [], tmp_path)

@@ -1,48 +1,72 @@
-# Each target sets itself up: a virtual environment in .venv, filled once and again only when pyproject.toml changes.
-PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-WORKERS ?= 2
+# demo: finetune and report on real pages    test: everything CI runs    check: format, lint, types, layers
+# bench: speed and memory against Sentence Transformers    clean: what can be made again
+#
+# Each sets up .venv by itself, once; a change of pyproject.toml installs again. ARGS= reaches the command.
 
+SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+COMMA := ,
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+# A development install can run the demo too.
+DEMO_STAMP := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.demo)
+
+# Installs, showing wheels as they come, with their sizes: the first install is a long wait.
+INSTALL = set -o pipefail; $(BIN)/python -m pip install --progress-bar off --editable $(1) | awk '/(Downloading|Using cached) .*\.(whl|tar\.gz) / { sub(/.*\//, ""); sub(/^ *Downloading /, ""); print "   " $$0; fflush() }'
+
 help:
-	@echo "make demo    finetune a page retriever on real manuals and open a report (about 10 minutes on a laptop)"
-	@echo "make test    everything CI runs: format, lint, types, layers, tests, parity (about 15 minutes)"
-	@echo "make check   format, lint, types, layers"
-	@echo "make bench   benchmarks against Sentence Transformers, quick sizes"
-	@echo "make clean   remove the virtual environment and caches"
+	@echo "make demo    finetune a page retriever on some manuals and open the report (minutes, no GPU)"
+	@echo "make test    everything CI runs: make check, tests, parity with Sentence Transformers"
+	@echo "make check   format, lint, types, import layers"
+	@echo "make bench   speed and memory against Sentence Transformers"
+	@echo "make clean   remove caches and build output; 'make clean ALL=1' removes .venv too"
 
-$(BIN)/python:
-	@echo "Making a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-
-# The full set holds the demo's: with it in place there is nothing to install.
-$(VENV)/.full: pyproject.toml | $(BIN)/python
-	@echo "Installing omnitune with its development tools into $(VENV) (first time: some minutes, several GB with torch)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,parity]'
-	@touch $(VENV)/.full $(VENV)/.demo
-
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	@echo "Installing omnitune into $(VENV) (first time: some minutes, several GB with torch)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
-	@touch $(VENV)/.demo
-
-demo: $(VENV)/.demo
-	@$(BIN)/omnitune demo --out runs/demo
-
-check: $(VENV)/.full
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+demo: $(DEMO_STAMP)
+	@$(BIN)/omnitune demo $(ARGS)
 
 test: check
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	@echo "== tests and parity with Sentence Transformers ($(WORKERS) workers; some minutes)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
-bench: $(VENV)/.full
-	@for bench in benchmarks/bench_*.py; do echo "$$bench" >&2; $(BIN)/python $$bench --quick || exit 1; done
+check: .venv/.dev
+	@echo "== format and lint (ruff)"
+	@$(BIN)/ruff format --check --output-format concise . || { echo "Not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check .
+	@echo "== types (mypy --strict)"
+	@$(BIN)/mypy
+	@echo "== import layers (import-linter)"
+	@$(BIN)/lint-imports --no-logo 2>&1 || { echo "A room imports upwards or sideways." >&2; exit 1; }
+
+bench: .venv/.dev
+	@for file in benchmarks/bench_*.py; do \
+	    echo "== $$file" >&2; OMP_NUM_THREADS=1 $(BIN)/python $$file --quick $(ARGS) || exit 1; done
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "omnitune needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "== creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || \
+	    { rm -rf .venv; echo "No venv module; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+
+.venv/.demo: pyproject.toml | .venv/bin/python
+	@echo "== installing omnitune for the demo (the first time 2 to 5 minutes: torch is large)"
+	@$(call INSTALL,'.[demo]')
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo "== installing omnitune for development (the first time 3 to 6 minutes: torch is large)"
+	@$(call INSTALL,'.[dev$(COMMA)parity]')
+	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@$(if $(ALL),rm -rf .venv,true)
+	@echo "Clean. What runs made stays in runs/."

@@ -1,4 +1,4 @@
-"""Fixtures that every room shares: tiny checkpoints on disk, pages, texts. Each is built once a session, when asked for.
+"""Fixtures that every room shares: tiny checkpoints, pages, texts; each is built once a session, when asked for.
 
 One thread, no network and fixed seeds, so that results do not depend on the machine or on the order of tests.
 """

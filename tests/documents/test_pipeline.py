@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_pdfs import write_folder
-from tiny_reader import write_tiny_bert, write_tiny_reader
 from transformers import TrainerCallback
 
+from fixtures.tiny_pdfs import write_folder
+from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer
-from omnitune.documents import pipeline
+from omnitune.documents import pipeline, train
 from omnitune.documents.recipe import parse_recipe
 from omnitune.errors import InputError, ResourceError
 
@@ -80,8 +80,22 @@ def numbers(out: Path) -> dict:
     return json.loads((out / "report.json").read_text())
 
 
-def never(*args, **kwargs):
-    raise AssertionError("this step was done before")
+def losses(out: Path) -> list[float]:
+    return [one["loss"] for one in numbers(out)["losses"]]
+
+
+def asked(out: Path) -> list[str]:
+    from omnitune.documents import load
+
+    return load(out / "dataset").test_queries
+
+
+def forbid(monkeypatch, *steps: str) -> None:
+    def never(*args, **kwargs):
+        raise AssertionError("this step was done before")
+
+    for step in steps:
+        monkeypatch.setattr(f"omnitune.documents.{step}", never)
 
 
 def test_what_a_run_leaves(finished):
@@ -93,7 +107,6 @@ def test_what_a_run_leaves(finished):
     assert [one["dim"] for one in found["dimensions"]] == [32, 16, 8]
     assert {one["name"] for one in found["systems"]} == {"finetuned", "base", "BM25"}
     assert found["data"]["test_pages"] == 5 and found["data"]["all_pages"] == 20
-    assert [one["document"] for one in found["improved"] + found["worst"] if "document" in one] == []
     assert found["run"]["command"] == "omnitune finetune it"
     assert set(found["run"]["seconds"]) == {"prepare", "read", "base", "text baseline", "train", "evaluate"}
     assert len(found["losses"]) > 3 and found["losses"][-1]["loss"] < found["losses"][0]["loss"]
@@ -121,36 +134,42 @@ def test_it_says_what_it_will_cost(finished):
 def test_the_model_finds_pages(finished):
     model = SentenceTransformer(str(finished[0] / "model"), device="cpu")
     stored = np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy")
-    queries = [one["query"] for one in json.loads("[]")] or list(_test_queries(finished[0]))
-    assert model.encode_query(queries) == pytest.approx(stored, abs=1e-5)
-
-
-def _test_queries(out: Path):
-    from omnitune.documents import load
-
-    return load(out / "dataset").test_queries
+    assert model.encode_query(asked(finished[0])) == pytest.approx(stored, abs=1e-5)
 
 
 def test_running_again_does_nothing_twice(out, manuals, model, monkeypatch):
     before = numbers(out)
-    for step in ("fit", "encode_test", "read_pages"):
-        monkeypatch.setattr(pipeline, step, never)
+    forbid(monkeypatch, "train.fit", "pipeline.encode_test", "pipeline.read_pages")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     assert numbers(out)["headline"] == before["headline"]
 
 
 def test_another_confidence_only_makes_another_report(out, manuals, model, monkeypatch):
-    for step in ("fit", "encode_test", "read_pages"):
-        monkeypatch.setattr(pipeline, step, never)
+    forbid(monkeypatch, "train.fit", "pipeline.encode_test", "pipeline.read_pages")
     changed = recipe(evaluation=("resamples: 200", "resamples: 100, confidence: 0.8"))
     pipeline.finetune(manuals, out, model=str(model), recipe=changed)
     assert numbers(out)["confidence"] == 0.8
 
 
+def test_improved_queries_are_shown_with_their_pages(out, manuals, model):
+    path = out / "embeddings" / "base" / "queries.npy"
+    np.save(path, -np.load(path))
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    found = numbers(out)
+    assert found["verdict"] == "better"
+    assert len(found["improved"]) == 5
+    first = found["improved"][0]
+    assert first["expected"]["document"] == first["base_first"]["document"] == "kitchen.pdf"
+    assert first["base_rank"] > first["finetuned_rank"] == 1
+    html = (out / "report.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 15
+    assert "Better" in html and first["query"] in html
+
+
 def test_other_training_keeps_what_does_not_depend_on_it(out, manuals, model, monkeypatch):
     encoded = []
     original = pipeline.encode_test
-    monkeypatch.setattr(pipeline, "read_pages", never)
+    forbid(monkeypatch, "pipeline.read_pages")
     monkeypatch.setattr(
         pipeline, "encode_test", lambda *args, **kwargs: (encoded.append(kwargs["label"]), original(*args, **kwargs))
     )
@@ -190,7 +209,7 @@ def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, m
     half.mkdir()
     (half / "trainer_state.json").write_text('{"epoch": ')
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
-    assert numbers(out)["losses"] == pytest.approx(numbers(finished[0])["losses"])
+    assert losses(out) == pytest.approx(losses(finished[0]))
     for name in ("queries", "pages"):
         undisturbed = np.load(finished[0] / "embeddings" / "finetuned" / f"{name}.npy")
         assert np.load(out / "embeddings" / "finetuned" / f"{name}.npy") == pytest.approx(undisturbed, abs=1e-5)
@@ -205,7 +224,7 @@ def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch)
     with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
         pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "fit", never)
+    forbid(monkeypatch, "train.fit")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
 
 
@@ -216,31 +235,68 @@ def test_results_among_the_documents_are_refused(manuals, model):
 
 def test_train_on_a_prepared_dataset(finished, model, tmp_path):
     said = []
-    place = pipeline.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), say=said.append)
-    again = pipeline.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
+    place = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), say=said.append)
+    again = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
     assert place == again == tmp_path / "model"
-    trained = SentenceTransformer(str(place), device="cpu").encode_query(_test_queries(finished[0]))
+    trained = SentenceTransformer(str(place), device="cpu").encode_query(asked(finished[0]))
     assert trained == pytest.approx(np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy"), abs=1e-5)
 
 
 def test_train_without_a_dataset(model, tmp_path):
     with pytest.raises(InputError, match="a recipe with a section 'dataset'"):
-        pipeline.train(None, tmp_path, model=str(model), recipe=recipe())
+        train.train(None, tmp_path, model=str(model), recipe=recipe())
 
 
 def test_train_on_the_recipes_dataset(finished, model, tmp_path):
-    from datasets import DatasetDict
+    from datasets import DatasetDict, Image
 
     from omnitune.documents import load
 
-    rows = load(finished[0] / "dataset").train
-    rows = rows.add_column("wrong", rows["page"][::-1], feature=rows.features["page"])
+    rows = load(finished[0] / "dataset").train.cast_column("page", Image(decode=False))
+    rows = rows.add_column("wrong", rows["page"][::-1]).cast_column("wrong", Image(decode=False))
     DatasetDict({"train": rows, "eval": rows.select(range(6))}).save_to_disk(str(tmp_path / "rows"))
     section = f"dataset: {{path: {tmp_path / 'rows'}, split: train, columns: [query, page], eval_split: eval}}\n"
     wanted = parse_recipe(section + RECIPE.replace("logging_steps: 1", "logging_steps: 1\n  eval_strategy: epoch"),
                           source="x")  # fmt: skip
-    pipeline.train(None, tmp_path / "out", model=str(model), recipe=wanted)
+    train.train(None, tmp_path / "out", model=str(model), recipe=wanted)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["queries"] == 6 and found["pages"] == 12
     assert [row["dim"] for row in found["dimensions"]] == [32, 16, 8]
-    assert found["dimensions"][0]["finetuned"] > found["dimensions"][0]["base"]
+    full = found["dimensions"][0]
+    assert (
+        0 < full["base"] <= full["finetuned"] <= 1 and full["low"] <= full["finetuned"] - full["base"] <= full["high"]
+    )
+
+
+def test_lora_on_a_vision_language_model(finished, tiny_qwen3_vl, tmp_path):
+    lora = "lora: {r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj], task_type: FEATURE_EXTRACTION}\n"
+    section = f"model: {{processor_kwargs: {{max_pixels: {64 * 64}}}}}\n"
+    place = train.train(
+        finished[0] / "dataset",
+        tmp_path,
+        model=str(tiny_qwen3_vl),
+        recipe=parse_recipe(lora + section + RECIPE, source="lora.yaml"),
+    )
+    facts = json.loads((tmp_path / ".steps" / "train.json").read_text())["result"]["facts"]
+    trained, everything = (int(n.replace(",", "")) for n in facts["trained parameters"].split(" of "))
+    assert 0 < trained < everything / 10
+    queries = asked(finished[0])
+    base = SentenceTransformer(str(tiny_qwen3_vl), device="cpu").encode_query(queries)
+    tuned = SentenceTransformer(str(place), device="cpu").encode_query(queries)
+    assert np.abs(base - tuned).max() > 1e-3, "the adapter is in the saved model"
+
+
+def test_validation_documents_are_evaluated_while_training(manuals, model, tmp_path):
+    from omnitune.documents import prepare
+
+    prepare(manuals, tmp_path / "dataset", width=400, test=["kitchen.pdf"], validation=["harbour.pdf"], workers=1)
+    wanted = recipe(evaluated=("seed: 5", "seed: 5\n  eval_strategy: epoch\n  save_total_limit: 1"))
+    seen = []
+    original = train.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train, "fit", lambda *args, **kwargs: seen.append(kwargs["evaluator"]) or original(*args, **kwargs)
+        )
+        train.train(tmp_path / "dataset", tmp_path / "out", model=str(model), recipe=wanted)
+    assert seen[0].name == "validation" and len(seen[0].corpus) == 5
+    assert set(seen[0].corpus) == {f"harbour.pdf#{n}" for n in range(1, 6)}

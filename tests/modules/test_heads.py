@@ -12,7 +12,9 @@ from omnitune.modules.activations import ACTIVATIONS, activation_name, activatio
 
 
 def test_dense_applies_its_activation_to_the_linear_layer():
-    dense = Dense(2, 1, activation_function=nn.ReLU(), init_weight=torch.tensor([[1.0, -2.0]]), init_bias=torch.zeros(1))
+    dense = Dense(
+        2, 1, activation_function=nn.ReLU(), init_weight=torch.tensor([[1.0, -2.0]]), init_bias=torch.zeros(1)
+    )
     out = dense({"sentence_embedding": torch.tensor([[3.0, 1.0], [1.0, 3.0]])})
     assert out["sentence_embedding"].tolist() == [[1.0], [0.0]]
 
@@ -59,7 +61,9 @@ def test_every_listed_activation_is_found_by_the_name_it_is_written_under(kind):
 def test_an_activation_that_is_not_listed_is_never_imported(tmp_path, name):
     config = {"in_features": 2, "out_features": 2, "activation_function": name}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UntrustedCodeError, match=r"activation_function: expected one of .*Tanh.*trust_remote_code=True"):
+    with pytest.raises(
+        UntrustedCodeError, match=r"activation_function: expected one of .*Tanh.*trust_remote_code=True"
+    ):
         Dense.load(str(tmp_path))
 
 
@@ -73,7 +77,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     Dense(4, 3).save(str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "out_features": 2, "use_residual": True}))
-    with pytest.raises(CheckpointError, match=r"missing \['residual.weight'\]; of another shape \['linear.bias', 'linear.w"):
+    with pytest.raises(
+        CheckpointError, match=r"missing \['residual.weight'\]; of another shape \['linear.bias', 'linear.w"
+    ):
         Dense.load(str(tmp_path))
 
 
@@ -90,11 +96,8 @@ def test_pickled_weights_are_not_read_and_the_error_says_how_to_convert_them(tmp
     torch.save(dense.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="pickled weights are not read, because a pickle can run code") as caught:
         Dense.load(str(tmp_path))
-    import subprocess
-    import sys
-
     command = str(caught.value).split('python -c "', 1)[1].rsplit('"', 1)[0]
-    subprocess.run([sys.executable, "-c", command], check=True)
+    exec(command)
     torch.testing.assert_close(Dense.load(str(tmp_path)).state_dict(), dense.state_dict())
 
 
@@ -122,3 +125,9 @@ def test_dense_and_normalize_equal_sentence_transformers_both_ways(tmp_path, act
         torch.testing.assert_close(*out, rtol=0, atol=0)
     norms = [m()({"sentence_embedding": x})["sentence_embedding"] for m in (Normalize, RivalNormalize)]
     torch.testing.assert_close(*norms, rtol=0, atol=0)
+
+
+def test_a_broken_configuration_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json: expected JSON, got something else"):
+        Normalize.load(str(tmp_path))

@@ -78,7 +78,9 @@ def test_configuration_round_trip(tmp_path, mode):
     again = Pooling.load(str(tmp_path))
     assert (again.embedding_dimension, again.pooling_mode, again.include_prompt) == (8, mode, False)
     # The older keys join modes in a fixed order, so only what fits it is written in them.
-    assert ("word_embedding_dimension" in json.loads((tmp_path / "config.json").read_text())) == (mode != ("mean", "cls"))
+    assert ("word_embedding_dimension" in json.loads((tmp_path / "config.json").read_text())) == (
+        mode != ("mean", "cls")
+    )
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def test_routes_that_are_not_there_are_refused():
 def test_each_task_goes_through_its_route():
     query, document = static(0), static(1)
     router = Router.for_query_document([query, Normalize()], [document])
-    torch.testing.assert_close(embed(router, ["red"], task="query"), torch.nn.functional.normalize(query.embedding.weight[1:2]))
+    torch.testing.assert_close(
+        embed(router, ["red"], task="query"), torch.nn.functional.normalize(query.embedding.weight[1:2])
+    )
     torch.testing.assert_close(embed(router, ["red"]), document.embedding.weight[1:2].detach())
 
 
@@ -198,13 +200,17 @@ def test_shared_modules_are_saved_once_and_shared_again(tmp_path, tiny_bert):
     assert again.route_mappings == router.route_mappings
     assert again.max_seq_length == 7
     for task in ("query", "document", None):
-        torch.testing.assert_close(embed(again, ["the quick fox"], task=task), embed(router, ["the quick fox"], task=task))
+        torch.testing.assert_close(
+            embed(again, ["the quick fox"], task=task), embed(router, ["the quick fox"], task=task)
+        )
 
 
 def test_broken_router_files_are_named(tmp_path):
     path = tmp_path / "router_config.json"
     path.write_text("{}")
-    with pytest.raises(CheckpointError, match=r"router_config.json: expected keys types, structure, parameters; got \[\]"):
+    with pytest.raises(
+        CheckpointError, match=r"router_config.json: expected keys types, structure, parameters; got \[\]"
+    ):
         Router.load(str(tmp_path))
     path.write_text("[]")
     with pytest.raises(CheckpointError, match=r"router_config.json: expected a JSON object, got a list"):

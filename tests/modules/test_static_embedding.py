@@ -48,7 +48,9 @@ def test_a_prompt_is_put_before_every_text(tokenizer, table):
 
 def test_round_trip(tokenizer, table, tmp_path):
     StaticEmbedding(tokenizer, table).save(str(tmp_path))
-    torch.testing.assert_close(embed(StaticEmbedding.load(str(tmp_path)), TEXTS), embed(StaticEmbedding(tokenizer, table), TEXTS))
+    torch.testing.assert_close(
+        embed(StaticEmbedding.load(str(tmp_path)), TEXTS), embed(StaticEmbedding(tokenizer, table), TEXTS)
+    )
 
 
 def test_model2vec_files_are_read_with_their_mapping_and_weights(tokenizer, table, tmp_path):

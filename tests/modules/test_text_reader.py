@@ -97,6 +97,21 @@ def test_every_mode_reads_the_same(mode):
     assert TextReader().read([image]) == ["Every mode"]
 
 
+@pytest.mark.parametrize("angle", [0, 90, 180, 270])
+def test_a_page_may_lie_or_be_upside_down(angle):
+    pytest.importorskip("tesserocr")
+    page = Image.new("L", (700, 500), 255)
+    lines = [
+        "The reader turns pages that were scanned",
+        "with their heads down before it gives them",
+        "to the encoder.",
+    ]
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(page).text((30, 40 + 60 * row), line, fill=0, font=ImageFont.load_default(28))
+    (text,) = TextReader().read([page.rotate(angle, expand=True)])
+    assert text.split() == " ".join(lines).split()
+
+
 def test_float_images_from_zero_to_one():
     image = Image.fromarray(np.asarray(drawn("Floats").convert("L"), dtype=np.float32) / 255)
     assert text_reader._greyscale(image).getextrema() == (0, 255)

@@ -10,16 +10,19 @@ from PIL import Image
 from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import ImageRule
 from omnitune.modules import Transformer
-from omnitune.modules.outputs import from_json, to_json
+from omnitune.modules.outputs import embedding_dimension, from_json, to_json
 from omnitune.modules.transformer import CLIPModel
 
 TEXTS = ["the quick fox", "a page of a manual about R data frames, and lists of figures. " * 30, "tables", ""]
-EVERY = ["tiny_bert", "tiny_clip", "tiny_siglip", "tiny_qwen2_vl", "tiny_qwen3_vl", "tiny_smolvlm", "tiny_paligemma"]
+VISION = ["tiny_qwen2_vl", "tiny_qwen2_5_vl", "tiny_qwen3_vl", "tiny_qwen3_5", "tiny_smolvlm", "tiny_paligemma"]
+EVERY = ["tiny_bert", "tiny_mpnet", "tiny_qwen3", "tiny_clip", "tiny_siglip", *VISION]
 
 
 def images():
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((70, 50), (120, 90), (33, 64))]
+    return [
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((70, 50), (120, 90), (33, 64))
+    ]
 
 
 def batches():
@@ -49,7 +52,7 @@ def attempt(module, inputs, **kwargs):
     """What a module makes of a batch, or the error; both modules must agree on which it is."""
     try:
         return run(module, inputs, **kwargs)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         return error
 
 
@@ -175,7 +178,7 @@ def test_modalities_and_costs_come_from_the_processor(tiny_bert, tiny_clip, tiny
     for page in images():
         features = talks.preprocess([page])
         patches = int(features["image_grid_thw"].prod()) // talks.processor.image_processor.merge_size**2
-        assert talks.cost_rule.image.cost(*page.size) == pytest.approx(patches, abs=3)
+        assert talks.cost_rule.image.cost(*page.size) == pytest.approx(patches, rel=0.25)
 
 
 def test_what_the_backbone_does_not_take_is_refused(tiny_bert, tiny_clip, tiny_qwen3_vl):
@@ -202,9 +205,9 @@ def test_a_prompt_that_cannot_apply_is_warned_about_once(tiny_clip, caplog):
 
 def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert, caplog):
     path = str(tiny_bert)
-    with pytest.raises(InputError, match='transformer_task: expected "feature-extraction", got \'fill-mask\''):
+    with pytest.raises(InputError, match="transformer_task: expected \"feature-extraction\", got 'fill-mask'"):
         Transformer(path, transformer_task="fill-mask")
-    with pytest.raises(InputError, match='backend: expected "torch", got \'onnx\''):
+    with pytest.raises(InputError, match="backend: expected \"torch\", got 'onnx'"):
         Transformer(path, backend="onnx")
     with pytest.raises(InputError, match="query_expansion: expected None"):
         Transformer(path, query_expansion={"strategy": "fixed", "length": 32})
@@ -219,7 +222,7 @@ def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert, caplog)
 def test_a_custom_output_is_taken_and_kept(tiny_bert, tmp_path):
     config = {"text": {"method": "forward", "method_output_name": ["hidden_states", 1]}}
     module = Transformer(str(tiny_bert), modality_config=config, module_output_name="token_embeddings").eval()
-    usual = Transformer(str(tiny_bert), model_kwargs={"output_hidden_states": True}).eval()
+    usual = Transformer(str(tiny_bert), config_kwargs={"output_hidden_states": True}).eval()
     first = usual(usual.preprocess(TEXTS))["all_layer_embeddings"][1]
     torch.testing.assert_close(run(module, TEXTS)[1], first)
     module.save(str(tmp_path))
@@ -317,3 +320,11 @@ def test_an_encoder_decoder_is_used_by_its_encoder(tmp_path, tiny_bert):
     features, out = run(module, TEXTS)
     ids = {key: features[key] for key in ("input_ids", "attention_mask")}
     torch.testing.assert_close(out, whole.encoder(**ids).last_hidden_state)
+
+
+def test_an_embedding_dimension_that_is_not_said_is_an_error():
+    class Empty:
+        sub_configs = {}
+
+    with pytest.raises(CheckpointError, match=r"config.json: expected one of \['hidden_size', .*got none in a Empty"):
+        embedding_dimension(Empty(), "token_embeddings")

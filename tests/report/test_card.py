@@ -131,8 +131,8 @@ def test_a_long_log_is_thinned_and_keeps_the_best_step() -> None:
 def test_writing_leaves_the_models_data_alone(tmp_path) -> None:
     data = trained()
     model = SimpleNamespace(
-        model_card_data=data, family=SimpleNamespace(name="SentenceTransformer"), max_seq_length=None, modalities=["text"],
-        prompts={}, similarity_fn_name="cosine", get_embedding_dimension=lambda: 8,
+        model_card_data=data, family=SimpleNamespace(name="SentenceTransformer"), max_seq_length=None,
+        modalities=["text"], prompts={}, similarity_fn_name="cosine", get_embedding_dimension=lambda: 8,
     )  # fmt: skip
     card.write(model, tmp_path, model_name="Pages", train_datasets=["manuals"])
     text = (tmp_path / "README.md").read_text()

@@ -1,15 +1,28 @@
 """A tiny BERT on disk, models of it, and datasets of pairs that it can learn."""
 
+import io
+import json
 import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizerFast,
+)
 
 WORDS = [f"word{i}" for i in range(60)]
 
@@ -40,6 +53,27 @@ def dropping_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("bert") / "dropping", 0.1)
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare CLIP: text and images."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(97, 123)] + list("0123456789")
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    shared = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**shared, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "eos_token_id": len(vocabulary) - 1}
+    config = CLIPConfig(
+        text_config=text, vision_config={**shared, "image_size": 16, "patch_size": 8}, projection_dim=16
+    )
+    CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
 def sentence(draw: random.Random, topic: int) -> str:
     return " ".join(draw.choice(WORDS[topic * 6 : topic * 6 + 6]) for _ in range(draw.randint(2, 7)))
 
@@ -60,6 +94,25 @@ def pairs() -> Callable[..., Dataset]:
         if extra in ("score", "label"):
             columns[extra] = [draw.random() if extra == "score" else draw.randrange(4) for _ in topics]
         return Dataset.from_dict(columns)
+
+    return make
+
+
+@pytest.fixture
+def pages() -> Callable[..., Dataset]:
+    """Queries and page images, optionally one of them broken or some of them the same."""
+
+    def make(bad: int | None = None, same: tuple[int, ...] = ()) -> Dataset:
+        rows = []
+        for i in range(12):
+            buffer = io.BytesIO()
+            shade = torch.Generator().manual_seed(same[0] if i in same else i)
+            noise = torch.randint(0, 255, (20, 20, 3), generator=shade).to(torch.uint8)
+            Image.fromarray(noise.numpy()).save(buffer, "PNG")
+            content = buffer.getvalue()
+            rows.append({"bytes": content[: len(content) // 2] if i == bad else content, "path": None})
+        features = datasets.Features({"query": datasets.Value("string"), "page": datasets.Image()})
+        return Dataset.from_dict({"query": [f"word{i}" for i in range(12)], "page": rows}, features=features)
 
     return make
 

@@ -54,7 +54,7 @@ def test_text_of_a_command_line_is_read(tmp_path: Any) -> None:
         ("learning_rate_mapping", 3, "learning_rate_mapping: expected a mapping"),
         ("activation_memory", 1.5, "activation_memory: expected"),
         ("activation_memory", "much", "activation_memory: expected"),
-        ("on_bad_item", "ignore", "on_bad_item: expected \"raise\" or \"skip\", got 'ignore'"),
+        ("on_bad_item", "ignore", 'on_bad_item: expected "raise" or "skip", got \'ignore\''),
         ("warmup_ratio", 10, r"warmup_ratio: expected a share in \[0, 1\], got 10"),
     ],
 )

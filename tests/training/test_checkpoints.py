@@ -1,4 +1,4 @@
-"""What a checkpoint brings back: the run as it would have gone on, the loss's parameters, the best weights, adapters."""
+"""What a checkpoint brings back: the run as it would have gone on, the loss's parameters, the best weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from omnitune import SentenceTransformer, losses
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, InputError
 from omnitune.evaluation import BaseEvaluator
 from omnitune.modules import Dense, Normalize, Pooling, Router, Transformer
 from omnitune.training import weights
@@ -116,7 +116,9 @@ def test_a_checkpoint_without_the_losss_parameters(bert: Path, pairs: Pairs, arg
 class Falling(BaseEvaluator):
     """Best at step 4."""
 
-    def __call__(self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> dict[str, float]:
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
         return {"score": float(-abs(steps - 4))}
 
 
@@ -158,10 +160,19 @@ def test_weights_come_back_in_place(bert: Path, tmp_path: Path, make: Callable[[
 
 def test_a_router_wants_routes(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
     model = composed(bert)
+    with pytest.raises(InputError, match=r"router_mapping: expected a route out of \['query', 'document'\]"):
+        Trainer(model=model, args=arguments(), train_dataset=pairs(), loss=losses.CoSENTLoss)
     args = arguments(max_steps=2, router_mapping={"anchor": "query", "positive": "document"})
     trainer = Trainer(model=model, args=args, train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss(model))
     trainer.train()
     assert len(logged(trainer)) == 2
+
+
+def test_a_router_by_modality_wants_none(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
+    text = [Transformer(str(bert)), Pooling(32, "mean")]
+    model = SentenceTransformer(modules=[Router({"text": text}, default_route="text")], device="cpu")
+    loss = losses.MultipleNegativesRankingLoss(model)
+    Trainer(model=model, args=arguments(max_steps=1), train_dataset=pairs(), loss=loss).train()
 
 
 def test_a_foreign_folder(bert: Path, tmp_path: Path) -> None:
@@ -186,7 +197,9 @@ class TestAdapters:
             torch.manual_seed(3)
             model.add_adapter(peft.LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"]))
             args = arguments(save_strategy="steps", save_steps=4, num_train_epochs=2)
-            return Trainer(model=model, args=args, train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss(model))
+            return Trainer(
+                model=model, args=args, train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss(model)
+            )
 
         return make
 

@@ -5,84 +5,75 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from omnitune.training.gradients import BUCKET_BYTES, _buckets, average_gradients
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from datasets import Dataset
-from omnitune import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from omnitune.evaluation import BaseEvaluator
-
-model_path, folder, batch_size, mode = sys.argv[1:]
-words = lambda i: f"word{i % 60} word{(i * 7) % 60} word{(i * 3) % 60}"
-rows = range(24)
-columns = {"a": [words(i) for i in rows], "b": [words(i + 1) for i in rows]}
-if mode == "score":
-    columns["score"] = [(i % 5) / 5 for i in rows]
-
-class Counting(BaseEvaluator):
-    def __call__(self, model, output_path=None, epoch=-1, steps=-1):
-        Path(output_path, "calls").open("a").write("x")
-        return {"score": 1.0}
-
-class Parts(losses.CosineSimilarityLoss):
-    def objective(self, embeddings, labels):
-        return {"part": super().objective(embeddings, labels)}
-
-model = SentenceTransformer(model_path, device="cpu")
-args = SentenceTransformerTrainingArguments(
-    output_dir=folder, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no", logging_steps=1, optim="sgd",
-    learning_rate=0.5, max_grad_norm=0.5, per_device_train_batch_size=int(batch_size), seed=3, num_train_epochs=2,
-    gradient_accumulation_steps=2, dataloader_drop_last=True, dataloader_pin_memory=False, eval_strategy="epoch",
-    batch_sampler="no_duplicates",
-)
-if mode == "score":
-    loss = Parts(model)
-else:
-    loss = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2, gather_across_devices=True)
-trainer = SentenceTransformerTrainer(
-    model=model, args=args, train_dataset=Dataset.from_dict(columns), loss=loss, evaluator=Counting()
-)
-trainer.train()
-result = {
-    "losses": [e["loss"] for e in trainer.state.log_history if "loss" in e],
-    "parts": [e["part"] for e in trainer.state.log_history if "part" in e],
-    "weight": float(sum(p.detach().double().sum() for p in model.parameters())),
-    "evaluated": [e["eval_score"] for e in trainer.state.log_history if "eval_score" in e],
-    "calls": Path(folder, "eval", "calls").read_text(),
-}
-Path(folder, f"rank{args.process_index}.json").write_text(json.dumps(result))
-"""
+MODES = ("score", "gathered")
 
 
-def train(script: Path, model: Path, folder: Path, ranks: int, batch_size: int, mode: str) -> list[dict[str, object]]:
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"] if ranks == 2 else []
-    command = [sys.executable, *launch, str(script), str(model), str(folder), str(batch_size), mode]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+def words(i: int) -> str:
+    return f"word{i % 60} word{(i * 7) % 60} word{(i * 3) % 60}"
+
+
+def train(model_path: str, folder: Path, batch_size: int, mode: str) -> dict[str, Any]:
+    """Four steps of two accumulated batches on every rank, with evaluations."""
+    from omnitune import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+    from omnitune.evaluation import BaseEvaluator
+
+    class Counting(BaseEvaluator):
+        def __call__(self, model: Any, output_path: Any = None, epoch: Any = -1, steps: Any = -1) -> dict[str, float]:
+            with Path(output_path, "calls").open("a") as file:
+                file.write("x")
+            return {"score": 1.0}
+
+    class Parts(losses.CosineSimilarityLoss):
+        def objective(self, embeddings: Any, labels: Any) -> Any:
+            return {"part": super().objective(embeddings, labels)}
+
+    columns: dict[str, list[Any]] = {"a": [words(i) for i in range(24)], "b": [words(i + 30) for i in range(24)]}
+    if mode == "score":
+        columns["score"] = [(i % 5) / 5 for i in range(24)]
+    model = SentenceTransformer(model_path, device="cpu")
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no", logging_steps=1,
+        optim="sgd", learning_rate=0.5, max_grad_norm=0.5, per_device_train_batch_size=batch_size, seed=3,
+        num_train_epochs=2, gradient_accumulation_steps=2, dataloader_drop_last=True, dataloader_pin_memory=False,
+        eval_strategy="epoch", batch_sampler="no_duplicates",
+    )  # fmt: skip
+    gathered = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2, gather_across_devices=True)
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_dict(columns),
+        loss=Parts(model) if mode == "score" else gathered,
+        evaluator=Counting(),
+    )
+    trainer.train()
+    history = trainer.state.log_history
+    weights = [p.detach().double().sum() for name, p in model.named_parameters() if "pooler" not in name]
+    found = {key: [entry[key] for entry in history if key in entry] for key in ("loss", "part", "eval_score")}
+    return {**found, "weight": float(sum(weights)), "calls": (folder / "eval" / "calls").read_text()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["score", "gathered"])
-def test_two_ranks_equal_one(bert: Path, tmp_path: Path, mode: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    first, second = train(script, bert, tmp_path / "two", 2, 3, mode)
-    (alone,) = train(script, bert, tmp_path / "one", 1, 6, mode)
-    assert first["losses"] == second["losses"] or mode == "gathered"
-    assert first["weight"] == second["weight"]
-    assert first["losses"] == pytest.approx(alone["losses"], abs=2e-4)
-    assert first["weight"] == pytest.approx(alone["weight"], abs=1e-4)
-    assert first["parts"] == pytest.approx(alone["parts"], abs=2e-4) and bool(first["parts"]) == (mode == "score")
-    assert first["evaluated"] == second["evaluated"] == [1.0, 1.0] and first["calls"] == "xx"
+def test_two_ranks_equal_one(bert: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, *launch, __file__, str(bert), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    for mode in MODES:
+        left, right, alone = first[mode], second[mode], train(str(bert), tmp_path / f"{mode}-alone", 6, mode)
+        assert left["weight"] == right["weight"] == pytest.approx(alone["weight"], abs=1e-4)
+        assert left["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(left["loss"]) == 4
+        assert left["part"] == pytest.approx(alone["part"], abs=2e-4) and bool(left["part"]) == (mode == "score")
+        assert left["eval_score"] == right["eval_score"] == [1.0, 1.0] and left["calls"] == "xx"
 
 
 def test_one_process_leaves_gradients_alone() -> None:
@@ -97,3 +88,9 @@ def test_buckets_hold_one_dtype_and_a_bounded_size() -> None:
     large = torch.zeros(BUCKET_BYTES // 8)
     sizes = [len(bucket) for bucket in _buckets([large, large, large, half, half])]
     assert sizes == [2, 1, 2]
+
+
+if __name__ == "__main__":
+    path, target = sys.argv[1], Path(sys.argv[2])
+    results = {mode: train(path, target / mode, 3, mode) for mode in MODES}
+    (target / f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))

@@ -1,6 +1,5 @@
 """Tiny trainings, for real: they learn, log, sample, refuse and skip as they say."""
 
-import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,9 @@ class Count(BaseEvaluator):
         self.calls: list[int] = []
         self.primary_metric = f"{name}_score"
 
-    def __call__(self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> dict[str, float]:
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
         self.calls.append(steps)
         return {f"{self.name}_score": float(-abs(steps - 4))}
 
@@ -75,10 +76,15 @@ def test_accumulation_adds_no_negatives_and_says_so(
 
 def test_accumulated_gradients_are_those_of_one_batch(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
     found = []
-    for settings in ({"per_device_train_batch_size": 8}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}):
+    for settings in (
+        {"per_device_train_batch_size": 8},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    ):
         model = SentenceTransformer(str(bert), device="cpu")
         args = arguments(max_steps=3, optim="sgd", learning_rate=0.1, **settings)
-        trainer = Trainer(model=model, args=args, train_dataset=pairs(extra="score"), loss=losses.CosineSimilarityLoss(model))
+        trainer = Trainer(
+            model=model, args=args, train_dataset=pairs(extra="score"), loss=losses.CosineSimilarityLoss(model)
+        )
         trainer.train()
         found.append((logged(trainer), next(model.parameters()).detach().clone()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
@@ -101,13 +107,16 @@ class PlainContrast(nn.Module):
 
     def forward(self, sentence_features: list[dict[str, Tensor]], labels: Tensor | None) -> Tensor:
         first, second = (
-            nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1) for features in sentence_features
+            nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
+            for features in sentence_features
         )
         scores = first @ second.T * self.scale
         return nn.functional.cross_entropy(scores, torch.arange(len(scores)))
 
 
-def test_a_plain_loss_trains_with_its_own_parameters(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+def test_a_plain_loss_trains_with_its_own_parameters(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments
+) -> None:
     trainer = Trainer(model=model, args=arguments(learning_rate=5e-3), train_dataset=pairs(), loss=PlainContrast)
     before = {name: p.detach().clone() for name, p in trainer.loss.named_parameters()}
     trainer.train()
@@ -171,12 +180,68 @@ def test_several_datasets_with_a_loss_each(
     assert {"eval_ranked_loss", "eval_scored_loss", "eval_count_score"} <= keys
 
 
-def test_evaluating_other_datasets_keeps_their_names(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+def test_evaluating_other_datasets_keeps_their_names(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments
+) -> None:
     loss = {"ranked": losses.MultipleNegativesRankingLoss(model), "scored": losses.CoSENTLoss(model)}
     train = DatasetDict({"ranked": pairs(32), "scored": pairs(16, extra="score")})
     trainer = Trainer(model=model, args=arguments(), train_dataset=train, loss=loss)
     assert {"eval_ranked_loss", "eval_scored_loss"} <= trainer.evaluate(train).keys()
     assert train["scored"].column_names == ["anchor", "positive", "score"]
+
+
+def test_workers_read_for_training_and_evaluation(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments
+) -> None:
+    args = arguments(
+        dataloader_num_workers=1, dataloader_persistent_workers=True, eval_strategy="epoch", num_train_epochs=2
+    )
+    data = {"a": pairs(16), "b": pairs(16, seed=1)}
+    loss = losses.MultipleNegativesRankingLoss(model)
+    trainer = Trainer(model=model, args=args, train_dataset=data, eval_dataset=data, loss=loss)
+    trainer.train()
+    assert len(logged(trainer)) == 8
+    assert trainer.get_eval_dataloader("a") is trainer.get_eval_dataloader("a") is not trainer.get_eval_dataloader("b")
+
+
+@pytest.mark.parametrize(
+    "settings", [pytest.param({"activation_checkpointing": True}, marks=pytest.mark.slow), {"bf16": True}]
+)
+def test_settings_of_the_forward(bert: Path, pairs: Pairs, arguments: Arguments, settings: dict[str, bool]) -> None:
+    found = []
+    for changes in ({}, settings):
+        model = SentenceTransformer(str(bert), device="cpu")
+        trainer = Trainer(
+            model=model, args=arguments(**changes), train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss
+        )
+        trainer.train()
+        found.append(logged(trainer))
+    assert found[1] == pytest.approx(found[0], abs=0.1 if "bf16" in settings else 1e-4)
+    assert (found[0] == found[1]) == ("bf16" not in settings)
+
+
+def test_opening_lines_are_shown_above_the_bar(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss = losses.MultipleNegativesRankingLoss(model)
+    Trainer(model=model, args=arguments(max_steps=1, disable_tqdm=False), train_dataset=pairs(), loss=loss).train()
+    assert "Each query sees 7 negatives" in capsys.readouterr().err
+
+
+def test_what_has_no_effect_is_said(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = arguments(train_sampling_strategy="group_by_length")
+    Trainer(model=model, args=args, train_dataset=pairs(), loss=losses.CoSENTLoss, compute_metrics=lambda p: {})
+    assert "compute_metrics: evaluators give metrics; the argument has no effect." in caplog.text
+    assert "train_sampling_strategy: batch_sampler says how rows are sampled" in caplog.text
+
+
+def test_a_card_on_demand(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+    trainer = Trainer(model=model, args=arguments(), train_dataset=pairs(), loss=losses.CoSENTLoss)
+    trainer.create_model_card(language="de", license="mit", tags="manuals", model_name="Pages")
+    text = (Path(trainer.args.output_dir) / "README.md").read_text()
+    assert all(part in text for part in ("language: de", "license: mit", "- manuals", "# Pages"))
 
 
 def test_a_stream_trains(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
@@ -293,7 +358,10 @@ class TestBadItems:
 
     def test_raise_before_training(self, model: SentenceTransformer, damaged: Dataset, arguments: Arguments) -> None:
         trainer = Trainer(
-            model=model, args=arguments(), train_dataset={"faq": damaged}, loss=losses.MultipleNegativesRankingLoss(model)
+            model=model,
+            args=arguments(),
+            train_dataset={"faq": damaged},
+            loss=losses.MultipleNegativesRankingLoss(model),
         )
         with pytest.raises(DatasetError, match=r"dataset 'faq', row 5, column 'positive': missing \(None\)"):
             trainer.train()
@@ -308,9 +376,11 @@ class TestBadItems:
             loss=losses.MultipleNegativesRankingLoss(model),
         )
         trainer.train()
-        assert [str(item) for item in trainer.skipped_items] == ["row 5, column 'positive': missing (None)"] * 2
+        assert [str(item) for item in trainer.skipped_items] == ["row 5, column 'positive': missing (None)"]
         rows = sorted(row for batch in trainer.get_train_dataloader() for row in batch["columns"][0].rows)
         assert rows == [row for row in range(16) if row != 5]
+        listed = [entry["skipped_items"] for entry in trainer.state.log_history if "skipped_items" in entry]
+        assert listed == [[str(item) for item in trainer.skipped_items]]
         assert model.model_card_data.training.skipped == [str(item) for item in trainer.skipped_items]
 
 
@@ -318,8 +388,14 @@ class TestBadItems:
     ("changes", "message"),
     [
         ({"train_dataset": [1, 2]}, "train_dataset: expected a Dataset"),
-        ({"train_dataset": Dataset.from_dict({"dataset_name": ["a"]})}, "train_dataset: expected column names other than"),
-        ({"loss": {"a": losses.CoSENTLoss}, "train_dataset": {"b": Dataset.from_dict({"x": ["y"]})}}, "got none for \\['b'\\]"),
+        (
+            {"train_dataset": Dataset.from_dict({"dataset_name": ["a"]})},
+            "train_dataset: expected column names other than",
+        ),
+        (
+            {"loss": {"a": losses.CoSENTLoss}, "train_dataset": {"b": Dataset.from_dict({"x": ["y"]})}},
+            "got none for \\['b'\\]",
+        ),
         ({"model": None}, "model: expected a model, or model_init"),
     ],
 )
@@ -344,23 +420,65 @@ def test_arguments_of_another_kind(model: SentenceTransformer, pairs: Pairs, tmp
         Trainer(model=model, args=args, train_dataset=pairs())
 
 
-def test_the_card_tells_of_the_run(model: SentenceTransformer, pairs: Pairs, arguments: Arguments, tmp_path: Path) -> None:
-    trainer = Trainer(model=model, args=arguments(), train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss(model))
+def test_the_card_tells_of_the_run(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments, tmp_path: Path
+) -> None:
+    trainer = Trainer(
+        model=model, args=arguments(), train_dataset=pairs(), loss=losses.MultipleNegativesRankingLoss(model)
+    )
     trainer.train()
     trainer.save_model(str(tmp_path / "out"))
     text = (tmp_path / "out" / "README.md").read_text()
-    for part in ("loss:MultipleNegativesRankingLoss", "Rows: 48", "`anchor`, `positive`", "`learning_rate`: 0.001", "Training Loss"):
+    for part in (
+        "loss:MultipleNegativesRankingLoss",
+        "Rows: 48",
+        "`anchor`, `positive`",
+        "`learning_rate`: 0.001",
+        "Training Loss",
+    ):
         assert part in text, part
 
 
-def images(bad: int | None = None) -> Dataset:
-    from PIL import Image
+class TestPages:
+    """Images in the dataset: read as bytes, compared by content, checked once, named when broken."""
 
-    rows = []
-    for i in range(8):
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8), (30 * i, 0, 0)).save(buffer, "PNG")
-        content = buffer.getvalue()
-        rows.append({"bytes": content[:-30] if i == bad else content, "path": None})
-    features = datasets.Features({"query": datasets.Value("string"), "page": datasets.Image()})
-    return Dataset.from_dict({"query": [f"word{i}" for i in range(8)], "page": rows}, features=features)
+    @pytest.fixture
+    def model(self, clip: Path) -> SentenceTransformer:
+        return SentenceTransformer(str(clip), device="cpu")
+
+    def test_training(self, model: SentenceTransformer, pages: Any, arguments: Arguments, monkeypatch: Any) -> None:
+        monkeypatch.setattr(
+            datasets.Image, "decode_example", lambda *a, **k: pytest.fail("the dataset decoded an image")
+        )
+        args = arguments(per_device_train_batch_size=4, batch_sampler="no_duplicates", num_train_epochs=8)
+        data = pages(same=(1, 4, 7))
+        trainer = Trainer(model=model, args=args, train_dataset=data, loss=losses.MultipleNegativesRankingLoss(model))
+        for batch in trainer.get_train_dataloader():
+            rows = batch["columns"][1].rows
+            assert len({1, 4, 7} & set(rows)) <= 1 and isinstance(batch["columns"][1].items[0]["bytes"], bytes)
+        trainer.train()
+        assert sum(logged(trainer)[-3:]) < sum(logged(trainer)[:3])
+
+    def test_a_broken_image_stops_the_run(self, model: SentenceTransformer, pages: Any, arguments: Arguments) -> None:
+        trainer = Trainer(
+            model=model, args=arguments(), train_dataset={"manuals": pages(bad=3)}, loss=losses.CoSENTLoss
+        )
+        with pytest.raises(DatasetError, match=r"1 item\(s\).*\n.*dataset 'manuals', row 3, column 'page': .+"):
+            trainer.train()
+
+    def test_a_broken_image_in_evaluation_stops_it_too(
+        self, model: SentenceTransformer, pages: Any, arguments: Arguments
+    ) -> None:
+        loss = losses.MultipleNegativesRankingLoss(model)
+        trainer = Trainer(model=model, args=arguments(), train_dataset=pages(), eval_dataset=pages(bad=9), loss=loss)
+        with pytest.raises(DatasetError, match="row 9, column 'page'"):
+            trainer.train()
+
+    def test_it_can_be_skipped(self, model: SentenceTransformer, pages: Any, arguments: Arguments) -> None:
+        args = arguments(on_bad_item="skip", per_device_train_batch_size=4, batch_sampler="no_duplicates")
+        data = {"a": pages(bad=3), "b": pages()}
+        trainer = Trainer(model=model, args=args, train_dataset=data, loss=losses.MultipleNegativesRankingLoss(model))
+        trainer.train()
+        assert [(item.dataset, item.row) for item in trainer.skipped_items] == [("a", 3)]
+        seen = [(b["dataset"], row) for b in trainer.get_train_dataloader() for row in b["columns"][0].rows]
+        assert sorted(seen) == [("a", i) for i in range(12) if i != 3] + [("b", i) for i in range(12)]

@@ -16,9 +16,10 @@ def prepare(
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents."""
     from omnitune import documents
+    from omnitune.documents.default_model import page_file_reader
     from omnitune.documents.recipe import Recipe, load_recipe
 
     settings = Recipe() if recipe is None else load_recipe(recipe)
-    dataset = documents.prepare(folder, out, **settings.prepare)
+    dataset = documents.prepare(folder, out, reader=page_file_reader(), **settings.prepare)
     console.say(dataset.summary())
     console.places("Results", {"dataset": out})

@@ -18,8 +18,8 @@ def train(
     recipe: RecipeOption = None,
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
-    from omnitune.documents import pipeline
+    from omnitune.documents.train import train as train_model
 
     console.only_our_bars()
-    place = pipeline.train(dataset, out, model=model, recipe=recipe, say=console.say)
+    place = train_model(dataset, out, model=model, recipe=recipe, say=console.say)
     console.places("Results", {"model": place})

@@ -8,7 +8,8 @@ from omnitune.runtime import writing
 
 _HEAD = """# Pages and queries from {name}
 
-Made by `omnitune prepare` from {documents} documents: {pages:,} page images, {train:,} training pairs, {test:,} test queries.
+Made by `omnitune prepare` from {documents} documents: {pages:,} page images, {train:,} training pairs, {test:,} test
+queries.
 
 ```python
 from omnitune.documents import load
@@ -19,8 +20,8 @@ dataset.corpus     # page id -> image
 dataset.queries, dataset.relevant
 ```
 
-Queries are taken from the documents themselves: titles of the outline, captions, headings and, for training only, the rarest
-words of telling sentences. The documents were split before any query was made.
+Queries are taken from the documents themselves: titles of the outline, captions, headings and, for training only, the
+most telling words of sentences. The documents were split before any query was made.
 
 The page images are copies of the documents. Whoever may not share those may not share this dataset.
 """

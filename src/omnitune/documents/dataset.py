@@ -252,8 +252,8 @@ def prepare(
 ) -> DocumentDataset:
     """Turn a folder of documents into a dataset, or open the one that it already became.
 
-    Nothing that is made already is made again: not a document that was read, after a run that was killed or after others
-    were added, and nothing at all when neither documents nor settings have changed.
+    Nothing that is made already is made again: not a document that was read, after a run that was killed or after
+    others were added, and nothing at all when neither documents nor settings have changed.
 
     Args:
         folder: Documents (PDF files and images), with its sub-folders.
@@ -312,9 +312,8 @@ def check_leaks(dataset: DocumentDataset) -> None:
     similarity = dataset.facts["settings"]["similarity"]
     found = groups(dataset.page_texts, list(table["look"]), similarity=similarity)
     held_out = dataset.pages_of("test") + dataset.pages_of("validation")
-    raise_leaks(
-        leaks(dict(zip(dataset.page_ids, found, strict=True)), list(dataset.tables["train"]["page_id"]), held_out)
-    )
+    group_of: dict[str, int] = dict(zip(dataset.page_ids, found, strict=True))
+    raise_leaks(leaks(group_of, list(dataset.tables["train"]["page_id"]), held_out))
 
 
 def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
@@ -354,9 +353,7 @@ def _fingerprint(
     keep: Keep | None,
 ) -> str:
     """Changes exactly when the dataset would."""
-    hooks = [
-        f"{type(hook).__module__}.{getattr(hook, '__qualname__', type(hook).__qualname__)}" for hook in (reader, keep)
-    ]
+    hooks = [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in (reader, keep)]
     parts = [
         LAYOUT_VERSION,
         QUERY_VERSION,
@@ -377,7 +374,7 @@ def _up_to_date(out: Path, mark: str) -> bool:
 def _facts(
     folder: Path, settings: Mapping[str, Any], documents: Sequence[Document], skipped: Sequence[Skipped], rows: Rows
 ) -> dict[str, Any]:
-    asked: dict[str, list[dict[str, Any]]] = {"train": rows.train, "test": [], "validation": [], **rows.asked}
+    asked = {"train": rows.train, "test": rows.asked.get("test", []), "validation": rows.asked.get("validation", [])}
     of_document = Counter(row["document"] for table in asked.values() for row in table)
     sides: dict[str, set[str]] = {}
     for row in rows.pages:

@@ -8,7 +8,7 @@ published elsewhere.
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from omnitune import runtime
 from omnitune.documents.recipe import Recipe, load_recipe
 from omnitune.documents.steps import listing
 from omnitune.errors import CheckpointError, InputError, MissingExtraError
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.encoders import SentenceTransformer
 from omnitune.modules import Normalize, Pooling, Router, TextReader, Transformer
 
@@ -84,7 +86,8 @@ def choose(model: str | None, recipe: Recipe | None) -> Choice:
         return _chosen(model, recipe)
     if recipe is not None:
         name = recipe.model.get("model_name_or_path") or EMBEDDED
-        return Choice(name=name, why=f"The recipe {Path(recipe.source).name} names it.", recipe=_with_model(recipe, name))
+        why = f"The recipe {Path(recipe.source).name} names it."
+        return Choice(name=name, why=why, recipe=_with_model(recipe, name))
     free = gpu_bytes()
     if free >= GPU_BYTES:
         why = f"No model was named and the GPU has {free / 1e9:.0f} GB free, enough for LoRA on {VISION_LANGUAGE}."
@@ -165,6 +168,21 @@ def text_embedder() -> SentenceTransformer:
         CheckpointError: The packaged weights are not the published ones.
     """
     return SentenceTransformer(modules=_minilm_modules())
+
+
+def page_file_reader() -> Callable[[Sequence[Path]], list[str]] | None:
+    """What reads scanned pages when a dataset is prepared; None where the extra `ocr` is not installed."""
+    return None if importlib.util.find_spec("tesserocr") is None else read_page_files
+
+
+def read_page_files(paths: Sequence[Path]) -> list[str]:
+    """Texts of page images; read once, like every page."""
+    reader, texts, chunk = TextReader(), list[str](), 4 * runtime.cores()
+    with runtime.progress_bar(label="Reading scanned pages", total=len(paths), unit="page") as bar:
+        for start in range(0, len(paths), chunk):
+            texts += reader.read([load(path, "image", DEFAULT_POLICY) for path in paths[start : start + chunk]])
+            bar.update(len(texts) - bar.n)
+    return texts
 
 
 def _minilm_modules() -> list[nn.Module]:

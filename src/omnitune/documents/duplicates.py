@@ -1,8 +1,9 @@
 """Pages that are nearly the same page, and documents that are nearly the same document.
 
-Texts are compared by their runs of three words (shingles). MinHash signatures, cut into bands, propose the pairs that are
-worth comparing, so the work grows with the number of pages and not with its square: 10,000 pages take 5 s. Pages without text are compared by the difference hash of their image, whose bands find every pair that differs in
-fewer bits than there are bands. Blank pages are one group.
+Texts are compared by their runs of three words (shingles). MinHash signatures, cut into bands, propose the pairs that
+are worth comparing, so the work grows with the number of pages and not with its square: 10,000 pages take 5 s. Pages
+without text are compared by the difference hash of their image, whose bands find every pair that differs in fewer bits
+than there are bands. Blank pages are one group.
 
 Source:
     Broder 1997 (resemblance and MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3 (banding).
@@ -15,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omnitune.documents.text import squash, words
+from omnitune.documents.text import squash, terms
 
 SHINGLE = 3
 FEWEST_WORDS = 12
 """A page with fewer words than this says too little to be compared by its text."""
+
+LONG = 1000
+"""Distinct shingles of a document, about four pages of text, from which it is compared with others as a whole."""
+MOST_HOLDERS = 50
+"""What stands in more documents than this is a formula of the house and is not counted any further."""
 
 HASHES = 64
 BANDS = 16
@@ -28,8 +34,8 @@ BANDS = 16
 LOOK_BANDS = 16
 """Of 16 bits each."""
 LOOK_BITS = 12
-"""Of 256. Measured on nine manuals: a page saved again as a coarse JPEG, smaller or paler differs in at most 18 bits, nearly
-always in at most 12; two different pages that are not almost empty differ in at least 16."""
+"""Of 256. Measured on nine manuals: a page saved again as a coarse JPEG, smaller or paler differs in at most 18 bits,
+nearly always in at most 12; two different pages that are not almost empty differ in at least 16."""
 LOOK_SHARE = 4
 """Almost empty pages set few bits; they must agree in all but this part of those."""
 
@@ -58,6 +64,9 @@ def groups(texts: Sequence[str], looks: Sequence[str], *, similarity: float = 0.
 def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) -> list[int]:
     """Number the families of documents that share much of their text, such as two versions of one manual.
 
+    Page breaks move between versions, so pages alone do not show them. Short documents are not compared: letters and
+    forms of one template share most of their words and still say different things.
+
     Args:
         documents: The texts of the pages of every document.
         containment: Share of the smaller document's shingles from which two documents are one family.
@@ -65,14 +74,16 @@ def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) ->
     Returns:
         For each document the index of the first document of its family.
     """
-    samples = [_sample(np.concatenate([shingles(text) for text in pages])) for pages in documents]
+    distinct = [np.unique(np.concatenate([shingles(text) for text in pages])) for pages in documents]
+    samples = [values[values % np.uint64(8) == 0] if len(values) >= LONG else values[:0] for values in distinct]
     holders: dict[int, list[int]] = defaultdict(list)
     shared: dict[tuple[int, int], int] = defaultdict(int)
     for index, sample in enumerate(samples):
         for shingle in sample.tolist():
-            for other in holders[shingle]:
-                shared[other, index] += 1
-            holders[shingle].append(index)
+            if len(holders[shingle]) < MOST_HOLDERS:
+                for other in holders[shingle]:
+                    shared[other, index] += 1
+                holders[shingle].append(index)
     sets = _Sets(len(documents))
     for (one, other), count in shared.items():
         if count >= containment * min(len(samples[one]), len(samples[other])):
@@ -82,7 +93,7 @@ def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) ->
 
 def shingles(text: str) -> Signature:
     """Hashes of the distinct runs of three words of a text, sorted; none for a text of a few words."""
-    tokens = [token for token in (squash(word) for word in words(text)) if token]
+    tokens = terms(text)
     if len(tokens) < FEWEST_WORDS:
         return np.empty(0, dtype=np.uint64)
     single = np.array([zlib.crc32(token.encode()) for token in tokens], dtype=np.uint64)
@@ -94,12 +105,6 @@ def _scramble(values: Signature) -> Signature:
     """Spread 64-bit numbers evenly, so that their low bits can be used as a sample."""
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     return values ^ (values >> np.uint64(29))
-
-
-def _sample(values: Signature) -> Signature:
-    """One distinct value in eight, the same in every document; all of them where there are few."""
-    distinct = np.unique(values)
-    return distinct[distinct % np.uint64(8) == 0] if len(distinct) > 800 else distinct
 
 
 def _join_texts(shingled: Sequence[Signature], sets: "_Sets", similarity: float) -> None:

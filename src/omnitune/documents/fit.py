@@ -185,7 +185,7 @@ def _facts(model: SentenceTransformer, loss: losses.Loss, trainer: SentenceTrans
     return facts
 
 
-class Bar(TrainerCallback):
+class Bar(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """One progress bar with the loss beside it, instead of a line a log."""
 
     def on_train_begin(

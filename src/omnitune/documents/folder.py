@@ -1,8 +1,8 @@
 """A folder of documents: which files are documents, and their pages, made once.
 
-Every document that is done leaves one file, `documents/<key>.json`, whose key is the SHA-256 of the document's bytes and of
-the settings of the rendering. A run that was killed goes on with the documents that have none; a file that was changed has
-another key; a document that cannot be read is named with the reason and costs nothing but itself.
+Every document that is done leaves one file, `documents/<key>.json`, whose key is the SHA-256 of the document's bytes
+and of the settings of the rendering. A run that was killed goes on with the documents that have none; a file that was
+changed has another key; a document that cannot be read is named with the reason and costs nothing but itself.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Skipped:
 
 
 def find_documents(folder: Path) -> list[Path]:
-    """All files below a folder that are documents by their suffix, in the order of their names; hidden ones are left out.
+    """All files below a folder that are documents by their suffix, ordered by name; hidden ones are left out.
 
     Raises:
         DatasetError: The folder is not there, or has no documents in it.
@@ -142,12 +142,17 @@ def read_folder(
         ResourceError: The disk is full; documents that are done stay done.
     """
     names = {path.relative_to(folder).as_posix(): path for path in find_documents(folder)}
-    keys = {name: key_of(path, rendering) for name, path in names.items()}
-    todo = {name: path for name, path in names.items() if not _is_done(store, keys[name])}
+    keys: dict[str, str] = {}
     failed: dict[str, str] = {}
+    for name, path in names.items():
+        try:
+            keys[name] = key_of(path, rendering)
+        except OSError as error:
+            failed[name] = f"the file cannot be opened ({error.strerror})"
+    todo = {name: names[name] for name, key in keys.items() if not _is_done(store, key)}
     if todo:
         with Workers[tuple[str, int]](workers or cores()) as pool:
-            failed = _read(todo, keys, store, rendering, pool, show_progress)
+            failed |= _read(todo, keys, store, rendering, pool, show_progress)
     skipped = [Skipped(name=name, reason=failed[name]) for name in names if name in failed]
     for one in skipped:
         logger.warning("skipped %s: %s", one.name, one.reason)

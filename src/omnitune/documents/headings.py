@@ -52,7 +52,7 @@ def body_size(pages: Sequence[Page]) -> float:
     for page in pages:
         for line in page.lines:
             letters[line.size] += len(line.text)
-    return max(letters, key=lambda size: (letters[size], size)) if letters else 0.0
+    return max(letters, key=lambda size: (letters[size], -size)) if letters else 0.0
 
 
 def _on_page(lines: Sequence[Line], body: float) -> Iterator[str]:

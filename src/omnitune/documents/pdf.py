@@ -15,7 +15,7 @@ from omnitune.documents.pages import Description, Line, OutlineEntry, Page, Rend
 from omnitune.errors import DocumentError
 
 REASONS = {
-    pdfium.FPDF_ERR_FILE: "the file cannot be opened",
+    pdfium.FPDF_ERR_FILE: "it has no pages",  # what `_opened` leaves there, where PDFium itself gives no reason
     pdfium.FPDF_ERR_FORMAT: "not a PDF, or a damaged one",
     pdfium.FPDF_ERR_PASSWORD: "encrypted: it needs a password",
     pdfium.FPDF_ERR_SECURITY: "encrypted in a way that is not supported",
@@ -77,15 +77,11 @@ def _page(page: pypdfium2.PdfPage, index: int, label: str, folder: Path, renderi
 def _opened(path: Path) -> pypdfium2.PdfDocument:
     if path.stat().st_size == 0:
         raise DocumentError(f"{path.name}: the file is empty")
+    pdfium.FPDF_LoadDocument(b"", None)  # the last error is never reset, and no pages set none: start from a known one
     try:
-        document = pypdfium2.PdfDocument(path)
+        return pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
-        reason = REASONS.get(getattr(error, "err_code", None) or 0, str(error))
-        raise DocumentError(f"{path.name}: {reason}") from error
-    if len(document) == 0:
-        document.close()
-        raise DocumentError(f"{path.name}: it has no pages")
-    return document
+        raise DocumentError(f"{path.name}: {REASONS.get(error.err_code, str(error))}") from error
 
 
 def _outline(document: pypdfium2.PdfDocument) -> Iterator[OutlineEntry]:

@@ -1,12 +1,12 @@
 """Documents that were read become the rows of a dataset: groups, split, queries, filters, in this order.
 
-The split is made before any query exists, and nothing that is counted for training (the rarity of words, the round trip)
-looks at a held-out page.
+The split is made before any query exists, and nothing that is counted for training (the rarity of words, the round
+trip) looks at a held-out page.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from omnitune.documents import queries as asking
 from omnitune.documents.duplicates import families, groups
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.queries import Query
-from omnitune.documents.splits import Share, Side, Split, SplitPage, split_pages
+from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
 from omnitune.documents.text import clean, squash
 from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
@@ -24,7 +24,7 @@ PageReader = Callable[[Sequence[Path]], Sequence[str]]
 """Texts of page images, for pages that have no text layer."""
 
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
-"""Which training queries to keep: called with the queries, the ids of their pages and the texts of all training pages."""
+"""Which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
 
 QUERY_VERSION = 1
 """Raise it when queries are made differently, so that datasets are made again."""
@@ -56,7 +56,7 @@ class Rows:
 
     pages: list[dict[str, Any]]
     train: list[dict[str, Any]] = field(default_factory=list)
-    asked: dict[Side, list[dict[str, Any]]] = field(default_factory=dict)
+    asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -67,14 +67,13 @@ def page_id(document: str, number: int) -> str:
 
 def with_readings(documents: Sequence[Document], images: Path, reader: PageReader) -> list[Document]:
     """The documents, with the readings of a reader where a page that is not blank has no text layer."""
-    bare = [page for document in documents for page in document.pages if not page.text and page.look]
-    read = dict(zip((p.image for p in bare), reader([images / p.image for p in bare]), strict=True)) if bare else {}
-    return [
-        _replaced(
-            document, [_replaced(page, clean(read[page.image])) if page in bare else page for page in document.pages]
-        )
-        for document in documents
-    ]
+    bare = [page.image for document in documents for page in document.pages if not page.text and page.look]
+    read = dict(zip(bare, reader([images / image for image in bare]), strict=True)) if bare else {}
+
+    def filled(page: StoredPage) -> StoredPage:
+        return page if page.text else replace(page, text=clean(read.get(page.image, "")))
+
+    return [replace(document, pages=tuple(filled(page) for page in document.pages)) for document in documents]
 
 
 def make_rows(documents: Sequence[Document], choices: Choices, keep: Keep | None = None) -> Rows:
@@ -88,10 +87,10 @@ def make_rows(documents: Sequence[Document], choices: Choices, keep: Keep | None
     written = {document.name: asking.written_queries(document) for document in documents}
     rows = Rows(pages=[*_page_rows(documents, pages, split)])
     answers = _answers(chain.from_iterable(written.values()), pages)
-    for side in ("test", "validation"):
+    for side in HELD_OUT:
         asked = [*_held_out(documents, written, split, side, answers)]
         if asked:
-            rows.asked[side] = asked  # type: ignore[index]  # the tuple's strings are sides
+            rows.asked[side] = asked
     rows.train = _training(documents, written, split, choices, keep, rows)
     _check_not_empty(rows)
     return rows
@@ -152,7 +151,7 @@ def _held_out(
     documents: Sequence[Document],
     written: Mapping[str, Sequence[Query]],
     split: Split,
-    side: str,
+    side: Side,
     answers: Mapping[str, set[str]],
 ) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
@@ -258,20 +257,12 @@ def round_trip(depth: int) -> Keep:
 
 
 def _check_not_empty(rows: Rows) -> None:
-    sides = Counter(row["side"] for row in rows.pages)
     for side, made in (("test", rows.asked.get("test")), ("train", rows.train)):
-        if not made:
-            raise DatasetError(
-                f"folder: no {side} queries could be made from {sides[side]} pages: they have no outline, no captions and "
-                "no headings"
-                + (", or no text at all" if not any(row["text"] for row in rows.pages if row["side"] == side) else "")
-                + ". Hold out other documents (test=...), or pass a reader for page images (reader=...)"
-            )
-
-
-def _replaced(thing: Any, value: Any) -> Any:
-    import dataclasses
-
-    if isinstance(thing, StoredPage):
-        return dataclasses.replace(thing, text=value)
-    return dataclasses.replace(thing, pages=tuple(value))
+        if made:
+            continue
+        pages = [row for row in rows.pages if row["side"] == side]
+        lack = "no outline, captions or headings" if any(row["text"] for row in pages) else "no text"
+        raise DatasetError(
+            f"folder: no {side} queries can be made, because its {len(pages)} pages have {lack}; "
+            "choose the held-out documents with test=[...], or pass reader=..., which reads the text of page images"
+        )

@@ -6,10 +6,11 @@ Four origins, from the most to the least like what a person asks:
   ("Introduction") is put behind its parent's.
 - `caption`: what stands beside "Figure 3" or "Table 2".
 - `heading`: a line set like a heading that the outline does not have.
-- `sentence`: the most telling words of one of a page's most telling sentences, in their order, never six words in a row of the page.
+- `sentence`: the most telling words of one of a page's most telling sentences, in their order, never six words in a row
+  of the page.
 
-Only human-written lines measure a model: tests take titles and captions, and headings of documents that have no outline.
-Sentences are for training alone, and their word statistics are those of the training pages.
+Only human-written lines measure a model: tests take titles and captions, and headings of documents that have no
+outline. Sentences are for training alone, and their word statistics are those of the training pages.
 """
 
 import math
@@ -17,11 +18,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.pages import OutlineEntry
-from omnitune.documents.text import flat, script, sentences, squash, words
+from omnitune.documents.text import flat, script, sentences, squash, term, terms, words
 
 Origin = Literal["title", "caption", "heading", "sentence"]
 
@@ -32,20 +34,18 @@ TITLE_PAGE_WORDS = 40
 COPIED = 6
 """So many words in a row of the page are a quotation, not a question."""
 
-GENERIC = frozenset(
-    squash(title)
-    for title in (
-        "abstract|about|acknowledgements|acknowledgments|additional information|advanced|background|basics|caveats|"
-        "comments|conclusion|conclusions|configuration|credits|definition|definitions|description|details|discussion|"
-        "example|examples|exercises|faq|features|foreword|further reading|general|getting started|history|how to|"
-        "implementation|installation|intro|introduction|introductory remarks|license|limitations|literature|method|"
-        "methods|methodology|miscellaneous|motivation|note|notes|notation|options|other|overview|parameters|preface|"
-        "preliminaries|prerequisites|purpose|reference|remarks|requirements|results|scope|see also|setup|summary|"
-        "syntax|terminology|the basics|tips|troubleshooting|tutorial|usage|warnings|what's new|"
-        "einleitung|einführung|überblick|zusammenfassung|beispiel|beispiele|vorwort|fazit|"
-        "conclusion générale|exemples|résumé|avant-propos|introducción|resumen|ejemplos|conclusiones|prefacio"
-    ).split("|")
-)
+_GENERIC_TITLES = """
+    abstract|about|acknowledgements|acknowledgments|additional information|advanced|background|basics|caveats|comments|
+    conclusion|conclusions|configuration|credits|definition|definitions|description|details|discussion|example|examples|
+    exercises|faq|features|foreword|further reading|general|getting started|history|how to|implementation|installation|
+    intro|introduction|introductory remarks|license|limitations|literature|method|methods|methodology|miscellaneous|
+    motivation|note|notes|notation|options|other|overview|parameters|preface|preliminaries|prerequisites|purpose|
+    reference|remarks|requirements|results|scope|see also|setup|summary|syntax|terminology|the basics|tips|
+    troubleshooting|tutorial|usage|warnings|what's new|
+    einleitung|einführung|überblick|zusammenfassung|beispiel|beispiele|vorwort|fazit|
+    conclusion générale|exemples|résumé|avant-propos|introducción|resumen|ejemplos|conclusiones|prefacio
+"""
+GENERIC = frozenset(squash(title) for title in _GENERIC_TITLES.split("|"))
 STRUCTURAL = re.compile(
     r"^(?:(?:table of )?contents|index|indices|list of (?:figures|tables|listings)|bibliography|references|glossary|"
     r"(?:[\w,]+ ){1,4}index|inhalt(?:sverzeichnis)?|literatur(?:verzeichnis)?|stichwortverzeichnis|"
@@ -68,6 +68,7 @@ _DEIXIS = re.compile(
     r"(?:page|pages|section|sections|subsection|chapter|chapters|figure|figures|table|tables|example|examples|manual|"
     r"document|appendix|paragraph|list|listing|diagram|picture|image|equation|code|command|commands)"
     r"|(?:figure|fig\.|table|section|chapter|page|listing|equation|appendix)\s*\(?[A-Z]?\d"
+    r"|(?:figure|table|listing|example|section|diagram|picture|image|code)s?\s+(?:above|below)\b"
     r"|(?:see|described|shown|given|listed|mentioned|discussed|defined|explained|noted)\s+(?:\w+\s+){0,2}"
     r"(?:below|above|here|earlier|later|page|section|chapter|appendix)"
     r"|(?:as|the)\s+(?:follows|following|above|below)|the former|the latter|\[[\w .]+\],?\s+page"
@@ -81,6 +82,8 @@ _ANAPHORA = re.compile(
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"(?:[.…·]\s?){3,}\s*[\divxlc]+$|,\s*\d+(?:\s*,\s*\d+)*$|\S\s+\d+$", re.IGNORECASE)
+WRAPPED = 60
+"""A caption of so many letters goes on in the next line even where that begins with a capital."""
 MOST_KEYWORDS = 6
 OPENING = 1.2
 """A sentence that opens its paragraph says more often what it is about."""
@@ -123,7 +126,7 @@ def written_queries(document: Document) -> list[Query]:
 
 
 def titles(document: Document, listings: set[int]) -> Iterator[Query]:
-    """Entries of the outline, each on the page where it stands: the one it leads to or, if it is not there, the next."""
+    """Entries of the outline, each on the page where it stands: the one it leads to or, failing that, the next."""
     squashed = {page.number: squash(page.text) for page in document.pages}
     ancestors: list[tuple[int, str]] = [(-1, document_title(document))]
     for entry, title in zip(document.outline, _bare_titles(document.outline), strict=True):
@@ -147,7 +150,7 @@ def captions(page: StoredPage) -> Iterator[str]:
             continue
         text = match["text"]
         for more in lines[index + 1 : index + 3]:
-            if len(text) < 60 or text.endswith((".", ":", ";")):
+            if text.endswith((".", ":", ";")) or not (more[0].islower() or len(text) >= WRAPPED):
                 break
             text += " " + more
         yield sentences(flat(text))[0].rstrip(".:;, ")
@@ -160,8 +163,9 @@ def key_sentences(pages: Sequence[StoredPage], per_page: int) -> list[list[str]]
         pages: The pages whose words are counted, of all documents that are trained on.
         per_page: Most questions of one page.
     """
-    weights = rarity(page.text for page in pages)
-    return [[] if is_listing(page.text) else list(_keyword_queries(page, weights, per_page)) for page in pages]
+    rare = rarity(page.text for page in pages)
+    rarest = max(rare.values(), default=0.0)
+    return [[] if is_listing(page.text) else list(_keyword_queries(page, rare, rarest, per_page)) for page in pages]
 
 
 def rarity(texts: Iterable[str]) -> dict[str, float]:
@@ -169,12 +173,11 @@ def rarity(texts: Iterable[str]) -> dict[str, float]:
     found: Counter[str] = Counter()
     count = 0
     for text in texts:
-        found.update({squash(word) for word in words(text)})
+        found.update(set(terms(text)))
         count += 1
     return {
         word: math.log(1 + (count - pages + 0.5) / (pages + 0.5)) if pages <= max(1, _COMMON * count) else 0.0
         for word, pages in found.items()
-        if word
     }
 
 
@@ -182,12 +185,13 @@ def rarity(texts: Iterable[str]) -> dict[str, float]:
 
 
 def acceptable(text: str) -> bool:
-    """Whether a question can be asked: some letters, not too many words, no pointing at the page it came from."""
+    """Whether a question can be asked: letters, not too many words nor the same ones, no pointing at its page."""
     letters = sum(letter.isalpha() for letter in text)
     return (
         letters >= FEWEST_LETTERS
         and letters >= 0.5 * len(text.replace(" ", ""))
         and len(words(text)) <= MOST_WORDS
+        and 2 * len(set(terms(text))) > len(terms(text))
         and not points_at_page(text)
     )
 
@@ -199,9 +203,13 @@ def points_at_page(text: str) -> bool:
 
 def copies(query: str, page_text: str, *, length: int = COPIED) -> bool:
     """Whether `length` words in a row of the query stand in a row on the page."""
-    asked = [squash(word) for word in words(query)]
-    text = " ".join(squash(word) for word in words(page_text))
-    return any(f" {' '.join(asked[i : i + length])} " in f" {text} " for i in range(len(asked) - length + 1))
+    asked, text = _in_a_row(query).split(), _in_a_row(page_text)
+    return any(f" {' '.join(asked[i : i + length])} " in text for i in range(len(asked) - length + 1))
+
+
+@lru_cache(64)
+def _in_a_row(text: str) -> str:
+    return f" {' '.join(terms(text))} "
 
 
 def keeps_language(query: str, page_text: str) -> bool:
@@ -235,7 +243,7 @@ def _bare(title: str) -> str:
 
 
 def _bare_titles(outline: Sequence[OutlineEntry]) -> Iterator[str]:
-    """Titles without numbering; a lone capital letter counts as one where appendices follow numbered chapters in order."""
+    """Titles without numbering; a lone capital letter is one where appendices follow numbered chapters in order."""
     numbered, expected = False, "A"
     for entry in outline:
         text = flat(entry.title)
@@ -313,45 +321,41 @@ def _telling_sentences(page: StoredPage) -> Iterator[tuple[str, bool]]:
                 yield sentence, place == 0
 
 
-def _keyword_queries(page: StoredPage, rare: Mapping[str, float], per_page: int) -> Iterator[str]:
+def _keyword_queries(page: StoredPage, rare: Mapping[str, float], rarest: float, per_page: int) -> Iterator[str]:
     """Greedy: the sentence whose words weigh most on this page, words that were asked before counting little."""
-    weights = _weights(page.text, rare)
-    left = dict(_telling_sentences(page))
+    weights = _weights(page.text, rare, rarest)
+    left = {sentence: (set(terms(sentence)), opens) for sentence, opens in _telling_sentences(page)}
     asked: set[str] = set()
-    for _ in range(per_page):
-        if not left:
-            return
-        best = max(left, key=lambda sentence: _value(sentence, weights, asked) * (OPENING if left[sentence] else 1.0))
+
+    def value(sentence: str) -> float:
+        """Mean weight of the heaviest words."""
+        found, opens = left[sentence]
+        heaviest = sorted((weights[mark] * (0.25 if mark in asked else 1.0) for mark in found), reverse=True)
+        return sum(heaviest[:MOST_KEYWORDS]) / MOST_KEYWORDS * (OPENING if opens else 1.0)
+
+    for _ in range(min(per_page, len(left))):
+        best = max(left, key=value)
         del left[best]
         query = keywords(best, page.text, weights)
         if len(words(query)) >= 3 and acceptable(query):
-            asked |= {squash(word) for word in words(query)}
+            asked.update(terms(query))
             yield query
 
 
-def _weights(text: str, rare: Mapping[str, float]) -> dict[str, float]:
-    """How much each word says about a page: rare elsewhere, repeated here; numbers, and words met once anywhere, less."""
-    found = Counter(squash(word) for word in words(text))
-    rarest = max(rare.values(), default=0.0)
+def _weights(text: str, rare: Mapping[str, float], rarest: float) -> dict[str, float]:
+    """How much each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
     weights = {}
-    for word, times in found.items():
-        weight = rare.get(word, 0.0) * (1 + math.log(times))
-        doubtful = any(letter.isdigit() for letter in word) or (times == 1 and rare.get(word) == rarest)
-        weights[word] = weight / 3 if doubtful else weight
+    for mark, times in Counter(terms(text)).items():
+        weight = rare.get(mark, 0.0) * (1 + math.log(times))
+        doubtful = any(letter.isdigit() for letter in mark) or (times == 1 and rare.get(mark) == rarest)
+        weights[mark] = weight / 3 if doubtful else weight
     return weights
-
-
-def _value(sentence: str, weights: Mapping[str, float], asked: set[str]) -> float:
-    """Mean weight of the six heaviest words of a sentence."""
-    terms = {squash(word) for word in words(sentence)}
-    heaviest = sorted((weights.get(term, 0.0) * (0.25 if term in asked else 1.0) for term in terms), reverse=True)
-    return sum(heaviest[:MOST_KEYWORDS]) / MOST_KEYWORDS
 
 
 def keywords(sentence: str, page_text: str, weights: Mapping[str, float], *, most: int = MOST_KEYWORDS) -> str:
     """The `most` heaviest words of a sentence in their order, thinned out until none of it is a quotation."""
     tokens = words(sentence)
-    marks = [squash(word) for word in tokens]
+    marks = [term(word) for word in tokens]
     ranked = sorted(
         (index for index, mark in enumerate(marks) if weights.get(mark, 0.0) > 0 and mark not in marks[:index]),
         key=lambda index: (-weights[marks[index]], index),

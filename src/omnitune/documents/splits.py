@@ -1,8 +1,8 @@
 """Who is trained on and who is asked about: documents are dealt out whole, before any query exists.
 
-Two pages of one document share their wording, so a page is on the side of its document. Documents that share most of their
-text (two versions of one manual) stay together, and a page whose near-duplicate is on a more protected side is left out
-of its own: test before validation before train.
+Two pages of one document share their wording, so a page is on the side of its document. Documents that share most of
+their text (two versions of one manual) stay together, and a page whose near-duplicate is on a more protected side is
+left out of its own: test before validation before train.
 """
 
 import logging
@@ -18,7 +18,8 @@ from omnitune.errors import DatasetError, LeakageError
 logger = logging.getLogger(__name__)
 
 Side = Literal["train", "validation", "test"]
-SIDES: tuple[Side, ...] = ("test", "validation", "train")
+HELD_OUT: tuple[Side, ...] = ("test", "validation")
+SIDES: tuple[Side, ...] = (*HELD_OUT, "train")
 """The most protected first."""
 
 Share = float | Sequence[str]
@@ -109,11 +110,9 @@ def raise_leaks(found: Sequence[tuple[str, str]]) -> None:
         LeakageError: `found` is not empty; lists the pages.
     """
     if found:
-        listed = "\n".join(
-            f"  {page} is in training and is, or nearly is, held-out page {held}" for page, held in found
-        )
+        listed = "\n".join(f"  {page} is, or nearly is, held-out page {held}" for page, held in found)
         raise LeakageError(
-            f"{len(found)} pages of training are held out for the test or validation:\n{listed}\n"
+            f"train: expected no page of the test or validation, got {len(found)}:\n{listed}\n"
             "Take them out of training, or prepare the dataset anew."
         )
 
@@ -125,18 +124,20 @@ def _by_documents(pages: Sequence[SplitPage], test: Share, validation: Share, se
         sizes[page.document] = sizes.get(page.document, 0) + 1
         family[page.document] = page.family
     _check_enough(len(set(family.values())), len(sizes), test, validation)
+    shares = dict(zip(HELD_OUT, (test, validation), strict=True))
     dealt: dict[str, Side] = {}
-    for side, share in (("test", test), ("validation", validation)):
-        free = [name for name in sizes if name not in dealt]
-        if isinstance(share, float | int):
-            chosen = _deal({name: sizes[name] for name in free}, family, share * len(pages), seed)
-        else:
-            chosen = _with_families(_named(share, list(sizes), side), free, family)
-        dealt |= dict.fromkeys(chosen, side)  # type: ignore[arg-type]  # the tuple's strings are sides
-    rest: list[str] = [name for name in sizes if name not in dealt]
-    if not rest:
+    for side, share in shares.items():
+        if not isinstance(share, float | int):
+            free = [name for name in sizes if name not in dealt]
+            dealt |= dict.fromkeys(_with_families(_named(share, list(sizes), side), free, family), side)
+    to_deal = {side: share for side, share in shares.items() if isinstance(share, float | int) and share > 0}
+    for place, (side, share) in enumerate(to_deal.items()):
+        left = {name: size for name, size in sizes.items() if name not in dealt}
+        chosen = _deal(left, family, share * len(pages), seed, leave=len(to_deal) - place)
+        dealt |= dict.fromkeys(chosen, side)
+    if len(dealt) == len(sizes) or not set(to_deal) <= set(dealt.values()):
         raise DatasetError(
-            f"test, validation: expected documents left to train on, but all {len(sizes)} are held out; "
+            f"test, validation: expected documents for every side and some to train on, got {len(sizes)} in all; "
             "name fewer, or lower the shares"
         )
     return {name: dealt.get(name, "train") for name in sizes}
@@ -153,10 +154,8 @@ def _check_enough(families: int, documents: int, test: Share, validation: Share)
         )
 
 
-def _deal(sizes: Mapping[str, int], family: Mapping[str, int], wanted: float, seed: int) -> list[str]:
-    """Families of documents in random order until about `wanted` pages are taken, one at least, and one is left."""
-    if wanted <= 0:
-        return []
+def _deal(sizes: Mapping[str, int], family: Mapping[str, int], wanted: float, seed: int, *, leave: int) -> list[str]:
+    """Families of documents in random order until about `wanted` pages are taken: one at least, `leave` not."""
     units: dict[int, list[str]] = {}
     for name in sizes:
         units.setdefault(family[name], []).append(name)
@@ -165,11 +164,12 @@ def _deal(sizes: Mapping[str, int], family: Mapping[str, int], wanted: float, se
     pages = {unit: sum(sizes[name] for name in units[unit]) for unit in order}
     taken: list[int] = []
     total = 0
-    for unit in order[:]:
-        if len(taken) < len(order) - 1 and abs(total + pages[unit] - wanted) < abs(total - wanted):
+    for unit in order:
+        if len(taken) < len(order) - leave and abs(total + pages[unit] - wanted) < abs(total - wanted):
             taken.append(unit)
             total += pages[unit]
-    taken = taken or [min(order, key=lambda unit: (pages[unit], unit))]
+    if not taken and len(order) > leave:
+        taken = [min(order, key=lambda unit: (pages[unit], unit))]
     return [name for unit in taken for name in units[unit]]
 
 
@@ -177,15 +177,17 @@ def _named(names: Sequence[str], documents: Sequence[str], side: str) -> list[st
     found: list[str] = []
     for name in names:
         matching = [
-            document
-            for document in documents
-            if name in (document, PurePosixPath(document).name, PurePosixPath(document).stem)
-            or fnmatchcase(document, name)
+            document for document in documents if name in (document, *_short(document)) or fnmatchcase(document, name)
         ]
         if not matching:
             raise DatasetError(f"{side}: expected names of documents, got {name!r}; there are: {', '.join(documents)}")
         found += [document for document in matching if document not in found]
     return found
+
+
+def _short(document: str) -> tuple[str, str]:
+    path = PurePosixPath(document)
+    return path.name, path.stem
 
 
 def _with_families(named: Sequence[str], free: Sequence[str], family: Mapping[str, int]) -> list[str]:
@@ -208,8 +210,8 @@ def _by_ranges(pages: Sequence[SplitPage], test: Share, validation: Share) -> di
     for ids in by_document.values():
         tested, validated = round(len(ids) * test), round(len(ids) * validation)
         trained = len(ids) - tested - validated
-        sides: list[Side] = ["train"] * trained + ["validation"] * validated + ["test"] * tested
-        dealt |= dict(zip(ids, sides, strict=True))
+        sides: list[tuple[Side, int]] = [("train", trained), ("validation", validated), ("test", tested)]
+        dealt |= dict(zip(ids, [side for side, count in sides for _ in range(count)], strict=True))
     return dealt
 
 

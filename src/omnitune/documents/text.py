@@ -6,6 +6,7 @@ compares texts (near-duplicates, whether a title stands on a page, queries) goes
 
 import re
 import unicodedata
+from functools import lru_cache
 
 LINE_END_HYPHENS = "\u00ad\ufffe\u0002"
 """What PDFium writes for a hyphen that only breaks a word at the end of a line: U+FFFE, or the control character 2."""
@@ -16,7 +17,7 @@ _BROKEN_WORD = re.compile(rf"[{LINE_END_HYPHENS}]\s*\n?\s*")
 _HYPHENATED = re.compile(r"(?<=[^\W\d_])-[ ]*\n[ ]*(?=[a-zà-öø-ÿ])")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}](?:[\w.+#&'/-]*[^\W{_CJK}])?")
-_SENTENCE_END = re.compile(rf"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[^\W\da-z_])|(?<=[。！？])")
+_SENTENCE_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]*[^\W\da-z_])|(?<=[。！？])")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|cf|etc|vs|Fig|Figs|Tab|Sec|Eq|No|pp|Dr|Mr|Mrs|Prof|St|al)|\b[A-Z])\.$")
 
 
@@ -46,6 +47,17 @@ def words(text: str) -> list[str]:
 def squash(text: str) -> str:
     """Letters and digits only, case folded: two texts that differ in spacing, case and punctuation are equal."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum())
+
+
+@lru_cache(1 << 16)
+def term(word: str) -> str:
+    """A word squashed; remembered, because the words of a folder are few and often asked for."""
+    return squash(word)
+
+
+def terms(text: str) -> list[str]:
+    """The words of a text, squashed; those without letters and digits are left out."""
+    return [found for found in map(term, words(text)) if found]
 
 
 def sentences(paragraph: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Reading documents in processes of their own, one a core, which a broken file may take down.
 
-A worker is `python -m omnitune.documents.worker`: one JSON job a line in, one JSON answer a line out. PDFium must not run
-in two threads, can crash on a malformed file and can hang in one; a process that dies or overruns its time costs the
-document it was reading and nothing else. A plain subprocess is used rather than `multiprocessing`, whose `fork` is unsafe
-after torch has started threads and whose `spawn` runs the caller's script again.
+A worker is `python -m omnitune.documents.worker`: one JSON job a line in, one JSON answer a line out. PDFium must not
+run in two threads, can crash on a malformed file and can hang in one; a process that dies or overruns its time costs
+the document it was reading and nothing else. A plain subprocess is used rather than `multiprocessing`, whose `fork` is
+unsafe after torch has started threads and whose `spawn` runs the caller's script again.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def answer(job: Job) -> Any:
     Raises:
         DocumentError: The document cannot be read.
     """
-    reader: Reader = importlib.import_module(job.reader)  # type: ignore[assignment]  # a module is checked as a protocol
+    reader: Reader = importlib.import_module(job.reader)
     if not job.stop:
         return reader.describe(Path(job.path))
     return list(reader.pages(Path(job.path), job.start, job.stop, Path(job.folder), job.rendering))
@@ -86,12 +86,16 @@ class Worker:
         timer.cancel()
         if not line:
             why = f"reading it takes longer than {seconds:.0f} s" if overrun.is_set() else self._cause()
-            self.close()
+            self._stop()
             raise DocumentError(f"{Path(job.path).name}: {why}")
         return _parse(json.loads(line), described=not job.stop)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; the worker cannot be used again."""
+        self._stop()
+        self._complaints.close()
+
+    def _stop(self) -> None:
         if self._process is not None:
             self._process.communicate()
             self._process = None
@@ -139,6 +143,7 @@ class Workers(Generic[Key]):
         self._threads.shutdown(cancel_futures=True)
         for worker in self._all:
             worker.close()
+            worker._complaints.close()
 
     def run(self, jobs: Iterable[tuple[Key, Job]]) -> Iterator[tuple[Key, Any]]:
         """Answers as they come, with the keys of their jobs; a `DocumentError` is given back, not raised."""

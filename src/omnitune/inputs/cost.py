@@ -15,6 +15,9 @@ from omnitune.types import Modality
 
 SPECIAL_TOKENS = 2
 
+UNSEEN = (1024, 1024)
+"""Width and height assumed of an image that is not downloaded yet."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRule:
@@ -81,17 +84,20 @@ def _text(text: Any, rule: CostRule) -> int:
 
 
 def _image(item: Any, rule: CostRule, policy: MediaPolicy) -> int:
-    if rule.image.tokens is not None or (isinstance(item, str) and item.startswith(("http://", "https://"))):
-        return rule.image.cost(1, 1) if rule.image.tokens is not None else rule.image.cost(1024, 1024)
+    if isinstance(item, list):
+        return sum(_image(part, rule, policy) for part in item)
+    if rule.image.tokens is not None:
+        return rule.image.tokens
+    if isinstance(item, str) and item.startswith(("http://", "https://")):
+        return rule.image.cost(*UNSEEN)
     return rule.image.cost(*image_size(item, policy))
 
 
 def _structure(value: Any, rule: CostRule, policy: MediaPolicy) -> int:
     if isinstance(value, Mapping):
-        return sum(
-            _image(v, rule, policy) if k == "image" and not isinstance(v, list) else _structure(v, rule, policy)
-            for k, v in value.items()
-        )
+        if value.get("type") == "image":  # a part of a message
+            return _image(value.get("image", value.get("url", value.get("path"))), rule, policy)
+        return sum(_image(v, rule, policy) if k == "image" else _structure(v, rule, policy) for k, v in value.items())
     if isinstance(value, list | tuple):
         return sum(_structure(part, rule, policy) for part in value)
     return _text(value, rule) if isinstance(value, str) else 1

@@ -1,11 +1,11 @@
 """What an input is: text, media, a dict of several, or a conversation."""
 
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from omnitune.inputs import image
 from omnitune.types import Modality
 
 LONGEST_PATH = 4096
+LONGEST_NAME = 6
+"""Words of a file name: a string that ends like one, has more words and names no folder is a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +93,21 @@ def _of_string(text: str, supported: Collection[Modality]) -> Modality:
     kind = _looks_like(text)
     if kind is None or kind not in supported:
         return "text"
-    if text.startswith(("http://", "https://", "data:")) or Path(text).expanduser().is_file():
+    if text.startswith(("http://", "https://", "data:")) or os.path.isfile(image.local_path(text)):
         return kind
-    if any(space in text for space in " \t\n") and "/" not in text and os.sep not in text:
+    if _is_sentence(text):
         return "text"
     raise MediaNotFoundError(
-        f"{text!r} looks like the path of an {kind} file, and no such file is there (working folder {Path.cwd()}); "
+        f"{text!r} looks like a path of {kind} media, and no such file is there (working folder {Path.cwd()}); "
         f'if it is text, give {{"text": {text!r}}}'
+    )
+
+
+def _is_sentence(text: str) -> bool:
+    """Whether a string that ends in a media file's extension only mentions one."""
+    words = text.split()
+    return not any(mark in text for mark in "/\\") and (
+        len(words) > LONGEST_NAME or (len(words) > 1 and words[-1].count(".") == 1 and words[-1].startswith("."))
     )
 
 
@@ -106,7 +116,7 @@ def _looks_like(text: str) -> str | None:
         return next((kind for kind in MEDIA if text.startswith(f"data:{kind}/")), None)
     if len(text) > LONGEST_PATH or "\n" in text:
         return None
-    name = urlsplit(text).path if text.startswith(("http://", "https://")) else text
+    name = re.split("[?#]", text, maxsplit=1)[0] if text.startswith(("http://", "https://")) else text
     return next((kind for kind, row in MEDIA.items() if name.lower().endswith(row.extensions)), None)
 
 
@@ -119,7 +129,7 @@ def _of_array(array: Any) -> Modality:
     integers = str(array.dtype).removeprefix("torch.").startswith("uint8")
     if array.ndim == 3 or (array.ndim == 2 and integers):
         return "image"
-    if array.ndim <= 2:
+    if array.ndim in (1, 2):
         return "audio"
     if array.ndim in (4, 5):
         return "video"

@@ -39,7 +39,8 @@ def fingerprint(item: Any, modality: Modality) -> str:
         MediaError: A file is not there.
     """
     if modality == "text":
-        return _digest(b"text", str(item["text"] if isinstance(item, dict) else item).encode())
+        text = str(item["text"] if isinstance(item, dict) else item)
+        return _digest(b"text", text.encode(errors="surrogatepass"))
     if isinstance(modality, tuple) or modality == "message":
         return _of_structure(item)
     value = item[modality] if isinstance(item, dict) and modality in item else item
@@ -54,11 +55,21 @@ def _digest(*parts: bytes) -> str:
     return made.hexdigest()
 
 
+def _of_pixels(image: Image.Image) -> str:
+    """Key of what is seen: size, colours and, where there is any, transparency."""
+    shown = image.convert("RGBA" if image.has_transparency_data else "RGB") if image.mode in ("P", "PA") else image
+    transparent = shown.info.get("transparency") if shown.mode in ("1", "L", "RGB", "I;16") else None
+    return _digest(b"pixels", f"{shown.mode} {shown.size} {transparent}".encode(), shown.tobytes())
+
+
 def _of_media(item: Any, modality: str) -> str:
+    if isinstance(item, list):
+        return _digest(b"list", *(_of_media(part, modality).encode() for part in item))
     if isinstance(item, Image.Image):
-        return _digest(b"pixels", f"{item.mode} {item.size}".encode(), item.tobytes())
+        return _of_pixels(item)
     if isinstance(item, torch.Tensor):
-        item = item.detach().cpu().numpy()
+        item = item.detach().cpu()
+        item = (item.float() if item.dtype == torch.bfloat16 else item).numpy()  # NumPy has no bfloat16
     if isinstance(item, np.ndarray):
         return _digest(b"array", f"{item.dtype} {item.shape}".encode(), np.ascontiguousarray(item).tobytes())
     if isinstance(item, str) and item.startswith(("http://", "https://")):
@@ -69,7 +80,7 @@ def _of_media(item: Any, modality: str) -> str:
     content = source(item, ANY_SIZE)
     if isinstance(content, Path):
         facts = content.stat()
-        return _of_file(str(content), facts.st_mtime_ns, facts.st_size)
+        return _of_file(str(content.absolute()), facts.st_mtime_ns, facts.st_size)
     return _digest(b"file", content)
 
 
@@ -81,8 +92,12 @@ def _of_file(path: str, modified: int, size: int) -> str:  # noqa: ARG001  # a c
 def _of_structure(value: Any) -> str:
     """Key of dicts, lists and what they hold; media by content, the rest by its text."""
     if isinstance(value, Mapping):
+        kind = value.get("type")
+        if kind in MEDIA:  # a part of a message
+            value = {"type": kind, kind: value.get(kind, value.get("url", value.get("path")))}
         parts = [
-            f"{key}={_of_media(part, key) if key in MEDIA else _of_structure(part)}" for key, part in value.items()
+            f"{key}={_of_media(value[key], key) if key in MEDIA else _of_structure(value[key])}"
+            for key in sorted(value)
         ]
         return _digest(b"dict", *(part.encode() for part in parts))
     if isinstance(value, list | tuple):

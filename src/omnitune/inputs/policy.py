@@ -11,7 +11,8 @@ class MediaPolicy:
 
     Attributes:
         max_bytes: Largest file or download, in bytes.
-        max_pixels: Largest image, in pixels (width times height), checked before it is decoded.
+        max_pixels: Largest image, in pixels (width times height), checked before it is decoded. Pillow itself
+            warns above 89.5 million pixels and refuses twice as many.
         timeout: Seconds that one download may take, from connecting to its last byte.
         allow_local_files: Whether strings and paths may name files of this machine. A server says False.
         allow_urls: Whether http and https addresses may be fetched.
@@ -21,7 +22,7 @@ class MediaPolicy:
     """
 
     max_bytes: int = 64 * 2**20
-    max_pixels: int = 100_000_000
+    max_pixels: int = 89_000_000
     timeout: float = 20.0
     allow_local_files: bool = True
     allow_urls: bool = True

@@ -6,6 +6,7 @@ Arguments come in buckets, one a modality, one for all (`common`) and one for th
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -102,7 +103,12 @@ def template_takes(processor: Any, variable: str) -> bool:
     if template is None:
         template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
     sources = template.values() if isinstance(template, dict) else [template]
-    return any(isinstance(source, str) and variable in _get_template_variables(source) for source in sources)
+    return any(isinstance(source, str) and variable in _variables(source) for source in sources)
+
+
+@lru_cache(maxsize=16)
+def _variables(template: str) -> frozenset[str]:
+    return frozenset(_get_template_variables(template))
 
 
 class ChatTemplate:

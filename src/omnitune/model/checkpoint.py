@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.dynamic_module_utils import custom_object_save
 
+import omnitune
 from omnitune.errors import CheckpointError, ResourceError
 from omnitune.modules import files, registry
 from omnitune.modules.transformer import Transformer
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MODULES = "modules.json"
 CONFIG = "config_sentence_transformers.json"
+
+_PARTIAL = ".{}.partial"
+"""A checkpoint that is being written, or whose writing was killed."""
 
 _STALE = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", files.PICKLED_WEIGHTS)
 """Files that decide which weights are loaded: none of a former checkpoint may stay beside new ones."""
@@ -229,7 +233,7 @@ def save(
 def _provenance(own: Sequence[str]) -> dict[str, Any]:
     """Versions; and for modules that only omnitune has, what stops other readers with one clear sentence."""
     versions = {
-        "omnitune": metadata.version("omnitune"),
+        "omnitune": omnitune.__version__,
         "transformers": metadata.version("transformers"),
         "pytorch": metadata.version("torch"),
     }
@@ -247,30 +251,36 @@ def _provenance(own: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A new directory beside `folder` whose files take their places in it when the block ends well.
+    """A new directory inside `folder` whose files take their places in it when the block ends well.
 
-    Moving files needs no room on the disk, so it cannot fail for want of it.
+    Moving files needs no room on the disk, so it cannot fail for want of it; inside, they stay on one file system also
+    where `folder` is a mount.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(_PARTIAL.format("*")):
+        shutil.rmtree(killed)
+    before, after = _PARTIAL.split("{}")
+    fresh = Path(tempfile.mkdtemp(prefix=before, suffix=after, dir=folder))
     try:
         yield fresh
         _move(fresh, folder)
     except (OSError, SafetensorError) as error:
         if not _is_full(error):
             raise
-        free = shutil.disk_usage(folder.parent).free
+        free = shutil.disk_usage(folder).free
         raise ResourceError(
             f"{folder}: the disk is full ({free / 1e6:.0f} MB free); what was there before is as it was"
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
-    return "No space left" in str(error) or f"code: {errno.ENOSPC}" in str(error)
+    return f"os error {errno.ENOSPC}" in str(error)
 
 
 def _move(fresh: Path, folder: Path) -> None:

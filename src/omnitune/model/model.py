@@ -299,13 +299,21 @@ class Model(nn.Sequential, AdapterMixin):
         """What computes the forward."""
         return self.backend
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """Recompute activations in backward instead of holding them, in every backbone that can."""
         for module in self.modules():
             if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
-                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+                # transformers deprecates the second name, which older releases know alone.
+                enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+                enable(activation_checkpointing_kwargs, **kwargs)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """The same as `activation_checkpointing_enable`, under its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     @contextmanager
     def inference(self, device: torch.device | str | None = None) -> Iterator[None]:

@@ -12,9 +12,8 @@ from omnitune.types import Modality
 TOKENS = "token_embeddings"
 EMBEDDING = "sentence_embedding"
 
-FORWARD = ("forward", "last_hidden_state")
-TEXT_POOLED = ("get_text_features", "pooler_output")
-IMAGE_POOLED = ("get_image_features", "pooler_output")
+_Output = tuple[str, str]
+FORWARD: _Output = ("forward", "last_hidden_state")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,29 +35,65 @@ class Backbone:
     flat_processor: bool = False
 
 
-def _fused(*modalities: Modality) -> Backbone:
+def _encoder(place: str) -> Backbone:
+    return Backbone(encoder=f"transformers{place}")
+
+
+def _forward(*modalities: Modality) -> Backbone:
     return Backbone(outputs={modality: FORWARD for modality in modalities})
 
 
+_PAIR: Modality = ("image", "text")
+
 BACKBONES: Mapping[str, Backbone] = {
     # Encoder-decoders of which only the encoder is used.
-    "t5": Backbone(encoder="transformers:T5EncoderModel"),
-    "mt5": Backbone(encoder="transformers:MT5EncoderModel"),
-    "umt5": Backbone(encoder="transformers:UMT5EncoderModel"),
-    "longt5": Backbone(encoder="transformers:LongT5EncoderModel"),
-    "switch_transformers": Backbone(encoder="transformers:SwitchTransformersEncoderModel"),
-    "m2m_100": Backbone(encoder="transformers.models.m2m_100.modeling_m2m_100:M2M100Encoder"),
-    "marian": Backbone(encoder="transformers.models.marian.modeling_marian:MarianEncoder"),
-    "pegasus": Backbone(encoder="transformers.models.pegasus.modeling_pegasus:PegasusEncoder"),
-    # Image-and-text models without a tower for each.
-    "paligemma": _fused(("image", "text")),
-    "vilt": _fused(("image", "text")),
-    "kosmos-2": _fused(("image", "text")),
-    "git": _fused("text", ("image", "text")),
-    "layoutlmv3": _fused("image", ("image", "text")),
-    # Towers whose features are not where the rules look.
-    "blip": Backbone(outputs={"text": TEXT_POOLED, "image": IMAGE_POOLED}, output_name=EMBEDDING),
-    "flava": Backbone(outputs={"text": TEXT_POOLED, "image": IMAGE_POOLED}),
+    "t5": _encoder(":T5EncoderModel"),
+    "mt5": _encoder(":MT5EncoderModel"),
+    "umt5": _encoder(":UMT5EncoderModel"),
+    "longt5": _encoder(":LongT5EncoderModel"),
+    "udop": _encoder(":UdopEncoderModel"),
+    "switch_transformers": _encoder(":SwitchTransformersEncoderModel"),
+    "prophetnet": _encoder(":ProphetNetEncoder"),
+    "blenderbot": _encoder(".models.blenderbot.modeling_blenderbot:BlenderbotEncoder"),
+    "blenderbot-small": _encoder(".models.blenderbot_small.modeling_blenderbot_small:BlenderbotSmallEncoder"),
+    "m2m_100": _encoder(".models.m2m_100.modeling_m2m_100:M2M100Encoder"),
+    "marian": _encoder(".models.marian.modeling_marian:MarianEncoder"),
+    "pegasus": _encoder(".models.pegasus.modeling_pegasus:PegasusEncoder"),
+    "pegasus_x": _encoder(".models.pegasus_x.modeling_pegasus_x:PegasusXEncoder"),
+    # Image-and-text models that take only some combinations.
+    "git": _forward("text", _PAIR),
+    "grounding-dino": _forward(_PAIR),
+    "idefics": _forward("text", "image", _PAIR),
+    "kosmos-2": _forward(_PAIR),
+    "layoutlmv3": _forward("image", _PAIR),
+    "paligemma": _forward(_PAIR),
+    "vilt": _forward(_PAIR),
+    "visual_bert": _forward("text", _PAIR),
+    # Towers whose features are not where the general rules look.
+    "blip": Backbone(
+        outputs={
+            "text": ("get_text_features", "pooler_output"),
+            "image": ("get_image_features", "pooler_output"),
+            _PAIR: ("get_multimodal_features", "pooler_output"),
+        },
+        output_name=EMBEDDING,
+    ),
+    "blip-2": Backbone(
+        outputs={
+            "text": ("get_text_features", "last_hidden_state"),
+            "image": ("get_image_features", "last_hidden_state"),
+        }
+    ),
+    "flava": Backbone(
+        outputs={"text": ("get_text_features", "pooler_output"), "image": ("get_image_features", "pooler_output")}
+    ),
+    "sam3": Backbone(
+        outputs={
+            "text": ("get_text_features", "last_hidden_state"),
+            "image": ("get_vision_features", "last_hidden_state"),
+        },
+        flat_processor=True,
+    ),
     "clipseg": Backbone(flat_processor=True),
     # Chat templates that look structured and are not.
     "apertus": Backbone(structured_messages=False),

@@ -161,7 +161,7 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
         kwargs: For `from_pretrained`.
         lower_case: Whether texts are put in lower case first.
     """
-    processor = AutoProcessor.from_pretrained(str(folder), **kwargs)
+    processor = _sized(folder, kwargs)
     tokenizer = processor if hasattr(processor, "model_max_length") else getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return processor
@@ -170,6 +170,26 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     if lower_case:
         _lower(tokenizer.backend_tokenizer)
+    return processor
+
+
+def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:
+    """The processor, `min_pixels` and `max_pixels` set on its parts for images and video.
+
+    Given to `from_pretrained`, they would reach the tokenizer too, and come back from it and warn with every call.
+    """
+    pixels = {"shortest_edge": kwargs.get("min_pixels"), "longest_edge": kwargs.get("max_pixels")}
+    pixels = {edge: value for edge, value in pixels.items() if value is not None}
+    others = {key: value for key, value in kwargs.items() if key not in ("min_pixels", "max_pixels")}
+    processor = AutoProcessor.from_pretrained(str(folder), **others)
+    if not pixels:
+        return processor
+    parts = [processor, *(getattr(processor, name, None) for name in ("image_processor", "video_processor"))]
+    fitting = [part for part in parts if {"shortest_edge", "longest_edge"} <= dict(getattr(part, "size", {})).keys()]
+    if not fitting:  # an architecture that has its own idea of them
+        return AutoProcessor.from_pretrained(str(folder), **kwargs)
+    for part in fitting:
+        part.size = type(part.size)(**{**dict(part.size), **pixels})
     return processor
 
 

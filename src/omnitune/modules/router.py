@@ -123,9 +123,8 @@ class Router(InputModule):
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
-        *,
-        modality: Modality | None = None,
         task: str | None = None,
+        modality: Modality | None = None,
         **kwargs: Any,
     ) -> Features:
         """Features of `inputs`, made by their route; `"task"` and `"input_modality"` keep what chose it."""

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 from PIL import Image
 
 from omnitune import runtime
 from omnitune.errors import InputError, ResourceError
 from omnitune.inputs.fingerprint import fingerprint
+from omnitune.inputs.image import eight_bit
 from omnitune.modules.base import InputModule
 from omnitune.types import Features, Modality
 
@@ -32,6 +32,10 @@ SMALLEST_SIDE = 8
 
 LARGEST_SIDE = 10_000
 """Pixels to which longer sides are shrunk: no page needs more, and Tesseract takes at most 32,767."""
+
+UPRIGHT = 47
+"""Confidence below which a page is read upside down as well. Of 54 pages of nine manuals the worst had 52 upright, the
+best 42 upside down. Tesseract finds lines that run downwards by itself; so all four directions are read."""
 
 MANY = 20
 """Unread images above which a progress bar is shown."""
@@ -82,11 +86,19 @@ class Tesseract:
         self._dpi = dpi
 
     def text(self, image: Image.Image) -> str:
-        """The text of a greyscale image, lines in reading order."""
+        """The text of a greyscale image, lines in reading order; of one that lies or is upside down too."""
+        text, confidence = self._recognised(image)
+        if not text.strip() or confidence >= UPRIGHT:
+            return text
+        turned, better = self._recognised(image.transpose(Image.Transpose.ROTATE_180))
+        return turned if better > confidence else text
+
+    def _recognised(self, image: Image.Image) -> tuple[str, int]:
+        """Text and the mean confidence of its words, 0 to 100."""
         self._api.SetImageBytes(image.tobytes(), image.width, image.height, 1, image.width)
         self._api.SetSourceResolution(self._dpi)
         try:
-            return str(self._api.GetUTF8Text())
+            return str(self._api.GetUTF8Text()), int(self._api.MeanTextConf())
         finally:
             self._api.Clear()
             self._api.ClearAdaptiveClassifier()  # or a reading would depend on the pages before it
@@ -227,10 +239,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
 
 def _greyscale(image: Image.Image) -> Image.Image:
     """Mode `L`: transparency becomes white paper, and wide integers and floats keep their contrast."""
-    if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        peak = next((top for top in (1.0 if image.mode == "F" else 255.0, 255.0, 65535.0) if values.max() <= top), None)
-        return Image.fromarray((values.clip(0) * 255 / (peak or values.max())).astype(np.uint8))
+    image = eight_bit(image)
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")

@@ -128,7 +128,7 @@ class Transformer(InputModule):
         self.modality_config: ModalityConfig = found[0] if config is None else config
         self.module_output_name: str = output_name if config is not None and output_name else found[1]
         self._template = processors.ChatTemplate(self.processor)
-        self._prompt_lengths: dict[tuple[str, str | None], int] = {}
+        self._prompt_lengths: dict[str, int] = {}
         self._without_prompt: set[Modality] = set()
         self._signatures: dict[str, inspect.Signature] = {}
 
@@ -198,10 +198,10 @@ class Transformer(InputModule):
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
+        processing_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         modality: Modality | None = None,
         task: str | None = None,
-        processing_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> Features:
         """Tensors of a batch.
@@ -211,9 +211,9 @@ class Transformer(InputModule):
         Args:
             inputs: Loaded items.
             prompt: Text put before every item.
+            processing_kwargs: For this call's processor, over the module's own.
             modality: What the items are; None looks at each, and they may differ where conversations are taken.
             task: "query" and "document" apply `query_length` and `document_length`; a template may read it.
-            processing_kwargs: For this call's processor, over the module's own.
             **kwargs: `max_length` of texts; others are not for this module.
 
         Returns:
@@ -246,7 +246,7 @@ class Transformer(InputModule):
         features = processors.call(self.processor, kind, inputs, buckets, flat=flat)
         features["modality"] = kind
         if prompt and kind == "text" and "input_ids" in features:
-            features["prompt_length"] = self._prompt_length(prompt, task)
+            features["prompt_length"] = self._prompt_length(prompt)
         return features
 
     def _preprocess_messages(
@@ -276,14 +276,13 @@ class Transformer(InputModule):
         features["modality"] = "message"
         return features
 
-    def _prompt_length(self, prompt: str, task: str | None) -> int:
+    def _prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt alone, without the special token that ends a text."""
-        key = (prompt, task)
-        if key not in self._prompt_lengths:
+        if prompt not in self._prompt_lengths:
             ids = self.preprocess([prompt], modality="text")["input_ids"][0]
             special = getattr(self.tokenizer, "all_special_ids", [])
-            self._prompt_lengths[key] = len(ids) - (int(ids[-1]) in special)
-        return self._prompt_lengths[key]
+            self._prompt_lengths[prompt] = len(ids) - (int(ids[-1]) in special)
+        return self._prompt_lengths[prompt]
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """Features with `module_output_name`.

@@ -7,6 +7,7 @@ A batch is raw columns; the loss hands them to the model's engine, which makes t
 loader's workers nor the device ever hold the tensors of a whole batch.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +18,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
-from transformers import (
-    EvalPrediction,
-    FeatureExtractionMixin,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    Trainer,
-    TrainerCallback,
-)
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
-from omnitune.data.check import BadItem, refuse
+from omnitune.data.check import BadItem
 from omnitune.data.collator import Collator
 from omnitune.data.columns import input_columns
 from omnitune.errors import InputError
@@ -36,7 +29,6 @@ from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
 from omnitune.model.engine import to_device
 from omnitune.model.model import Model
-from omnitune.modules.router import Router
 from omnitune.report import card
 from omnitune.report.card import TrainingFacts
 from omnitune.training import binding, weights
@@ -69,33 +61,38 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def __init__(
         self,
-        model: Model | None = None,
-        args: BaseTrainingArguments | None = None,
-        train_dataset: AnyDataset | None = None,
-        eval_dataset: AnyDataset | None = None,
-        loss: LossArgument = None,
-        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
-        data_collator: Collator | None = None,
-        processing_class: PreTrainedTokenizerBase
-        | BaseImageProcessor
-        | FeatureExtractionMixin
-        | ProcessorMixin
-        | None = None,
-        model_init: Callable[[], Model] | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
-        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        model: Model | None,
+        args: BaseTrainingArguments | None,
+        *,
+        train_dataset: AnyDataset | None,
+        eval_dataset: AnyDataset | None,
+        loss: LossArgument,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None,
+        data_collator: Collator | None,
+        model_init: Callable[..., Model] | None,
+        ignored: Mapping[str, bool],
+        **options: Any,
     ) -> None:
+        """Set up a run.
+
+        Args:
+            model: The model, or None with `model_init`.
+            args: Training arguments.
+            train_dataset: What to train on.
+            eval_dataset: What to take the evaluation loss of.
+            loss: The loss or losses.
+            evaluator: The evaluator or evaluators.
+            data_collator: Makes batches of rows.
+            model_init: Makes the model.
+            ignored: What was given and has no effect, by what to say of it.
+            **options: The other arguments of `transformers.Trainer`.
+        """
         args = args if args is not None else self.arguments_class(output_dir="tmp_trainer")
-        self._check_arguments(model, args, model_init)
-        given = {
-            "model: model_init makes another one": model is not None and model_init is not None,
-            "compute_metrics: evaluators give metrics": compute_metrics is not None,
-            "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
-        }
-        warn_ignored(args, given)
+        if not isinstance(args, self.arguments_class):
+            raise InputError(f"args: expected {self.arguments_class.__name__}, got {type(args).__name__}")
+        if model is None and model_init is None:
+            raise InputError("model: expected a model, or model_init that makes one; got neither")
+        warn_ignored(args, {**ignored, "model: model_init makes another one": None not in (model, model_init)})
         eval_dataset = several(eval_dataset, "eval_dataset")
         if eval_dataset is None and evaluator is None and args.eval_strategy != "no":
             raise InputError(
@@ -110,56 +107,36 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             train_dataset=several(train_dataset, "train_dataset"),
             # An empty list stands for "only an evaluator": the base class wants some dataset to evaluate.
             eval_dataset=[] if eval_dataset is None and evaluator is not None else eval_dataset,
-            processing_class=processing_class,
             model_init=None if model_init is None else self._make_model,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            **options,
         )
         self.eval_dataset = eval_dataset
-        self.can_return_loss = True
-        self.model_accepts_loss_kwargs = False
-        self._check_distribution()
-        if self.accelerator.dataloader_config.dispatch_batches is None:
-            # Raw batches are read by every rank for itself; there are no tensors to send around.
-            self.accelerator.dataloader_config.dispatch_batches = False
-        self._check_routes(self.model)
-        self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
         self.evaluator: Any = SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) else evaluator
-        self.skipped_items: list[BadItem] = []
-        self.opening_lines: list[str] = []
-        self._parts = LossParts()
-        self._feed = Feed(self.model, args, self.data_collator)
-        if args.hub_model_id and not self.model.model_card_data.model_id:
-            self.model.model_card_data.set_model_id(args.hub_model_id)
-        self.add_callback(ZeroGradients())
-        self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
-        self.add_callback(OpeningLines(lambda: self.opening_lines))
+        self._settle()
+        self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
 
-    # -- the constructor's parts
-
-    def _check_arguments(self, model: Any, args: Any, model_init: Any) -> None:
-        if not isinstance(args, self.arguments_class):
-            raise InputError(f"args: expected {self.arguments_class.__name__}, got {type(args).__name__}")
-        if model is None and model_init is None:
-            raise InputError("model: expected a model, or model_init that makes one; got neither")
-
-    def _check_distribution(self) -> None:
+    def _settle(self) -> None:
+        """What the base class is told about raw batches, and what a run keeps beside it."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise InputError(
                 "deepspeed, fsdp: expected plain data parallelism (torchrun), got a sharded model, which cannot follow "
                 "the several forwards of one step"
             )
-
-    def _check_routes(self, model: Model) -> None:
-        """A model that routes by role needs to be told the roles of the columns."""
-        router = next((m for m in model.children() if isinstance(m, Router)), None)
-        roles = router is not None and not self.args.router_mapping and router.default_route is None
-        if roles and not getattr(router, "route_mappings", None):
-            raise InputError(
-                "router_mapping: expected a route for every column, because the model has a Router; got none, e.g. "
-                '{"question": "query", "answer": "document"}'
-            )
+        binding.check_routes(self.model, self.args.router_mapping)
+        self.can_return_loss = True
+        self.model_accepts_loss_kwargs = False
+        if self.accelerator.dataloader_config.dispatch_batches is None:
+            # Raw batches are read by every rank for itself; there are no tensors to send around.
+            self.accelerator.dataloader_config.dispatch_batches = False
+        self.skipped_items: list[BadItem] = []
+        self.opening_lines: list[str] = []
+        self._parts = LossParts()
+        self._feed = Feed(self.model, self.args, self.data_collator)
+        if self.args.hub_model_id and not self.model.model_card_data.model_id:
+            self.model.model_card_data.set_model_id(self.args.hub_model_id)
+        self.add_callback(ZeroGradients())
+        self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
+        self.add_callback(OpeningLines(lambda: self.opening_lines, lambda: [str(item) for item in self.skipped_items]))
 
     def _bound(self, loss: Any) -> binding.Losses:
         """The loss or losses, bound to the model."""
@@ -175,11 +152,11 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def _make_model(self, trial: Any) -> Model:
         """A model for a new run or trial, and the losses bound to it."""
         assert self._make_user_model is not None
-        takes_trial = self._make_user_model.__code__.co_argcount if hasattr(self._make_user_model, "__code__") else 0
-        model = self._make_user_model(trial) if takes_trial else self._make_user_model()  # type: ignore[call-arg]
+        takes_trial = len(inspect.signature(self._make_user_model).parameters) > 0
+        model = self._make_user_model(trial) if takes_trial else self._make_user_model()
         if self.loss is not None:
             self.model = model
-            self._feed = Feed(model, self.args, self.data_collator)
+            self._feed.model = model
             self.loss = self._bound(self.loss)
         return model
 
@@ -200,13 +177,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> BatchSampler | None:
         """The sampler of one dataset's batches, as `args.batch_sampler` says; override it for another.
 
-        Args:
-            dataset: The dataset.
-            batch_size: Rows a batch.
-            drop_last: Whether an incomplete last batch is dropped.
-            valid_label_columns: Names that a label column may have.
-            generator: Source of random numbers.
-            seed: Seed of the first epoch.
+        The arguments are those of `DefaultBatchSampler`.
         """
         return make_batch_sampler(
             self.args.batch_sampler,
@@ -228,11 +199,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> BatchSampler:
         """The sampler of several datasets' batches, as `args.multi_dataset_batch_sampler` says.
 
-        Args:
-            dataset: The datasets end to end.
-            batch_samplers: One sampler a dataset.
-            generator: Source of random numbers.
-            seed: Seed of the first epoch.
+        The arguments are those of `MultiDatasetDefaultBatchSampler`.
         """
         chosen = MULTI_SAMPLERS.get(self.args.multi_dataset_batch_sampler, self.args.multi_dataset_batch_sampler)
         sampler: BatchSampler = chosen(dataset, batch_samplers=batch_samplers, generator=generator, seed=seed)
@@ -249,7 +216,8 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ) -> "DataLoader[Any]":
         del description, sampler_fn
         if isinstance(dataset, list):
-            return DataLoader([])
+            nothing: Any = dataset
+            return DataLoader(nothing)
         several_evals = isinstance(self.eval_dataset, dict)
         name = dataloader_key if several_evals and dataloader_key in self.eval_dataset else None
         if isinstance(dataset, _Named):
@@ -260,22 +228,6 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if dataloader_key is not None and self.args.dataloader_persistent_workers:
             self.__dict__.setdefault("_eval_dataloaders", {})[dataloader_key] = loader
         return loader
-
-    def _check_items(self) -> None:
-        """Find bad items before the run; raise, or leave their rows out."""
-        found: list[list[BadItem]] = [[], []]
-        if self.is_world_process_zero():
-            found = [self._feed.bad_items(dataset) for dataset in (self.train_dataset, self.eval_dataset)]
-        found = broadcast_object_list(found)
-        if self.args.on_bad_item == "raise":
-            refuse([*found[0], *found[1]])
-        for dataset, bad in zip((self.train_dataset, self.eval_dataset), found, strict=True):
-            self._feed.leave_out(dataset, bad)
-        self.skipped_items = [*found[0], *found[1]]
-        if self.skipped_items:
-            logger.warning(
-                "on_bad_item=skip: left out %d bad items: %s", len(self.skipped_items), self.skipped_items[0]
-            )
 
     # -- training
 
@@ -295,7 +247,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         Raises:
             DatasetError: An item cannot be encoded, and `args.on_bad_item` is "raise".
         """
-        self._check_items()
+        self.skipped_items += self._feed.screen(self.train_dataset, self.eval_dataset)
         columns = {
             name: input_columns(dataset.column_names, self._feed.labels)
             for name, dataset in named(self.train_dataset).items()
@@ -309,12 +261,13 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer over the parameters of model and loss, with `learning_rate_mapping` applied."""
         if self.optimizer is not None:
-            return self.optimizer
+            existing: torch.optim.Optimizer = self.optimizer
+            return existing
         trainable = binding.Trainable(self.loss, model if model is not None else self.model)
-        optimizer: torch.optim.Optimizer = super().create_optimizer(trainable)
+        made: torch.optim.Optimizer = super().create_optimizer(trainable)
         for pattern, rate in self.args.learning_rate_mapping.items():
-            binding.set_rate(optimizer, trainable, pattern, float(rate))
-        return optimizer
+            binding.set_rate(made, trainable, pattern, float(rate))
+        return made
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """One forward and backward; at the last of an optimizer step, gradients are averaged over the ranks."""

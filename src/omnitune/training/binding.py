@@ -12,9 +12,13 @@ from omnitune.data.columns import input_columns, label_column
 from omnitune.errors import InputError
 from omnitune.losses import Loss, Strategy
 from omnitune.model.model import Model
+from omnitune.modules.router import Router
 from omnitune.report.card import DatasetFacts, TrainingFacts
 
 logger = logging.getLogger(__name__)
+
+MODALITIES = {"text", "image", "audio", "video", "message"}
+"""Names of routes that an input's modality chooses."""
 
 LossLike = nn.Module | Callable[[Any], nn.Module]
 Losses = nn.Module | dict[str, nn.Module]
@@ -55,6 +59,21 @@ def parts(loss: nn.Module) -> Iterator[nn.Module]:
     for child in loss.children():
         if not isinstance(child, Model):
             yield from parts(child)
+
+
+def check_routes(model: Model, router_mapping: Mapping[str, Any]) -> None:
+    """Raise unless a model that routes by task is told the routes of the columns.
+
+    Raises:
+        InputError: It has a `Router` that modalities alone do not decide, and there is no `router_mapping`.
+    """
+    for router in (m for m in model.children() if isinstance(m, Router)):
+        by_modality = any(kind is not None for _, kind in router.route_mappings) or MODALITIES & set(router.sub_modules)
+        if not by_modality and not router_mapping:
+            raise InputError(
+                f"router_mapping: expected a route out of {list(router.sub_modules)} for every column, because the "
+                'model has a Router; got none. For example {"question": "query", "answer": "document"}'
+            )
 
 
 def own_state(losses: Losses, model: nn.Module) -> dict[str, Tensor]:
@@ -147,7 +166,7 @@ def describe(losses: Losses, datasets: Mapping[str, Mapping[str | None, Any]], l
     for kind, by_name in datasets.items():
         for name, dataset in by_name.items():
             loss = for_dataset(losses, name)
-            config = loss.get_config_dict() if hasattr(loss, "get_config_dict") else {}
+            config: Any = getattr(loss, "get_config_dict", dict)
             facts.datasets.append(
                 DatasetFacts(
                     name=name,
@@ -156,7 +175,7 @@ def describe(losses: Losses, datasets: Mapping[str, Mapping[str | None, Any]], l
                     columns=input_columns(dataset.column_names, labels),
                     label=label_column(dataset.column_names, labels),
                     loss=_name(loss),
-                    loss_config=config,
+                    loss_config=config(),
                 )
             )
             cited = ((_name(part), getattr(part, "citation", "")) for part in parts(loss))

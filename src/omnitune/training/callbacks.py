@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from tqdm.auto import tqdm  # type: ignore[import-untyped]  # no stubs
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnitune.report.card import SentenceTransformerModelCardData, TrainingFacts
@@ -87,16 +87,24 @@ class CardRecorder(TrainerCallback):  # type: ignore[misc]  # transformers has n
 
 
 class OpeningLines(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Logs lines when training begins, and shows them above the progress bar."""
+    """Logs lines when training begins, shows them above the progress bar, and keeps what was left out in the state.
 
-    def __init__(self, lines: Callable[[], Sequence[str]]) -> None:
+    Args:
+        lines: Lines to show.
+        skipped: Items whose rows were left out, for `trainer_state.json`.
+    """
+
+    def __init__(self, lines: Callable[[], Sequence[str]], skipped: Callable[[], Sequence[str]]) -> None:
         self._lines = lines
+        self._skipped = skipped
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log and show them on the main process."""
         del control, kwargs
+        if skipped := list(self._skipped()):
+            state.log_history.append({"step": state.global_step, "skipped_items": skipped})
         if not state.is_world_process_zero:
             return
         for line in self._lines():

@@ -6,10 +6,11 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSampler
 
-from omnitune.data.check import BadItem, find_bad_items
+from omnitune.data.check import BadItem, find_bad_items, refuse
 from omnitune.data.collator import Collator
 from omnitune.data.columns import ManyRows, Rows, StreamRows, check_names, content_codes, input_columns
 from omnitune.data.samplers import (
@@ -41,7 +42,7 @@ AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | dict[str, Data
 class Source:
     """One dataset of a run: its rows, the columns that are encoded, and the numbers of their contents, found once."""
 
-    def __init__(self, dataset: Dataset, name: str | None, labels: Sequence[str], model: Model) -> None:
+    def __init__(self, dataset: Dataset, name: str | None, labels: Sequence[str], model: Callable[[], Model]) -> None:
         self.original = dataset
         self.rows = Rows(dataset, name)
         self.columns = input_columns(self.rows.column_names, labels)
@@ -61,7 +62,7 @@ class Source:
 
     def bad_items(self) -> list[BadItem]:
         """Items that cannot be encoded."""
-        media = {part for m in self._model.modalities for part in ([m] if isinstance(m, str) else m)}
+        media = {part for m in self._model().modalities for part in ([m] if isinstance(m, str) else m)}
         loads = media - {"text", "message"}
         where = "" if self.rows.name is None else f" of {self.rows.name}"
         return find_bad_items(
@@ -70,18 +71,19 @@ class Source:
 
     def leave_out(self, numbers: set[int]) -> None:
         """Drop rows by their numbers in the user's dataset."""
-        kept = [number for number in self.rows.numbers if number not in numbers]
+        kept = [i for i, number in enumerate(self.rows.numbers) if number not in numbers]
         if self._codes is not None:
             self._codes = self._codes[kept]
-        self.rows = Rows(self.original, self.rows.name, kept)
+        self.rows = Rows(self.original, self.rows.name, [self.rows.numbers[i] for i in kept])
 
     def _load(self, item: Any) -> Any:
-        return load(item, self._model.modality_of(item), self._model.media_policy)
+        model = self._model()
+        return load(item, model.modality_of(item), model.media_policy)
 
     def _fingerprint(self, item: Any) -> str:
         # What cannot be read still needs a number of its own; loading it says what is wrong with it.
         try:
-            found: str = fingerprint(item, self._model.modality_of(item))
+            found: str = fingerprint(item, self._model().modality_of(item))
             return found
         except (OmnituneError, OSError):
             return f"unreadable {item!r}"
@@ -131,23 +133,37 @@ class Feed:
         """The source of a dataset, the same for the same dataset."""
         key = (id(dataset), name)
         if key not in self._sources:
-            self._sources[key] = Source(dataset, name, self.labels, self.model)
+            self._sources[key] = Source(dataset, name, self.labels, lambda: self.model)
         return self._sources[key]
 
     def codes_of(self, dataset: Dataset) -> Callable[[], np.ndarray] | None:
         """Content numbers of a dataset that a sampler was given, or None for a dataset from elsewhere."""
         return next((s.sampled_codes for s in self._sources.values() if s.rows.dataset is dataset), None)
 
-    def bad_items(self, dataset: AnyDataset | None) -> list[BadItem]:
-        """Items of a dataset, or of several, that cannot be encoded; a stream is not read ahead."""
-        return [bad for source in self._checkable(dataset) for bad in source.bad_items()]
+    def screen(self, *datasets: AnyDataset | None) -> list[BadItem]:
+        """Find the items of all datasets that cannot be encoded; raise, or leave out their rows.
 
-    def leave_out(self, dataset: AnyDataset | None, bad: Sequence[BadItem]) -> None:
-        """Drop the rows of bad items."""
-        for source in self._checkable(dataset):
-            numbers = {item.row for item in bad if item.dataset == source.rows.name}
-            if numbers:
-                source.leave_out(numbers)
+        A stream is not read ahead. The main process looks; all do the same with what it finds.
+
+        Returns:
+            The items whose rows are left out.
+
+        Raises:
+            DatasetError: There are some, and `on_bad_item` is "raise"; names dataset, row and column.
+        """
+        sources = list(dict.fromkeys(source for dataset in datasets for source in self._checkable(dataset)))
+        main = self.args.process_index == 0
+        found: list[list[BadItem]] = [source.bad_items() if main else [] for source in sources]
+        found = broadcast_object_list(found) if found else found
+        bad = [item for items in found for item in items]
+        if self.args.on_bad_item == "raise":
+            refuse(bad)
+        for source, items in zip(sources, found, strict=True):
+            if items:
+                source.leave_out({item.row for item in items})
+        if bad:
+            logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
+        return bad
 
     def _checkable(self, dataset: AnyDataset | None) -> list[Source]:
         return [self.source(d, n) for n, d in named(dataset).items() if isinstance(d, Dataset)]

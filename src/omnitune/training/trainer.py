@@ -79,20 +79,22 @@ class SentenceTransformerTrainer(BaseTrainer):
         preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             loss=loss,
             evaluator=evaluator,
             data_collator=data_collator,
-            processing_class=processing_class,
             model_init=model_init,
-            compute_metrics=compute_metrics,
+            ignored={
+                "compute_metrics: evaluators give metrics": compute_metrics is not None,
+                "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
+            },
+            processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
 
     def get_default_loss(self, model: SentenceTransformer) -> nn.Module:

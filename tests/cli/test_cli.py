@@ -1,0 +1,157 @@
+"""The command line: every command on tiny manuals, errors as one sentence, and nothing heavy before it is needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fixtures.tiny_pdfs import write_folder
+from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
+from omnitune.cli import demo as demo_command
+from omnitune.cli.main import app
+
+COMMANDS = ("finetune", "demo", "prepare", "train", "evaluate", "search")
+RECIPE = """
+prepare: {width: 240, test: [kitchen.pdf], workers: 1}
+training:
+  num_train_epochs: 1
+  per_device_train_batch_size: 8
+  learning_rate: 1e-3
+  use_cpu: true
+  seed: 5
+evaluation: {baselines: [bm25], resamples: 200, batch_size: 8, cases: 2}
+"""
+
+
+def run(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("docs") / "manuals")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, manuals, recipe) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "dataset"
+    text = run("prepare", manuals, "--out", out, "--recipe", recipe)
+    assert "4 documents, 20 pages (15 train, 5 test)" in text
+    assert str(out) in text
+    return out
+
+
+def test_help_lists_the_commands_and_is_quick():
+    text = run("--help")
+    assert all(command in text for command in COMMANDS)
+    heavy = "('torch', 'transformers', 'datasets', 'matplotlib')"
+    code = f"import sys; import omnitune.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    assert "Usage" in run(command, "--help")
+
+
+def test_version():
+    assert run("--version").startswith("omnitune 0.")
+
+
+def test_an_error_is_one_sentence(tmp_path):
+    text = run("finetune", tmp_path / "nothing", "--out", tmp_path / "out", code=1)
+    assert "expected a folder of documents" in text
+    assert "Traceback" not in text
+
+
+def test_debug_shows_where_it_comes_from(tmp_path):
+    result = CliRunner().invoke(app, ["--debug", "finetune", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")])
+    assert type(result.exception).__name__ == "DatasetError"
+
+
+def test_a_misspelt_recipe_key_is_named(tmp_path, manuals):
+    path = tmp_path / "own.yaml"
+    path.write_text("training:\n  learning_rat: 2e-5\n")
+    text = run("finetune", manuals, "--out", tmp_path / "out", "--recipe", path, code=1)
+    assert "own.yaml: training.learning_rat: unknown key" in text and "did you mean 'learning_rate'?" in text
+
+
+def test_markup_in_an_error_is_text(tmp_path):
+    assert "'[bold]'" in run("search", "embedded", "[bold]", "query", code=1).replace(str(Path.cwd()) + "/", "")
+
+
+def test_finetune_a_vision_language_model(tmp_path, manuals, recipe, tiny_qwen3_vl):
+    """The command path of the large model, on random weights."""
+    out = tmp_path / "out"
+    text = run("finetune", manuals, "--out", out, "--model", tiny_qwen3_vl, "--recipe", recipe)
+    assert "NDCG@10" in text and "no measurable difference" in text
+    assert all(str(out / name) in text for name in ("report.html", "report.json", "model", "dataset"))
+    found = json.loads((out / "report.json").read_text())
+    assert found["run"]["command"].startswith("omnitune finetune ")
+    assert found["run"]["command"].endswith(f"--recipe {recipe}")
+    assert "read" in found["run"]["seconds"]
+    assert (out / "model" / "modules.json").is_file()
+
+
+def test_train_evaluate_search(tmp_path, prepared, recipe, model):
+    out = tmp_path / "trained"
+    assert str(out / "model") in run("train", prepared, "--out", out, "--model", model, "--recipe", recipe)
+    numbers = tmp_path / "numbers.json"
+    text = run("evaluate", out / "model", prepared, "--out", numbers)
+    assert "NDCG@10" in text and "32 dimensions" in text
+    results = json.loads(numbers.read_text())["results"]
+    assert [(one["dim"], one["pages"]) for one in results] == [(32, 5), (16, 5), (8, 5), (32, 20), (16, 20), (8, 20)]
+    sheet = tmp_path / "sheet.html"
+    text = run("search", out / "model", prepared, "roasting <script>pumpkin", "--top-k", "3", "--html", sheet)
+    assert text.count(".pdf") == 3 and "Indexing 20 pages" in text
+    html = sheet.read_text()
+    assert "<script>" not in html and html.count("data:image/jpeg") == 3
+    assert "Indexing" not in run("search", out / "model", prepared, "roasting pumpkin")
+
+
+def test_train_needs_a_dataset(tmp_path, model, recipe):
+    assert "got neither" in run("train", "--out", tmp_path, "--model", model, "--recipe", recipe, code=1)
+
+
+def test_demo_runs_on_the_documents_of_a_checkout(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(demo_command, "run", lambda *args, **kwargs: given.update(args=args, **kwargs))
+    run("demo", "--out", tmp_path)
+    folder, out, model, recipe = given["args"]
+    assert (folder.name, out, model) == ("documents", tmp_path, None)
+    assert all((folder / name).is_file() for name in recipe.prepare["test"])
+    assert recipe.model["model_name_or_path"] == "embedded"
+    assert given["command"] == f"omnitune demo --out {tmp_path}"
+
+
+def test_demo_of_an_installed_wheel_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo_command.omnitune, "__file__", str(tmp_path / "lib" / "x" / "omnitune" / "__init__.py"))
+    text = run("demo", "--out", tmp_path / "out", code=1)
+    assert "run it in a checkout" in text and "omnitune finetune FOLDER" in text
+
+
+def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omnitune.documents.pipeline.finetune", stop)
+    assert "The same command goes on from here." in run("finetune", manuals, "--out", tmp_path / "out", code=130)

@@ -1,0 +1,248 @@
+"""A folder is read document by document: failures cost only themselves, and nothing is read twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
+from omnitune.documents import folder as folder_module
+from omnitune.documents.folder import find_documents, key_of, read_folder
+from omnitune.documents.pages import Rendering
+from omnitune.documents.worker import Job, Worker, Workers
+from omnitune.errors import DatasetError, DocumentError, ResourceError
+
+SMALL = Rendering(width=120)
+
+
+def markers(store: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (store / "documents").glob("*.json")}
+
+
+def test_documents_are_found_in_order_and_hidden_files_are_not(tmp_path: Path) -> None:
+    for name in ("b.PDF", "a/z.pdf", "a/1.png", "notes.txt", ".hidden/c.pdf", ".d.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in find_documents(tmp_path)]
+    assert names == ["a/1.png", "a/z.pdf", "b.PDF"]
+
+
+def test_a_folder_that_is_none_or_has_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="which is not a folder"):
+        find_documents(tmp_path / "missing")
+    with pytest.raises(DatasetError, match="found none"):
+        find_documents(tmp_path)
+
+
+def test_documents_keep_order_pages_outline_and_headings(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["kitchen", "garden"])
+    Image.effect_noise((60, 80), 40).save(tmp_path / "in" / "scan.png")
+    documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=2)
+    assert skipped == []
+    assert [document.name for document in documents] == ["garden.pdf", "kitchen.pdf", "scan.png"]
+    garden, _, scan = documents
+    assert [page.number for page in garden.pages] == [1, 2, 3, 4, 5]
+    assert garden.pages[0].headings == ("Sowing tomatoes early",)
+    assert garden.outline[1].title == "Pruning apple trees"
+    assert garden.outline[1].page == 2
+    assert scan.pages[0].text == ""
+    assert all((tmp_path / "out" / "images" / page.image).is_file() for page in garden.pages)
+
+
+def test_bad_documents_are_named_with_the_reason_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    (tmp_path / "in" / "broken.pdf").write_bytes(b"garbage")
+    (tmp_path / "in" / "empty.pdf").touch()
+    (tmp_path / "in" / "cut.png").write_bytes(b"\x89PNG\r\n")
+    documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert [document.name for document in documents] == ["garden.pdf"]
+    assert [(one.name, one.reason.split(" (")[0]) for one in skipped] == [
+        ("broken.pdf", "not a PDF, or a damaged one"),
+        ("cut.png", "not an image that can be read"),
+        ("empty.pdf", "the file is empty"),
+    ]
+    assert "skipped broken.pdf: not a PDF, or a damaged one" in caplog.text
+
+
+def test_a_folder_of_bad_documents_only_is_an_error_that_lists_them(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"x")
+    (tmp_path / "b.pdf").touch()
+    with pytest.raises(DatasetError, match=r"(?s)none of the 2 documents.*a.pdf: not a PDF.*b.pdf: the file is empty"):
+        read_folder(tmp_path, tmp_path / "out", SMALL)
+
+
+def test_a_file_that_may_not_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "in", ["garden", "kitchen"])
+
+    def refused(path: Path, rendering: Rendering) -> str:
+        if path.name == "kitchen.pdf":
+            raise PermissionError(13, "Permission denied", str(path))
+        return key_of(path, rendering)
+
+    monkeypatch.setattr(folder_module, "key_of", refused)
+    documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert [document.name for document in documents] == ["garden.pdf"]
+    assert [one.reason for one in skipped] == ["the file cannot be opened (Permission denied)"]
+
+
+def test_the_second_run_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "in", ["garden", "kitchen"])
+    first = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    monkeypatch.setattr(folder_module, "Workers", None)
+    assert read_folder(tmp_path / "in", tmp_path / "out", SMALL) == first
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden", "kitchen"])
+    read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    before = markers(tmp_path / "out")
+    write_pdf(tmp_path / "in" / "garden.pdf", [Sheet("Entirely new", ["Other words."])])
+    documents, _ = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    after = markers(tmp_path / "out")
+    assert documents[0].pages[0].headings == ("Entirely new",)
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+
+
+def test_a_document_whose_images_are_gone_is_read_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    documents, _ = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    image = tmp_path / "out" / "images" / documents[0].pages[2].image
+    image.unlink()
+    read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert image.is_file()
+
+
+def test_a_document_moved_or_renamed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    (tmp_path / "in" / "garden.pdf").rename(tmp_path / "in" / "yard.pdf")
+    monkeypatch.setattr(folder_module, "Workers", None)
+    documents, _ = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert documents[0].name == "yard.pdf"
+
+
+def test_the_width_is_part_of_the_key(tmp_path: Path) -> None:
+    path = write_pdf(tmp_path / "a.pdf", [Sheet("A", [])])
+    assert key_of(path, Rendering(width=100)) != key_of(path, Rendering(width=101))
+
+
+def test_a_killed_run_keeps_what_was_done(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden", "kitchen", "workshop"])
+    many = [Sheet(f"Page {n}", [f"line {k} of page {n}" for k in range(20)]) for n in range(64)]
+    write_pdf(tmp_path / "in" / "zz.pdf", many)
+    script = (
+        "from pathlib import Path\n"
+        "from omnitune.documents.folder import read_folder\n"
+        "from omnitune.documents.pages import Rendering\n"
+        f"read_folder(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'out')!r}), Rendering(width=900), workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    until = time.monotonic() + 60
+    while not (tmp_path / "out" / "documents").is_dir() or len(markers(tmp_path / "out")) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = markers(tmp_path / "out")
+    assert 2 <= len(kept) < 4
+    documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", Rendering(width=900))
+    assert [len(document.pages) for document in documents] == [5, 5, 5, 64]
+    assert skipped == []
+    assert kept.items() <= markers(tmp_path / "out").items()
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+READER = """
+import os, time
+from omnitune.documents.pages import Description, Page
+
+def describe(path):
+    return Description(pages=int(path.read_text()))
+
+def pages(path, start, stop, folder, rendering):
+    for number in range(start + 1, stop + 1):
+        if path.name == "crash.x" and number == 3:
+            os._exit(7)
+        if path.name == "raise.x":
+            raise RuntimeError("surprising")
+        if path.name == "hang.x":
+            time.sleep(60)
+        yield Page(number=number, label="", image=f"{path.stem}-{number}", width=1, height=1, look="")
+"""
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "odd_reader.py").write_text(READER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "odd_reader"
+
+
+def make(reader: str, path: Path, pages: int) -> Job:
+    path.write_text(str(pages))
+    return Job(reader=reader, path=str(path), start=0, stop=pages)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("crash.x", r"crash.x: its reader crashed \(exit code 7\)"),
+        ("raise.x", r"raise.x: its reader crashed \(exit code 1: RuntimeError: surprising\)"),
+        ("hang.x", r"hang.x: reading it takes longer than 1 s"),
+    ],
+)
+def test_a_worker_survives_what_a_document_does_to_it(
+    tmp_path: Path, reader: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnitune.documents.worker.SECONDS_PER_PAGE", 0.25)
+    bad, good = make(reader, tmp_path / name, 4), make(reader, tmp_path / "good.x", 40)
+    worker = Worker()
+    with pytest.raises(DocumentError, match=reason):
+        worker.do(bad)
+    assert [page.number for page in worker.do(good)] == list(range(1, 41))
+    worker.close()
+
+
+def test_workers_give_back_errors_with_their_keys(tmp_path: Path, reader: str) -> None:
+    jobs = [(name, make(reader, tmp_path / f"{name}.x", 4)) for name in ("one", "crash", "two")]
+    with Workers[str](2) as pool:
+        results = dict(pool.run(jobs))
+    assert isinstance(results["crash"], DocumentError)
+    assert len(results["one"]) == len(results["two"]) == 4
+
+
+def test_a_new_kind_of_document_is_one_row(tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(folder_module.READERS, ".x", reader)
+    make(reader, tmp_path / "in.x", 20)
+    (tmp_path / "crash.x").write_text("20")
+    documents, skipped = read_folder(tmp_path, tmp_path / "out", SMALL)
+    assert [(document.name, len(document.pages)) for document in documents] == [("in.x", 20)]
+    assert [one.name for one in skipped] == ["crash.x"]
+
+
+def test_a_full_disk_stops_the_run(tmp_path: Path, reader: str) -> None:
+    (tmp_path / "odd_reader.py").write_text(
+        READER + "\nfrom omnitune.errors import ResourceError\n"
+        "def describe(path):\n    raise ResourceError('the disk is full')\n"
+    )
+    worker = Worker()
+    (tmp_path / "a.x").touch()
+    with pytest.raises(ResourceError, match="the disk is full"):
+        worker.do(Job(reader=reader, path=str(tmp_path / "a.x")))
+    worker.close()
+
+
+def test_a_worker_imports_neither_torch_nor_datasets() -> None:
+    code = "import omnitune.documents.worker, omnitune.documents.pdf, sys, json; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    assert not {"torch", "datasets", "transformers"} & set(loaded)

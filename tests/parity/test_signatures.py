@@ -1,0 +1,209 @@
+"""Names, order, kinds and defaults of arguments equal Sentence Transformers', for every public class and method.
+
+`DIFFERENCES` is the list of COMPATIBILITY.md as data: what is deliberately otherwise, and why.
+"""
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import pytest
+from torch import nn
+
+pytestmark = pytest.mark.parity
+
+PATHS = (
+    "",
+    "base.evaluation",
+    "base.modules",
+    "base.sampler",
+    "evaluation",
+    "losses",
+    "models",
+    "sentence_transformer",
+    "sentence_transformer.evaluation",
+    "sentence_transformer.losses",
+    "sentence_transformer.model",
+    "sentence_transformer.modules",
+    "sentence_transformer.trainer",
+    "sentence_transformer.training_args",
+    "similarity_functions",
+    "trainer",
+    "training_args",
+    "util",
+)
+"""Modules of omnitune under which Sentence Transformers has the same names."""
+
+OURS_ALONE = {
+    "": {
+        "BatchSamplers", "DEFAULT_POLICY", "MediaPolicy", "MultiDatasetBatchSamplers", "documents",
+        "errors", "modules", "search",
+    },
+    "losses": {"Loss", "Strategy"},
+    "sentence_transformer.losses": {"Loss", "Strategy"},
+    "evaluation": {"Ranking"},
+    "sentence_transformer.evaluation": {"Ranking"},
+}  # fmt: skip
+"""Public names that Sentence Transformers does not have."""
+
+DEPRECATED = "deprecated there, left out here"
+INTERNAL = "how Sentence Transformers' classes call each other, not for users"
+EXTENSION = "more than Sentence Transformers, keyword-only, so that no call changes its meaning"
+UNLABELLED = "a call without labels works too"
+IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
+
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "SentenceTransformer.__init__": {"use_auth_token": DEPRECATED},
+    "SentenceTransformerTrainer.create_model_card": {
+        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
+        "dataset_args": IGNORED,
+    },
+    "SentenceTransformerTrainingArguments.__init__": {
+        "activation_memory": EXTENSION,
+        "on_bad_item": EXTENSION,
+        "warmup_ratio": "the default is None in both; there it is made by a function",
+    },
+    "NoDuplicatesBatchSampler.__init__": {"fingerprint": EXTENSION, "codes": EXTENSION},
+    "Dense.load": {"trust_remote_code": "passed by keyword", "init_defaults": INTERNAL},
+    "InputModule.load": {"init_defaults": INTERNAL},
+    "InputModule.preprocess": {"modality": EXTENSION, "task": EXTENSION},
+    "Module.load": {"init_defaults": INTERNAL},
+    "Normalize.load": {"model_name_or_path": "it cannot do without"},
+    "Pooling.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
+    "Pooling.load": {"init_defaults": INTERNAL},
+    "Router.load": {"module_classes": INTERNAL},
+    "Router.save": {"args": INTERNAL, "safe_serialization": "keyword-only, as everywhere"},
+    "StaticEmbedding.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
+    "StaticEmbedding.preprocess": {"modality": EXTENSION, "task": EXTENSION},
+    "Transformer.load": {"init_defaults": INTERNAL},
+    "Transformer.preprocess": {"modality": EXTENSION, "task": EXTENSION},
+}  # fmt: skip
+"""Arguments that differ in one way or another, by where they are."""
+
+
+def our_module(path: str) -> Any:
+    return importlib.import_module(f"omnitune.{path}".rstrip("."))
+
+
+def their_module(path: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the paths of its versions before 5.4
+        return importlib.import_module(f"sentence_transformers.{path}".rstrip("."))
+
+
+def public_names() -> list[tuple[str, str]]:
+    return [(path, name) for path in PATHS for name in our_module(path).__all__]
+
+
+def shown(default: Any) -> Any:
+    """A default in a form that compares across libraries."""
+    if default.__class__.__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
+        return "made anew"
+    if isinstance(default, nn.Module):
+        return type(default)
+    if isinstance(default, Enum):
+        return str(default.value)
+    return default.__qualname__.rpartition(".")[2] if callable(default) and not isinstance(default, type) else default
+
+
+def arguments(function: Callable[..., Any], without: set[str]) -> list[tuple[str, str, Any]]:
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind.name, shown(p.default)) for p in parameters if p.name not in without]
+
+
+def methods(kind: type) -> list[str]:
+    """Public methods that a class of ours, or a base of it in omnitune, defines."""
+    own = {
+        name
+        for base in kind.__mro__
+        if base.__module__.startswith("omnitune")
+        for name, value in vars(base).items()
+        if inspect.isroutine(getattr(kind, name)) and not isinstance(value, property)
+    }
+    return sorted(name for name in own if not name.startswith("_") or name in ("__init__", "__call__"))
+
+
+def callables() -> dict[str, tuple[Any, Any]]:
+    """Every function, constructor and method that both libraries have, by its name."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for path, name in public_names():
+        if name in OURS_ALONE.get(path, ()) or not hasattr(their_module(path), name):
+            continue
+        ours, theirs = getattr(our_module(path), name), getattr(their_module(path), name)
+        if isinstance(ours, type):
+            # Values of an enumeration are compared by test_enumerations.
+            shared = [m for m in methods(ours) if hasattr(theirs, m) and not issubclass(ours, Enum)]
+            found |= {f"{name}.{m}": (getattr(ours, m), getattr(theirs, m)) for m in shared}
+        elif inspect.isfunction(ours):
+            found[name] = (ours, theirs)
+    return found
+
+
+CALLABLES = callables()
+SAME_NAMES = {
+    # Made by a lambda there.
+    "SequentialEvaluator.__init__": {"main_score_function"},
+    "TripletLoss.__init__": {"distance_metric"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(CALLABLES))
+def test_arguments(name: str) -> None:
+    ours, theirs = CALLABLES[name]
+    without = {*DIFFERENCES.get(name, ())} | SAME_NAMES.get(name, set())
+    if name.endswith("Loss.forward"):
+        without.add("labels")  # UNLABELLED
+    assert arguments(ours, without) == arguments(theirs, without)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CALLABLES if name.endswith("Loss.forward")))
+def test_labels_of_losses(name: str) -> None:
+    ours, theirs = (inspect.signature(function).parameters["labels"] for function in CALLABLES[name])
+    assert ours.kind == theirs.kind
+    assert ours.default is None, UNLABELLED
+
+
+@pytest.mark.parametrize("name", sorted(DIFFERENCES))
+def test_what_is_listed_differs(name: str) -> None:
+    ours, theirs = (dict((n, rest) for n, *rest in arguments(f, set())) for f in CALLABLES[name])
+    for argument, reason in DIFFERENCES[name].items():
+        assert ours.get(argument) != theirs.get(argument), f"{argument}: {reason}"
+        if reason is EXTENSION:
+            assert argument not in theirs
+            assert ours[argument][0] == "KEYWORD_ONLY"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_names(path: str) -> None:
+    theirs = their_module(path)
+    unknown = {name for name in our_module(path).__all__ if not hasattr(theirs, name)}
+    assert unknown == OURS_ALONE.get(path, set())
+
+
+@pytest.mark.parametrize("name", ["BatchSamplers", "MultiDatasetBatchSamplers"])
+def test_samplers_have_the_same_values(name: str) -> None:
+    ours, theirs = (getattr(module("training_args"), name) for module in (our_module, their_module))
+    assert {member.name: member.value for member in ours} == {member.name: member.value for member in theirs}
+
+
+def test_similarities_have_the_same_values() -> None:
+    import omnitune
+
+    theirs = {member.name: member.value for member in their_module("").SimilarityFunction}
+    ours = {member.name: member.value for member in omnitune.SimilarityFunction}
+    assert ours == {name: value for name, value in theirs.items() if "MAXSIM" not in name}
+
+
+def test_a_loss_takes_the_same_options_and_tells_them() -> None:
+    from sentence_transformers.sentence_transformer import losses as theirs
+
+    from omnitune import losses as ours
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    for name in ("CachedMultipleNegativesRankingLoss", "MultipleNegativesRankingLoss", "CoSENTLoss", "MarginMSELoss"):
+        mine, reference = (getattr(library, name)(model).get_config_dict() for library in (ours, theirs))
+        assert mine == reference, name
+        assert getattr(ours, name)(model).citation

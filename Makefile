@@ -18,8 +18,10 @@ export PYTHONUNBUFFERED := 1
 # A development install can run the demo too.
 DEMO_STAMP := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.demo)
 
-# Installs, showing wheels as they come, with their sizes: the first install is a long wait.
-INSTALL = set -o pipefail; $(BIN)/python -m pip install --progress-bar off --editable $(1) | awk '/(Downloading|Using cached) .*\.(whl|tar\.gz) / { sub(/.*\//, ""); sub(/^ *Downloading /, ""); print "   " $$0; fflush() }'
+# Installs, showing the large wheels as they come: the first install is a long wait.
+LARGE_WHEELS := awk '/^ *(Downloading|Using cached) .*\.whl \(.* MB\)/ \
+    { sub(/.*(Downloading|Using cached) (.*\/)?/, "   "); sub(/-[^-]*-[^-]*-[^-]*\.whl/, ""); print; fflush() }'
+INSTALL = set -o pipefail; $(BIN)/python -m pip install --progress-bar off --editable $(1) | $(LARGE_WHEELS)
 
 help:
 	@echo "make demo    finetune a page retriever on some manuals and open the report (minutes, no GPU)"

@@ -12,6 +12,7 @@
     │   └── LeakageError                  a test document's page, or its near-duplicate, is in training
     ├── DocumentError(ValueError)         a document cannot be opened
     ├── CheckpointError(ValueError)       a model directory is incomplete, foreign or unsafe
+    │   ├── CheckpointNotFoundError(FileNotFoundError)   neither a directory nor a repository that can be reached
     │   └── UntrustedCodeError            it needs code that the caller did not allow
     ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
     └── ResourceError(RuntimeError)       disk or memory ran out
@@ -21,6 +22,7 @@ Each message says which argument, what was expected, what came, and what to do.
 
 __all__ = [
     "CheckpointError",
+    "CheckpointNotFoundError",
     "DatasetError",
     "DocumentError",
     "InputError",
@@ -96,6 +98,10 @@ class DocumentError(OmnituneError, ValueError):
 
 class CheckpointError(OmnituneError, ValueError):
     """A model directory is incomplete, foreign or unsafe."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """A model's name is neither a directory nor a repository that can be reached."""
 
 
 class UntrustedCodeError(CheckpointError):

@@ -23,15 +23,18 @@ def require(package: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
-        package: Name to import.
+        package: Name to import, without dots.
         extra: The extra of omnitune that installs it.
 
     Raises:
         MissingExtraError: It is not installed; the message has the command that installs it.
+        ImportError: It is installed and cannot be imported.
     """
     try:
         return importlib.import_module(package)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
         raise MissingExtraError(
             f"{package} is needed here and is not installed: pip install 'omnitune[{extra}]'"
         ) from error
@@ -97,13 +100,18 @@ def _meminfo(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def _cgroup_headroom() -> int:
+def _cgroup_headroom(folder: Path = Path("/sys/fs/cgroup")) -> int:
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except OSError:
         return 1 << 62
-    return 1 << 62 if limit == "max" else int(limit) - used
+    if limit == "max":
+        return 1 << 62
+    # Files that were read are counted as used, and dropped when memory is needed.
+    cached = int(facts["inactive_file"]) + int(facts["active_file"])
+    return max(int(limit) - used + cached, 0)
 
 
 def progress(

@@ -128,6 +128,20 @@ def test_train_evaluate_search(tmp_path, prepared, recipe, model):
     assert "Indexing" not in run("search", out / "model", prepared, "roasting pumpkin")
 
 
+def test_train_on_the_recipes_own_dataset(tmp_path, prepared, model):
+    from datasets import Image
+
+    from omnitune.documents import load
+
+    rows = load(prepared).train.cast_column("page", Image(decode=False)).select(range(12))
+    rows.save_to_disk(str(tmp_path / "rows"))
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(f"dataset: {{path: {tmp_path / 'rows'}, split: train, eval_split: train}}\n" + RECIPE)
+    text = run("train", "--out", tmp_path / "out", "--model", model, "--recipe", recipe)
+    assert "NDCG@10, 12 queries, 12 pages" in text
+    assert str(tmp_path / "out" / "evaluation.json") in text
+
+
 def test_train_needs_a_dataset(tmp_path, model, recipe):
     assert "got neither" in run("train", "--out", tmp_path, "--model", model, "--recipe", recipe, code=1)
 

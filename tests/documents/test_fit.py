@@ -17,6 +17,7 @@ from omnitune.documents.fit import (
     width_of,
 )
 from omnitune.documents.recipe import parse_recipe
+from omnitune.documents.train import epochs_of
 from omnitune.errors import DatasetError, RecipeError
 
 
@@ -103,3 +104,11 @@ def test_cost_is_announced_from_a_sample_that_is_warm():
     announce("Reading 100 pages", list(range(100)), worked.append, said.append, sample=4)
     assert worked == [[0], [1, 2, 3]]
     assert said[0].startswith("Reading 100 pages: about 1 s (")
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs"),
+    [("{}", 3), ("{num_train_epochs: 0.5}", 0.5), ("{max_steps: 10, per_device_train_batch_size: 4}", 2)],
+)
+def test_epochs_of_a_recipe(training, epochs):
+    assert epochs_of(parse_recipe(f"training: {training}", source="x"), 20) == epochs

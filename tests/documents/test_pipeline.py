@@ -127,7 +127,12 @@ def test_no_test_document_is_trained_on(finished):
 
 def test_it_says_what_it_will_cost(finished):
     said = "\n".join(finished[1])
-    for line in ("It was asked for.", "Reading 20 pages: about", "Encoding 20 pages", "Training on", "2 epochs: about"):
+    for line in (
+        "It was asked for.",
+        "Reading 20 pages: about",
+        "Encoding 20 pages",
+        "Training on 36 rows, 2 epochs: about",
+    ):
         assert line in said
 
 

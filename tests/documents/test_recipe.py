@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,10 @@ def test_prepare_takes_what_prepare_takes():
 )
 def test_fits(value, annotation, good):
     assert fits(value, annotation) is good
+
+
+def test_the_recipes_of_a_checkout_are_those_of_the_package():
+    import omnitune
+
+    checkout = Path(omnitune.__file__).parents[2] / "recipes"
+    assert checkout.resolve() == next(iter(bundled_recipes().values())).parent

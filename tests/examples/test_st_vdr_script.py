@@ -35,7 +35,7 @@ def run(script: Path, model: Path, documents: Path, out: Path) -> tuple[dict[str
 def manuals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some of the demo's manuals."""
     folder = tmp_path_factory.mktemp("manuals")
-    for name in ("R-FAQ.pdf", "R-data.pdf", "why3-manual.pdf"):
+    for name in ("R-FAQ.pdf", "R-data.pdf", "reportlab-userguide.pdf"):
         (folder / name).symlink_to(ROOT / "examples" / "documents" / name)
     return folder
 

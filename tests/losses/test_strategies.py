@@ -1,5 +1,6 @@
 """Kept, replayed and mixed graphs give one loss and one set of gradients."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -133,6 +134,40 @@ def test_frozen_encoder_needs_no_graph() -> None:
     (queries.values.sum() * head).backward()
     assert head.grad is not None
     assert engine.forwards == 8 + 1, "one replay finds out that nothing trains; the others are skipped"
+
+
+def test_a_replay_without_gradient_skips_its_like_only() -> None:
+    """Items of one kind may or may not meet what trains, as conversations with and without an image do."""
+
+    class Sometimes(Engine):
+        def prepare(self, mini_batches: Sequence[MiniBatch]) -> Iterator[Features]:
+            for number, features in enumerate(super().prepare(mini_batches)):
+                yield features if number % 2 == 0 else {**features, "image": torch.ones(1)}
+
+        def run(self, features: Features) -> Embeddings:
+            output = super().run(features).values
+            return Embeddings(output if "image" in features else output.detach())
+
+    _, kept = step(Sometimes(), Strategy(mini_batch_size=6, activation_memory=1 << 30))
+    _, replayed = step(Sometimes(), Strategy(mini_batch_size=6, activation_memory=0))
+    torch.testing.assert_close(replayed, kept, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 1 << 30])
+def test_a_graph_without_a_backward_is_freed(budget: int) -> None:
+    engine = Engine()
+    outputs: list[weakref.ref[Tensor]] = []
+    engine.net[1].register_forward_hook(lambda *call: outputs.append(weakref.ref(call[2])))
+    embeddings = Strategy(mini_batch_size=6, activation_memory=budget).embed(engine, columns())
+    del embeddings
+    assert len(outputs) == 8 and not any(output() is not None for output in outputs)
+
+
+def test_a_second_backward_of_a_replay_says_why_not() -> None:
+    queries, _ = Strategy(mini_batch_size=6, activation_memory=0).embed(Engine(), columns())
+    queries.values.sum().backward(retain_graph=True)
+    with pytest.raises(InputError, match="backward: expected one a step"):
+        queries.values.sum().backward()
 
 
 def test_without_gradients_nothing_is_kept() -> None:

@@ -196,8 +196,9 @@ def test_several_processes_give_the_same(bert: SentenceTransformer) -> None:
         assert tensor.dtype == torch.int8
         with pytest.raises(InputError, match="chunk_size: expected a positive number"):
             bert.encode(texts, pool=pool, chunk_size=0)
-        with pytest.raises(ModalityError, match="takes text; got 'image'"):
-            bert.encode([Image.new("RGB", (8, 8))], pool=pool)
+        with pytest.raises(ModalityError, match="row 3, column 'inputs': .* takes text; got 'image'"):
+            bert.encode([*TEXTS[:3], Image.new("RGB", (8, 8)), *TEXTS], pool=pool, chunk_size=1)
+        np.testing.assert_allclose(bert.encode(TEXTS, pool=pool, chunk_size=1), bert.encode(TEXTS), atol=1e-6)
         assert bert.encode([], pool=pool).shape == (0,)
     finally:
         bert.stop_multi_process_pool(pool)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from omnitune.errors import MediaError, MediaNotFoundError
+from omnitune.errors import MediaError, MediaNotFoundError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import modality_of
 from omnitune.inputs.policy import DEFAULT_POLICY
@@ -106,6 +106,16 @@ def test_nothing_is_merged_while_dropout_draws() -> None:
     assert engine.plan([Column(name="t", items=["same", "same"])]).distinct == 1
 
 
+@pytest.mark.parametrize("name", ["attention_dropout", "layerdrop", "router_jitter_noise"])
+def test_rates_that_a_module_applies_itself_draw_too(name: str) -> None:
+    model = Recorder()
+    model.layer = nn.Identity()
+    setattr(model.layer, name, 0.0)
+    assert not Engine(model).stochastic
+    setattr(model.layer, name, 0.1)
+    assert Engine(model).stochastic
+
+
 def test_a_token_budget_cuts_by_padded_tokens() -> None:
     items = ["x" * 4 * n for n in (98, 48, 48, 8, 8, 8, 8)]  # 100, 50, 50, 10, ... tokens with the two special ones
     plan = Engine(Recorder()).plan(
@@ -149,3 +159,21 @@ def test_a_missing_file_is_named_where_it_is_planned() -> None:
 def test_a_query_is_text_whatever_it_looks_like() -> None:
     plan = Engine(Recorder()).plan([Column(name="q", items=["nowhere/page.png"])], strings_are_text=True)
     assert plan.mini_batches[0].modality == "text"
+
+
+def test_what_is_no_input_is_named_where_it_is_planned() -> None:
+    column = Column(name="t", items=["text", None], rows=[4, 7])
+    with pytest.raises(ModalityError, match="row 7, column 't': inputs: expected text, .* got NoneType"):
+        Engine(Recorder()).plan([column])
+
+
+def test_modes_come_back_when_the_last_thread_leaves() -> None:
+    model = Recorder(dropout=0.5)
+    engine = Engine(model)
+    first, second = engine.evaluating(), engine.evaluating()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not model.drop.training, "the second still computes"
+    second.__exit__(None, None, None)
+    assert model.training and model.drop.training

@@ -25,7 +25,7 @@ def search(
 
     console.only_our_bars()
     pages = load(dataset)
-    key = digest({"model": model_identity(model), "pages": pages.page_ids, "dataset": str(dataset.resolve())})
+    key = digest({"model": model_identity(model), "dataset": pages.facts["fingerprint"]})
     place = cache_folder() / "indexes" / key
     encoder = load_model({"model_name_or_path": model})
     if is_index(place, key):

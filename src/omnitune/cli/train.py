@@ -1,7 +1,7 @@
 """`omnitune train`: finetune on a prepared dataset, or on the one a recipe names."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,27 @@ def train(
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
     from omnitune.documents.train import train as train_model
+    from omnitune.report.records import read_json
 
     console.only_our_bars()
     place = train_model(dataset, out, model=model, recipe=recipe, say=console.say)
-    console.places("Results", {"model": place})
+    results = {"model": place}
+    if (out / "evaluation.json").is_file():
+        results["numbers"] = out / "evaluation.json"
+        _show(read_json(out / "evaluation.json"))
+    console.places("Results", results)
+
+
+def _show(found: dict[str, Any]) -> None:
+    rows = [
+        [
+            str(one["dim"]),
+            f"{one['base']:.3f}",
+            f"{one['finetuned']:.3f}",
+            f"{one['low']:+.3f} to {one['high']:+.3f}",
+            f"{one['p_value']:.3f}",
+        ]
+        for one in found["dimensions"]
+    ]
+    title = f"{found['metric']}, {found['queries']:,} queries, {found['pages']:,} pages"
+    console.table(["dimensions", "base", "finetuned", "difference", "p"], rows, title=title)

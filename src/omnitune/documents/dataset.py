@@ -229,9 +229,6 @@ def load(folder: str | Path) -> DocumentDataset:
     return DocumentDataset(folder=folder, tables=load_from_disk(str(folder / TABLES)), facts=facts)
 
 
-load_dataset = load
-
-
 def prepare(
     folder: str | Path,
     out: str | Path,

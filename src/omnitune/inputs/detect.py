@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def is_single(inputs: Any) -> bool:
         return bool(inputs) and isinstance(inputs, list) and _is_message(inputs[0])
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 0 or inputs.dtype.kind not in ("U", "O")
-    return isinstance(inputs, str | bytes | bytearray | memoryview | dict | Image.Image | os.PathLike | torch.Tensor)
+    return not isinstance(inputs, Iterable) or isinstance(
+        inputs, str | bytes | bytearray | memoryview | dict | Image.Image | os.PathLike | torch.Tensor
+    )
 
 
 def _is_message(item: Any) -> bool:

@@ -209,7 +209,16 @@ class _Run:
         return Embeddings(_Boundary.apply(anchor, joined.values, self), joined.mask)
 
     def backward(self, gradient: Tensor) -> None:
-        """Carry the gradient of the joined outputs `(items, dim)` into the parameters."""
+        """Carry the gradient of the joined outputs `(items, dim)` into the parameters, once.
+
+        Raises:
+            InputError: It was done before.
+        """
+        if not self.pieces:
+            raise InputError(
+                "backward: expected one a step, because replayed mini-batches give their memory back in it, got a "
+                "second one; add losses up before it, or keep all graphs with a larger activation_memory"
+            )
         parts = torch.split(gradient, [len(piece.output) for piece in self.pieces])
         pairs = [(piece, _fit(part, piece.output)) for piece, part in zip(self.pieces, parts, strict=True)]
         kept = [(p.output.values, g) for p, g in pairs if p.kept and p.output.values.requires_grad]
@@ -223,8 +232,10 @@ class _Run:
         frozen: set[Any] = set()
         for piece, part in replayed:
             features = next(missing) if piece.features is None else piece.features
-            if _shape_class(piece.mini_batch) not in frozen and not self._replay(piece, features, part):
-                frozen.add(_shape_class(piece.mini_batch))
+            # What trains depends on the inputs: a conversation without an image does not meet the vision tower.
+            kind = (*_shape_class(piece.mini_batch), frozenset(features))
+            if kind not in frozen and not self._replay(piece, features, part):
+                frozen.add(kind)
             piece.features = None
 
     def _replay(self, piece: _Piece, features: Features, gradient: Tensor) -> bool:
@@ -258,7 +269,7 @@ def _fit(gradient: Tensor, output: Embeddings) -> Tensor:
     return gradient if output.mask is None else gradient[:, : output.values.shape[1]]
 
 
-def _shape_class(mini_batch: MiniBatch) -> Any:
+def _shape_class(mini_batch: MiniBatch) -> tuple[Any, ...]:
     return mini_batch.modality, mini_batch.role
 
 
@@ -293,7 +304,8 @@ class _Scale:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 self.bytes += storage.nbytes()
-            return tensor
+            # An output that its own graph holds would keep a graph alive that no backward goes through.
+            return tensor.detach()
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield

@@ -421,10 +421,7 @@ def _is_causal(transformer: Transformer) -> bool:
 
 
 def _materialized(inputs: Any) -> list[Any]:
-    if isinstance(inputs, list):
-        return inputs
-    listed_inputs: list[Any] = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
-    return listed_inputs
+    return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
 
 
 def _converted(encoded: Tensor, precision: Precision, to_numpy: bool, to_tensor: bool) -> Any:

@@ -12,14 +12,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from omnitune.errors import MediaError
-from omnitune.inputs.cost import cost_of
+from omnitune.errors import MediaError, ModalityError
+from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.load import load
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
@@ -50,12 +51,49 @@ class _Lane:
     known: dict[Any, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making: the items seen so far, by lane."""
+
+    model: "Model"
+    distinct: bool
+    strings_are_text: bool
+    rule: CostRule
+    lanes: dict[Any, _Lane] = field(default_factory=dict)
+
+    def place(self, column: Column, index: int) -> tuple[_Lane, int]:
+        """Where an item of a column goes: its lane, and its number there; equal items share one."""
+        item = column.items[index]
+        try:
+            kind = self.model.modality_of(item, strings_are_text=self.strings_are_text)
+            lane = self.lanes.setdefault((kind, column.role, column.prompt), _Lane(kind, column.role, column.prompt))
+            key: Any = None
+            if self.distinct:
+                key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
+                if key in lane.known:
+                    return lane, lane.known[key]
+            cost = cost_of(item, kind, self.rule, self.model.media_policy)
+        except MediaError as error:
+            raise error.at(column.place(index)) from error
+        except ModalityError as error:
+            raise ModalityError(f"{column.place(index)}: {error}") from error
+        if self.distinct:
+            lane.known[key] = len(lane.items)
+        lane.items.append(item)
+        lane.places.append(column.place(index))
+        lane.costs.append(cost)
+        return lane, len(lane.items) - 1
+
+
 class Engine:
     """Encodes raw columns with one model."""
 
     def __init__(self, model: "Model") -> None:
         self.model = model
         self._turn = threading.Lock()
+        self._mode = threading.Lock()
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._inferring = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model}
@@ -65,8 +103,26 @@ class Engine:
 
     @property
     def stochastic(self) -> bool:
-        """Whether a forward draws random numbers now: a module in training mode with a dropout above zero."""
+        """Whether a forward draws random numbers now: a module in training mode with dropout or noise."""
         return any(module.training and _drops(module) for module in self.model.modules())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode; the modes of before come back when the last of the threads that are in it leaves."""
+        with self._mode:
+            self._inferring += 1
+            if self._inferring == 1:
+                self._modes = [(module, module.training) for module in self.model.modules()]
+                self.model.eval()
+        try:
+            yield
+        finally:
+            with self._mode:
+                self._inferring -= 1
+                if not self._inferring:
+                    for module, training in self._modes:
+                        module.training = training
+                    self._modes = []
 
     def parameters(self) -> Iterable[Tensor]:
         """The model's weights."""
@@ -97,43 +153,21 @@ class Engine:
 
         Raises:
             MediaError: An item is unreadable; the message has its dataset, row and column.
+            ModalityError: An item is of a kind that the model does not take; the message has its place, too.
         """
-        lanes: dict[Any, _Lane] = {}
-        slots: list[list[tuple[_Lane, int]]] = []
-        distinct = not self.stochastic
-        for column in columns:
-            slots.append([self._place(lanes, column, i, distinct, strings_are_text) for i in range(len(column))])
+        draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule)
+        slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]
         if mini_batch_size is None and mini_batch_num_tokens is None:
             mini_batch_num_tokens = DEFAULT_TOKENS.get(self.model.device.type, DEFAULT_TOKENS["cuda"])
         rows_at_most = None if mini_batch_num_tokens is not None else mini_batch_size
         mini_batches: list[MiniBatch] = []
         row_of: dict[tuple[int, int], int] = {}
-        for lane in lanes.values():
+        for lane in draft.lanes.values():
             order = sorted(range(len(lane.items)), key=lambda i, lane=lane: -lane.costs[i])  # type: ignore[misc]
             row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
             mini_batches += _cut(lane, order, rows_at_most, mini_batch_num_tokens)
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
         return Plan(mini_batches=mini_batches, rows=rows)
-
-    def _place(
-        self, lanes: dict[Any, _Lane], column: Column, index: int, distinct: bool, strings_are_text: bool
-    ) -> tuple[_Lane, int]:
-        item = column.items[index]
-        try:
-            kind = self.model.modality_of(item, strings_are_text=strings_are_text)
-            lane = lanes.setdefault((kind, column.role, column.prompt), _Lane(kind, column.role, column.prompt))
-            key = (item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)) if distinct else None
-            if key is not None and key in lane.known:
-                return lane, lane.known[key]
-            cost = cost_of(item, kind, self.model.cost_rule, self.model.media_policy)
-        except MediaError as error:
-            raise error.at(column.place(index)) from error
-        if key is not None:
-            lane.known[key] = len(lane.items)
-        lane.items.append(item)
-        lane.places.append(column.place(index))
-        lane.costs.append(cost)
-        return lane, len(lane.items) - 1
 
     def prepare(self, mini_batches: Sequence[MiniBatch], **kwargs: Any) -> Iterator[Features]:
         """Features of every mini-batch, on the model's device, made a few ahead in the background.
@@ -218,7 +252,8 @@ def _cut(lane: _Lane, order: Sequence[int], rows: int | None, tokens: int | None
 
 
 def _drops(module: nn.Module) -> bool:
-    """Whether this module drops activations in training: a dropout module, or a probability it hands to attention."""
+    """Whether this module draws in training: a dropout module, a probability handed to attention, an expert's noise."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
-    return any("drop" in name and isinstance(p, float) and p > 0 for name, p in vars(module).items())
+    rates = (p for name, p in vars(module).items() if "drop" in name or "jitter" in name)
+    return any(isinstance(p, float) and p > 0 for p in rates)

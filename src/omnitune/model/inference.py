@@ -26,6 +26,7 @@ class Request:
         strings_are_text: A bare string is never taken for the path or URL of media.
         processing: Extra arguments of the preprocessing.
         forward: Extra arguments of the modules' forward.
+        first_row: Number of the first item, for errors: of a chunk, its place in the whole.
     """
 
     prompt: str | None = None
@@ -35,6 +36,7 @@ class Request:
     strings_are_text: bool = False
     processing: dict[str, Any]
     forward: dict[str, Any]
+    first_row: int = 0
 
 
 def stacked(
@@ -80,7 +82,8 @@ def _outputs(
     model: "Model", inputs: Sequence[Any], request: Request
 ) -> Iterator[tuple[tuple[Tensor, Tensor], Features]]:
     """For every mini-batch: (items it answers, their rows in its outputs), and the outputs."""
-    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt)
+    numbers = range(request.first_row, request.first_row + len(inputs))
+    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
     plan = model.engine.plan([column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
     prepared = model.engine.prepare(plan.mini_batches, **request.processing)
     bar = runtime.progress_bar(label="Encoding", total=len(inputs), show=request.show_progress_bar, unit="item")

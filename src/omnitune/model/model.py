@@ -320,14 +320,8 @@ class Model(nn.Sequential, AdapterMixin):
         """Evaluation mode without gradients, on `device`; the mode is as it was afterwards."""
         if device is not None and torch.device(device) != self.device:
             self.to(device)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        with self.engine.evaluating(), torch.inference_mode():
+            yield
 
     # -- saving
 

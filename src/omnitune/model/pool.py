@@ -3,9 +3,11 @@
 Only `WAITING` chunks a worker are queued, so the inputs are never copied whole, and a worker that dies is noticed.
 """
 
+import itertools
 import queue
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,6 +25,9 @@ WAITING = 2
 """Chunks queued a worker."""
 
 POLL_SECONDS = 1.0
+
+_runs = itertools.count()
+"""Numbers of runs: what a failed run left in a pool must not answer the next one."""
 
 
 def start(model: "Model", devices: Sequence[str]) -> Pool:
@@ -70,7 +75,7 @@ def run(
     Args:
         pool: From `start`.
         inputs: Raw items.
-        call: Keyword arguments of the model's `encode_here`.
+        call: Keyword arguments of the model's `encode_here`, a `request` among them.
         chunk_size: Items a chunk; None gives each process about ten chunks, of at most 5,000 items.
         show: Whether to show progress.
 
@@ -84,17 +89,19 @@ def run(
     starts = range(0, len(inputs), size)
     todo = iter(enumerate(starts))
     results: list[Any] = [None] * len(starts)
+    number = next(_runs)
 
     def submit() -> None:
         for chunk, begin in todo:
-            pool["input"].put((chunk, inputs[begin : begin + size], call))
+            request = replace(call["request"], first_row=begin)
+            pool["input"].put(((number, chunk), inputs[begin : begin + size], {**call, "request": request}))
             return
 
     for _ in range(WAITING * len(pool["processes"])):
         submit()
     with runtime.progress_bar(label="Encoding", total=len(inputs), show=show, unit="item") as bar:
         for _ in starts:
-            chunk, result = _receive(pool)
+            chunk, result = _receive(pool, number)
             submit()
             if isinstance(result, Exception):
                 raise result
@@ -103,17 +110,19 @@ def run(
     return results
 
 
-def _receive(pool: Pool) -> tuple[int, Any]:
+def _receive(pool: Pool, number: int) -> tuple[int, Any]:
+    """The next chunk that is done of this run, and its result."""
     while True:
         try:
-            answer: tuple[int, Any] = pool["output"].get(timeout=POLL_SECONDS)
+            (run_number, chunk), result = pool["output"].get(timeout=POLL_SECONDS)
         except queue.Empty:
             dead = [p for p in pool["processes"] if not p.is_alive()]
             if dead:
                 said = ", ".join(f"process {p.pid} ended with code {p.exitcode}" for p in dead)
                 raise ResourceError(f"pool: {said} before its work was done (memory?); start a new pool") from None
         else:
-            return answer
+            if run_number == number:
+                return chunk, result
 
 
 def _encode(model: "Model", items: Sequence[Any], call: dict[str, Any]) -> Any:

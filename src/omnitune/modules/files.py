@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, CheckpointNotFoundError
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -57,14 +57,16 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
         subfolder: Download this folder only; empty for all.
 
     Raises:
-        CheckpointError: Neither a directory nor a repository that can be reached.
+        CheckpointNotFoundError: Neither a directory nor a repository that can be reached.
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
     if path.exists() or path.is_absolute() or path_or_id.startswith((".", "~")) or len(path.parts) > 2:
         found = "a file is there" if path.exists() else "nothing is there"
-        raise CheckpointError(f"model_name_or_path: expected a directory or a repository owner/name; {found}: {path}")
+        raise CheckpointNotFoundError(
+            f"model_name_or_path: expected a directory or a repository owner/name; {found}: {path}"
+        )
     try:
         folder = snapshot_download(
             path_or_id,
@@ -77,7 +79,7 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
+        raise CheckpointNotFoundError(
             f"model_name_or_path: {path_or_id!r} is neither a directory here nor a repository that can be loaded "
             f"from the hub ({type(error).__name__}: {reason})"
         ) from error

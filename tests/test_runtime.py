@@ -1,0 +1,35 @@
+"""The machine: optional packages and the memory that is left."""
+
+from pathlib import Path
+
+import pytest
+
+from omnitune import runtime
+from omnitune.errors import MissingExtraError
+
+HEADROOM = runtime._cgroup_headroom
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    with pytest.raises(MissingExtraError, match=r"nowhere_at_all is needed .* pip install 'omnitune\[ocr\]'"):
+        runtime.require("nowhere_at_all", extra="ocr")
+
+
+@pytest.mark.parametrize("line", ["import nowhere_at_all", "raise ImportError('libnowhere.so')"])
+def test_a_package_that_is_there_and_broken_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    (tmp_path / "broken_package.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="nowhere") as caught:
+        runtime.require("broken_package", extra="ocr")
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_files_in_memory_leave_room(tmp_path: Path) -> None:
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 200\nfile 700\ninactive_file 400\nactive_file 300\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert HEADROOM(tmp_path) == 800
+    (tmp_path / "memory.max").write_text("max\n")
+    assert HEADROOM(tmp_path) == HEADROOM(tmp_path / "none") == 1 << 62

@@ -20,7 +20,7 @@ def refused(text: str) -> str:
 @pytest.mark.parametrize("name", ["demo", "vdr-lora", "vdr-qwen3vl-2b"])
 def test_recipes_that_come_with_omnitune_are_valid(name):
     recipe = load_recipe(name)
-    assert recipe.training["per_device_train_batch_size"] == 64
+    assert recipe.training["batch_sampler"] == "no_duplicates"
     assert recipe.source.endswith(f"{name}.yaml")
     assert recipe.description
 

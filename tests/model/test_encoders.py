@@ -140,6 +140,14 @@ def test_a_missing_folder(tmp_path: Path) -> None:
         SentenceTransformer(str(tmp_path / "none"))
 
 
+def test_a_checkpoint_of_another_family(bert: SentenceTransformer, tmp_path: Path) -> None:
+    bert.save_pretrained(str(tmp_path))
+    config = tmp_path / "config_sentence_transformers.json"
+    config.write_text(config.read_text().replace('"SentenceTransformer"', '"CrossEncoder"'))
+    with pytest.raises(CheckpointError, match="expected a SentenceTransformer, got a checkpoint of a CrossEncoder"):
+        SentenceTransformer(str(tmp_path))
+
+
 def test_pickles_are_not_written(bert: SentenceTransformer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="safe_serialization: expected True"):
         bert.save_pretrained(str(tmp_path), safe_serialization=False)

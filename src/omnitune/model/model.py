@@ -10,14 +10,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from omnitune import runtime
-from omnitune.errors import InputError, ModalityError
+from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import modality_of
 from omnitune.inputs.load import load
@@ -117,7 +117,18 @@ class Model(nn.Sequential, AdapterMixin):
         raise NotImplementedError
 
     def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
-        """Take over what the checkpoint says about the model, where the caller did not say otherwise."""
+        """Take over what the checkpoint says about the model, where the caller did not say otherwise.
+
+        Raises:
+            CheckpointError: It is a model of another family.
+            InputError: `default_prompt_name` names no prompt.
+        """
+        kind = config.get("model_type", self.family.name)
+        if kind != self.family.name:
+            raise CheckpointError(
+                f"model_name_or_path: expected a {self.family.name}, got a checkpoint of a {kind}; load it with the "
+                "class of that name"
+            )
         saved = {name: text or "" for name, text in (config.get("prompts") or {}).items()}
         self.prompts: dict[str, str] = {**self.default_prompts, **saved, **prompts}
         self.default_prompt_name = default_prompt_name or config.get("default_prompt_name")
@@ -433,10 +444,6 @@ class Model(nn.Sequential, AdapterMixin):
             os.makedirs(output_path, exist_ok=True)
         result: dict[str, float] | float = evaluator(self, output_path)
         return result
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or cast the weights, as `torch.nn.Module.to`."""
-        return super().to(*args, **kwargs)
 
 
 def as_numpy(values: Tensor) -> Any:

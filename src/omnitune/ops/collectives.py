@@ -3,6 +3,7 @@
 With one process, or none of `torch.distributed` in use, gathering is the identity.
 """
 
+import atexit
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["gather_columns", "gather_rows", "world_size"]
+__all__ = ["gather_columns", "gather_rows", "leave_gloo_at_exit", "world_size"]
 
 
 def world_size() -> int:
     """Number of processes that train together; 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave_gloo_at_exit() -> None:
+    """Leave a gloo process group before the interpreter ends; other backends end by themselves.
+
+    Gloo's threads, when the interpreter takes them down, now and then abort a process whose work is done, and torchrun
+    then reports a failed run.
+    """
+    if world_size() > 1 and dist.get_backend() == "gloo":
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:

@@ -29,6 +29,7 @@ from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
 from omnitune.model.engine import to_device
 from omnitune.model.model import Model
+from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.report import card
 from omnitune.report.card import TrainingFacts
 from omnitune.training import binding, weights
@@ -122,6 +123,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
                 "deepspeed, fsdp: expected plain data parallelism (torchrun), got a sharded model, which cannot follow "
                 "the several forwards of one step"
             )
+        leave_gloo_at_exit()
         binding.check_routes(self.model, self.args.router_mapping)
         self.can_return_loss = True
         self.model_accepts_loss_kwargs = False

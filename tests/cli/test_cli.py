@@ -5,13 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
+from omnitune import SentenceTransformer
 from omnitune.cli import demo as demo_command
+from omnitune.cli import indexes
 from omnitune.cli.main import app
+from omnitune.documents import load
+from omnitune.search import open_index
 
 COMMANDS = ("finetune", "demo", "prepare", "train", "evaluate", "search")
 RECIPE = """
@@ -110,6 +115,13 @@ def test_finetune_a_vision_language_model(tmp_path, manuals, recipe, tiny_qwen3_
     assert found["run"]["command"].endswith(f"--recipe {recipe}")
     assert "read" in found["run"]["seconds"]
     assert (out / "model" / "modules.json").is_file()
+    assert f"omnitune search {out / 'model'} {out / 'dataset'}" in text
+    # What the report encoded is the index: equal to one made anew, and the first search does not wait.
+    assert "Indexing" not in run("search", out / "model", out / "dataset", "roasting pumpkin")
+    place, _ = indexes.place_of(str(out / "model"), load(out / "dataset"))
+    pages = load(out / "dataset").pages
+    made = SentenceTransformer(str(out / "model")).encode_document(pages[:4])
+    np.testing.assert_allclose(open_index(place).embeddings[:4], made, atol=1e-5)
 
 
 def test_train_evaluate_search(tmp_path, prepared, recipe, model):
@@ -130,8 +142,6 @@ def test_train_evaluate_search(tmp_path, prepared, recipe, model):
 
 def test_train_on_the_recipes_own_dataset(tmp_path, prepared, model):
     from datasets import Image
-
-    from omnitune.documents import load
 
     rows = load(prepared).train.cast_column("page", Image(decode=False)).select(range(12))
     rows.save_to_disk(str(tmp_path / "rows"))

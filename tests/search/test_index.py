@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnitune.errors import InputError
-from omnitune.search import build_index, is_index, open_index
+from omnitune.search import build_index, is_index, keep_index, open_index
 
 ANGLES = [0, 90, 10, 180, 90]
 ENTRIES = [{"id": f"page {angle}", "row": row} for row, angle in enumerate(ANGLES)]
@@ -28,6 +28,14 @@ def test_an_index_survives_the_disk(compass, tmp_path):
     assert (opened.entries, opened.similarity, opened.key) == (ENTRIES, "cosine", "v1")
     assert opened.search(compass, [50]) == made.search(compass, [50])
     assert is_index(tmp_path, "v1") and not is_index(tmp_path, "v2") and not is_index(tmp_path / "none", "v1")
+
+
+def test_embeddings_that_are_there_become_the_same_index(compass, tmp_path):
+    made = build_index(compass, ANGLES, ENTRIES, tmp_path / "made", key="v1")
+    kept = keep_index(compass.encode(ANGLES), ENTRIES, tmp_path / "kept", similarity="cosine", key="v1")
+    assert is_index(tmp_path / "kept", "v1") and kept.search(compass, [50]) == made.search(compass, [50])
+    with pytest.raises(InputError, match="entries: expected one for each of at least one item, got 5 for 4 items"):
+        keep_index(compass.encode(ANGLES[:4]), ENTRIES, tmp_path / "kept", similarity="cosine")
 
 
 def test_an_interrupted_index_is_none(compass, make_compass, tmp_path):

@@ -41,6 +41,7 @@ def finetune(
 
 def run(folder: Path, out: Path, model: str | None, recipe: "str | Recipe | None", *, command: str) -> None:
     """Run the pipeline and print what came out."""
+    from omnitune.cli.indexes import index_outcome
     from omnitune.documents import pipeline
 
     console.only_our_bars()
@@ -54,6 +55,8 @@ def run(folder: Path, out: Path, model: str | None, recipe: "str | Recipe | None
     )
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
                                "dataset": outcome.dataset})  # fmt: skip
+    index_outcome(outcome)
+    console.say(f'\nTry it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
 
 
 def _command(folder: Path, out: Path, model: str | None, recipe: str | None) -> str:

@@ -16,25 +16,21 @@ def search(
     html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
 ) -> None:
     """Find the pages of a dataset that answer a query; the first search indexes them."""
+    from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
-    from omnitune.documents.default_model import load_model, model_identity
-    from omnitune.documents.steps import digest
-    from omnitune.runtime import cache_folder
+    from omnitune.documents.default_model import load_model
     from omnitune.search import build_index, is_index, open_index
     from omnitune.search.contact_sheet import write_contact_sheet
 
     console.only_our_bars()
     pages = load(dataset)
-    key = digest({"model": model_identity(model), "dataset": pages.facts["fingerprint"]})
-    place = cache_folder() / "indexes" / key
+    place, key = place_of(model, pages)
     encoder = load_model({"model_name_or_path": model})
     if is_index(place, key):
         index = open_index(place)
     else:
         console.say(f"Indexing {len(pages.pages):,} pages, once for this model and dataset")
-        known = pages.tables["pages"].select_columns(["page_id", "document", "number"])
-        entries = ({"id": one["page_id"], "document": one["document"], "page": one["number"]} for one in known)
-        index = build_index(encoder, pages.pages, entries, place, key=key)
+        index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
     found = index.search(encoder, [query], top_k)[0]
     rows = [[str(hit.entry["document"]), str(hit.entry["page"]), f"{hit.score:.3f}"] for hit in found]
     console.table(["document", "page", "score"], rows, title=query)

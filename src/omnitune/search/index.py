@@ -5,7 +5,8 @@ A folder holds `embeddings.npy` `(documents, dim)` float32, which is mapped and 
 folder without it was interrupted and is not an index.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,9 @@ def build_index(
         InputError: There are no items, or not one entry for each.
         ResourceError: The disk is full.
     """
-    folder, listed = Path(folder), list(entries)
-    if not len(items) or len(items) != len(listed):
-        raise InputError(
-            f"entries: expected one for each of at least one item, got {len(listed)} for {len(items)} items"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").unlink(missing_ok=True)
+    folder, listed = Path(folder), _checked(entries, len(items))
     with (
-        runtime.writing(folder / "embeddings.npy") as temporary,
+        _fresh(folder) as temporary,
         runtime.progress_bar(label="Indexing", total=len(items), show=show_progress_bar, unit="page") as bar,
     ):
         stored: NDArray[np.float32] | None = None
@@ -139,8 +134,55 @@ def build_index(
             bar.update(len(encoded))
         assert isinstance(stored, np.memmap)
         stored.flush()
-    records.write_jsonl(folder / "entries.jsonl", listed)
-    about = {"format": _FORMAT, "similarity": str(model.similarity_fn_name), "key": key, "documents": len(items)}
+    return _completed(folder, listed, str(model.similarity_fn_name), key)
+
+
+def keep_index(
+    embeddings: NDArray[np.float32],
+    entries: Iterable[Mapping[str, Any]],
+    folder: str | Path,
+    *,
+    similarity: str,
+    key: str = "",
+) -> Index:
+    """An index on disk of embeddings that are there already.
+
+    Args:
+        embeddings: `(documents, dim)`.
+        entries: What each of them is, as JSON objects, in the same order.
+        folder: Where to put the index; what is there is replaced.
+        similarity: Name of the similarity that compares them with queries.
+        key: What the index depends on, for `open_index`.
+
+    Raises:
+        InputError: There are no embeddings, or not one entry for each.
+        ResourceError: The disk is full.
+    """
+    folder, listed = Path(folder), _checked(entries, len(embeddings))
+    with _fresh(folder) as temporary, temporary.open("wb") as file:
+        np.save(file, np.asarray(embeddings, dtype=np.float32))
+    return _completed(folder, listed, similarity, key)
+
+
+def _checked(entries: Iterable[Mapping[str, Any]], items: int) -> list[Mapping[str, Any]]:
+    listed = list(entries)
+    if not items or items != len(listed):
+        raise InputError(f"entries: expected one for each of at least one item, got {len(listed)} for {items} items")
+    return listed
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """Where to write the embeddings of a new index; until it is complete there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    with runtime.writing(folder / "embeddings.npy") as temporary:
+        yield temporary
+
+
+def _completed(folder: Path, entries: Sequence[Mapping[str, Any]], similarity: str, key: str) -> Index:
+    records.write_jsonl(folder / "entries.jsonl", entries)
+    about = {"format": _FORMAT, "similarity": similarity, "key": key, "documents": len(entries)}
     records.write_json(folder / "index.json", about)
     return open_index(folder)
 

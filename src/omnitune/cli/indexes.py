@@ -1,0 +1,45 @@
+"""Where the index of a model and a dataset is kept, so that each pair is encoded once."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omnitune.documents.dataset import DocumentDataset
+    from omnitune.documents.pipeline import Outcome
+
+
+def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
+    """Folder and key of the index of a dataset's pages, encoded with a model.
+
+    Args:
+        model: Model directory, repository, or "embedded"; a directory's key changes with its files.
+        dataset: The pages.
+    """
+    from omnitune.documents.default_model import model_identity
+    from omnitune.documents.steps import digest
+    from omnitune.runtime import cache_folder
+
+    key = digest({"model": model_identity(model), "dataset": dataset.facts["fingerprint"]})
+    return cache_folder() / "indexes" / key, key
+
+
+def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
+    """What each page is."""
+    known = dataset.tables["pages"].select_columns(["page_id", "document", "number"])
+    return ({"id": one["page_id"], "document": one["document"], "page": one["number"]} for one in known)
+
+
+def index_outcome(outcome: "Outcome") -> None:
+    """Make an index of what a run encoded for its report, so that the first search need not wait."""
+    from omnitune.documents.dataset import load
+    from omnitune.documents.encoded import load_test
+    from omnitune.modules.files import read_json
+    from omnitune.search import is_index, keep_index
+
+    dataset = load(outcome.dataset)
+    place, key = place_of(str(outcome.model), dataset)
+    if not is_index(place, key):
+        _, pages = load_test(outcome.model.parent / "embeddings" / "finetuned")
+        similarity = read_json(outcome.model / "config_sentence_transformers.json")["similarity_fn_name"]
+        keep_index(pages, entries_of(dataset), place, similarity=similarity, key=key)

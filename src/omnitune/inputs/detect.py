@@ -87,6 +87,16 @@ def is_single(inputs: Any) -> bool:
     )
 
 
+def is_conversation(item: Any) -> bool:
+    """Whether `item` is a list of messages."""
+    return isinstance(item, list) and bool(item) and all(is_message(message) for message in item)
+
+
+def inputs_of(cell: Any) -> list[Any]:
+    """The inputs in a cell of a dataset: the cell itself, or the entries of a list that is no conversation."""
+    return cell if isinstance(cell, list) and not is_conversation(cell) else [cell]
+
+
 def is_message(item: Any) -> bool:
     """Whether `item` is one message of a conversation."""
     return isinstance(item, dict) and "role" in item and "content" in item

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omnitune.errors import CheckpointError, InputError, MediaError, ModalityError
-from omnitune.inputs.detect import is_message
+from omnitune.inputs.detect import is_conversation, is_message
 from omnitune.inputs.messages import pair_to_messages
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
@@ -424,8 +424,3 @@ class CrossEncoder(Model, pools.PoolMixin):
             first = inputs[0] if inputs else []
             return not (isinstance(first, list | tuple) or (isinstance(first, np.ndarray) and first.dtype.kind in "UO"))
         return is_message(inputs)
-
-
-def is_conversation(item: Any) -> bool:
-    """Whether `item` is a list of messages."""
-    return isinstance(item, list) and bool(item) and all(is_message(message) for message in item)

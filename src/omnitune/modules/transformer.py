@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -432,21 +432,6 @@ class Transformer(InputModule):
 
     def __repr__(self) -> str:
         return f"Transformer({self.get_config_dict()}, architecture={type(self.model).__name__!r})"
-
-
-class CLIPModel(Transformer):
-    """The module that older checkpoints of CLIP list: text and image features of its two towers."""
-
-    @classmethod
-    def assumed_outputs(cls, task: Task) -> tuple[ModalityConfig, str]:  # noqa: ARG003  # it has one
-        """Both towers' features, which share a space."""
-        return cast(
-            ModalityConfig,
-            {
-                kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
-                for kind in ("text", "image")
-            },
-        ), EMBEDDING
 
 
 def _spelt(modality: Modality) -> str:

@@ -88,7 +88,7 @@ class PairLoss(Loss):
     def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
         """Scores of the first column's items with those of each other column, `(rows, labels)` each."""
         queries, *documents = columns
-        return self.embed([self.pair_column(queries, column) for column in documents])
+        return self.score_pairs([self.pair_column(queries, column) for column in documents])
 
     def aligned(self, labels: Labels | None, scores: Sequence[Embeddings]) -> Tensor | None:
         """The labels as the objective takes them.
@@ -104,7 +104,7 @@ class PairLoss(Loss):
             )
         return labels
 
-    def embed(self, pairs: Sequence[Column]) -> list[Embeddings]:
+    def score_pairs(self, pairs: Sequence[Column]) -> list[Embeddings]:
         """Scores of columns of pairs, with a graph when gradients are enabled."""
         return self.strategy.embed(cast(Encodes, self.model.engine), list(pairs))
 
@@ -183,7 +183,9 @@ class ListLoss(PairLoss):
         lengths = torch.tensor([len(documents) for documents in lists.items])
         rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).tolist()
         flat = Column(name=lists.name, items=[document for documents in lists.items for document in documents])
-        values = self.activation_fn(self.embed([self.pair_column(queries, flat, rows)])[0].values.float().flatten())
+        values = self.activation_fn(
+            self.score_pairs([self.pair_column(queries, flat, rows)])[0].values.float().flatten()
+        )
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(values.device)
         return [Embeddings(torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values), mask)]
 

@@ -19,14 +19,16 @@ def search(
     from omnitune.documents.dataset import load
     from omnitune.documents.default_model import load_model, model_identity
     from omnitune.documents.steps import digest
-    from omnitune.runtime import cache_folder
+    from omnitune.runtime import cache_folder, writable_folder
     from omnitune.search import build_index, is_index, open_index
     from omnitune.search.contact_sheet import write_contact_sheet
 
     console.only_our_bars()
     pages = load(dataset)
+    if html is not None:
+        writable_folder(html.parent)
     key = digest({"model": model_identity(model), "dataset": pages.facts["fingerprint"]})
-    place = cache_folder() / "indexes" / key
+    place = writable_folder(cache_folder() / "indexes") / key
     encoder = load_model({"model_name_or_path": model})
     if is_index(place, key):
         index = open_index(place)

@@ -16,7 +16,7 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.family import DENSE, Family
-from omnitune.model.inference import Request, listed, stacked
+from omnitune.model.inference import Request, check_options, listed, stacked
 from omnitune.model.model import Backend, Model, as_numpy
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
@@ -174,10 +174,8 @@ class SentenceTransformer(Model):
             InputError: An argument cannot work.
             MediaError: An input cannot be read; it is named.
         """
-        if batch_size <= 0:
-            raise InputError(f"batch_size: expected a positive number, got {batch_size}")
-        if precision not in (None, "float32", "int8", "uint8", "binary", "ubinary"):
-            raise InputError(f"precision: expected float32, int8, uint8, binary or ubinary, got {precision!r}")
+        truncate_dim = truncate_dim if truncate_dim is not None else self.truncate_dim
+        check_options(batch_size, precision, output_value, truncate_dim)
         single = is_single(inputs)
         items = [inputs] if single else _materialized(inputs)
         request = self._request(prompt_name, prompt, batch_size, show_progress_bar, kwargs)
@@ -186,7 +184,7 @@ class SentenceTransformer(Model):
             "request": request,
             "output_value": output_value,
             "normalize_embeddings": normalize_embeddings,
-            "truncate_dim": truncate_dim if truncate_dim is not None else self.truncate_dim,
+            "truncate_dim": truncate_dim,
             "on_host": vectors and convert_to_numpy and not convert_to_tensor,
         }
         many = device if isinstance(device, list) else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.errors import InputError
 from omnitune.types import Column, Features, Plan
 
 if TYPE_CHECKING:
@@ -37,6 +38,24 @@ class Request:
     processing: dict[str, Any]
     forward: dict[str, Any]
     first_row: int = 0
+
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+def check_options(batch_size: int, precision: str | None, output_value: str | None, truncate_dim: int | None) -> None:
+    """Refuse options of `encode` that would give something else than what was meant.
+
+    Raises:
+        InputError: One has a value that cannot work; the message names it.
+    """
+    for name, number in (("batch_size", batch_size), ("truncate_dim", truncate_dim)):
+        if number is not None and number < 1:
+            raise InputError(f"{name}: expected a positive number, got {number}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if output_value not in ("sentence_embedding", "token_embeddings", None):
+        raise InputError(f"output_value: expected sentence_embedding, token_embeddings or None, got {output_value!r}")
 
 
 def stacked(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from omnitune import runtime
-from omnitune.errors import MissingExtraError
+from omnitune.errors import MissingExtraError, ResourceError
 
 HEADROOM = runtime._cgroup_headroom
 
@@ -24,6 +24,13 @@ def test_a_package_that_is_there_and_broken_says_why(
     with pytest.raises(ImportError, match="nowhere") as caught:
         runtime.require("broken_package", extra="ocr")
     assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_long_work(tmp_path: Path) -> None:
+    assert list(runtime.writable_folder(tmp_path / "new" / "one").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="file: expected a folder that can be written to, got: File exists"):
+        runtime.writable_folder(tmp_path / "file")
 
 
 def test_files_in_memory_leave_room(tmp_path: Path) -> None:

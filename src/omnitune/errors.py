@@ -15,7 +15,7 @@
     │   ├── CheckpointNotFoundError(FileNotFoundError)   neither a directory nor a repository that can be reached
     │   └── UntrustedCodeError            it needs code that the caller did not allow
     ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
-    └── ResourceError(RuntimeError)       disk or memory ran out
+    └── ResourceError(RuntimeError)       disk or memory ran out, or a folder cannot be written to
 
 Each message says which argument, what was expected, what came, and what to do.
 """
@@ -113,4 +113,4 @@ class MissingExtraError(OmnituneError, ImportError):
 
 
 class ResourceError(OmnituneError, RuntimeError):
-    """Disk or memory ran out."""
+    """Disk or memory ran out, or a folder cannot be written to."""

@@ -3,9 +3,12 @@
 The only module that reads the environment.
 """
 
+import errno
 import importlib
 import logging
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -145,6 +148,22 @@ def progress_bar(*, label: str, total: int | None, show: bool | None = None, uni
         yield bar
 
 
+def writable_folder(folder: Path) -> Path:
+    """A folder that files can be written to, made when missing: asked before long work, not found out after it.
+
+    Raises:
+        ResourceError: It cannot be made, or nothing can be written to it; says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: expected a folder that can be written to, got: {error.strerror or error}"
+        ) from error
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, so no half-written file is left.
@@ -158,10 +177,8 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno != 28:
+        if error.errno != errno.ENOSPC:
             raise
-        import shutil
-
         free = shutil.disk_usage(path.parent).free
         raise ResourceError(
             f"{path}: the disk is full ({free / 1e6:.0f} MB free); nothing made before is lost"

@@ -88,6 +88,22 @@ def test_an_error_is_one_sentence(tmp_path):
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("command", ["prepare", "finetune", "train"])
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, manuals, prepared, recipe, model, command):
+    (tmp_path / "file").write_text("")
+    words = [command, prepared if command == "train" else manuals, "--out", tmp_path / "file", "--recipe", recipe]
+    text = run(*words, *([] if command == "prepare" else ["--model", model]), code=1)
+    assert "expected a folder that can be written to, got: File exists" in text
+
+
+def test_results_that_cannot_be_written_are_named_before_encoding(tmp_path, prepared, model):
+    (tmp_path / "file").write_text("")
+    text = run("evaluate", model, prepared, "--out", tmp_path / "file" / "numbers.json", code=1)
+    assert "expected a folder that can be written to" in text and "Encoding" not in text
+    text = run("search", model, prepared, "bread", "--html", tmp_path / "file" / "hits.html", code=1)
+    assert "expected a folder that can be written to" in text and "Indexing" not in text
+
+
 def test_debug_shows_where_it_comes_from(tmp_path):
     result = CliRunner().invoke(app, ["--debug", "finetune", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")])
     assert type(result.exception).__name__ == "DatasetError"

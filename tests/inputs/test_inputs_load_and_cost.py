@@ -3,7 +3,7 @@ import io
 import pytest
 from PIL import Image
 
-from omnitune.errors import MediaError, ModalityError
+from omnitune.errors import MediaError, MediaRefusedError, ModalityError
 from omnitune.inputs.cost import CostRule, ImageRule, cost_of
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
@@ -94,6 +94,9 @@ def test_cost_of_an_image_is_its_cells():
     assert cost(PICTURE, "image") == cost(content(), "image") == cost({"image": content()}, "image") == 6
     assert cost(Image.new("L", (1, 1)), "image") == 1
     assert cost(PICTURE, "image", CostRule(image=ImageRule(tokens=50))) == 50
+    assert cost(Image.new("L", (400, 2)), "image", CostRule(image=ImageRule(cell=32, max_ratio=200))) == 1
+    with pytest.raises(MediaRefusedError, match="401x2 pixels: expected a longer side of at most 200 times .* got 200"):
+        cost(Image.new("L", (401, 2)), "image", CostRule(image=ImageRule(cell=32, max_ratio=200)))
     assert cost(PICTURE, "image", CostRule(image=ImageRule(cell=32, min_pixels=64 * 1024))) == 64
     assert cost(PICTURE, "image", CostRule(image=ImageRule(cell=32, max_pixels=2 * 1024))) == 2
 

@@ -59,6 +59,20 @@ def test_nothing_to_encode(bert: SentenceTransformer) -> None:
     assert bert.encode([], convert_to_numpy=False) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size: expected a positive number, got 0"),
+        ("truncate_dim", -3, "truncate_dim: expected a positive number, got -3"),
+        ("precision", "int4", "precision: expected one of float32, int8, uint8, binary, ubinary, got 'int4'"),
+        ("output_value", "vector", "output_value: expected sentence_embedding, token_embeddings or None, got 'vector'"),
+    ],
+)
+def test_options_that_cannot_be(bert: SentenceTransformer, option: str, value: int | str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bert.encode(TEXTS, **{option: value})
+
+
 def test_truncation_comes_before_scaling(bert: SentenceTransformer) -> None:
     full = bert.encode(TEXTS)
     expected = full[:, :8] / np.linalg.norm(full[:, :8], axis=1, keepdims=True)

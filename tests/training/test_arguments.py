@@ -55,6 +55,9 @@ def test_text_of_a_command_line_is_read(tmp_path: Any) -> None:
         ("activation_memory", 1.5, "activation_memory: expected"),
         ("activation_memory", "much", "activation_memory: expected"),
         ("on_bad_item", "ignore", 'on_bad_item: expected "raise" or "skip", got \'ignore\''),
+        ("per_device_train_batch_size", 0, "per_device_train_batch_size: expected a positive number, got 0"),
+        ("gradient_accumulation_steps", 0, "gradient_accumulation_steps: expected a positive number, got 0"),
+        ("num_train_epochs", -1, "num_train_epochs: expected a positive number, got -1"),
         ("warmup_ratio", 10, r"warmup_ratio: expected a share in \[0, 1\], got 10"),
     ],
 )

@@ -482,3 +482,34 @@ class TestPages:
         assert [(item.dataset, item.row) for item in trainer.skipped_items] == [("a", 3)]
         seen = [(b["dataset"], row) for b in trainer.get_train_dataloader() for row in b["columns"][0].rows]
         assert sorted(seen) == [("a", i) for i in range(12) if i != 3] + [("b", i) for i in range(12)]
+
+
+def test_an_empty_dataset_is_named(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+    with pytest.raises(DatasetError, match="train_dataset 'b': expected rows, got an empty dataset"):
+        Trainer(model=model, args=arguments(), train_dataset={"a": pairs(8), "b": pairs(8).select([])})
+
+
+def test_a_dataset_with_nothing_left_is_named(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+    rows = Dataset.from_dict({"anchor": ["a", None], "positive": [None, "b"]})
+    loss = losses.MultipleNegativesRankingLoss(model)
+    trainer = Trainer(model=model, args=arguments(on_bad_item="skip"), train_dataset=rows, loss=loss)
+    with pytest.raises(DatasetError, match="every row has an item that cannot be encoded, the first of them row 0"):
+        trainer.train()
+
+
+def test_names_that_say_nothing_are_named(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments, caplog: pytest.LogCaptureFixture
+) -> None:
+    loss = losses.MultipleNegativesRankingLoss(model)
+    first, second = pairs(8).column_names[:2]
+    mappings = {
+        "prompts": {"a": {first: "q: ", "passage": "p: "}},
+        "router_mapping": {second: "document", "b": "query"},
+    }
+    Trainer(model=model, args=arguments(**mappings), train_dataset={"a": pairs(8)}, loss=loss).train()
+    said = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    names = sorted({"a", *pairs(8).column_names})
+    assert said == [
+        f"prompts: ['passage'] have no effect; the names are {names}.",
+        f"router_mapping: ['b'] have no effect; the names are {names}.",
+    ]

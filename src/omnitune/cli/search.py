@@ -19,12 +19,16 @@ def search(
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
     from omnitune.documents.default_model import load_model
+    from omnitune.runtime import writable_folder
     from omnitune.search import build_index, is_index, open_index
     from omnitune.search.contact_sheet import write_contact_sheet
 
     console.only_our_bars()
     pages = load(dataset)
+    if html is not None:
+        writable_folder(html.parent)
     place, key = place_of(model, pages)
+    writable_folder(place.parent)
     encoder = load_model({"model_name_or_path": model})
     if is_index(place, key):
         index = open_index(place)

@@ -50,7 +50,7 @@ from omnitune.documents.preparation import (
 )
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
 from omnitune.errors import DatasetError
-from omnitune.runtime import writing
+from omnitune.runtime import writable_folder, writing
 
 TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
 
@@ -272,10 +272,10 @@ def prepare(
     Raises:
         DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
         LeakageError: A held-out page, or its near-duplicate, came into training.
-        ResourceError: The disk is full; what was made is kept.
+        ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
     """
     started = time.perf_counter()
-    folder, out = Path(folder), Path(out).absolute()
+    folder, out = Path(folder), writable_folder(Path(out).absolute())
     rendering = Rendering(width=width, max_pixels=max_pixels)
     choices = Choices(
         split=split,

@@ -16,6 +16,7 @@ from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.model.encoders import SentenceTransformer
 from omnitune.ops.significance import paired_bootstrap
 from omnitune.report.records import write_json
+from omnitune.runtime import writable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def evaluate_model(
         "interval"}]}`, the interval being that of NDCG@10.
     """
     opened = load(dataset)
+    writable_folder(Path(out).parent)
     test, everything = tests_of(opened)
     encoder = load_model({"model_name_or_path": model})
     announce(

@@ -240,5 +240,4 @@ def _check_places(folder: Path, out: Path) -> None:
             f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
             "its page images would be taken for documents in the next run"
         )
-    if out.is_file():
-        raise InputError(f"out: expected a folder, got the file {str(out)!r}")
+    runtime.writable_folder(out)

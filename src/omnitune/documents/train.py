@@ -1,5 +1,6 @@
 """The training step: one model on one dataset, resumed where it stopped, its directory written at the end."""
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterator
@@ -23,10 +24,9 @@ from omnitune.documents.steps import Steps, digest
 from omnitune.errors import InputError, ResourceError
 from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.report.records import write_json
+from omnitune.runtime import writable_folder
 
 logger = logging.getLogger(__name__)
-
-_DISK_FULL = 28
 
 
 def train(
@@ -57,7 +57,7 @@ def train(
     """
     chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
     say(f"Model: {chosen.shown}. {chosen.why}")
-    steps = Steps(Path(out))
+    steps = Steps(writable_folder(Path(out)))
     with disk_errors(Path(out)):
         if dataset is not None:
             opened = open_dataset(dataset)
@@ -162,7 +162,7 @@ def disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != _DISK_FULL:
+        if error.errno != errno.ENOSPC:
             raise
         free = shutil.disk_usage(out).free
         raise ResourceError(

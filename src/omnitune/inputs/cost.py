@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omnitune.errors import MediaRefusedError
 from omnitune.inputs.image import image_size
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.types import Modality
@@ -28,17 +29,29 @@ class ImageRule:
         cell: Side in pixels of the square that becomes one token (patch size times merge size).
         min_pixels: Images are enlarged to at least so many pixels.
         max_pixels: Images are shrunk to at most so many pixels.
+        max_ratio: Longer side over shorter side from which the processor refuses an image; None takes all.
     """
 
     tokens: int | None = None
     cell: int = 32
     min_pixels: int = 0
     max_pixels: int = 1 << 40
+    max_ratio: float | None = None
 
     def cost(self, width: int, height: int) -> int:
-        """Tokens of an image of so many pixels."""
+        """Tokens of an image of so many pixels.
+
+        Raises:
+            MediaRefusedError: It is so narrow that the processor refuses it.
+        """
         if self.tokens is not None:
             return self.tokens
+        ratio = max(width, height) / min(width, height)
+        if self.max_ratio is not None and ratio > self.max_ratio:
+            raise MediaRefusedError(
+                f"image of {width}x{height} pixels: expected a longer side of at most {self.max_ratio:g} times the "
+                f"shorter one, which is all that the model's processor takes; got {ratio:.0f} times"
+            )
         pixels = min(max(width * height, self.min_pixels), self.max_pixels)
         return max(1, round(pixels / self.cell**2))
 

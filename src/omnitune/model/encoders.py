@@ -15,7 +15,7 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.family import DENSE, Family
-from omnitune.model.inference import Request, listed, make_request, materialized, stacked
+from omnitune.model.inference import Request, check_options, listed, make_request, materialized, stacked
 from omnitune.model.model import Backend, Model, as_numpy
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
@@ -173,8 +173,8 @@ class SentenceTransformer(Model, pools.PoolMixin):
             InputError: An argument cannot work.
             MediaError: An input cannot be read; it is named.
         """
-        if precision not in (None, "float32", "int8", "uint8", "binary", "ubinary"):
-            raise InputError(f"precision: expected float32, int8, uint8, binary or ubinary, got {precision!r}")
+        truncate_dim = truncate_dim if truncate_dim is not None else self.truncate_dim
+        check_options(precision, output_value, truncate_dim)
         single = is_single(inputs)
         items = [inputs] if single else materialized(inputs)
         request = make_request(
@@ -189,7 +189,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
             "request": request,
             "output_value": output_value,
             "normalize_embeddings": normalize_embeddings,
-            "truncate_dim": truncate_dim if truncate_dim is not None else self.truncate_dim,
+            "truncate_dim": truncate_dim,
             "on_host": vectors and convert_to_numpy and not convert_to_tensor,
         }
         encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)

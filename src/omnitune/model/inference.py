@@ -41,6 +41,9 @@ class Request:
     first_row: int = 0
 
 
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
 def make_request(
     model: "Model", *, prompt: str | None, batch_size: int, show_progress_bar: bool | None, kwargs: dict[str, Any]
 ) -> Request:
@@ -78,6 +81,20 @@ def make_request(
 def materialized(inputs: Any) -> list[Any]:
     """The items of a sequence, an array or a dataset's column as a list."""
     return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
+
+
+def check_options(precision: str | None, output_value: str | None, truncate_dim: int | None) -> None:
+    """Refuse options of `encode` that would give something else than what was meant.
+
+    Raises:
+        InputError: One has a value that cannot work; the message names it.
+    """
+    if truncate_dim is not None and truncate_dim < 1:
+        raise InputError(f"truncate_dim: expected a positive number, got {truncate_dim}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if output_value not in ("sentence_embedding", "token_embeddings", None):
+        raise InputError(f"output_value: expected sentence_embedding, token_embeddings or None, got {output_value!r}")
 
 
 def stacked(

@@ -168,9 +168,8 @@ class Model(nn.Sequential, AdapterMixin):
             modality: `"text"`, `"image"`, ..., or a tuple for inputs that combine several.
         """
         offered = self.modalities
-        if modality in offered:
-            return True
-        return isinstance(modality, tuple) and "message" in offered and all(part in offered for part in modality)
+        combined = isinstance(modality, tuple) and "message" in offered and all(part in offered for part in modality)
+        return combined or modality in offered
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
         """What `item` is, for this model.

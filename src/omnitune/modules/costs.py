@@ -9,6 +9,9 @@ from omnitune.inputs.cost import CostRule, ImageRule
 UNLIMITED = 1 << 30
 """Tokenizers without a limit say one like this, or more."""
 
+QWEN_RATIO = 200
+"""Longer side over shorter side that processors of the Qwen-VL kind take at most (`smart_resize` in transformers)."""
+
 
 def cost_rule(processor: Any, config: Any, max_tokens: int | None) -> CostRule:
     """The rule of a backbone.
@@ -31,7 +34,8 @@ def _image_rule(processor: Any, images: Any, config: Any) -> ImageRule:
     size = dict(getattr(images, "size", None) or {})
     merge = getattr(images, "merge_size", None)
     if merge and "longest_edge" in size:  # Qwen-VL: any size between two numbers of pixels
-        return ImageRule(cell=patch * merge, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+        pixels = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        return ImageRule(cell=patch * merge, max_ratio=QWEN_RATIO, **pixels)
     patches = getattr(images, "max_num_patches", None)
     if patches:  # SigLIP 2: any size up to a number of patches
         return ImageRule(tokens=patches)

@@ -102,6 +102,11 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
                 raise InputError(f"warmup_ratio: expected a share in [0, 1], got {self.warmup_ratio}")
             if self.warmup_steps == 0:  # type: ignore[has-type]  # a field of the base
                 self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None
+        for flag in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, flag) < 1:
+                raise InputError(f"{flag}: expected a positive number, got {getattr(self, flag)}")
+        if self.num_train_epochs < 0:
+            raise InputError(f"num_train_epochs: expected a positive number, got {self.num_train_epochs}")
         super().__post_init__()
         self.batch_sampler = _choice(self.batch_sampler, BatchSamplers, "batch_sampler")
         self.multi_dataset_batch_sampler = _choice(

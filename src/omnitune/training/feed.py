@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from omnitune.data.samplers import (
     RoundRobinBatchSampler,
 )
 from omnitune.errors import DatasetError, OmnituneError
+from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.detect import inputs_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.load import load
@@ -51,6 +53,11 @@ class Source:
         self._model = model
         self._codes: np.ndarray | None = None
 
+    @cached_property
+    def _rule(self) -> CostRule:
+        """Refuses images that the processor would, from their sizes alone."""
+        return self._model().cost_rule
+
     def codes(self) -> np.ndarray:
         """`(rows, columns)` int64: equal where contents are equal."""
         if self._codes is None:
@@ -77,10 +84,13 @@ class Source:
             self._codes = self._codes[kept]
         self.rows = Rows(self.original, self.rows.name, [self.rows.numbers[i] for i in kept])
 
-    def _load(self, cell: Any) -> None:
+    def _load(self, cell: Any) -> int:
         model = self._model()
+        cost = 0
         for item in inputs_of(cell):
-            load(item, model.modality_of(item), model.media_policy)
+            kind = model.modality_of(item)
+            cost += cost_of(load(item, kind, model.media_policy), kind, self._rule, model.media_policy)
+        return cost
 
     def _fingerprint(self, cell: Any) -> str:
         # What cannot be read still needs a number of its own; loading it says what is wrong with it.
@@ -152,6 +162,7 @@ class Feed:
         Raises:
             DatasetError: There are some, and `on_bad_item` is "raise"; names dataset, row and column.
         """
+        warn_of_unknown_names(self.args, datasets, self.labels)
         sources = list(dict.fromkeys(source for dataset in datasets for source in self._checkable(dataset)))
         main = self.args.process_index == 0
         found: list[list[BadItem]] = [source.bad_items() if main else [] for source in sources]
@@ -162,6 +173,8 @@ class Feed:
         for source, items in zip(sources, found, strict=True):
             if items:
                 source.leave_out({item.row for item in items})
+            if not len(source.rows):
+                raise DatasetError(f"every row has an item that cannot be encoded, the first of them {items[0]}")
         if bad:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
@@ -225,6 +238,29 @@ class Feed:
         return DataLoader(ManyRows([source.rows for source in sources]), batch_sampler=whole, **options)
 
 
+def warn_of_unknown_names(
+    args: BaseTrainingArguments, datasets: Sequence[AnyDataset | None], labels: Sequence[str]
+) -> None:
+    """Say which names in `args.prompts` and `args.router_mapping` are no column, or no dataset, and so say nothing.
+
+    Args:
+        args: The arguments.
+        datasets: For training and for evaluation.
+        labels: Names that label columns may have.
+    """
+    every = [(name, one) for dataset in datasets for name, one in named(dataset).items()]
+    columns = {column for _, one in every for column in input_columns(one.column_names or (), labels)}
+    known = columns | {name for name, _ in every if name is not None}
+    for argument in ("prompts", "router_mapping"):
+        mapping = getattr(args, argument)
+        if not every or not isinstance(mapping, Mapping):
+            continue
+        inner = {name for value in mapping.values() if isinstance(value, Mapping) for name in value}
+        unknown = sorted({*mapping} - known | inner - columns)
+        if unknown:
+            logger.warning("%s: %s have no effect; the names are %s.", argument, unknown, sorted(known))
+
+
 def several(dataset: AnyDataset | None, kind: str) -> Any:
     """The user's dataset as the trainer holds it: a dict becomes a `DatasetDict`; checked by its columns.
 
@@ -245,7 +281,10 @@ def several(dataset: AnyDataset | None, kind: str) -> Any:
     if not isinstance(dataset, Dataset | IterableDataset | dict):
         raise DatasetError(f"{kind}: expected a Dataset, a dict of them or a stream, got {type(dataset).__name__}")
     for name, one in named(dataset).items():
-        check_names(one.column_names, kind if name is None else f"{kind} {name!r}")
+        shown = kind if name is None else f"{kind} {name!r}"
+        check_names(one.column_names, shown)
+        if isinstance(one, Dataset) and not len(one):
+            raise DatasetError(f"{shown}: expected rows, got an empty dataset")
     return DatasetDict(dataset) if isinstance(dataset, dict) else dataset
 
 

@@ -9,6 +9,7 @@ _SIMILARITY = (
 )
 _HOME = {
     **dict.fromkeys(_SIMILARITY.split(), "omnitune.ops.similarity"),
+    "mine_hard_negatives": "omnitune.training.mining",
     "pytorch_cos_sim": "omnitune.ops.similarity",
     "quantize_embeddings": "omnitune.ops.quantize",
     "semantic_search": "omnitune.search.semantic",

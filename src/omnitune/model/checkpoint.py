@@ -24,7 +24,7 @@ from transformers.dynamic_module_utils import custom_object_save
 
 import omnitune
 from omnitune.errors import CheckpointError, ResourceError
-from omnitune.model.family import Family
+from omnitune.model.family import DENSE, Family
 from omnitune.modules import files, registry
 from omnitune.modules.transformer import Transformer, TransformerTask
 
@@ -100,7 +100,7 @@ def load(
     options: LoadOptions,
     *,
     bare: Callable[[str, LoadOptions], dict[str, nn.Module]],
-    family: Family,
+    family: Family = DENSE,
 ) -> Checkpoint:
     """Read a checkpoint.
 

@@ -5,6 +5,7 @@ once, preprocessed in the background, their graphs kept or replayed as for embed
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -117,18 +118,16 @@ class PairLoss(Loss):
             rows: For each document, the row of its query; None pairs them one to one.
         """
         rows = range(len(documents)) if rows is None else rows
-        return Column(
-            name=documents.name,
-            items=[self._pair(queries, row, documents, i) for i, row in enumerate(rows)],
-            role=queries.role,
-            prompt=queries.prompt,
+        whole = replace(queries, name=f"{queries.name}, {documents.name}")
+        return replace(
+            whole,
+            items=[self._pair(whole, row, document) for row, document in zip(rows, documents.items, strict=True)],
             rows=None if queries.rows is None else [queries.rows[row] for row in rows],
-            dataset=queries.dataset,
         )
 
-    def _pair(self, queries: Column, row: int, documents: Column, index: int) -> Any:
+    def _pair(self, queries: Column, row: int, document: Any) -> Any:
         try:
-            return cast(Any, self.model).pair(queries.items[row], documents.items[index])
+            return cast(Any, self.model).pair(queries.items[row], document)
         except MediaError as error:
             raise error.at(queries.place(row)) from error
         except ModalityError as error:

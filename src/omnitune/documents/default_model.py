@@ -23,6 +23,7 @@ from omnitune.errors import CheckpointError, InputError, MissingExtraError
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.encoders import SentenceTransformer
+from omnitune.model.family import DENSE
 from omnitune.modules import Normalize, Pooling, Router, TextReader, Transformer, files
 
 EMBEDDED = "embedded"
@@ -72,7 +73,8 @@ class Choice:
             return
         settings = self.recipe.model
         known = {name: settings[name] for name in ("revision", "cache_folder", "local_files_only") if name in settings}
-        files.resolve(self.name, files.HubOptions(**known))
+        hub = files.HubOptions(**known)
+        files.resolve(files.with_owner(self.name, DENSE.organization, hub) or self.name, hub)
 
     def load(self) -> SentenceTransformer:
         """The model as it is before finetuning.

@@ -24,6 +24,7 @@ class Family:
         arity: Items a row takes: 1, or 2 for (query, document).
         similarity: Default similarity of two outputs; None when the model itself is the scorer.
         similarities: Similarities that its outputs have.
+        organization: Owner on the hub of repositories that are named without one.
         mask: Key of the `(rows, tokens)` mask of its output, or None for one vector a row.
     """
 
@@ -32,6 +33,7 @@ class Family:
     arity: Literal[1, 2]
     similarity: str | None
     similarities: tuple[str, ...] = ("cosine", "dot", "euclidean", "manhattan")
+    organization: str | None = None
     mask: str | None = None
 
     def read(self, features: Features) -> Embeddings:
@@ -40,8 +42,16 @@ class Family:
         return Embeddings(features[self.output], mask)
 
 
-DENSE = Family(name="SentenceTransformer", output="sentence_embedding", arity=1, similarity="cosine")
-SPARSE = Family(name="SparseEncoder", output="sentence_embedding", arity=1, similarity="dot")
+DENSE = Family(
+    name="SentenceTransformer",
+    output="sentence_embedding",
+    arity=1,
+    similarity="cosine",
+    organization="sentence-transformers",
+)
+SPARSE = Family(
+    name="SparseEncoder", output="sentence_embedding", arity=1, similarity="dot", organization="sparse-encoder"
+)
 MULTI_VECTOR = Family(
     name="MultiVectorEncoder",
     output="token_embeddings",

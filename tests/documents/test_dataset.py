@@ -258,8 +258,15 @@ def test_a_reader_reads_pages_without_text_and_only_those(tmp_path: Path) -> Non
 def test_images_alone_cannot_be_asked_about_without_a_reader(tmp_path: Path) -> None:
     for shade in range(4):
         Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / f"{shade}.png")
-    with pytest.raises(DatasetError, match=r"no test queries can be made, because its 1 pages have no text; .*reader="):
+    with pytest.raises(DatasetError, match=r"1 page\(s\) of .* have no text; pass reader="):
         prepare(tmp_path, tmp_path / "out", show_progress=False)
+
+
+def test_pages_with_text_and_nothing_to_ask_name_their_documents(tmp_path: Path) -> None:
+    for shade in range(4):
+        Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / f"{shade}.png")
+    with pytest.raises(DatasetError, match=r"1 page\(s\) of \d.png have no outline, captions or headings; hold out"):
+        prepare(tmp_path, tmp_path / "out", reader=lambda paths: [f"word {p}" for p in paths], show_progress=False)
 
 
 def test_one_document_is_an_error_unless_pages_may_be_split(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from datasets import Dataset
 from omnitune import SentenceTransformer
 from omnitune.documents.encoded import about, announce
 from omnitune.documents.fit import (
+    LOGGED_SHARE,
     default_dims,
     fit,
     last_checkpoint,
@@ -55,6 +56,13 @@ def test_the_loss_of_a_recipe(model):
     assert type(loss.loss).__name__ == "CachedMultipleNegativesRankingLoss" and loss.loss.scale == 10
     plain = make_loss(model, parse_recipe("loss: {name: MultipleNegativesRankingLoss}\nmatryoshka:", source="x"))
     assert type(plain).__name__ == "MultipleNegativesRankingLoss"
+
+
+def test_a_curve_is_logged_unless_the_recipe_says_otherwise(tmp_path):
+    found = training_arguments(parse_recipe("", source="x"), tmp_path, evaluated=False)
+    assert found.logging_steps == LOGGED_SHARE
+    found = training_arguments(parse_recipe("training: {logging_steps: 7}", source="x"), tmp_path, evaluated=False)
+    assert found.logging_steps == 7
 
 
 def test_arguments_that_contradict_each_other_name_the_recipe(tmp_path):

@@ -14,7 +14,7 @@ from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer
 from omnitune.documents import pipeline, train
 from omnitune.documents.recipe import parse_recipe
-from omnitune.errors import InputError, ResourceError
+from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
 
 RECIPE = """
 prepare: {width: 400, test: [kitchen.pdf], workers: 1}
@@ -231,6 +231,17 @@ def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch)
     monkeypatch.undo()
     forbid(monkeypatch, "train.fit")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+
+
+def test_a_model_that_is_nowhere_is_named_before_the_documents_are_read(tmp_path, manuals, monkeypatch):
+    forbid(monkeypatch, "pipeline.prepare")
+    monkeypatch.setattr("omnitune.modules.files.snapshot_download", offline)
+    with pytest.raises(CheckpointNotFoundError, match="'owner/name' is neither a directory here nor a repository"):
+        pipeline.finetune(manuals, tmp_path / "out", model="owner/name", recipe=recipe())
+
+
+def offline(*args, **kwargs):
+    raise OSError("no network")
 
 
 def test_results_among_the_documents_are_refused(manuals, model):

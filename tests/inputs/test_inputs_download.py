@@ -308,3 +308,8 @@ def test_https_is_checked_against_the_name_that_was_asked_for(secure, monkeypatc
     assert download(f"https://localhost:{port}/ok", LOCAL) == b"content"
     with pytest.raises(MediaError, match="IP address mismatch"):
         download(f"https://127.0.0.1:{port}/ok", LOCAL)
+
+
+def test_an_address_that_is_none_is_named():
+    with pytest.raises(MediaError, match="not a valid address"):
+        download("http://host:port/a.png", DEFAULT_POLICY)

@@ -110,7 +110,9 @@ def test_contrastive_tension_in_batch(both):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("weighting", ("uniform", "log", "linear", lambda layer: 0.5 + layer), ids=str)
+@pytest.mark.parametrize(
+    "weighting", ("uniform", "log", "linear", lambda layer: 0.5 + layer), ids=("uniform", "log", "linear", "function")
+)
 @pytest.mark.parametrize("options", ({}, {"kl_temperature": 0.0, "last_layer_weight": 0.5, "prior_layers_weight": 2.0}))
 def test_adaptive_layer(both, weighting, options):
     def inner(module, model):

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from omnitune.errors import CheckpointError, InputError, ResourceError, UntrustedCodeError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import LoadOptions
+from omnitune.model.encoders import SentenceTransformer
 from omnitune.modules import (
     Dense,
     Dropout,
@@ -274,6 +275,33 @@ def test_a_path_that_is_not_there_is_one_clear_error(tmp_path):
         load(tmp_path / "file")
     with pytest.raises(CheckpointError, match=r"'owner/name' is neither a directory here nor a repository"):
         load("owner/name", local_files_only=True, cache_folder=str(tmp_path))
+
+
+def test_a_name_without_an_owner_is_looked_for_among_the_familys(encoder, tmp_path, monkeypatch):
+    save(tmp_path, encoder)
+    asked = []
+
+    def download(repo, **kwargs):
+        asked.append(repo)
+        if repo == "sentence-transformers/bert-base-uncased":
+            raise OSError("404")
+        return str(tmp_path)
+
+    monkeypatch.setattr(files, "snapshot_download", download)
+    model = SentenceTransformer("all-tiny-L1-v2", device="cpu")
+    assert set(asked) == {"sentence-transformers/all-tiny-L1-v2"} == {model.model_card_data.base_model}
+    asked.clear()
+    SentenceTransformer("bert-base-uncased", device="cpu")
+    assert list(dict.fromkeys(asked)) == ["sentence-transformers/bert-base-uncased", "bert-base-uncased"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])
+def test_damaged_weights_are_named(encoder, tmp_path, name):
+    save(tmp_path, [*encoder, Dense(encoder[1].get_embedding_dimension(), 8)])
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="expected safetensors weights, got a damaged file"):
+        load(str(tmp_path))
 
 
 def test_a_repository_is_downloaded_without_what_is_not_needed(encoder, tmp_path, monkeypatch):

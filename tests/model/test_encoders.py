@@ -233,3 +233,8 @@ def test_equal_items_share_a_row_of_their_mini_batch() -> None:
     plan = Plan(mini_batches=[batch(2), batch(1)], rows=[torch.tensor([1, 2, 0, 1])])
     answers = [(places.tolist(), rows.tolist()) for places, rows in _answers(plan)]
     assert answers == [([2, 0, 3], [0, 1, 1]), ([1], [0])]
+
+
+def test_an_unknown_argument_is_named(bert: SentenceTransformer) -> None:
+    with pytest.raises(InputError, match=r"encode: unknown arguments \['normalise'\]; this model's modules take \[\]"):
+        bert.encode(TEXTS, normalise=True)

@@ -206,3 +206,10 @@ def test_size_of_a_split():
 def test_what_cannot_be_joined(parts, error, message):
     with pytest.raises(error, match=message):
         cat_rows(parts)
+
+
+def test_parts_that_do_not_hold_the_same_are_named() -> None:
+    whole = tokens([3, 2])
+    without = {key: value for key, value in whole.items() if key != "token_type_ids"}
+    with pytest.raises(InputError, match="parts: expected all to hold 'token_type_ids', got it in 1 of 2"):
+        cat_rows([whole, without])

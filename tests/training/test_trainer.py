@@ -513,3 +513,14 @@ def test_names_that_say_nothing_are_named(
         f"prompts: ['passage'] have no effect; the names are {names}.",
         f"router_mapping: ['b'] have no effect; the names are {names}.",
     ]
+
+
+def test_a_run_whose_gradients_are_no_numbers_stops(
+    model: SentenceTransformer, pairs: Pairs, arguments: Arguments
+) -> None:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    loss = losses.MultipleNegativesRankingLoss(model)
+    trainer = Trainer(model=model, args=arguments(num_train_epochs=2), train_dataset=pairs(32), loss=loss)
+    with pytest.raises(InputError, match="learning_rate=.*expected gradients that are numbers, got nan by step 1,"):
+        trainer.train()

@@ -23,7 +23,8 @@ from omnitune.errors import CheckpointError, InputError, MissingExtraError
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.encoders import SentenceTransformer
-from omnitune.modules import Normalize, Pooling, Router, TextReader, Transformer
+from omnitune.model.family import DENSE
+from omnitune.modules import Normalize, Pooling, Router, TextReader, Transformer, files
 
 EMBEDDED = "embedded"
 """Name of the embedded model, in recipes and on the command line."""
@@ -58,6 +59,22 @@ class Choice:
     def shown(self) -> str:
         """The model's name as people read it."""
         return "MiniLM behind a page reader (embedded)" if self.name == EMBEDDED else self.name
+
+    def fetch(self) -> None:
+        """See that the model is there, and download it where it is not: asked before long work.
+
+        Raises:
+            MissingExtraError: The embedded model's packages are not installed.
+            CheckpointError: It cannot be had.
+        """
+        if self.name == EMBEDDED:
+            minilm_folder()
+            runtime.require("tesserocr", extra="ocr")
+            return
+        settings = self.recipe.model
+        known = {name: settings[name] for name in ("revision", "cache_folder", "local_files_only") if name in settings}
+        hub = files.HubOptions(**known)
+        files.resolve(files.with_owner(self.name, DENSE.organization, hub) or self.name, hub)
 
     def load(self) -> SentenceTransformer:
         """The model as it is before finetuning.

@@ -33,6 +33,9 @@ from omnitune.training.trainer import SentenceTransformerTrainer
 
 logger = logging.getLogger(__name__)
 
+LOGGED_SHARE = 0.02
+"""Share of the steps between two points of the loss curve, where the recipe does not say."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
@@ -133,7 +136,7 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluated: bool) -> Sent
     Raises:
         RecipeError: Two of them contradict each other, or one has a value that transformers refuses.
     """
-    settings = {"report_to": "none", **recipe.training}
+    settings = {"report_to": "none", "logging_steps": LOGGED_SHARE, **recipe.training}
     if not evaluated:  # nothing to evaluate on: an evaluation per step would fail
         for name in ("eval_strategy", "eval_steps", "load_best_model_at_end"):
             settings.pop(name, None)

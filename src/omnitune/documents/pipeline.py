@@ -84,6 +84,7 @@ def finetune(
     chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
     say(f"Model: {chosen.shown}. {chosen.why}")
     say(f"Settings: {Path(chosen.recipe.source).name}")
+    chosen.fetch()
     steps = Steps(out)
     with disk_errors(out):
         dataset = prepare_step(steps, folder, chosen.recipe, say)

@@ -261,8 +261,9 @@ def _check_not_empty(rows: Rows) -> None:
         if made:
             continue
         pages = [row for row in rows.pages if row["side"] == side]
-        lack = "no outline, captions or headings" if any(row["text"] for row in pages) else "no text"
-        raise DatasetError(
-            f"folder: no {side} queries can be made, because its {len(pages)} pages have {lack}; "
-            "choose the held-out documents with test=[...], or pass reader=..., which reads the text of page images"
-        )
+        if any(row["text"] for row in pages):
+            lack = "no outline, captions or headings; hold out documents that have some, with test=[...] of `prepare`"
+        else:
+            lack = "no text; pass reader=..., which reads page images (installed: pip install 'omnitune[ocr]')"
+        named = ", ".join(dict.fromkeys(row["document"] for row in pages))
+        raise DatasetError(f"folder: no {side} queries can be made: {len(pages)} page(s) of {named} have {lack}")

@@ -25,6 +25,7 @@ class Family:
         similarity: Default similarity of two outputs; None when the model itself is the scorer.
         similarities: Similarities that its outputs have.
         converts: Whether a checkpoint of another family gives its backbone, to which a new head is added.
+        organization: Owner on the hub of repositories that are named without one.
         mask: Key of the `(rows, tokens)` mask of its output, or None for one vector a row.
     """
 
@@ -34,6 +35,7 @@ class Family:
     similarity: str | None
     similarities: tuple[str, ...] = ("cosine", "dot", "euclidean", "manhattan")
     converts: bool = False
+    organization: str | None = None
     mask: str | None = None
 
     def read(self, features: Features) -> Embeddings:
@@ -42,8 +44,16 @@ class Family:
         return Embeddings(features[self.output], mask)
 
 
-DENSE = Family(name="SentenceTransformer", output="sentence_embedding", arity=1, similarity="cosine")
-SPARSE = Family(name="SparseEncoder", output="sentence_embedding", arity=1, similarity="dot")
+DENSE = Family(
+    name="SentenceTransformer",
+    output="sentence_embedding",
+    arity=1,
+    similarity="cosine",
+    organization="sentence-transformers",
+)
+SPARSE = Family(
+    name="SparseEncoder", output="sentence_embedding", arity=1, similarity="dot", organization="sparse-encoder"
+)
 MULTI_VECTOR = Family(
     name="MultiVectorEncoder",
     output="token_embeddings",

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.engine import Engine
 from omnitune.model.family import Family
+from omnitune.modules import files
 from omnitune.modules.base import first_input_module, modalities_through, preprocess_through, route_cost_rule
 from omnitune.modules.router import Router
 from omnitune.report import card
@@ -81,6 +82,7 @@ class Model(nn.Sequential, AdapterMixin):
             config_kwargs=config_kwargs or {},
             backend=backend,
         )
+        model_name_or_path = files.with_owner(model_name_or_path, self.family.organization, options.hub)
         loaded = self._loaded(model_name_or_path, modules, options)
         super().__init__(OrderedDict(loaded.modules))
         self.forward_kwargs = loaded.forward_kwargs
@@ -287,8 +289,7 @@ class Model(nn.Sequential, AdapterMixin):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens after which text is cut, or None."""
-        value: int | None = getattr(self.input_module, "max_seq_length", None)
-        return value
+        return cast("int | None", getattr(self.input_module, "max_seq_length", None))
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
@@ -450,8 +451,7 @@ class Model(nn.Sequential, AdapterMixin):
         """
         if output_path is not None:
             os.makedirs(output_path, exist_ok=True)
-        result: dict[str, float] | float = evaluator(self, output_path)
-        return result
+        return cast("dict[str, float] | float", evaluator(self, output_path))
 
 
 def as_numpy(values: Tensor) -> Any:

@@ -1,13 +1,16 @@
 """Files of a checkpoint: where they are, JSON, and safetensors weights. No pickle is ever read."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -86,6 +89,22 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
     return Path(folder)
 
 
+def with_owner(path_or_id: str | None, owner: str | None, options: HubOptions) -> str | None:
+    """The full name of a repository that was named without its owner, as `"all-MiniLM-L6-v2"` often is.
+
+    The first repositories of the hub, such as `bert-base-uncased`, have no owner: a name that `owner` does not have
+    stays as it is.
+    """
+    if path_or_id is None or owner is None or not re.fullmatch(r"\w[\w.-]*", path_or_id) or Path(path_or_id).exists():
+        return path_or_id
+    full = f"{owner}/{path_or_id}"
+    try:
+        resolve(full, options)
+    except CheckpointNotFoundError:
+        return path_or_id
+    return full
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is no file.
 
@@ -138,10 +157,26 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / WEIGHTS
     if path.is_file():
-        tensors: dict[str, Tensor] = load_file(path)
+        with damaged_weights(path):
+            tensors: dict[str, Tensor] = load_file(path)
         return tensors
     refuse_pickle(folder)
     raise CheckpointError(f"{folder}: expected {WEIGHTS}, got no weights; the checkpoint is incomplete")
+
+
+@contextmanager
+def damaged_weights(place: Path) -> Iterator[None]:
+    """Reading weights: that they are cut off or damaged is an error that names where they are.
+
+    Raises:
+        CheckpointError: They are.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{place}: expected safetensors weights, got a damaged file ({error}); copy or download it again"
+        ) from error
 
 
 def refuse_pickle(folder: Path) -> None:

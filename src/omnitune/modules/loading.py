@@ -148,11 +148,12 @@ def load_model(
     if "torch_dtype" in kwargs:
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
-    if encoder is None or task.loader is not AutoModel:
-        model = task.loader.from_pretrained(str(folder), config=config, **kwargs)
-    else:
-        package, _, class_name = encoder.partition(":")
-        model = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
+    with files.damaged_weights(folder):
+        if encoder is None or task.loader is not AutoModel:
+            model = task.loader.from_pretrained(str(folder), config=config, **kwargs)
+        else:
+            package, _, class_name = encoder.partition(":")
+            model = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
     rename(model, folder, name)
     return model
 

@@ -107,7 +107,10 @@ class Tesseract:
 def _tesserocr() -> Any:
     # Where Tesseract is built with OpenMP, its threads would compete with a thread a core that reads already.
     with runtime.environment(OMP_THREAD_LIMIT="1"):
-        return runtime.require("tesserocr", extra="ocr")
+        module = runtime.require("tesserocr", extra="ocr")
+    # Its image library reports every nearly empty region on standard error, across the progress bars.
+    module.set_leptonica_log_level(module.LeptLogLevel.NONE)
+    return module
 
 
 ENGINES: dict[str, type[Engine]] = {"tesseract": Tesseract}

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from omnitune.report.results import Contrast, Interval, LossPoint, SizePoint, System
 
@@ -137,6 +137,7 @@ def loss_plot(losses: Sequence[LossPoint]) -> str:
         values = np.array([p.loss for p in losses])
         axes.plot(steps, values, color=_OTHER, linewidth=1.0, alpha=0.55, label="logged")
         axes.plot(steps, _smooth(values), color=_TUNED, label="smoothed")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
         axes.legend(loc="upper right")

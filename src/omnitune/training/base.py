@@ -34,7 +34,7 @@ from omnitune.report import card
 from omnitune.report.card import TrainingFacts
 from omnitune.training import binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
-from omnitune.training.callbacks import CardRecorder, OpeningLines, ZeroGradients
+from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
 from omnitune.training.gradients import average_gradients
 from omnitune.training.parts import LossParts
@@ -136,7 +136,8 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._feed = Feed(self.model, self.args, self.data_collator)
         if self.args.hub_model_id and not self.model.model_card_data.model_id:
             self.model.model_card_data.set_model_id(self.args.hub_model_id)
-        self.add_callback(ZeroGradients())
+        for callback in (ZeroGradients(), FiniteGradients()):
+            self.add_callback(callback)
         self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
         self.add_callback(OpeningLines(lambda: self.opening_lines, lambda: [str(item) for item in self.skipped_items]))
 

@@ -1,6 +1,7 @@
-"""What happens beside a training run: gradients of the loss cleared, facts for the model card, the opening lines."""
+"""What happens beside a training run: gradients cleared and watched, facts for the model card, the opening lines."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from omnitune.errors import InputError
 from omnitune.report.card import SentenceTransformerModelCardData, TrainingFacts
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,24 @@ class ZeroGradients(TrainerCallback):  # type: ignore[misc]  # transformers has 
         """Clear what the step used."""
         del args, state, control
         kwargs["optimizer"].zero_grad()
+
+
+class FiniteGradients(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Stops a run whose gradients are not numbers: every weight is lost then, though the logged loss may say 0."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look at the gradient norm, which is logged anyway; a loss scaler (fp16) skips such steps by itself.
+
+        Raises:
+            InputError: It is not a number.
+        """
+        del control
+        if math.isnan(float(kwargs["logs"].get("grad_norm", 0.0))) and not args.fp16:
+            raise InputError(
+                f"learning_rate={args.learning_rate}, loss: expected gradients that are numbers, got nan by step "
+                f"{state.global_step}, and with them every weight is lost; lower the learning rate, or look for "
+                "labels and inputs whose loss is not a number, and go on from a checkpoint before"
+            )
 
 
 class CardRecorder(TrainerCallback):  # type: ignore[misc]  # transformers has no types

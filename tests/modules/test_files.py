@@ -1,0 +1,18 @@
+"""Weights of a head that do not fit it are named."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from omnitune.errors import CheckpointError
+from omnitune.modules import Dense
+
+
+def test_weights_that_do_not_fit_name_what_is_wrong(tmp_path):
+    Dense(4, 2).save(str(tmp_path))
+    save_file({"linear.weight": torch.zeros(3, 4), "other": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError,
+        match=r"does not fit Dense: missing \['linear.bias'\]; superfluous \['other'\]; of another shape",
+    ):
+        Dense.load(str(tmp_path))

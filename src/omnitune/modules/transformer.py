@@ -26,6 +26,9 @@ TransformerTask = Literal[
     "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
 ]
 
+TOWER_OUTPUT = "tower_output"
+"""Feature that holds what the backbone would give, `(rows, dim)`, so that it need not run."""
+
 
 class Transformer(InputModule):
     """A backbone for text, images, or both.
@@ -294,6 +297,9 @@ class Transformer(InputModule):
         Returns:
             `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects.
         """
+        if TOWER_OUTPUT in features:
+            features[self.module_output_name] = features.pop(TOWER_OUTPUT)
+            return features
         params = self.modality_config[features.get("modality", "text")]
         method, path = params["method"], params["method_output_name"]
         call = getattr(self.model, method)

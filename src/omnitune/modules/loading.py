@@ -5,9 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import transformers
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from transformers import AutoConfig, AutoModel, AutoProcessor, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from omnitune import runtime
 from omnitune.errors import CheckpointError
@@ -73,7 +74,7 @@ def located(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
 
 
-def rename(model: PreTrainedModel, folder: Path, name: str) -> None:
+def rename(model: "transformers.PreTrainedModel", folder: Path, name: str) -> None:
     """Let a model be called what the user called it, as adapters name their base by it; an adapter's base keeps its."""
     if not (folder / ADAPTER_CONFIG).is_file():
         model.name_or_path = model.config.name_or_path = name
@@ -94,7 +95,7 @@ def load_config(folder: Path, kwargs: dict[str, Any]) -> PretrainedConfig:
         raise CheckpointError(
             f"{folder}: expected a Hugging Face model (config.json) or a checkpoint with modules.json, got neither"
         )
-    config = AutoConfig.from_pretrained(source, **kwargs)
+    config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     _disable_cache(config, kwargs)
     return config
 
@@ -109,7 +110,9 @@ def _disable_cache(config: Any, kwargs: dict[str, Any], wanted: bool = False) ->
             _disable_cache(part, kwargs.get(name) or {}, wanted)
 
 
-def load_model(folder: Path, name: str, config: PretrainedConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
+def load_model(
+    folder: Path, name: str, config: PretrainedConfig, kwargs: dict[str, Any]
+) -> "transformers.PreTrainedModel":
     """The backbone; of an encoder-decoder, its encoder where the table says so.
 
     Args:
@@ -133,7 +136,7 @@ def load_model(folder: Path, name: str, config: PretrainedConfig, kwargs: dict[s
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
     if encoder is None:
-        model = AutoModel.from_pretrained(str(folder), config=config, **kwargs)
+        model = transformers.AutoModel.from_pretrained(str(folder), config=config, **kwargs)
     else:
         package, _, class_name = encoder.partition(":")
         model = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
@@ -181,13 +184,13 @@ def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:
     pixels = {"shortest_edge": kwargs.get("min_pixels"), "longest_edge": kwargs.get("max_pixels")}
     pixels = {edge: value for edge, value in pixels.items() if value is not None}
     others = {key: value for key, value in kwargs.items() if key not in ("min_pixels", "max_pixels")}
-    processor = AutoProcessor.from_pretrained(str(folder), **others)
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), **others)
     if not pixels:
         return processor
     parts = [processor, *(getattr(processor, name, None) for name in ("image_processor", "video_processor"))]
     fitting = [part for part in parts if {"shortest_edge", "longest_edge"} <= dict(getattr(part, "size", {})).keys()]
     if not fitting:  # an architecture that has its own idea of them
-        return AutoProcessor.from_pretrained(str(folder), **kwargs)
+        return transformers.AutoProcessor.from_pretrained(str(folder), **kwargs)
     for part in fitting:
         part.size = type(part.size)(**{**dict(part.size), **pixels})
     return processor

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
+import transformers
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from omnitune.errors import InputError, ModalityError
 from omnitune.inputs import messages
@@ -99,7 +100,7 @@ class Transformer(InputModule):
             processor_kwargs.setdefault("model_max_length", max_seq_length)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
         config = loading.load_config(folder, loading.located(config_kwargs))
-        self.model: PreTrainedModel = loading.load_model(
+        self.model: transformers.PreTrainedModel = loading.load_model(
             folder, model_name_or_path, config, loading.located(model_kwargs)
         )
         other = tokenizer_name_or_path not in (None, model_name_or_path)
@@ -138,7 +139,7 @@ class Transformer(InputModule):
     # -- parts
 
     @property
-    def auto_model(self) -> PreTrainedModel:
+    def auto_model(self) -> "transformers.PreTrainedModel":
         """The backbone."""
         return self.model
 

@@ -47,8 +47,7 @@ check: .venv/.dev
 	@$(BIN)/lint-imports --no-logo 2>&1 || { echo "A room imports upwards or sideways." >&2; exit 1; }
 
 bench: .venv/.dev
-	@for file in benchmarks/bench_*.py; do \
-	    echo "== $$file" >&2; OMP_NUM_THREADS=1 $(BIN)/python $$file --quick $(ARGS) || exit 1; done
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run_all.py $(or $(ARGS),--quick)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

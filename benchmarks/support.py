@@ -1,20 +1,26 @@
-"""What the benchmarks share: a Qwen3-VL of 35M random weights, real pages, and one JSON line a result.
+"""What the benchmarks share: models of random weights, real pages and texts, and one JSON line a result.
 
 Every benchmark runs omnitune and Sentence Transformers on the same checkpoint, data and pixels, checks that both
 computed the same, and prints ratios.
 """
 
+import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ROOT / "examples" / "documents"
+MODELS = ROOT / "runs" / "benchmark-models"
+LIBRARIES = ("omnitune", "sentence_transformers")
+OURS, RIVAL = LIBRARIES
 SPECIAL = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -128,6 +134,105 @@ def make_qwen3_vl(
     return folder
 
 
+def texts(count: int, *, median: int = 24, sigma: float = 1.1, longest: int = 250, seed: int = 0) -> list[str]:
+    """Texts of words of this library, their numbers of words lognormal, as those of web pages are."""
+    words = sorted(
+        {word for p in (ROOT / "src").rglob("*.py") for word in p.read_text().lower().split() if word.isalpha()}
+    )
+    draw = random.Random(seed)
+    sizes = [min(max(int(draw.lognormvariate(0, sigma) * median), 3), longest) for _ in range(count)]
+    return [" ".join(draw.choice(words) for _ in range(size)) for size in sizes]
+
+
+def make_minilm(folder: Path, *, layers: int = 6) -> Path:
+    """Write a BERT of MiniLM's shape (6 layers, 384 dimensions) with random weights, without dropout, to `folder`."""
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    core.train_from_iterator(texts(2000), trainers.WordPieceTrainer(vocab_size=8000, special_tokens=special))
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = BertTokenizerFast(tokenizer_object=core, model_max_length=256)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=512,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def quick(help: str) -> bool:
+    """Whether the command line asks for the short run; `help` says what is smaller in it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help=help)
+    return bool(parser.parse_args().quick)
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
+    """Call each in turn, `rounds` times over: seconds of every call, and what it returned."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    results: dict[str, list[Any]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            results[name].append(call())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, results
+
+
+def training(
+    rounds: int,
+    *,
+    rival: Mapping[str, Any] | None = None,
+    ours: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-5,
+    **options: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs of `train_steps.py`, libraries alternating, whose losses agree to `tolerance` at every step.
+
+    Args:
+        rounds: Runs of each library.
+        rival: Options of the rival alone.
+        ours: Options of ours alone.
+        tolerance: Largest relative difference of two losses.
+        **options: Options of both.
+    """
+    own: dict[str, Mapping[str, Any]] = {OURS: ours or {}, RIVAL: rival or {}}
+    done: dict[str, list[dict[str, Any]]] = {name: [] for name in LIBRARIES}
+    for _ in range(rounds):
+        for name in LIBRARIES:
+            done[name].append(run("benchmarks/train_steps.py", library=name, **{**options, **own[name]}))
+        for a, b in zip(done[OURS][-1]["losses"], done[RIVAL][-1]["losses"], strict=True):
+            if abs(a - b) > tolerance * abs(b):
+                raise SystemExit(f"losses differ: {done[OURS][-1]['losses']} and {done[RIVAL][-1]['losses']}")
+    return done
+
+
+def step_ratios(done: Mapping[str, Sequence[Mapping[str, Any]]], first: int = 1) -> list[float]:
+    """Seconds of the rival's step over those of ours, for every step from `first` on, of every round."""
+    return [
+        b / a
+        for mine, theirs in zip(done[OURS], done[RIVAL], strict=True)
+        for a, b in zip(mine["seconds"][first:], theirs["seconds"][first:], strict=True)
+    ]
+
+
 def run(script: str, **options: Any) -> dict[str, Any]:
     """Run a worker in its own process and return the JSON object on its last line."""
     arguments = [str(part) for key, value in options.items() for part in (f"--{key.replace('_', '-')}", value)]
@@ -140,15 +245,20 @@ def run(script: str, **options: Any) -> dict[str, Any]:
 
 def report(metric: str, values: Sequence[float], unit: str, **facts: Any) -> None:
     """Print one result as a line of JSON."""
+    median = statistics.median(values)
     line = {
         "metric": metric,
-        "value": round(statistics.median(values), 4),
+        "value": _rounded(median),
         "unit": unit,
         "n": len(values),
-        "min": round(min(values), 4),
-        "median": round(statistics.median(values), 4),
-        "max": round(max(values), 4),
+        "min": _rounded(min(values)),
+        "median": _rounded(median),
+        "max": _rounded(max(values)),
         "rival": f"sentence-transformers {version('sentence-transformers')}",
         **facts,
     }
     print(json.dumps(line), flush=True)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -104,3 +104,10 @@ def test_sentence_transformers_is_not_imported_by_the_library() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.startswith("sentence_transformers")], path
+
+
+def test_a_name_imports_no_model_code() -> None:
+    """What makes `from transformers import PreTrainedModel` slow is imported when a model is loaded."""
+    code = "import sys; from omnitune import SentenceTransformer; print('transformers.modeling_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -125,6 +125,8 @@ class MiniBatch:
         role: Task told to the model, or None.
         prompt: Prompt of all of them, or None.
         cost: Padded cost of the cut: items times the most expensive one (tokens, or pixels in token units).
+        keys: Content of each item, where it was looked at.
+        tower: State of the frozen tower whose outputs may stand for these items, or None.
     """
 
     items: Sequence[Any]
@@ -133,6 +135,8 @@ class MiniBatch:
     role: str | None = None
     prompt: str | None = None
     cost: int = 0
+    keys: Sequence[str] = ()
+    tower: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

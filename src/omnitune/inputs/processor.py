@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PaliGemmaProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _get_template_variables
 
 from omnitune.errors import InputError
@@ -73,7 +74,7 @@ def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buck
     columns = {kind: [item[kind] for item in items] for kind in modality} if isinstance(modality, tuple) else None
     if columns is None:
         columns = {str(modality): [_unwrapped(item, modality) for item in items]}
-    if isinstance(processor, ProcessorMixin):
+    if isinstance(processor, transformers.ProcessorMixin):
         arguments = {_ARGUMENTS[kind]: values for kind, values in columns.items()}
         if flat:
             own = {key: value for kind in columns for key, value in buckets[kind].items()}
@@ -170,9 +171,9 @@ class ChatTemplate:
         buckets = {**buckets, "text": {**buckets["text"], **sizes}}
         tokenizer = getattr(self.processor, "tokenizer", None)
         # PaliGemma's processor refuses text without an image; its tokenizer gives the same ids.
-        if isinstance(self.processor, PaliGemmaProcessor) and is_text_only(conversations):
+        if isinstance(self.processor, transformers.PaliGemmaProcessor) and is_text_only(conversations):
             return self._tokenize(tokenizer, conversations, buckets, options)
-        if not isinstance(self.processor, ProcessorMixin):
+        if not isinstance(self.processor, transformers.ProcessorMixin):
             return self._tokenize(self.processor, conversations, buckets, options)
         video = dict(buckets["video"])
         options = {"load_audio_from_video": video.pop("load_audio_from_video", False), **options}

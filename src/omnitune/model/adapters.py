@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from transformers import PreTrainedModel
-from transformers.integrations.peft import PeftAdapterMixin
+import transformers
 
 from omnitune import runtime
 from omnitune.errors import InputError
@@ -16,13 +15,13 @@ class AdapterMixin:
     """
 
     @property
-    def transformers_model(self) -> PreTrainedModel | None:
+    def transformers_model(self) -> "transformers.PreTrainedModel | None":
         """The first transformers model among the modules, or None; the model says which that is."""
         raise NotImplementedError
 
     def has_peft_compatible_model(self) -> bool:
         """Whether the backbone takes adapters."""
-        return isinstance(self.transformers_model, PeftAdapterMixin)
+        return isinstance(self.transformers_model, transformers.integrations.PeftAdapterMixin)
 
     def check_peft_compatible_model(self) -> None:
         """Raise unless the backbone takes adapters.

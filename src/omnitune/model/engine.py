@@ -23,6 +23,8 @@ from omnitune.errors import MediaError, ModalityError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.load import load
+from omnitune.model.tower_cache import TowerCache
+from omnitune.modules.towers import draws
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ class _Lane:
     items: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
+    tower: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class _Draft:
     distinct: bool
     strings_are_text: bool
     rule: CostRule
+    towers: TowerCache
     lanes: dict[Any, _Lane] = field(default_factory=dict)
 
     def place(self, column: Column, index: int) -> tuple[_Lane, int]:
@@ -66,12 +71,12 @@ class _Draft:
         item = column.items[index]
         try:
             kind = self.model.modality_of(item, strings_are_text=self.strings_are_text)
-            lane = self.lanes.setdefault((kind, column.role, column.prompt), _Lane(kind, column.role, column.prompt))
-            key: Any = None
-            if self.distinct:
+            lane = self._lane(kind, column)
+            key = ""
+            if self.distinct or lane.tower is not None:
                 key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
-                if key in lane.known:
-                    return lane, lane.known[key]
+            if self.distinct and key in lane.known:
+                return lane, lane.known[key]
             cost = cost_of(item, kind, self.rule, self.model.media_policy)
         except MediaError as error:
             raise error.at(column.place(index)) from error
@@ -82,7 +87,14 @@ class _Draft:
         lane.items.append(item)
         lane.places.append(column.place(index))
         lane.costs.append(cost)
+        lane.keys.append(key)
         return lane, len(lane.items) - 1
+
+    def _lane(self, kind: Modality, column: Column) -> _Lane:
+        name = (kind, column.role, column.prompt)
+        if name not in self.lanes:
+            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind))
+        return self.lanes[name]
 
 
 class Engine:
@@ -90,6 +102,7 @@ class Engine:
 
     def __init__(self, model: "Model") -> None:
         self.model = model
+        self.towers = TowerCache(model)
         self._turn = threading.Lock()
         self._mode = threading.Lock()
         self._modes: list[tuple[nn.Module, bool]] = []
@@ -104,7 +117,7 @@ class Engine:
     @property
     def stochastic(self) -> bool:
         """Whether a forward draws random numbers now: a module in training mode with dropout or noise."""
-        return any(module.training and _drops(module) for module in self.model.modules())
+        return any(module.training and draws(module) for module in self.model.modules())
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -155,7 +168,7 @@ class Engine:
             MediaError: An item is unreadable; the message has its dataset, row and column.
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
         """
-        draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule)
+        draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers)
         slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]
         if mini_batch_size is None and mini_batch_num_tokens is None:
             mini_batch_num_tokens = DEFAULT_TOKENS.get(self.model.device.type, DEFAULT_TOKENS["cuda"])
@@ -198,6 +211,9 @@ class Engine:
                     future.cancel()
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
+        kept = self.towers.features(mini_batch, kwargs)
+        if kept is not None:
+            return to_device(kept, self.model.device)
         loaded = []
         for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
             try:
@@ -208,7 +224,7 @@ class Engine:
             features = self.model.preprocess_loaded(
                 loaded, mini_batch.prompt, modality=mini_batch.modality, task=mini_batch.role, **kwargs
             )
-        return to_device(features, self.model.device)
+        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
 
     def run(self, features: Features) -> Embeddings:
         """One forward: the family's output for every row of `features`."""
@@ -216,7 +232,7 @@ class Engine:
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """One forward: everything the modules wrote. Goes through `__call__`, so that `compile` and hooks apply."""
-        result: Features = self.model(features, **kwargs)
+        result: Features = self.model(self.towers.resolved(features), **kwargs)
         return result
 
 
@@ -247,13 +263,7 @@ def _cut(lane: _Lane, order: Sequence[int], rows: int | None, tokens: int | None
             role=lane.role,
             prompt=lane.prompt,
             cost=widest * len(cut),
+            keys=[lane.keys[i] for i in cut],
+            tower=lane.tower,
         )
         start = stop
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether this module draws in training: a dropout module, a probability handed to attention, an expert's noise."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    rates = (p for name, p in vars(module).items() if "drop" in name or "jitter" in name)
-    return any(isinstance(p, float) and p > 0 for p in rates)

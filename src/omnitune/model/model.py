@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from omnitune import runtime
 from omnitune.errors import CheckpointError, InputError, ModalityError
@@ -296,9 +296,9 @@ class Model(nn.Sequential, AdapterMixin):
         setattr(self.input_module, "max_seq_length", value)  # noqa: B010  # torch types attributes as modules
 
     @property
-    def transformers_model(self) -> PreTrainedModel | None:
+    def transformers_model(self) -> "transformers.PreTrainedModel | None":
         """The first transformers model among the modules, or None."""
-        return next((m for m in self.modules() if isinstance(m, PreTrainedModel)), None)
+        return next((m for m in self.modules() if isinstance(m, transformers.PreTrainedModel)), None)
 
     @property
     def config(self) -> Any:
@@ -324,7 +324,7 @@ class Model(nn.Sequential, AdapterMixin):
     ) -> None:
         """Recompute activations in backward instead of holding them, in every backbone that can."""
         for module in self.modules():
-            if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+            if isinstance(module, transformers.PreTrainedModel) and module.supports_gradient_checkpointing:
                 # transformers deprecates the second name, which older releases know alone.
                 enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
                 enable(activation_checkpointing_kwargs, **kwargs)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers.image_processing_utils import ImageProcessingMixin
+import transformers
 
 from omnitune.inputs.cost import CostRule, ImageRule
 
@@ -22,7 +22,11 @@ def cost_rule(processor: Any, config: Any, max_tokens: int | None) -> CostRule:
         max_tokens: Tokens after which text is cut.
     """
     limit = max_tokens if max_tokens is not None and max_tokens < UNLIMITED else None
-    images = processor if isinstance(processor, ImageProcessingMixin) else getattr(processor, "image_processor", None)
+    images = (
+        processor
+        if isinstance(processor, transformers.ImageProcessingMixin)
+        else getattr(processor, "image_processor", None)
+    )
     if images is None:
         return CostRule(max_tokens=limit)
     return CostRule(max_tokens=limit, image=_image_rule(processor, images, config))

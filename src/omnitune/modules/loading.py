@@ -5,16 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import transformers
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoProcessor,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig
 
 from omnitune import runtime
 from omnitune.errors import CheckpointError
@@ -81,7 +75,7 @@ def located(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
 
 
-def rename(model: PreTrainedModel, folder: Path, name: str) -> None:
+def rename(model: "transformers.PreTrainedModel", folder: Path, name: str) -> None:
     """Let a model be called what the user called it, as adapters name their base by it; an adapter's base keeps its."""
     if not (folder / ADAPTER_CONFIG).is_file():
         model.name_or_path = model.config.name_or_path = name
@@ -104,10 +98,10 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
         raise CheckpointError(
             f"{folder}: expected a Hugging Face model (config.json) or a checkpoint with modules.json, got neither"
         )
-    config = AutoConfig.from_pretrained(source, **kwargs)
+    config = transformers.AutoConfig.from_pretrained(source, **kwargs)
     _disable_cache(config, kwargs)
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-    if task.loader is AutoModelForSequenceClassification and not classifies and "num_labels" not in kwargs:
+    if task.auto_class == "AutoModelForSequenceClassification" and not classifies and "num_labels" not in kwargs:
         config.num_labels = 1
     return config
 
@@ -124,7 +118,7 @@ def _disable_cache(config: Any, kwargs: dict[str, Any], wanted: bool = False) ->
 
 def load_model(
     folder: Path, name: str, task: Task, config: PretrainedConfig, kwargs: dict[str, Any]
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """The backbone with its task's head; of an encoder-decoder, its encoder where the table says so.
 
     Args:
@@ -149,7 +143,7 @@ def load_model(
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
     with files.damaged_weights(folder):
-        if encoder is None or task.loader is not AutoModel:
+        if encoder is None or task.auto_class != "AutoModel":
             model = task.loader.from_pretrained(str(folder), config=config, **kwargs)
         else:
             package, _, class_name = encoder.partition(":")
@@ -198,13 +192,13 @@ def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:
     pixels = {"shortest_edge": kwargs.get("min_pixels"), "longest_edge": kwargs.get("max_pixels")}
     pixels = {edge: value for edge, value in pixels.items() if value is not None}
     others = {key: value for key, value in kwargs.items() if key not in ("min_pixels", "max_pixels")}
-    processor = AutoProcessor.from_pretrained(str(folder), **others)
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), **others)
     if not pixels:
         return processor
     parts = [processor, *(getattr(processor, name, None) for name in ("image_processor", "video_processor"))]
     fitting = [part for part in parts if {"shortest_edge", "longest_edge"} <= dict(getattr(part, "size", {})).keys()]
     if not fitting:  # an architecture that has its own idea of them
-        return AutoProcessor.from_pretrained(str(folder), **kwargs)
+        return transformers.AutoProcessor.from_pretrained(str(folder), **kwargs)
     for part in fitting:
         part.size = type(part.size)(**{**dict(part.size), **pixels})
     return processor

@@ -4,10 +4,10 @@ import inspect
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_type_hints
 
+import transformers
 from torch import Tensor
-from transformers import BaseVideoProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
-from transformers.image_processing_utils import ImageProcessingMixin
 from transformers.utils import ModelOutput
 
 from omnitune.errors import CheckpointError
@@ -96,7 +96,7 @@ def _existing(model: Any, method: str, output: str) -> str | None:
 
 def processor_modalities(processor: Any) -> list[Modality]:
     """Modalities that a processor has parts for."""
-    if isinstance(processor, ProcessorMixin):
+    if isinstance(processor, transformers.ProcessorMixin):
         parts = processor.get_attributes()
         roles = {
             "tokenizer": "text",
@@ -108,8 +108,8 @@ def processor_modalities(processor: Any) -> list[Modality]:
     kinds: dict[str, type] = {
         "text": PreTrainedTokenizerBase,
         "audio": FeatureExtractionMixin,
-        "video": BaseVideoProcessor,
-        "image": ImageProcessingMixin,
+        "video": transformers.BaseVideoProcessor,
+        "image": transformers.ImageProcessingMixin,
     }
     return [next(kind for kind, base in kinds.items() if isinstance(processor, base))]
 

@@ -4,12 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
-    AutoModelForSequenceClassification,
-)
+import transformers
 
 from omnitune.errors import InputError
 from omnitune.modules.backbones import TOKENS
@@ -24,28 +19,38 @@ class Task:
 
     Attributes:
         name: Its name.
-        loader: Class of transformers that loads a backbone with its head.
+        auto_class: Class of transformers that loads a backbone with its head, by name: the class loads much code.
         output: Field of the forward's result that is taken.
         feature: Feature that it becomes.
         generates: Whether the head predicts the next token, so that rows end in a real token (padding on the left).
     """
 
     name: str
-    loader: Any
+    auto_class: str
     output: str
     feature: str
     generates: bool = False
+
+    @property
+    def loader(self) -> Any:
+        """The class that `auto_class` names."""
+        return getattr(transformers, self.auto_class)
 
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task(name="feature-extraction", loader=AutoModel, output="last_hidden_state", feature=TOKENS),
+        Task(name="feature-extraction", auto_class="AutoModel", output="last_hidden_state", feature=TOKENS),
         Task(
-            name="sequence-classification", loader=AutoModelForSequenceClassification, output="logits", feature=SCORES
+            name="sequence-classification",
+            auto_class="AutoModelForSequenceClassification",
+            output="logits",
+            feature=SCORES,
         ),
-        Task(name="text-generation", loader=AutoModelForCausalLM, output="logits", feature=LOGITS, generates=True),
-        Task(name="any-to-any", loader=AutoModelForMultimodalLM, output="logits", feature=LOGITS, generates=True),
+        Task(
+            name="text-generation", auto_class="AutoModelForCausalLM", output="logits", feature=LOGITS, generates=True
+        ),
+        Task(name="any-to-any", auto_class="AutoModelForMultimodalLM", output="logits", feature=LOGITS, generates=True),
     )
 }
 

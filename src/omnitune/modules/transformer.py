@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import transformers
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from omnitune.errors import InputError, ModalityError
 from omnitune.inputs import messages
@@ -28,6 +29,9 @@ TransformerTask = Literal[
     "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
 ]
 """Names that checkpoints use; `tasks.TASKS` are those that this version has."""
+
+TOWER_OUTPUT = "tower_output"
+"""Feature that holds what the backbone would give, `(rows, dim)`, so that it need not run."""
 
 
 class Transformer(InputModule):
@@ -100,7 +104,7 @@ class Transformer(InputModule):
             processor_kwargs.setdefault("model_max_length", max_seq_length)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
         config = loading.load_config(folder, self.task, loading.located(config_kwargs))
-        self.model: PreTrainedModel = loading.load_model(
+        self.model: transformers.PreTrainedModel = loading.load_model(
             folder, model_name_or_path, self.task, config, loading.located(model_kwargs)
         )
         other = tokenizer_name_or_path not in (None, model_name_or_path)
@@ -141,7 +145,7 @@ class Transformer(InputModule):
     # -- parts
 
     @property
-    def auto_model(self) -> PreTrainedModel:
+    def auto_model(self) -> "transformers.PreTrainedModel":
         """The backbone."""
         return self.model
 
@@ -312,6 +316,9 @@ class Transformer(InputModule):
             `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects;
             with a head, `scores` `(rows, labels)` or `causal_logits` `(rows, 1, vocabulary)` of the last token.
         """
+        if TOWER_OUTPUT in features:
+            features[self.module_output_name] = features.pop(TOWER_OUTPUT)
+            return features
         params = self.modality_config[features.get("modality", "text")]
         method, path = params["method"], params["method_output_name"]
         call = getattr(self.model, method)

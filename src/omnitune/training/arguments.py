@@ -1,4 +1,4 @@
-"""Training arguments: those of `transformers.TrainingArguments`, those of Sentence Transformers, and two of ours.
+"""Training arguments: those of `transformers.TrainingArguments`, those of Sentence Transformers, and three of ours.
 
 Every field is described beneath it and checked in `__post_init__`; a message names the flag.
 """
@@ -23,6 +23,7 @@ from omnitune.data.samplers import (
 )
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory
+from omnitune.model.tower_cache import Place, check_place
 from omnitune.types import OnBadItem
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,11 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
     )
     """Memory for kept graphs of a step: "auto", bytes, or a share of the free memory; 0 replays every mini-batch."""
 
+    tower_cache: Place = field(
+        default="auto", kw_only=True, metadata={"help": "Where outputs of frozen towers are kept: auto, disk or off."}
+    )
+    """Outputs of a frozen tower are kept in memory ("auto"), in files as well ("disk"), or not at all ("off")."""
+
     on_bad_item: OnBadItem = field(
         default="raise", kw_only=True, metadata={"help": "What an unreadable or missing item does: raise or skip."}
     )
@@ -116,6 +122,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
         self.router_mapping = _parsed(self.router_mapping, "router_mapping") or {}
         self.learning_rate_mapping = _parsed(self.learning_rate_mapping, "learning_rate_mapping") or {}
         self.activation_memory = _memory(self.activation_memory)
+        check_place(self.tower_cache)
         if self.on_bad_item not in ("raise", "skip"):
             raise InputError(f'on_bad_item: expected "raise" or "skip", got {self.on_bad_item!r}')
         # A loss needs no predictions gathered, and a buffer that DDP overwrites in place breaks the graphs of a step.

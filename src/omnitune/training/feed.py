@@ -179,6 +179,23 @@ class Feed:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
 
+    def keep_towers(self, dataset: AnyDataset | None) -> list[str]:
+        """Let the model keep outputs of frozen towers, as `tower_cache` says; what that saves and costs, in lines.
+
+        Args:
+            dataset: What is trained on; one item of each of its columns is encoded to know.
+        """
+        towers = self.model.engine.towers
+        if towers.store is None or self.args.tower_cache != "auto":
+            towers.keep(self.args.tower_cache)
+        lines: list[str] = []
+        for source in self._checkable(dataset) if towers.store is not None else []:
+            for place, name in enumerate(source.columns):
+                said = towers.forecast(source.rows[0][name]) if len(source.rows) else None
+                if said is not None:
+                    lines.append(f"column {name!r}: {said(len(np.unique(source.codes()[:, place])))}")
+        return lines
+
     def _checkable(self, dataset: AnyDataset | None) -> list[Source]:
         return [self.source(d, n) for n, d in named(dataset).items() if isinstance(d, Dataset)]
 

@@ -1,0 +1,30 @@
+"""Steps a second where every page is the positive of five queries.
+
+Promise: at least 2 times the rival's: a page of a batch is encoded once, with the same loss.
+
+    python benchmarks/bench_train_dup.py [--quick]
+"""
+
+from support import quick, report, step_ratios, training
+
+
+def main() -> None:
+    fast = quick("1 round of 3 steps at batch 20 instead of 2 of 3 at batch 40")
+    done = training(
+        1 if fast else 2,
+        batch=20 if fast else 40,
+        steps=3,
+        mini_batch=8,
+        queries_per_page=5,
+        ours={"activation_memory": 0},
+    )
+    report(
+        "training on pages, 5 queries a page, every mini-batch replayed",
+        step_ratios(done),
+        "times the rival's steps a second",
+        promise=2,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Named tensors kept by key: in memory up to a limit, then in files, which outlive the process.
+
+What came first stays: epochs read everything in turn, and of what is read in turn the least recent is wanted next.
+Several processes may share a folder: a file appears whole or not at all, and one that cannot be read is written anew.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from omnitune import runtime
+
+logger = logging.getLogger(__name__)
+
+Entry: TypeAlias = Mapping[str, Tensor]
+
+SUFFIX = ".safetensors"
+
+
+class Store:
+    """Tensors by key.
+
+    Args:
+        memory: Bytes to hold in memory.
+        folder: Where the rest goes; None keeps nothing else.
+        disk: Bytes that files in `folder` may take, those of earlier runs included; the least recently used of them
+            give way when the store is opened.
+
+    Attributes:
+        in_memory: Bytes held in memory.
+        on_disk: Bytes in files.
+    """
+
+    def __init__(self, memory: int, folder: Path | None = None, disk: int = 0) -> None:
+        self.memory = memory
+        self.folder = folder
+        self.disk = disk
+        self.in_memory = 0
+        self.on_disk = 0 if folder is None else _make_room(folder, disk)
+        self._entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Entry | None:
+        """What was put under `key`, or None."""
+        found = self._entries.get(key)
+        return found if found is not None or self.folder is None else self._read(key, self.folder)
+
+    def put(self, key: str, entry: Entry) -> bool:
+        """Keep tensors, on the host and without a graph.
+
+        Returns:
+            Whether there was room.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        size = sum(tensor.nbytes for tensor in entry.values())
+        with self._lock:
+            if key in self._entries:
+                return True
+            fits = self.in_memory + size <= self.memory
+            if fits:
+                self._entries[key] = entry
+                self.in_memory += size
+            writes = self.folder is not None and self.on_disk + size <= self.disk
+            self.on_disk += size if writes else 0
+        if writes and self.folder is not None:
+            path = self._path(key, self.folder)
+            if not path.exists():
+                with runtime.writing(path) as temporary:
+                    save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
+        return fits or writes
+
+    def _read(self, key: str, folder: Path) -> Entry | None:
+        path = self._path(key, folder)
+        try:
+            path.touch() if path.exists() else None
+            # Made outside inference mode: what is read for an evaluation may serve training.
+            with torch.inference_mode(False):
+                entry: Entry = load_file(path)
+        except (SafetensorError, EOFError):
+            logger.warning("%s cannot be read and is made anew.", path)
+            path.unlink(missing_ok=True)
+            return None
+        except FileNotFoundError:
+            return None
+        size = sum(tensor.nbytes for tensor in entry.values())
+        with self._lock:
+            if key not in self._entries and self.in_memory + size <= self.memory:
+                self._entries[key] = entry
+                self.in_memory += size
+        return entry
+
+    @staticmethod
+    def _path(key: str, folder: Path) -> Path:
+        return folder / key[:2] / (key + SUFFIX)
+
+
+def _make_room(folder: Path, limit: int) -> int:
+    """Delete the least recently used files until the rest take at most `limit` bytes; how many bytes are left."""
+    facts = []
+    for path in folder.rglob("*" + SUFFIX):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another process makes room, too
+            continue
+        facts.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in facts)
+    for _, size, path in sorted(facts):
+        if total <= limit:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+    return total

@@ -1,0 +1,63 @@
+"""Tensors by key: what fits in memory, what goes to files, and what happens to files that are broken or too many."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnitune.inputs.store import Store
+
+ENTRY = {"a": torch.arange(4.0)}
+SIZE = 16
+
+
+def test_memory_is_not_exceeded() -> None:
+    store = Store(2 * SIZE)
+    assert [store.put(key, ENTRY) for key in ("one", "two", "three", "one")] == [True, True, False, True]
+    assert store.in_memory == 2 * SIZE and store.get("three") is None
+    assert torch.equal(store.get("one")["a"], ENTRY["a"])  # type: ignore[index]
+
+
+def test_files_outlive_the_store_and_are_read_into_memory(tmp_path: Path) -> None:
+    assert Store(0, tmp_path, 10_000).put("key", ENTRY)
+    later = Store(1_000, tmp_path, 10_000)
+    with torch.inference_mode():
+        found = later.get("key")
+    assert found is not None and torch.equal(found["a"], ENTRY["a"]) and not found["a"].is_inference()
+    assert later.in_memory == SIZE and later.get("other") is None
+
+
+def test_a_corrupt_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Store(0, tmp_path, 10_000).put("key", ENTRY)
+    (path,) = tmp_path.rglob("*.safetensors")
+    for broken in (b"", b"nonsense", path.read_bytes()[:-3]):
+        path.write_bytes(broken)
+        store = Store(0, tmp_path, 10_000)
+        assert store.get("key") is None and not path.exists() and "made anew" in caplog.text
+        store.put("key", ENTRY)
+        assert store.get("key") is not None
+
+
+def test_files_stay_below_their_limit_and_old_ones_give_way(tmp_path: Path) -> None:
+    store = Store(0, tmp_path, 2 * SIZE)
+    assert [store.put(key, ENTRY) for key in ("old", "new", "none")] == [True, True, False]
+    (old,) = tmp_path.rglob("old*")
+    (new,) = tmp_path.rglob("new*")
+    os.utime(old, (1, 1))
+    size = new.stat().st_size
+    assert Store(0, tmp_path, size).on_disk == size
+    assert new.exists() and not old.exists()
+
+
+def test_writers_of_one_key_leave_one_whole_file(tmp_path: Path) -> None:
+    entry = {"a": torch.randn(5_000)}
+    stores = [Store(0, tmp_path, 1 << 20) for _ in range(8)]
+    threads = [threading.Thread(target=store.put, args=("key", entry)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["key.safetensors"]
+    assert torch.equal(stores[0].get("key")["a"], entry["a"])  # type: ignore[index]

@@ -60,6 +60,7 @@ OURS_ALONE = {
 DEPRECATED = "deprecated there, left out here"
 INTERNAL = "how Sentence Transformers' classes call each other, not for users"
 EXTENSION = "more than Sentence Transformers, keyword-only, so that no call changes its meaning"
+SPELT = "there it takes anything and passes it on; here it names what that is"
 UNLABELLED = "a call without labels works too"
 IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
 
@@ -92,6 +93,16 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         ("sentence_features", "labels", "input"), "there every instance has a forward of its own"
     ),
     "OnlineContrastiveLoss.forward": {"size_average": "there it is ignored"},
+    "NanoBEIREvaluator.store_metrics_in_model_card_data": dict.fromkeys(
+        ("model", "metrics", "epoch", "step", "args", "kwargs"), SPELT
+    ),
+    "information_retrieval": dict.fromkeys(
+        (
+            "query_embeddings", "corpus_embeddings", "query_chunk_size", "corpus_chunk_size", "top_k",
+            "score_function", "args", "kwargs",
+        ),
+        SPELT,
+    ),
     "NoDuplicatesBatchSampler.__init__": {"fingerprint": EXTENSION, "codes": EXTENSION},
     "Dense.load": {"trust_remote_code": "passed by keyword", "init_defaults": INTERNAL},
     "InputModule.load": {"init_defaults": INTERNAL},

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from omnitune.errors import MediaError, ModalityError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.inputs.load import load
+from omnitune.modules.base import load_through
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
 if TYPE_CHECKING:
@@ -198,10 +198,10 @@ class Engine:
                     future.cancel()
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
-        loaded = []
+        modules, policy, loaded = list(self.model.children()), self.model.media_policy, []
         for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
             try:
-                loaded.append(load(item, mini_batch.modality, self.model.media_policy))
+                loaded.append(load_through(modules, item, mini_batch.modality, policy, task=mini_batch.role, **kwargs))
             except MediaError as error:
                 raise error.at(place) from error
         with self._turn:

@@ -13,10 +13,11 @@ from omnitune.errors import InputError, ModalityError
 from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
+from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, loading, outputs
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
-from omnitune.modules.base import InputModule, loaded_modality
-from omnitune.modules.costs import cost_rule
+from omnitune.modules.base import InputModule, ProcessingKwargs, loaded_modality
+from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.types import Features, Modality
 
@@ -28,7 +29,7 @@ TransformerTask = Literal[
 
 
 class Transformer(InputModule):
-    """A backbone for text, images, or both.
+    """A backbone for text, images, audio, video, or several of them.
 
     Args:
         model_name_or_path: Directory or repository of a Hugging Face model.
@@ -185,8 +186,19 @@ class Transformer(InputModule):
 
     @property
     def cost_rule(self) -> CostRule:
-        """How many tokens a text or an image takes, without preprocessing it."""
-        return cost_rule(self.processor, self.config, self.max_seq_length)
+        """How many tokens an item takes, without preprocessing it."""
+        return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
+
+    def sampling(
+        self,
+        modality: Modality,  # noqa: ARG002
+        *,
+        task: str | None = None,  # noqa: ARG002
+        processing_kwargs: ProcessingKwargs | None = None,
+    ) -> Sampling:
+        """How the processor wants audio and video sampled."""
+        buckets = processors.merged(self.processing_kwargs, processing_kwargs or {})
+        return sampling(self.processor, self.config, buckets["video"])
 
     def get_embedding_dimension(self) -> int:
         """Dimension of the vectors that come out."""
@@ -227,7 +239,10 @@ class Transformer(InputModule):
         lengths = {"query": self.query_length, "document": self.document_length}
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
-        buckets = processors.merged(processors.DEFAULTS, asked, self.processing_kwargs, processing_kwargs or {})
+        row = backbone(self.config.model_type)
+        buckets = processors.merged(
+            processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
+        )
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
             return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
@@ -242,8 +257,7 @@ class Transformer(InputModule):
         elif prompt and kind not in self._without_prompt:
             self._without_prompt.add(kind)
             logger.warning("prompt: %r is ignored for %s, which this model takes without text.", prompt, _spelt(kind))
-        flat = backbone(self.config.model_type).flat_processor
-        features = processors.call(self.processor, kind, inputs, buckets, flat=flat)
+        features = processors.call(self.processor, kind, inputs, buckets, flat=row.flat_processor)
         features["modality"] = kind
         if prompt and kind == "text" and "input_ids" in features:
             features["prompt_length"] = self._prompt_length(prompt)
@@ -269,8 +283,8 @@ class Transformer(InputModule):
         if task is not None and processors.template_takes(self.processor, "task"):
             buckets["chat_template"].setdefault("task", task)
         features = self._template.features(conversations, buckets, max_length=self.max_seq_length)
-        counts = messages.count_parts(conversations, ("image", "video"))
-        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw")):
+        counts = messages.count_parts(conversations, ("image", "video", "audio"))
+        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw"), ("audio", "input_features")):
             if sign in features:
                 features[f"num_{kind}s_per_sample"] = Tensor(counts[kind]).long()
         features["modality"] = "message"

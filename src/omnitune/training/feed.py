@@ -24,8 +24,8 @@ from omnitune.data.samplers import (
 )
 from omnitune.errors import DatasetError, OmnituneError
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.inputs.load import load
 from omnitune.model.model import Model
+from omnitune.modules.base import load_through
 from omnitune.training.arguments import BaseTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Source:
 
     def _load(self, item: Any) -> Any:
         model = self._model()
-        return load(item, model.modality_of(item), model.media_policy)
+        return load_through(list(model.children()), item, model.modality_of(item), model.media_policy)
 
     def _fingerprint(self, item: Any) -> str:
         # What cannot be read still needs a number of its own; loading it says what is wrong with it.

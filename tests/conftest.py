@@ -52,19 +52,24 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return build
 
 
+BUILDERS = checkpoints.BUILDERS | checkpoints.MEDIA_BUILDERS
+
+
 def _bare(name: str) -> Callable[..., Path]:
     @pytest.fixture(scope="session", name=name)
     def fixture(built: Callable[..., Path]) -> Path:
-        return built(name, checkpoints.BUILDERS[name])
+        return built(name, BUILDERS[name])
 
-    fixture.__doc__ = checkpoints.BUILDERS[name].__doc__
+    fixture.__doc__ = BUILDERS[name].__doc__
     return fixture
 
 
 tiny_bert = _bare("tiny_bert")
+tiny_clap = _bare("tiny_clap")
 tiny_clip = _bare("tiny_clip")
 tiny_mpnet = _bare("tiny_mpnet")
 tiny_paligemma = _bare("tiny_paligemma")
+tiny_qwen2_5_omni = _bare("tiny_qwen2_5_omni")
 tiny_qwen2_5_vl = _bare("tiny_qwen2_5_vl")
 tiny_qwen2_vl = _bare("tiny_qwen2_vl")
 tiny_qwen3 = _bare("tiny_qwen3")
@@ -72,6 +77,9 @@ tiny_qwen3_5 = _bare("tiny_qwen3_5")
 tiny_qwen3_vl = _bare("tiny_qwen3_vl")
 tiny_siglip = _bare("tiny_siglip")
 tiny_smolvlm = _bare("tiny_smolvlm")
+tiny_videomae = _bare("tiny_videomae")
+tiny_whisper = _bare("tiny_whisper")
+tiny_xclip = _bare("tiny_xclip")
 
 
 @pytest.fixture(scope="session")

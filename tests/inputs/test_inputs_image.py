@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omnitune.errors import MediaError, MediaNotFoundError, MediaRefusedError
-from omnitune.inputs.image import described, image_bytes, image_size, load_image
+from omnitune.inputs.image import image_size, load_image
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
+from omnitune.inputs.source import described, source
 
 FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]
 
@@ -162,7 +163,7 @@ def test_more_bytes_than_the_policy_allows(file):
     small = MediaPolicy(max_bytes=file.stat().st_size - 1)
     for item in (file, str(file), file.read_bytes(), {"bytes": file.read_bytes()}):
         with pytest.raises(MediaRefusedError, match="bytes, more than the media policy's max_bytes="):
-            image_bytes(item, small)
+            source(item, small)
 
 
 def test_local_files_can_be_forbidden(file):
@@ -239,7 +240,7 @@ def test_a_folder_and_an_empty_file(tmp_path):
     with pytest.raises(MediaError, match="expected a file, got a folder or device"):
         load_image(tmp_path, DEFAULT_POLICY)
     (tmp_path / "empty.png").touch()
-    with pytest.raises(MediaError, match="empty.png: not an image"):
+    with pytest.raises(MediaError, match="empty.png: empty"):
         load_image(tmp_path / "empty.png", DEFAULT_POLICY)
 
 

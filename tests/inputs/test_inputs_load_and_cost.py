@@ -3,7 +3,7 @@ import io
 import pytest
 from PIL import Image
 
-from omnitune.errors import MediaError, MediaRefusedError, ModalityError
+from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.cost import CostRule, ImageRule, cost_of
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
@@ -74,12 +74,6 @@ def test_a_page_that_is_missing_is_named_wherever_it_is(key):
 def test_an_image_part_without_an_image():
     with pytest.raises(MediaError, match="None: expected an image"):
         loaded([said({"type": "image"})], "message")
-
-
-@pytest.mark.parametrize("modality", ["audio", "video"])
-def test_kinds_that_are_not_read_yet_are_named(modality):
-    with pytest.raises(ModalityError, match=f"this version does not read {modality} yet"):
-        loaded(b"x", modality)
 
 
 def test_cost_of_text_is_its_tokens_up_to_the_limit():

@@ -1,7 +1,8 @@
 """What an item will cost, in tokens, without preprocessing it.
 
 Text costs its characters over the characters of a token; an image the patches that the processor's resize rule leaves
-of it, read from its header. Planning needs the order and the proportions of costs, not their exact values.
+of it; audio and video the tokens of their seconds and frames. All is read from the header. Planning needs the order and
+the proportions of costs, not their exact values.
 """
 
 import math
@@ -9,15 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers.video_utils import VideoMetadata
+
 from omnitune.errors import MediaRefusedError
-from omnitune.inputs.image import image_size
+from omnitune.inputs.detect import MEDIA
 from omnitune.inputs.policy import MediaPolicy
+from omnitune.inputs.sampling import AS_IT_IS, Sampling
+from omnitune.inputs.video import are_frames
 from omnitune.types import Modality
 
 SPECIAL_TOKENS = 2
 
-UNSEEN = (1024, 1024)
-"""Width and height assumed of an image that is not downloaded yet."""
+UNSEEN: dict[str, tuple[Any, ...]] = {
+    "image": (1024, 1024),
+    "audio": (30.0,),
+    "video": (VideoMetadata(total_num_frames=720, fps=24.0, width=1024, height=1024),),
+}
+"""Size assumed of what is not downloaded yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,50 @@ class ImageRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AudioRule:
+    """Tokens of a recording.
+
+    Attributes:
+        tokens: A number that all recordings have, for processors that pad or cut to one length.
+        per_second: Tokens of a second otherwise.
+    """
+
+    tokens: int | None = None
+    per_second: float = 50.0
+
+    def cost(self, seconds: float) -> int:
+        """Tokens of a recording of this length."""
+        return max(1, round(seconds * self.per_second)) if self.tokens is None else self.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRule:
+    """Tokens of a clip.
+
+    Attributes:
+        tokens: A number that all clips have, for models that look at so many frames of one size.
+        sampling: Which frames are looked at.
+        frame: Tokens of a frame.
+        together: Consecutive frames that become one.
+        max_pixels: Pixels to which all frames together are shrunk.
+    """
+
+    tokens: int | None = None
+    sampling: Sampling = AS_IT_IS
+    frame: ImageRule = ImageRule()
+    together: int = 1
+    max_pixels: int = 1 << 50
+
+    def cost(self, facts: VideoMetadata) -> int:
+        """Tokens of a clip."""
+        if self.tokens is not None:
+            return self.tokens
+        frames = len(self.sampling.indices(facts, in_memory=facts.fps is None)) if facts.total_num_frames else 1
+        each = self.frame.cost(facts.width or 1, facts.height or 1)
+        return max(1, min(frames * each, self.max_pixels // self.frame.cell**2) // self.together)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostRule:
     """Tokens of an item.
 
@@ -64,11 +117,15 @@ class CostRule:
         max_tokens: Tokens after which text is cut, or None.
         characters_per_token: Of an average token of text.
         image: Rule for images.
+        audio: Rule for recordings.
+        video: Rule for clips.
     """
 
     max_tokens: int | None = None
     characters_per_token: float = 4.0
     image: ImageRule = ImageRule()
+    audio: AudioRule = AudioRule()
+    video: VideoRule = VideoRule()
 
 
 def cost_of(item: Any, modality: Modality, rule: CostRule, policy: MediaPolicy) -> int:
@@ -85,8 +142,8 @@ def cost_of(item: Any, modality: Modality, rule: CostRule, policy: MediaPolicy) 
     """
     if modality == "text":
         return _text(item["text"] if isinstance(item, Mapping) else item, rule)
-    if modality == "image":
-        return _image(item, rule, policy)
+    if modality in MEDIA:
+        return _media(item, str(modality), rule, policy)
     return _structure(item, rule, policy)
 
 
@@ -96,21 +153,23 @@ def _text(text: Any, rule: CostRule) -> int:
     return tokens if rule.max_tokens is None else min(tokens, rule.max_tokens)
 
 
-def _image(item: Any, rule: CostRule, policy: MediaPolicy) -> int:
-    if isinstance(item, list):
-        return sum(_image(part, rule, policy) for part in item)
-    if rule.image.tokens is not None:
-        return rule.image.tokens
-    if isinstance(item, str) and item.startswith(("http://", "https://")):
-        return rule.image.cost(*UNSEEN)
-    return rule.image.cost(*image_size(item, policy))
+def _media(item: Any, kind: str, rule: CostRule, policy: MediaPolicy) -> int:
+    if isinstance(item, list) and not (kind == "video" and are_frames(item)):
+        return sum(_media(part, kind, rule, policy) for part in item)
+    of_kind = getattr(rule, kind)
+    if of_kind.tokens is not None:
+        tokens: int = of_kind.tokens
+        return tokens
+    away = isinstance(item, str) and item.startswith(("http://", "https://"))
+    return int(of_kind.cost(*(UNSEEN[kind] if away else MEDIA[kind].size(item, policy))))
 
 
 def _structure(value: Any, rule: CostRule, policy: MediaPolicy) -> int:
     if isinstance(value, Mapping):
-        if value.get("type") == "image":  # a part of a message
-            return _image(value.get("image", value.get("url", value.get("path"))), rule, policy)
-        return sum(_image(v, rule, policy) if k == "image" else _structure(v, rule, policy) for k, v in value.items())
+        kind = value.get("type")
+        if kind in MEDIA:  # a part of a message
+            return _media(value.get(kind, value.get("url", value.get("path"))), kind, rule, policy)
+        return sum(_media(v, k, rule, policy) if k in MEDIA else _structure(v, rule, policy) for k, v in value.items())
     if isinstance(value, list | tuple):
         return sum(_structure(part, rule, policy) for part in value)
     return _text(value, rule) if isinstance(value, str) else 1

@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 
 from omnitune.errors import MediaNotFoundError, ModalityError
-from omnitune.inputs import image
+from omnitune.inputs import audio, image, video
+from omnitune.inputs.policy import MediaPolicy
+from omnitune.inputs.sampling import Sampling
+from omnitune.inputs.source import local_path
 from omnitune.types import Modality
 
 LONGEST_PATH = 4096
@@ -26,21 +29,31 @@ class Kind:
 
     Attributes:
         extensions: File name endings.
-        load: Raw item and policy to the loaded item, or None where this version does not read it.
-        source: Raw item and policy to its bytes or file, for fingerprints.
+        signature: How its bytes begin, as a regular expression; what begins otherwise is taken for an image.
+        load: Raw item, policy and sampling to the loaded item.
+        size: Raw item and policy to the arguments of its cost rule, read from the header.
     """
 
     extensions: tuple[str, ...]
-    load: Callable[..., Any] | None = None
-    source: Callable[..., Any] | None = None
+    signature: bytes | None
+    load: Callable[[Any, MediaPolicy, Sampling], Any]
+    size: Callable[[Any, MediaPolicy], tuple[Any, ...]]
 
 
 MEDIA: dict[str, Kind] = {
-    "image": Kind(extensions=image.EXTENSIONS, load=image.load_image, source=image.image_bytes),
-    "audio": Kind(extensions=(".mp3", ".wav", ".ogg", ".flac", ".aac")),
-    "video": Kind(extensions=(".mp4", ".avi", ".mov", ".wmv", ".flv", ".mkv")),
+    "image": Kind(
+        extensions=image.EXTENSIONS,
+        signature=None,
+        load=lambda item, policy, _: image.load_image(item, policy),
+        size=image.image_size,
+    ),
+    "audio": Kind(extensions=audio.EXTENSIONS, signature=audio.SIGNATURE, load=audio.load_audio, size=audio.audio_size),
+    "video": Kind(extensions=video.EXTENSIONS, signature=video.SIGNATURE, load=video.load_video, size=video.video_size),
 }
 PARTS = ("text", *MEDIA)
+
+DECODERS: dict[str, Modality] = {"get_all_samples": "audio", "get_frames_at": "video"}
+"""Methods by which a decoder such as torchcodec's, and `datasets`' wrapper of it, is known."""
 
 
 def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
@@ -58,8 +71,10 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
     """
     if isinstance(item, str):
         return _of_string(item, supported)
-    if isinstance(item, Image.Image | bytes | bytearray | memoryview):
+    if isinstance(item, Image.Image):
         return "image"
+    if isinstance(item, bytes | bytearray | memoryview):
+        return _of_bytes(item)
     if isinstance(item, os.PathLike):
         return _of_path(Path(item))
     if isinstance(item, np.ndarray | torch.Tensor):
@@ -70,10 +85,7 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
         return "message"
     if isinstance(item, tuple) and item and all(isinstance(part, str) for part in item):
         return "text"
-    raise ModalityError(
-        f"inputs: expected text, an image, a dict such as {{'text': ..., 'image': ...}} or a conversation; "
-        f"got {type(item).__name__}: {repr(item)[:80]}"
-    )
+    return _of_decoder(item)
 
 
 def is_single(inputs: Any) -> bool:
@@ -106,7 +118,7 @@ def _of_string(text: str, supported: Collection[Modality]) -> Modality:
     kind = _looks_like(text)
     if kind is None or kind not in supported:
         return "text"
-    if text.startswith(("http://", "https://", "data:")) or os.path.isfile(image.local_path(text)):
+    if text.startswith(("http://", "https://", "data:")) or os.path.isfile(local_path(text)):
         return kind
     if _is_sentence(text):
         return "text"
@@ -133,6 +145,22 @@ def _looks_like(text: str) -> str | None:
     return next((kind for kind, row in MEDIA.items() if name.lower().endswith(row.extensions)), None)
 
 
+def _of_decoder(item: Any) -> Modality:
+    for method, kind in DECODERS.items():
+        if hasattr(item, method):
+            return kind
+    raise ModalityError(
+        "inputs: expected text, an image, audio, video, a dict such as {'text': ..., 'image': ...} or a conversation; "
+        f"got {type(item).__name__}: {repr(item)[:80]}"
+    )
+
+
+def _of_bytes(content: bytes | bytearray | memoryview) -> Modality:
+    head = bytes(content[:16])
+    kinds = (kind for kind, row in MEDIA.items() if row.signature and re.match(row.signature, head, re.DOTALL))
+    return next(kinds, "image")
+
+
 def _of_path(path: Path) -> Modality:
     kind = _looks_like(str(path))
     return kind if kind is not None else "image"
@@ -156,7 +184,8 @@ def _of_dict(item: dict[str, Any]) -> Modality:
         return "audio" if "sampling_rate" in item else "video"
     if item.keys() and item.keys() <= {"bytes", "path"}:
         path = item.get("path")
-        return (_looks_like(str(path)) if path else None) or "image"
+        known = _looks_like(str(path)) if path else None
+        return known or (_of_bytes(item["bytes"]) if item.get("bytes") else "image")
     unknown = sorted(str(key) for key in item.keys() - set(PARTS))
     if unknown or not item:
         raise ModalityError(f"inputs: expected a dict with keys among {PARTS}, got {sorted(map(str, item))}")

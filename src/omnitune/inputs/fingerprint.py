@@ -11,22 +11,25 @@ import torch
 from PIL import Image
 
 from omnitune.inputs.detect import MEDIA
-from omnitune.inputs.image import described
 from omnitune.inputs.policy import MediaPolicy
+from omnitune.inputs.source import source
 from omnitune.types import Modality
 
-ANY_SIZE = MediaPolicy(max_bytes=1 << 62, allow_private_addresses=True)
+ANY_SIZE = MediaPolicy(max_bytes=1 << 62, max_clip_bytes=1 << 62, allow_private_addresses=True)
 """Fingerprints refuse nothing: loading does."""
 
 REMEMBERED_FILES = 100_000
 DIGEST_BYTES = 16
+READ_BYTES = 1 << 20
+DECODER_FRAMES = 16
+"""Frames by which the clip of a decoder is known, besides its metadata."""
 
 
 def fingerprint(item: Any, modality: Modality) -> str:
     """A key of the content.
 
-    A file gives one key by path, `Path`, bytes or `{"bytes", "path"}`; an image in memory is keyed by its pixels; a URL
-    by its address.
+    A file gives one key by path, `Path`, bytes or `{"bytes", "path"}`; an image in memory is keyed by its pixels, a
+    recording by its samples and rate, a decoder by what it gives; a URL by its address.
 
     Args:
         item: A raw item.
@@ -48,11 +51,15 @@ def fingerprint(item: Any, modality: Modality) -> str:
 
 
 def _digest(*parts: bytes) -> str:
+    return _begun(*parts).hexdigest()
+
+
+def _begun(*parts: bytes) -> "hashlib.blake2b":
     made = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         made.update(len(part).to_bytes(8, "little"))
         made.update(part)
-    return made.hexdigest()
+    return made
 
 
 def _of_pixels(image: Image.Image) -> str:
@@ -74,19 +81,36 @@ def _of_media(item: Any, modality: str) -> str:
         return _digest(b"array", f"{item.dtype} {item.shape}".encode(), np.ascontiguousarray(item).tobytes())
     if isinstance(item, str) and item.startswith(("http://", "https://")):
         return _digest(b"address", item.encode())
-    source = MEDIA[modality].source
-    if source is None:
-        return _digest(b"other", described(item).encode())
-    content = source(item, ANY_SIZE)
+    if isinstance(item, Mapping) and "array" in item:
+        facts = repr(sorted((key, str(value)) for key, value in item.items() if key != "array"))
+        return _digest(b"array", facts.encode(), _of_media(item["array"], modality).encode())
+    if hasattr(item, "get_all_samples"):
+        decoded = item.get_all_samples()
+        return _digest(b"samples", str(decoded.sample_rate).encode(), _of_media(decoded.data, modality).encode())
+    if hasattr(item, "get_frames_at"):
+        return _of_decoder(item)
+    content = source(item, ANY_SIZE, modality)
     if isinstance(content, Path):
-        facts = content.stat()
-        return _of_file(str(content.absolute()), facts.st_mtime_ns, facts.st_size)
+        status = content.stat()
+        return _of_file(str(content.absolute()), status.st_mtime_ns, status.st_size)
     return _digest(b"file", content)
 
 
 @functools.lru_cache(maxsize=REMEMBERED_FILES)
 def _of_file(path: str, modified: int, size: int) -> str:  # noqa: ARG001  # a changed file is another key
-    return _digest(b"file", Path(path).read_bytes())
+    made = _begun(b"file")
+    made.update(size.to_bytes(8, "little"))
+    with Path(path).open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            made.update(chunk)
+    return made.hexdigest()
+
+
+def _of_decoder(decoder: Any) -> str:
+    total = int(decoder.metadata.num_frames or 0)
+    some = sorted({index * total // DECODER_FRAMES for index in range(DECODER_FRAMES)}) if total else []
+    frames = np.ascontiguousarray(decoder.get_frames_at(some).data)
+    return _digest(b"frames", repr(decoder.metadata).encode(), frames.tobytes())
 
 
 def _of_structure(value: Any) -> str:

@@ -3,22 +3,17 @@
 A header is read before pixels are: the size of an image costs no decoding, and one that is too large is never decoded.
 """
 
-import base64
-import binascii
 import io
-import os
 import struct
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from omnitune.errors import MediaError, MediaNotFoundError, MediaRefusedError
-from omnitune.inputs.download import download
+from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.policy import MediaPolicy
+from omnitune.inputs.source import described, source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".tif", ".webp")
 
@@ -70,36 +65,6 @@ def image_size(item: Any, policy: MediaPolicy) -> tuple[int, int]:
         return opened.size
 
 
-def image_bytes(item: Any, policy: MediaPolicy) -> bytes | Path:
-    """The encoded image: its bytes, or the path of its file.
-
-    Raises:
-        MediaError: There is none: wrong type, empty, or it cannot be reached.
-    """
-    if isinstance(item, bytes | bytearray | memoryview):
-        return _limited(bytes(item), item, policy)
-    if isinstance(item, dict):
-        if item.get("bytes") is not None:
-            return _limited(bytes(item["bytes"]), item, policy)
-        if item.get("path") is not None:
-            return image_bytes(item["path"], policy)
-    if isinstance(item, str) and item.startswith("data:"):
-        return _limited(_from_data_url(item), item, policy)
-    if isinstance(item, str) and item.startswith(("http://", "https://")):
-        return download(item, policy)
-    if isinstance(item, str | os.PathLike):
-        return _file(local_path(item), policy)
-    raise MediaError(
-        f"{described(item)}: expected an image as PIL, path, bytes, {{'bytes', 'path'}}, URL, array or tensor, "
-        f"got {type(item).__name__}"
-    )
-
-
-def local_path(item: str | os.PathLike[str]) -> Path:
-    """The path that `item` names, with `~` as the home folder where there is such a user."""
-    return Path(os.path.expanduser(item))
-
-
 def eight_bit(image: Image.Image) -> Image.Image:
     """An image of wide integers or floats in mode `L`, of the same contrast; another one as it is.
 
@@ -113,31 +78,10 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0) * 255 / peak).astype(np.uint8))
 
 
-def described(item: Any) -> str:
-    """A short name of an item for a message: its path or address where it has one."""
-    if isinstance(item, np.ndarray | torch.Tensor):
-        return f"array of shape {tuple(item.shape)}"
-    if isinstance(item, dict):
-        path = item.get("path")
-        return (
-            described(path)
-            if path
-            else f"image of {len(item['bytes'])} bytes"
-            if item.get("bytes")
-            else repr(item)[:80]
-        )
-    if isinstance(item, bytes | bytearray | memoryview):
-        return f"image of {len(item)} bytes"
-    if isinstance(item, Image.Image):
-        return f"{type(item).__name__} of {item.width}x{item.height} pixels"
-    text = str(item) if isinstance(item, str | os.PathLike) else repr(item)
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
 def _opened(item: Any, policy: MediaPolicy) -> Image.Image:
-    source = image_bytes(item, policy)
+    content = source(item, policy)
     try:
-        opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        opened = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
     except UnidentifiedImageError as error:
         raise MediaError(f"{described(item)}: not an image that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -162,41 +106,6 @@ def _decoded(image: Image.Image, item: Any, *, upright: bool = False) -> Image.I
     except BROKEN as error:
         raise MediaError(f"{described(item)}: broken image: {error}") from error
     return image
-
-
-def _file(path: Path, policy: MediaPolicy) -> Path:
-    if not policy.allow_local_files:
-        raise MediaRefusedError(f"{path}: the media policy forbids local files (allow_local_files=False)")
-    try:
-        size = path.stat().st_size
-    except PermissionError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise MediaNotFoundError(f"{path}: no such file ({error}); working folder {Path.cwd()}") from error
-    if not path.is_file():
-        raise MediaError(f"{path}: expected a file, got a folder or device")
-    if size > policy.max_bytes:
-        raise MediaRefusedError(f"{path}: {size} bytes, more than the media policy's max_bytes={policy.max_bytes}")
-    return path
-
-
-def _limited(content: bytes, item: Any, policy: MediaPolicy) -> bytes:
-    if not content:
-        raise MediaError(f"{described(item)}: empty")
-    if len(content) > policy.max_bytes:
-        raise MediaRefusedError(
-            f"{described(item)}: {len(content)} bytes, more than the media policy's max_bytes={policy.max_bytes}"
-        )
-    return content
-
-
-def _from_data_url(url: str) -> bytes:
-    head, _, body = url.partition(",")
-    try:
-        content = unquote_to_bytes(body)
-        return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
-    except (binascii.Error, ValueError) as error:
-        raise MediaError(f"{described(url)}: its base64 is broken: {error}") from error
 
 
 def _check_pixels(size: tuple[int, int], item: Any, policy: MediaPolicy) -> None:

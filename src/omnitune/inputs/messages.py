@@ -72,8 +72,7 @@ def _content(item: Any, modality: Modality, structured: bool) -> Any:
         item = {modality: value}
     parts = []
     for kind, value in item.items():
-        several = isinstance(value, list | tuple) and kind != "video"
-        parts += [{"type": kind, kind: part} for part in (value if several else [value])]
+        parts += [{"type": kind, kind: part} for part in (value if isinstance(value, list | tuple) else [value])]
     return parts
 
 

@@ -10,8 +10,11 @@ class MediaPolicy:
     """What may be read, and how much of it.
 
     Attributes:
-        max_bytes: Largest file or download, in bytes.
-        max_pixels: Largest image, in pixels (width times height), checked before it is decoded. Pillow itself
+        max_bytes: Largest image and largest download of any kind, in bytes.
+        max_clip_bytes: Largest recording or clip in a file or in memory, in bytes.
+        max_seconds: Longest recording or clip, checked before and while it is decoded, so a stream without end stops.
+        max_frames: Most frames of one clip that are decoded, each at its full size.
+        max_pixels: Largest image or frame, in pixels (width times height), checked before it is decoded. Pillow itself
             warns above 89.5 million pixels and refuses twice as many.
         timeout: Seconds that one download may take, from connecting to its last byte.
         allow_local_files: Whether strings and paths may name files of this machine. A server says False.
@@ -22,6 +25,9 @@ class MediaPolicy:
     """
 
     max_bytes: int = 64 * 2**20
+    max_clip_bytes: int = 2**30
+    max_seconds: float = 3600.0
+    max_frames: int = 1024
     max_pixels: int = 89_000_000
     timeout: float = 20.0
     allow_local_files: bool = True

@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from omnitune.errors import InputError
 from omnitune.inputs.messages import Conversation, is_text_only
+from omnitune.inputs.video import Clip
 from omnitune.types import Features, Modality
 
 logger = logging.getLogger(__name__)
@@ -74,14 +75,49 @@ def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buck
     columns = {kind: [item[kind] for item in items] for kind in modality} if isinstance(modality, tuple) else None
     if columns is None:
         columns = {str(modality): [_unwrapped(item, modality) for item in items]}
+    columns, buckets = _plain(processor, columns, buckets)
     if isinstance(processor, transformers.ProcessorMixin):
         arguments = {_ARGUMENTS[kind]: values for kind, values in columns.items()}
         if flat:
-            own = {key: value for kind in columns for key, value in buckets[kind].items()}
+            # Of arguments that several have, audio's count: Whisper's are padded to one length.
+            own = {key: value for kind in sorted(columns, reverse=True) for key, value in buckets[kind].items()}
             return dict(processor(**arguments, **own, **buckets["common"]))
         return dict(processor(**arguments, **_nested(buckets)))
     kind = "text" if isinstance(processor, PreTrainedTokenizerBase) else str(modality)
     return dict(processor(columns[kind], **{**buckets[kind], **buckets["common"]}))
+
+
+def sampling_rate(processor: Any) -> int | None:
+    """Hertz of the audio that a processor takes, or None where it takes none."""
+    extractor = getattr(processor, "feature_extractor", processor)
+    rate: int | None = getattr(extractor, "sampling_rate", None)
+    return rate
+
+
+def _plain(
+    processor: Any, columns: Mapping[str, Sequence[Any]], buckets: Buckets
+) -> tuple[dict[str, list[Any]], Buckets]:
+    """Columns whose clips are bare frames, and buckets that say at which rate and from where media were sampled."""
+    made = {kind: list(values) for kind, values in columns.items()}
+    buckets = dict(buckets)
+    if "audio" in made:
+        buckets["audio"] = {**buckets["audio"], "sampling_rate": sampling_rate(processor)}
+    if "video" in made:
+        clips = [clip for value in made["video"] for clip in (value if isinstance(value, list) else [value])]
+        made["video"] = [
+            [clip.frames for clip in value] if isinstance(value, list) else value.frames for value in made["video"]
+        ]
+        if not takes_metadata(processor):  # an image processor, which takes a clip as a list of images
+            made["video"] = [list(frames) for frames in made["video"]]
+            return made, buckets
+        facts = [dict(clip.metadata) for clip in clips]
+        buckets["video"] = {**buckets["video"], "video_metadata": facts, "do_sample_frames": False}
+    return made, buckets
+
+
+def takes_metadata(processor: Any) -> bool:
+    """Whether a processor has a part for video and not just one for images."""
+    return isinstance(getattr(processor, "video_processor", processor), transformers.BaseVideoProcessor)
 
 
 def _unwrapped(item: Any, modality: Modality) -> Any:
@@ -175,14 +211,18 @@ class ChatTemplate:
             return self._tokenize(tokenizer, conversations, buckets, options)
         if not isinstance(self.processor, transformers.ProcessorMixin):
             return self._tokenize(self.processor, conversations, buckets, options)
-        video = dict(buckets["video"])
-        options = {"load_audio_from_video": video.pop("load_audio_from_video", False), **options}
+        if buckets["video"].get("load_audio_from_video") or options.get("load_audio_from_video"):
+            raise InputError(
+                "load_audio_from_video: expected False, got True; a clip with its sound track is "
+                '{"video": "clip.mp4", "audio": "clip.mp4"}'
+            )
+        conversations, buckets = _plain_messages(self.processor, conversations, buckets)
         rendered = self.processor.apply_chat_template(
             conversations,
             tokenize=True,
             return_dict=True,
             return_tensors=buckets["common"].get("return_tensors"),
-            processor_kwargs=_nested({**buckets, "video": video}),
+            processor_kwargs=_nested(buckets),
             **options,
         )
         return dict(rendered)
@@ -242,6 +282,33 @@ class ChatTemplate:
         plain["text"] |= {"padding": False, "truncation": False}
         ids: list[Any] = self._render([conversation], plain)["input_ids"]
         return list(ids[0]) if ids and isinstance(ids[0], list) else list(ids)
+
+
+def _plain_messages(
+    processor: Any, conversations: Sequence[Conversation], buckets: Buckets
+) -> tuple[list[Conversation], Buckets]:
+    """As `_plain`, for conversations."""
+    found: dict[str, list[Any]] = {}
+    for conversation in conversations:
+        for message in conversation:
+            for part in message["content"] if isinstance(message.get("content"), list) else []:
+                kind = part.get("type")
+                if kind in ("audio", "video"):
+                    found.setdefault(kind, []).append(part[kind])
+    _, buckets = _plain(processor, found, buckets)
+    return [[_plain_message(message) for message in conversation] for conversation in conversations], buckets
+
+
+def _plain_message(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_plain_part(part) for part in content]}
+
+
+def _plain_part(part: Any) -> Any:
+    clip = part.get("video") if isinstance(part, dict) else None
+    return {**part, "video": clip.frames} if isinstance(clip, Clip) else part
 
 
 def _skeleton(conversation: Conversation, filler: str) -> Conversation:

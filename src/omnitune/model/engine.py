@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from omnitune.errors import MediaError, ModalityError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.inputs.load import load
 from omnitune.model.tower_cache import TowerCache
+from omnitune.modules.base import load_through
 from omnitune.modules.towers import draws
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
@@ -214,10 +214,10 @@ class Engine:
         kept = self.towers.features(mini_batch, kwargs)
         if kept is not None:
             return to_device(kept, self.model.device)
-        loaded = []
+        modules, policy, loaded = list(self.model.children()), self.model.media_policy, []
         for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
             try:
-                loaded.append(load(item, mini_batch.modality, self.model.media_policy))
+                loaded.append(load_through(modules, item, mini_batch.modality, policy, task=mini_batch.role, **kwargs))
             except MediaError as error:
                 raise error.at(place) from error
         with self._turn:

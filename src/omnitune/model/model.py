@@ -21,14 +21,19 @@ from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import modality_of
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.engine import Engine
 from omnitune.model.family import Family
 from omnitune.modules import files
-from omnitune.modules.base import first_input_module, modalities_through, preprocess_through, route_cost_rule
+from omnitune.modules.base import (
+    first_input_module,
+    load_through,
+    modalities_through,
+    preprocess_through,
+    route_cost_rule,
+)
 from omnitune.modules.router import Router
 from omnitune.report import card
 from omnitune.types import Features, Modality
@@ -218,7 +223,8 @@ class Model(nn.Sequential, AdapterMixin):
         if not len(inputs):
             return {}
         modalities = [self.modality_of(item) for item in inputs]
-        loaded = [load(item, kind, self.media_policy) for item, kind in zip(inputs, modalities, strict=True)]
+        modules, pairs = list(self.children()), zip(inputs, modalities, strict=True)
+        loaded = [load_through(modules, item, kind, self.media_policy, **kwargs) for item, kind in pairs]
         same = modalities[0] if len(set(modalities)) == 1 else None
         return self.preprocess_loaded(loaded, prompt, modality=same, **kwargs)
 

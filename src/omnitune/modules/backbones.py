@@ -5,7 +5,8 @@ The general rules are in `outputs`: modalities from the processor's parts; a mod
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from omnitune.types import Modality
 
@@ -26,6 +27,7 @@ class Backbone:
         output_name: Feature that `outputs` make.
         structured_messages: Whether its chat template takes structured content; None looks at the template.
         flat_processor: Whether its processor takes no nested arguments.
+        processing: Arguments of its processor, over the general ones.
     """
 
     encoder: str | None = None
@@ -33,6 +35,7 @@ class Backbone:
     output_name: str = TOKENS
     structured_messages: bool | None = None
     flat_processor: bool = False
+    processing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _encoder(place: str) -> Backbone:
@@ -44,6 +47,7 @@ def _forward(*modalities: Modality) -> Backbone:
 
 
 _PAIR: Modality = ("image", "text")
+_HEARING = _forward("audio", ("audio", "text"))
 
 BACKBONES: Mapping[str, Backbone] = {
     # Encoder-decoders of which only the encoder is used.
@@ -69,6 +73,22 @@ BACKBONES: Mapping[str, Backbone] = {
     "paligemma": _forward(_PAIR),
     "vilt": _forward(_PAIR),
     "visual_bert": _forward("text", _PAIR),
+    # Speech encoders, whose processors can tokenize transcripts too.
+    "hubert": _HEARING,
+    "moonshine": replace(_HEARING, encoder="transformers.models.moonshine.modeling_moonshine:MoonshineEncoder"),
+    "sew": _HEARING,
+    "sew-d": _HEARING,
+    "unispeech": _HEARING,
+    "unispeech-sat": _HEARING,
+    "wav2vec2": _HEARING,
+    "wav2vec2-conformer": _HEARING,
+    "wavlm": _HEARING,
+    "whisper": replace(
+        _HEARING,
+        encoder="transformers.models.whisper.modeling_whisper:WhisperEncoder",
+        flat_processor=True,
+        processing={"audio": {"padding": "max_length"}},  # its positions are those of 30 seconds
+    ),
     # Towers whose features are not where the general rules look.
     "blip": Backbone(
         outputs={
@@ -83,6 +103,10 @@ BACKBONES: Mapping[str, Backbone] = {
             "text": ("get_text_features", "last_hidden_state"),
             "image": ("get_image_features", "last_hidden_state"),
         }
+    ),
+    "xclip": Backbone(
+        outputs={"text": ("get_text_features", "pooler_output"), "video": ("get_video_features", "pooler_output")},
+        output_name=EMBEDDING,
     ),
     "flava": Backbone(
         outputs={"text": ("get_text_features", "pooler_output"), "image": ("get_image_features", "pooler_output")}

@@ -1,8 +1,9 @@
 """What a module of a checkpoint is, and how inputs pass from the first of them to features.
 
 A `Module` maps features to features and writes itself to a folder. An `InputModule` also makes the features, from
-*loaded* items (texts, `PIL.Image`s, dicts and conversations of them), all of one modality. A *reader* is an input
-module that makes items of another modality instead (an image becomes its text), for the input module after it.
+*loaded* items (texts, `PIL.Image`s, waveforms, `Clip`s, dicts and conversations of them), all of one modality. A
+*reader* is an input module that makes items of another modality instead (an image becomes its text), for the input
+module after it.
 """
 
 import itertools
@@ -12,18 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
+import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from omnitune.errors import CheckpointError, InputError, ModalityError
-from omnitune.inputs.cost import CostRule, ImageRule
+from omnitune.inputs.cost import AudioRule, CostRule, ImageRule, VideoRule
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import MediaPolicy
+from omnitune.inputs.sampling import AS_IT_IS, Sampling
+from omnitune.inputs.video import Clip
 from omnitune.modules import files
 from omnitune.types import Features, Modality
 
 UNREAD = 512
-"""Tokens that an image is taken to become when it is read, where texts are not cut."""
+"""Tokens that media are taken to become when they are read, where texts are not cut."""
+
+
+ProcessingKwargs = Mapping[str, Mapping[str, Any]]
 
 
 class Module(nn.Module):
@@ -171,6 +180,22 @@ class InputModule(Module):
         limit = self.max_seq_length
         return CostRule(max_tokens=limit if limit and limit < math.inf else None)
 
+    def sampling(
+        self,
+        modality: Modality,  # noqa: ARG002
+        *,
+        task: str | None = None,  # noqa: ARG002
+        processing_kwargs: ProcessingKwargs | None = None,  # noqa: ARG002
+    ) -> Sampling:
+        """How audio and video of inputs of `modality` are sampled before they come here.
+
+        Args:
+            modality: What the inputs are.
+            task: "query", "document" or another role.
+            processing_kwargs: Of the call, over the module's own.
+        """
+        return AS_IT_IS
+
     def preprocess(
         self,
         inputs: Sequence[Any],
@@ -292,6 +317,42 @@ def read_pairs(modules: Sequence[nn.Module], pairs: Sequence[Any]) -> list[tuple
     return list(zip(sides[::2], sides[1::2], strict=True))
 
 
+def load_through(
+    modules: Sequence[nn.Module], item: Any, modality: Modality, policy: MediaPolicy, **kwargs: Any
+) -> Any:
+    """A raw item in the form that `preprocess_through` takes: media decoded, at the modules' rate and frames.
+
+    Args:
+        modules: A model's or a route's modules, in order.
+        item: Any accepted form.
+        modality: What it is.
+        policy: Limits on media.
+        **kwargs: As for `preprocess_through`; `task` and `processing_kwargs` decide.
+
+    Raises:
+        MediaError: It cannot be read; the message names it.
+    """
+    if modality in ("text", "image"):
+        return load(item, modality, policy)
+    asked = {key: kwargs[key] for key in ("task", "processing_kwargs") if key in kwargs}
+    return load(item, modality, policy, sampling_through(modules, modality, **asked))
+
+
+def sampling_through(modules: Sequence[nn.Module], modality: Modality, **kwargs: Any) -> Sampling:
+    """How audio and video are sampled: as the reader wants it that reads them, or else the input module.
+
+    Args:
+        modules: A model's or a route's modules, in order.
+        modality: What the inputs are.
+        **kwargs: `task`, `processing_kwargs`.
+    """
+    for module in modules:
+        if isinstance(module, Reader) and modality not in module.reads:
+            continue
+        return module.sampling(modality, **kwargs) if isinstance(module, InputModule) else AS_IT_IS
+    return AS_IT_IS
+
+
 def modalities_through(modules: Sequence[nn.Module]) -> list[Modality]:
     """What `preprocess_through` takes: the first input module's modalities, and what readers turn into those."""
     offered: list[Modality] = ["text"]
@@ -314,9 +375,9 @@ def route_cost_rule(modules: Sequence[nn.Module]) -> CostRule:
     """
     found = getattr(first_input_module(modules), "cost_rule", None)
     rule = found if isinstance(found, CostRule) else CostRule()
-    if any("image" in module.reads for module in modules if isinstance(module, Reader)):
-        return replace(rule, image=ImageRule(tokens=rule.max_tokens or UNREAD))
-    return rule
+    rules: dict[str, Any] = {"image": ImageRule, "audio": AudioRule, "video": VideoRule}
+    read = {str(kind) for module in modules if isinstance(module, Reader) for kind in module.reads}
+    return replace(rule, **{kind: rules[kind](tokens=rule.max_tokens or UNREAD) for kind in read & rules.keys()})
 
 
 def first_input_module(modules: Sequence[nn.Module]) -> nn.Module:
@@ -334,6 +395,10 @@ def loaded_modality(item: Any) -> Modality:
         return "text"
     if isinstance(item, Image.Image):
         return "image"
+    if isinstance(item, np.ndarray):
+        return "audio"
+    if isinstance(item, Clip):
+        return "video"
     if isinstance(item, tuple):  # a pair of texts
         return "text"
     if isinstance(item, list) or (isinstance(item, dict) and "role" in item):
@@ -341,5 +406,6 @@ def loaded_modality(item: Any) -> Modality:
     if isinstance(item, dict) and item:
         return next(iter(item)) if len(item) == 1 else tuple(sorted(item))
     raise ModalityError(
-        f"inputs: expected text, PIL images, dicts of them, or conversations, got {type(item).__name__}"
+        "inputs: expected text, PIL images, waveforms, clips, dicts of them, or conversations, "
+        f"got {type(item).__name__}"
     )

@@ -1,10 +1,16 @@
-"""How many tokens an image takes, read off the processor: planning needs it before any pixel is decoded."""
+"""What a processor makes of media, before any is decoded: how many tokens they take, how they are sampled in time."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import transformers
+from transformers.video_utils import VideoMetadata
 
-from omnitune.inputs.cost import CostRule, ImageRule
+from omnitune.inputs.cost import AudioRule, CostRule, ImageRule, VideoRule
+from omnitune.inputs.processor import sampling_rate
+from omnitune.inputs.sampling import AS_IT_IS, Sampling
 
 UNLIMITED = 1 << 30
 """Tokenizers without a limit say one like this, or more."""
@@ -13,23 +19,86 @@ QWEN_RATIO = 200
 """Longer side over shorter side that processors of the Qwen-VL kind take at most (`smart_resize` in transformers)."""
 
 
-def cost_rule(processor: Any, config: Any, max_tokens: int | None) -> CostRule:
+FRAMES_PER_SECOND = 100
+"""Steps of a spectrogram a second, as speech encoders make it."""
+
+
+def sampling(processor: Any, config: Any, video: Mapping[str, Any]) -> Sampling:
+    """The rate of audio and the rule for frames that a processor wants.
+
+    Args:
+        processor: The processor.
+        config: The backbone's configuration, whose `num_frames` counts where the processor does not choose frames.
+        video: Arguments of its calls for video, such as `num_frames` and `fps`.
+    """
+    frames = getattr(processor, "video_processor", processor)
+    chosen = Sampling(rate=sampling_rate(processor))
+    if not isinstance(frames, transformers.BaseVideoProcessor):
+        return replace(chosen, num_frames=video.get("num_frames") or _frames_of(config) or chosen.num_frames)
+    own = {name: getattr(frames, name, None) for name in frames.valid_kwargs.__annotations__}
+    arguments = {**own, **dict(getattr(processor, "videos_kwargs", None) or {}), **video}
+    asked = video.get("num_frames") is not None or video.get("fps") is not None
+    if video.get("num_frames") is not None and video.get("fps") is None:
+        arguments["fps"] = None
+    if arguments.get("do_sample_frames") or (asked and video.get("do_sample_frames") is not False):
+        return replace(chosen, frames=partial(_chosen, frames, arguments))
+    return replace(chosen, num_frames=_frames_of(config) or chosen.num_frames)
+
+
+def _chosen(processor: Any, arguments: Mapping[str, Any], facts: VideoMetadata) -> list[int]:
+    """The processor's own choice of frames."""
+    return [int(index) for index in processor.sample_frames(metadata=facts, **arguments)]
+
+
+def _frames_of(config: Any) -> int | None:
+    found = (getattr(part, "num_frames", None) for part in (config, getattr(config, "vision_config", None)))
+    return next((frames for frames in found if frames), None)
+
+
+def cost_rule(processor: Any, config: Any, max_tokens: int | None, frames: Sampling = AS_IT_IS) -> CostRule:
     """The rule of a backbone.
 
     Args:
         processor: Its processor.
         config: Its configuration.
         max_tokens: Tokens after which text is cut.
+        frames: Which frames of a clip are looked at.
     """
     limit = max_tokens if max_tokens is not None and max_tokens < UNLIMITED else None
+    rule = CostRule(max_tokens=limit, audio=_audio_rule(processor, config))
     images = (
         processor
         if isinstance(processor, transformers.ImageProcessingMixin)
         else getattr(processor, "image_processor", None)
     )
-    if images is None:
-        return CostRule(max_tokens=limit)
-    return CostRule(max_tokens=limit, image=_image_rule(processor, images, config))
+    if images is not None:
+        rule = replace(rule, image=_image_rule(processor, images, config))
+    videos = getattr(processor, "video_processor", processor)
+    if not isinstance(videos, transformers.BaseVideoProcessor | transformers.ImageProcessingMixin):
+        return rule
+    return replace(rule, video=_video_rule(processor, videos, config, frames))
+
+
+def _audio_rule(processor: Any, config: Any) -> AudioRule:
+    """Speech encoders halve the steps of the spectrogram once or more; other processors cut or pad to one length."""
+    extractor = getattr(processor, "feature_extractor", processor)
+    fixed = getattr(extractor, "nb_max_samples", None)
+    part = getattr(config, "audio_config", config)
+    if fixed and getattr(config, "model_type", "") in ("clap", "whisper"):
+        return AudioRule(tokens=getattr(part, "max_source_positions", None) or FRAMES_PER_SECOND)
+    return AudioRule()
+
+
+def _video_rule(processor: Any, videos: Any, config: Any, frames: Sampling) -> VideoRule:
+    frame = _image_rule(processor, videos, config)
+    together = int(getattr(videos, "temporal_patch_size", None) or getattr(config, "tubelet_size", None) or 1)
+    size = dict(getattr(videos, "size", None) or {})
+    limit = size.get("longest_edge") if getattr(videos, "merge_size", None) else None
+    if limit is None:
+        return VideoRule(sampling=frames, frame=frame, together=together)
+    return VideoRule(
+        sampling=frames, frame=replace(frame, max_pixels=limit), together=together, max_pixels=limit * together
+    )
 
 
 def _image_rule(processor: Any, images: Any, config: Any) -> ImageRule:

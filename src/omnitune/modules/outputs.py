@@ -29,6 +29,7 @@ NOT_FOR_BACKBONES = frozenset(
     {
         "input_modality",
         "modality",
+        "num_audios_per_sample",
         "num_images_per_sample",
         "num_videos_per_sample",
         "offset_mapping",

@@ -11,6 +11,8 @@ from torch import nn
 
 from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
+from omnitune.inputs.detect import MEDIA
+from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files
 from omnitune.modules.base import (
     InputModule,
@@ -20,6 +22,7 @@ from omnitune.modules.base import (
     modalities_through,
     preprocess_through,
     route_cost_rule,
+    sampling_through,
 )
 from omnitune.types import Features, Modality
 
@@ -137,6 +140,15 @@ class Router(InputModule):
         features["input_modality"] = modality
         return features
 
+    def sampling(self, modality: Modality, *, task: str | None = None, **kwargs: Any) -> Sampling:
+        """As the route of such inputs wants it; without a task that leads to one, the first route that takes them."""
+        try:
+            route = self.sub_modules[self.route_for(task, modality)]
+            return sampling_through(list(route.children()), modality, **kwargs)
+        except InputError:
+            taking = (modules for modules in self._routes() if modality in modalities_through(modules))
+            return sampling_through(next(taking, []), modality, **kwargs)
+
     def _shared(self, inputs: Sequence[Any], task: str | None) -> Modality:
         """What all inputs are; `"message"` where they differ and one route takes them all."""
         kinds = {loaded_modality(item) for item in inputs}
@@ -203,15 +215,15 @@ class Router(InputModule):
 
     @property
     def cost_rule(self) -> CostRule:
-        """The text rule of the first route that takes text, with the image rule of the first that takes images."""
+        """The text rule of the first route that takes text, with every medium's rule of the first that takes it."""
         rules = {
             kind: route_cost_rule(modules)
             for modules in reversed([*self._routes()])
             for kind in modalities_through(modules)
         }
         text = rules.get("text", CostRule())
-        image = rules.get("image", rules.get("message", text))
-        return replace(text, image=image.image)
+        found: dict[str, Any] = {kind: rules.get(kind, rules.get("message", text)) for kind in MEDIA}
+        return replace(text, **{kind: getattr(rule, kind) for kind, rule in found.items()})
 
     def get_embedding_dimension(self) -> int | None:
         """Dimension of the embedding, or None where no module says so.

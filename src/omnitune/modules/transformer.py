@@ -15,10 +15,11 @@ from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.pair_template import carry_pairs
+from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, loading, outputs
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
-from omnitune.modules.base import InputModule, loaded_modality
-from omnitune.modules.costs import cost_rule
+from omnitune.modules.base import InputModule, ProcessingKwargs, loaded_modality
+from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, task_named
 from omnitune.types import Features, Modality
@@ -35,7 +36,7 @@ TOWER_OUTPUT = "tower_output"
 
 
 class Transformer(InputModule):
-    """A backbone for text, images, or both.
+    """A backbone for text, images, audio, video, or several of them.
 
     Args:
         model_name_or_path: Directory or repository of a Hugging Face model.
@@ -195,8 +196,19 @@ class Transformer(InputModule):
 
     @property
     def cost_rule(self) -> CostRule:
-        """How many tokens a text or an image takes, without preprocessing it."""
-        return cost_rule(self.processor, self.config, self.max_seq_length)
+        """How many tokens an item takes, without preprocessing it."""
+        return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
+
+    def sampling(
+        self,
+        modality: Modality,  # noqa: ARG002
+        *,
+        task: str | None = None,  # noqa: ARG002
+        processing_kwargs: ProcessingKwargs | None = None,
+    ) -> Sampling:
+        """How the processor wants audio and video sampled."""
+        buckets = processors.merged(self.processing_kwargs, processing_kwargs or {})
+        return sampling(self.processor, self.config, buckets["video"])
 
     def get_embedding_dimension(self) -> int:
         """Dimension of the vectors that come out."""
@@ -237,7 +249,10 @@ class Transformer(InputModule):
         lengths = {"query": self.query_length, "document": self.document_length}
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
-        buckets = processors.merged(processors.DEFAULTS, asked, self.processing_kwargs, processing_kwargs or {})
+        row = backbone(self.config.model_type)
+        buckets = processors.merged(
+            processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
+        )
         buckets["text"].pop("logits_to_keep", None)  # a checkpoint may say so; `LogitScore` reads the last alone
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
@@ -253,8 +268,7 @@ class Transformer(InputModule):
         elif prompt and kind not in self._without_prompt:
             self._without_prompt.add(kind)
             logger.warning("prompt: %r is ignored for %s, which this model takes without text.", prompt, _spelt(kind))
-        flat = backbone(self.config.model_type).flat_processor
-        features = processors.call(self.processor, kind, inputs, buckets, flat=flat)
+        features = processors.call(self.processor, kind, inputs, buckets, flat=row.flat_processor)
         if self.task.generates:
             processors.check_left_padded(features)
         features["modality"] = kind
@@ -284,8 +298,8 @@ class Transformer(InputModule):
         features = self._template.features(conversations, buckets, max_length=self.max_seq_length)
         if self.task.generates:
             processors.check_left_padded(features)
-        counts = messages.count_parts(conversations, ("image", "video"))
-        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw")):
+        counts = messages.count_parts(conversations, ("image", "video", "audio"))
+        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw"), ("audio", "input_features")):
             if sign in features:
                 features[f"num_{kind}s_per_sample"] = Tensor(counts[kind]).long()
         features["modality"] = "message"

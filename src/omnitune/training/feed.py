@@ -35,8 +35,8 @@ from omnitune.errors import DatasetError, OmnituneError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.detect import inputs_of
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.inputs.load import load
 from omnitune.model.model import Model
+from omnitune.modules.base import load_through
 from omnitune.training.arguments import BaseTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -94,13 +94,13 @@ class Source:
             self._codes = self._codes[kept]
         self.rows = Rows(self.original, self.rows.name, [self.rows.numbers[i] for i in kept])
 
-    def _load(self, cell: Any) -> int:
+    def _load(self, cell: Any) -> None:
         model = self._model()
-        cost = 0
+        modules = list(model.children())
         for item in inputs_of(cell):
             kind = model.modality_of(item)
-            cost += cost_of(load(item, kind, model.media_policy), kind, self._rule, model.media_policy)
-        return cost
+            load_through(modules, item, kind, model.media_policy)
+            cost_of(item, kind, self._rule, model.media_policy)  # refuses what the processor would
 
     def _fingerprint(self, cell: Any) -> str:
         # What cannot be read still needs a number of its own; loading it says what is wrong with it.

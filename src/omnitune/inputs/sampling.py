@@ -1,0 +1,37 @@
+"""How often a model looks at media in time: the rate of its audio, the frames of its clips."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers.video_utils import VideoMetadata
+
+FrameRule = Callable[[VideoMetadata], Sequence[int]]
+"""What is known about a clip to the numbers of the frames that are looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What a model asks of audio and video; known before anything is decoded.
+
+    Attributes:
+        rate: Hertz of audio; None keeps what a recording has.
+        frames: The processor's rule for frames; None where it has none. Frames in memory are then taken as they are,
+            and of a file `num_frames`, evenly spaced.
+        num_frames: See `frames`.
+    """
+
+    rate: int | None = None
+    frames: FrameRule | None = None
+    num_frames: int = 16
+
+    def indices(self, facts: VideoMetadata, *, in_memory: bool) -> list[int]:
+        """Numbers of the frames of a clip that are looked at."""
+        total = facts.total_num_frames
+        if self.frames is not None:
+            return [int(index) for index in self.frames(facts)]
+        if in_memory:
+            return list(range(total))
+        return [index * total // self.num_frames for index in range(self.num_frames)]
+
+
+AS_IT_IS = Sampling()

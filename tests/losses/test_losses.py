@@ -363,9 +363,10 @@ def test_matryoshka_dimensions_larger_than_the_embeddings():
             MatryoshkaLoss(unknown, inner, [4]).objective([A] * columns, torch.ones(2))
 
 
-def test_matryoshka_of_a_projected_mse():
-    with pytest.raises(InputError, match="expected MSELoss without projection_dim"):
-        MatryoshkaLoss(MODEL, MSELoss(MODEL, 3), [2]).objective([A], torch.ones(2, 3))
+def test_matryoshka_of_a_loss_that_takes_whole_embeddings_only():
+    with pytest.raises(InputError, match="got MSELoss with a layer that takes whole embeddings only"):
+        MatryoshkaLoss(MODEL, MSELoss(MODEL, 3), [2])
+    assert MatryoshkaLoss(MODEL, MSELoss(MODEL), [2])
 
 
 def test_a_loss_without_an_objective():

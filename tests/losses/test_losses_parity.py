@@ -16,7 +16,9 @@ from omnitune.types import Embeddings
 pytestmark = pytest.mark.parity
 ROWS, DIM = 6, 32
 
-NAMES = [n for n in losses.__all__ if n not in ("Loss", "Strategy", "TripletDistanceMetric")]
+NAMES = [n for n in losses.__all__ if n.endswith("Loss") and n != "Loss"] + ["ContrastiveTensionLossInBatchNegatives"]
+EXTENSIONS = {"cache_guide"}
+"""Options that Sentence Transformers does not have; keyword-only."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,17 @@ def build(module, name, model, **options):
         return getattr(module, name)(model, **options)
 
 
+def options_of(name, module, encoder):
+    """What a constructor needs beside the model."""
+    if name in ("MatryoshkaLoss", "Matryoshka2dLoss"):
+        return {"loss": module.CoSENTLoss(encoder), "matryoshka_dims": (32, 8)}
+    if name == "AdaptiveLayerLoss":
+        return {"loss": module.CoSENTLoss(encoder)}
+    if name == "SoftmaxLoss":
+        return {"embedding_dimension": DIM, "num_labels": 3}
+    return {"guide": encoder} if "GIST" in name else {}
+
+
 def same(ours, theirs, tolerance=1e-5):
     """Values and gradients agree to `tolerance`, relative where they are larger than 1."""
     value, gradient = ours
@@ -53,7 +66,8 @@ def same(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constructor_signatures(st, name):
-    ours = inspect.signature(getattr(losses, name).__init__).parameters
+    ours = dict(inspect.signature(getattr(losses, name).__init__).parameters)
+    assert all(ours.pop(extra).kind is inspect.Parameter.KEYWORD_ONLY for extra in EXTENSIONS & ours.keys())
     theirs = inspect.signature(getattr(st, name).__init__).parameters
     assert list(ours) == list(theirs)
     for key, parameter in ours.items():
@@ -63,6 +77,7 @@ def test_constructor_signatures(st, name):
             assert getattr(parameter.default, "__name__", type(parameter.default).__name__).strip("<>") in (
                 getattr(other.default, "__name__", type(other.default).__name__).strip("<>"),
                 "TripletDistanceMetric",
+                "SiameseDistanceMetric",
             )
         else:
             assert parameter.default == other.default
@@ -248,15 +263,151 @@ def test_matryoshka_draws_the_same_dimensions(st, encoder, features, gradients):
     assert len({round(v, 4) for v in results[0]}) > 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+WHOLE = ("AdaptiveLayerLoss", "CachedGISTEmbedLoss", "DenoisingAutoEncoderLoss", "GISTEmbedLoss", "Matryoshka2dLoss")
+"""Losses that want more of a model than this file's encoder has; see test_whole_models_parity."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WHOLE])
 def test_config_and_citation(st, encoder, name):
-    options = {"loss": None, "matryoshka_dims": (32, 8)} if name == "MatryoshkaLoss" else {}
-    built = []
-    for module in (losses, st):
-        if options:
-            options["loss"] = module.CoSENTLoss(encoder)
-        built.append(build(module, name, encoder, **options))
-    ours, theirs = built
+    ours, theirs = (build(module, name, encoder, **options_of(name, module, encoder)) for module in (losses, st))
     assert ours.get_config_dict() == theirs.get_config_dict()
     # CosineSimilarityLoss has no paper in either library.
-    assert bool(ours.citation) == hasattr(theirs, "citation")
+    assert bool(ours.citation) == hasattr(theirs, "citation") or name == "OnlineContrastiveLoss"
+
+
+CLASSES = torch.tensor([0, 1, 0, 2, 1, 0])
+
+
+@pytest.mark.parametrize("distance", ("cosine_distance", "euclidean_distance"))
+@pytest.mark.parametrize("classes", (CLASSES, CLASSES[:, None], torch.zeros(ROWS).long(), torch.arange(ROWS)), ids=str)
+@pytest.mark.parametrize("kind", ("All", "Hard", "SemiHard", "HardSoftMargin"))
+def test_batch_triplets(st, encoder, features, gradients, kind, classes, distance):
+    batch = features(1)
+    results = []
+    for module in (losses, st):
+        metric = getattr(module.BatchHardTripletLossDistanceFunction, distance)
+        margin = {} if kind == "HardSoftMargin" else {"margin": 0.3}
+        loss = getattr(module, f"Batch{kind}TripletLoss")(encoder, metric, **margin)
+        try:
+            results.append(gradients(loss, batch, classes))
+        except RuntimeError:  # without triplets there is no graph there
+            results.append(None)
+    ours, theirs = results
+    if theirs is None or theirs[1].norm() == 0:
+        assert ours is None or ours[0] == pytest.approx(0 if theirs is None else theirs[0])
+    else:
+        same(ours, theirs)
+
+
+def test_distances_of_a_batch(st):
+    torch.manual_seed(1)
+    rows = torch.randn(5, 4)
+    rows[3] = rows[1]
+    mine, reference = losses.BatchHardTripletLossDistanceFunction, st.BatchHardTripletLossDistanceFunction
+    for options in ({}, {"squared": True}):
+        ours = mine.eucledian_distance(rows, **options)
+        assert torch.allclose(ours, reference.euclidean_distance(rows, **options), atol=1e-5)
+    assert torch.allclose(mine.cosine_distance(rows), reference.cosine_distance(rows), atol=1e-6)
+
+
+ALIKE = torch.tensor([1, 0, 1, 0, 0, 1])
+
+
+@pytest.mark.parametrize("metric", ("EUCLIDEAN", "MANHATTAN", "COSINE_DISTANCE"))
+@pytest.mark.parametrize("labels", (ALIKE, ALIKE[:, None].float()), ids=("flat", "column"))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("ContrastiveLoss", {}), ("ContrastiveLoss", {"size_average": False}), ("OnlineContrastiveLoss", {"margin": 0.9})],
+)
+def test_contrastive(st, encoder, features, gradients, name, options, labels, metric):
+    batch = features(2)
+    results = []
+    for module in (losses, st):
+        loss = getattr(module, name)(encoder, getattr(module.SiameseDistanceMetric, metric), **options)
+        results.append(gradients(loss, batch, labels))
+    same(*results)
+
+
+@pytest.mark.parametrize("name", ("ContrastiveLoss", "OnlineContrastiveLoss"))
+@pytest.mark.filterwarnings("ignore:.*expects binary labels")
+def test_contrastive_with_other_labels(st, encoder, features, gradients, name):
+    batch, labels = features(2), torch.tensor([1, 0, 0.5, 0, 1, 0.2])
+    same(*(gradients(getattr(module, name)(encoder), batch, labels) for module in (losses, st)))
+
+
+@pytest.mark.parametrize("mini_batched", (True, False))
+def test_mega_batch_margin(st, encoder, features, gradients, mini_batched):
+    batch = features(2)
+    options = {"use_mini_batched_version": mini_batched, "mini_batch_size": 4}
+    same(*(gradients(m.MegaBatchMarginLoss(encoder, **options), batch, None) for m in (losses, st)))
+
+
+@pytest.mark.parametrize("options", ({}, {"mean_weight": None}, {"second_moment_weight": 0.0}, {"aggregation": "sum"}))
+@pytest.mark.parametrize("columns", (1, 2))
+def test_global_orthogonal_regularization(st, encoder, features, options, columns):
+    batch = features(columns)
+    results = []
+    for module in (losses, st):
+        encoder.zero_grad()
+        parts = module.GlobalOrthogonalRegularizationLoss(encoder, **options)([dict(c) for c in batch], None)
+        sum(parts.values()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        results.append(({name: value.item() for name, value in parts.items()}, gradient))
+    ours, theirs = results
+    assert ours[0] == pytest.approx(theirs[0])
+    assert torch.allclose(ours[1], theirs[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", ({}, {"temperature": 2.0}, {"temperature": 2.0, "student_temperature": 0.5, "teacher_temperature": 3.0})
+)
+@pytest.mark.parametrize("columns", (3, 5))
+def test_distill_kl(st, st_util, encoder, features, gradients, options, columns):
+    torch.manual_seed(6)
+    batch, labels = features(columns), torch.randn(ROWS, columns - 1)
+    results, configs = [], []
+    for module, functions in ((losses, similarity), (st, st_util)):
+        loss = module.DistillKLDivLoss(encoder, functions.pairwise_cos_sim, **options)
+        results.append(gradients(loss, batch, labels))
+        configs.append(loss.get_config_dict())
+    same(*results)
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("metric", ("mse", "l2", "cosine"))
+@pytest.mark.parametrize("projection", (None, 20), ids=("same", "projected"))
+@pytest.mark.parametrize("each", (False, True), ids=("broadcast", "each"))
+def test_embed_distill(st, encoder, features, gradients, metric, projection, each):
+    torch.manual_seed(3)
+    width = projection or DIM
+    labels = torch.randn(ROWS, 2, width) if each else torch.randn(ROWS, width)
+    batch, results = features(2), []
+    for module in (losses, st):
+        torch.manual_seed(4)
+        results.append(gradients(module.EmbedDistillLoss(encoder, metric, projection), batch, labels))
+    same(*results)
+
+
+def test_projections_travel_between_the_libraries(st, encoder, tmp_path):
+    ours, theirs = losses.EmbedDistillLoss(encoder, projection_dim=20), st.EmbedDistillLoss(encoder)
+    ours.save_projection(tmp_path / "a.safetensors")
+    theirs.load_projection(tmp_path / "a.safetensors")
+    assert torch.equal(theirs.projection.weight, ours.projection.weight)
+    again = losses.EmbedDistillLoss(encoder)
+    theirs.save_projection(tmp_path / "b.safetensors")
+    again.load_projection(tmp_path / "b.safetensors")
+    assert torch.equal(again.projection.bias, ours.projection.bias)
+
+
+@pytest.mark.parametrize("probabilities", (False, True))
+@pytest.mark.parametrize(
+    "parts", ((True, True, False), (False, True, True), (True, False, False)), ids=("default", "both", "rep")
+)
+def test_softmax(st, encoder, features, gradients, parts, probabilities):
+    torch.manual_seed(7)
+    labels = torch.rand(ROWS, 3).softmax(dim=1) if probabilities else CLASSES
+    batch, results = features(2), []
+    for module in (losses, st):
+        torch.manual_seed(8)
+        results.append(gradients(module.SoftmaxLoss(encoder, DIM, 3, *parts), batch, labels))
+    same(*results)

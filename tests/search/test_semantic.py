@@ -56,9 +56,65 @@ def test_every_name_of_util_exists():
 def test_signatures_of_util():
     theirs = pytest.importorskip("sentence_transformers.util")
     for name in util.__all__:
-        if name == "SimilarityFunction":
+        if name in ("SimilarityFunction", "information_retrieval"):  # the second takes anything there
             continue
         mine, other = (inspect.signature(getattr(package, name)).parameters for package in (util, theirs))
         assert list(mine) == list(other), name
         for key, parameter in mine.items():
             assert callable(parameter.default) or parameter.default == other[key].default, (name, key)
+
+
+def test_pairs_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.05]])
+    found = util.paraphrase_mining_embeddings(rows, max_pairs=3)
+    assert [pair[1:] for pair in found] == [[1, 3], [0, 3], [0, 1]]
+    assert found[0][0] == pytest.approx(float(cos_sim(rows[1], rows[3])))
+    assert [pair[1:] for pair in util.paraphrase_mining_embeddings(rows, top_k=1)] == [[1, 3], [0, 3], [1, 2]]
+
+
+def test_pairs_of_items(compass):
+    found = util.paraphrase_mining(compass, ["0", "80", "5", "90"], top_k=2)
+    assert [pair[1:] for pair in found][:2] == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("score", [cos_sim, dot_score, euclidean_sim])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 3}, {"max_pairs": 17}, {"query_chunk_size": 7, "corpus_chunk_size": 9, "top_k": 5}]
+)
+def test_pairs_agree_with_st(embeddings, score, options):
+    theirs = pytest.importorskip("sentence_transformers.util")
+    corpus = embeddings[1]
+    ours = util.paraphrase_mining_embeddings(corpus, score_function=score, **options)
+    expected = theirs.paraphrase_mining_embeddings(corpus, score_function=getattr(theirs, score.__name__), **options)
+    assert [pair[1:] for pair in ours] == [pair[1:] for pair in expected]
+    assert [pair[0] for pair in ours] == pytest.approx([pair[0] for pair in expected], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.randn(6, 8, generator=generator)
+    sizes = torch.tensor([30, 20, 15, 8, 4, 2])
+    spread = 0.3 * torch.randn(int(sizes.sum()), 8, generator=generator)
+    rows = centres.repeat_interleave(sizes, dim=0) + spread
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
+def test_communities_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.05, 1.0], [1.0, 0.2]])
+    assert util.community_detection(rows, threshold=0.9, min_community_size=2) == [[0, 2, 4], [1, 3]]
+    assert util.community_detection(rows, threshold=0.9, min_community_size=4) == []
+    assert util.community_detection(rows[:0]) == []
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("threshold", [0.6, 0.75, 0.9])
+@pytest.mark.parametrize("smallest", [1, 3, 10])
+@pytest.mark.parametrize("batch_size", [1024, 13])
+def test_communities_agree_with_st(groups, threshold, smallest, batch_size):
+    theirs = pytest.importorskip("sentence_transformers.util")
+    options = {"threshold": threshold, "min_community_size": smallest, "batch_size": batch_size}
+    ours = util.community_detection(groups, **options)
+    assert ours == theirs.community_detection(groups, **options)
+    assert util.community_detection(groups.numpy(), **options) == ours

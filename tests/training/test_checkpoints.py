@@ -14,6 +14,7 @@ from omnitune.errors import CheckpointError, InputError
 from omnitune.evaluation import BaseEvaluator
 from omnitune.modules import Dense, Normalize, Pooling, Router, Transformer
 from omnitune.training import weights
+from omnitune.training.binding import own_state
 from omnitune.training.trainer import SentenceTransformerTrainer as Trainer
 
 Pairs = Callable[..., Dataset]
@@ -235,3 +236,36 @@ class TestAdapters:
         assert all("lora" in name for name in model.get_adapter_state_dict())
         model.delete_adapter("default")
         torch.testing.assert_close(plain, model.encode("word1 word2", convert_to_tensor=True))
+
+
+LEARNERS = {
+    "SoftmaxLoss": lambda model: losses.SoftmaxLoss(model, 32, 3),
+    "EmbedDistillLoss": lambda model: losses.EmbedDistillLoss(model, projection_dim=5),
+    "ContrastiveTensionLoss": losses.ContrastiveTensionLoss,
+    "ContrastiveTensionLossInBatchNegatives": losses.ContrastiveTensionLossInBatchNegatives,
+    "DenoisingAutoEncoderLoss": losses.DenoisingAutoEncoderLoss,
+    "AdaptiveLayerLoss": lambda model: losses.AdaptiveLayerLoss(model, losses.SoftmaxLoss(model, 32, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_a_loss_learns_is_restored(name: str, tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(tiny_bert))
+    loss = LEARNERS[name](model)
+    weights.save_loss(loss, model, tmp_path)
+    before = {key: tensor.detach().clone() for key, tensor in own_state(loss, model).items()}
+    assert before
+    with torch.no_grad():
+        for tensor in own_state(loss, model).values():
+            tensor.add_(1)
+    weights.restore_loss(loss, model, tmp_path)
+    after = own_state(loss, model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_a_guide_is_neither_trained_nor_saved(tiny_bert: Path, tmp_path: Path) -> None:
+    model, guide = SentenceTransformer(str(tiny_bert)), SentenceTransformer(str(tiny_bert))
+    loss = losses.GISTEmbedLoss(model, guide)
+    assert own_state(loss, model) == {}
+    assert {id(p) for p in loss.parameters()} == {id(p) for p in model.parameters()}

@@ -8,10 +8,12 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 
 from omnitune import SentenceTransformer, losses
+from omnitune.data.columns import RoundRobinStreams, StreamRows
 from omnitune.data.samplers import DefaultBatchSampler
 from omnitune.errors import DatasetError, InputError
 from omnitune.evaluation import BaseEvaluator
@@ -249,6 +251,48 @@ def test_a_stream_trains(model: SentenceTransformer, pairs: Pairs, arguments: Ar
     trainer = Trainer(model=model, args=arguments(max_steps=4), train_dataset=pairs().to_iterable_dataset(), loss=loss)
     trainer.train()
     assert len(logged(trainer)) == 4
+
+
+def test_streams_take_turns(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
+    model = SentenceTransformer(str(bert), device="cpu")
+    streams = {
+        "plain": pairs(40).to_iterable_dataset(),
+        "scored": pairs(24, seed=1, extra="score").to_iterable_dataset().shuffle(seed=3),
+    }
+    evals = {name: stream.take(10) for name, stream in streams.items()}
+    trainer = Trainer(
+        model=model,
+        args=arguments(max_steps=5, multi_dataset_batch_sampler="round_robin", prompts={"scored": "s: "}),
+        train_dataset=streams,
+        eval_dataset=evals,
+        loss={"plain": losses.MultipleNegativesRankingLoss(model), "scored": losses.CoSENTLoss(model)},
+    )
+    batches = list(trainer.get_train_dataloader())
+    # The scored stream ends after three batches, and with it the turns.
+    assert [batch["dataset"] for batch in batches] == ["plain", "scored"] * 3
+    assert [batch["columns"][0].prompt for batch in batches[:2]] == [None, "s: "]
+    assert batches[2]["columns"][0].items == pairs(40)["anchor"][8:16]
+    assert sorted(item for b in batches[1::2] for item in b["columns"][0].items) == sorted(pairs(24, seed=1)["anchor"])
+    trainer.train()
+    assert len(logged(trainer)) == 5
+    assert {"eval_plain_loss", "eval_scored_loss"} <= trainer.evaluate().keys()
+
+
+def test_ranks_take_turns_at_batches_of_streams(pairs: Pairs) -> None:
+    streams = [StreamRows(pairs(20, seed=i).to_iterable_dataset(), str(i)) for i in range(2)]
+    both = RoundRobinStreams(streams, batch_size=4, drop_last=True)
+    ranks = [list(IterableDatasetShard(both, batch_size=1, num_processes=2, process_index=i)) for i in range(2)]
+    assert [[{row.dataset for row in rows} for rows in rank] for rank in ranks] == [[{"0"}] * 5, [{"1"}] * 5]
+
+
+def test_streams_that_cannot_be_mixed(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:
+    stream = pairs().to_iterable_dataset()
+    loss = losses.MultipleNegativesRankingLoss(model)
+    trainer = Trainer(model=model, args=arguments(max_steps=1), train_dataset={"a": stream, "b": stream}, loss=loss)
+    with pytest.raises(DatasetError, match="expected ROUND_ROBIN for several streams, whose lengths are unknown"):
+        trainer.train()
+    with pytest.raises(DatasetError, match="to be all Datasets or all streams, got both"):
+        Trainer(model=model, args=arguments(max_steps=1), train_dataset={"a": stream, "b": pairs()}, loss=loss)
 
 
 def test_only_an_evaluator_evaluates(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:

@@ -6,7 +6,7 @@ image arrives as `{"bytes", "path"}` and not as pixels; only a dataset with its 
 
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -144,9 +144,15 @@ class ManyRows(torch.utils.data.Dataset[Row]):
 
 
 class StreamRows(torch.utils.data.IterableDataset[Row]):
-    """A stream whose rows know their number and whose media stay undecoded."""
+    """A stream whose rows know their number and whose media stay undecoded.
 
-    def __init__(self, dataset: IterableDataset) -> None:
+    Args:
+        dataset: The user's stream, which is only read.
+        name: Its name among several, or None.
+    """
+
+    def __init__(self, dataset: IterableDataset, name: str | None = None) -> None:
+        self.name = name
         self.dataset = dataset.decode(False) if dataset.features is not None else dataset
         self.column_names = dataset.column_names
 
@@ -157,7 +163,37 @@ class StreamRows(torch.utils.data.IterableDataset[Row]):
     def __iter__(self) -> Iterator[Row]:
         shared = torch.utils.data.get_worker_info() is not None
         for number, values in enumerate(self.dataset):
-            yield Row(values, None if shared else number)
+            yield Row(values, None if shared else number, self.name)
+
+
+class RoundRobinStreams(torch.utils.data.IterableDataset[list[Row]]):
+    """One batch of every stream in turn, until one has no more.
+
+    Args:
+        streams: The streams.
+        batch_size: Rows a batch, all of one stream.
+        drop_last: Whether a last batch of fewer rows is left out.
+    """
+
+    def __init__(self, streams: Sequence[StreamRows], batch_size: int, drop_last: bool) -> None:
+        self.streams = list(streams)
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell every stream's own shuffling which epoch it is."""
+        for stream in self.streams:
+            stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        for turn in zip(*(self._batches(stream) for stream in self.streams), strict=False):
+            yield from turn
+
+    def _batches(self, stream: StreamRows) -> Iterator[list[Row]]:
+        rows = iter(stream)
+        while batch := list(islice(rows, self.batch_size)):
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
 
 
 def content_codes(rows: Rows, columns: Sequence[str], fingerprint: Callable[[Any], Hashable]) -> np.ndarray:

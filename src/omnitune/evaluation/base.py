@@ -3,13 +3,16 @@
 `measure` neither writes nor remembers anything, so it can run on any model, any number of times, on any rank.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.report import records
+
+logger = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
@@ -64,7 +67,10 @@ class BaseEvaluator:
         Returns:
             Metrics by name, prefixed with the evaluator's name; or a single score.
         """
-        return self.record(model, self.measure(model), output_path, epoch, steps)
+        metrics = self.measure(model)
+        when = moment(epoch, steps, getattr(self, "truncate_dim", None))
+        logger.info("%s of %s%s: %s", self.description, self.name or "the evaluator", when, metrics)
+        return self.record(model, metrics, output_path, epoch, steps)
 
     def measure(self, model: Any) -> dict[str, float]:
         """Metrics of the model by their names without the evaluator's."""
@@ -117,6 +123,35 @@ class BaseEvaluator:
     def get_config_dict(self) -> dict[str, Any]:
         """Settings that a reader of the model card should know."""
         return {}
+
+
+class EmbeddingEvaluator(BaseEvaluator):
+    """Base of evaluators that encode both sides alike, without saying which are queries.
+
+    Attributes:
+        batch_size: Items a forward pass takes.
+        show_progress_bar: Whether to show progress.
+        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+    """
+
+    batch_size: int = 32
+    show_progress_bar: bool | None = False
+    truncate_dim: int | None = None
+
+    def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
+        """Embeddings `(items, dim)`; a family with other embeddings overrides this."""
+        return model.encode(
+            sentences,
+            batch_size=self.batch_size,
+            show_progress_bar=self.show_progress_bar,
+            convert_to_numpy=True,
+            truncate_dim=self.truncate_dim,
+            **kwargs,
+        )
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Truncation, where set."""
+        return {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
 
 
 def similarity_name(similarity: str | SimilarityFunction | None) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
 
 _SCORES_AT_ONCE = 1 << 25
 
@@ -100,6 +101,39 @@ def retrieve_each(
         seen = end
     at = None if order is None else torch.argsort(order)
     return {name: kept.hits(at) for name, kept in best.items()}
+
+
+def nearest_pairs(
+    embeddings: Tensor, score: Score, top_k: int, max_pairs: int, *, block: int | None = None, chunk: int = 100_000
+) -> tuple[Tensor, Tensor]:
+    """The most similar pairs of different rows, out of each row's `top_k` nearest.
+
+    Args:
+        embeddings: `(rows, dim)`.
+        score: Similarity of rows.
+        top_k: Neighbours of each row that make pairs.
+        max_pairs: Pairs to return at most.
+        block: Rows compared at a time; by default as many as keep the scores of a chunk at 128 MB.
+        chunk: Rows that they are compared with at a time.
+
+    Returns:
+        Scores `(pairs,)`, best first, equal ones by row; and the rows of each pair `(pairs, 2)`, int64, lower first.
+    """
+    if score is cos_sim:
+        embeddings, score = normalize_embeddings(embeddings.float()), dot_score
+    hits = retrieve(embeddings, chunks(embeddings, chunk), score, top_k + 1, block=block)
+    own = torch.arange(len(hits.rows))[:, None].expand_as(hits.rows)
+    other = hits.rows != own
+    kept = other & (other.cumsum(dim=1) <= top_k)
+    pairs = torch.stack([own[kept], hits.rows[kept]], dim=1).sort(dim=1).values
+    scores = hits.scores[kept]
+    # Both rows of a pair may have named it: the first one counts.
+    order = (pairs[:, 0] * len(embeddings) + pairs[:, 1]).sort(stable=True)
+    first = torch.ones(len(pairs), dtype=torch.bool)
+    first[1:] = order.values[1:] != order.values[:-1]
+    chosen = order.indices[first]
+    best = chosen[scores[chosen].sort(descending=True, stable=True).indices[:max_pairs]]
+    return scores[best], pairs[best]
 
 
 def chunks(items: Rows, size: int, *, label: str = "Corpus chunks", show: bool = False) -> Iterable[Any]:

@@ -2,6 +2,11 @@
 
 `objective` is arithmetic on embeddings and nothing else. How the embeddings are obtained (all graphs kept, or some
 replayed) is the strategy's business, shared by all losses.
+
+What an objective needs beyond one embedding a column is said in three places, which wrappers pass on: `embed` (columns
+that another encoder embeds, or that none does), `targets` (labels that the columns themselves say) and `any_width`
+(False where a layer of the loss fits whole embeddings only). Frozen guides, trained copies and earlier layers all come
+in through `embed`, so every loss combines with every strategy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +26,12 @@ class Loss(nn.Module):
     Args:
         model: The encoder; its `engine` plans, prepares and runs.
         strategy: How embeddings are obtained; by default mini-batches planned by cost, graphs kept while memory allows.
+
+    Attributes:
+        any_width: Whether the objective takes embeddings of fewer dimensions than the model's.
     """
+
+    any_width: bool = True
 
     def __init__(self, model: nn.Module, strategy: Strategy | None = None) -> None:
         super().__init__()
@@ -39,18 +49,34 @@ class Loss(nn.Module):
 
         Returns:
             A scalar, or named scalar parts whose sum is the loss.
+        """
+        columns = list(sentence_features)
+        embeddings = self.embed(columns, cast(Encodes, self.model.engine))
+        value = self.objective(embeddings, self.targets(columns, labels))
+        return dict(value) if isinstance(value, Mapping) else value
+
+    def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
+        """What `objective` takes: the model's embeddings of every column, unless a loss says otherwise.
+
+        Args:
+            columns: The inputs of the loss.
+            engine: The model's, or one in its place that gives more than the final embeddings.
+        """
+        return self.strategy.embed(engine, columns)
+
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
+        """The labels that `objective` takes: those of the batch, unless the columns say them.
 
         Raises:
-            ShapeError: The labels are lists of different lengths.
+            ShapeError: They are lists of different lengths.
         """
+        del columns
         if isinstance(labels, list):
             raise ShapeError(
                 f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
                 f"{sorted({len(row) for row in labels})}"
             )
-        embeddings = self.strategy.embed(cast(Encodes, self.model.engine), list(sentence_features))
-        value = self.objective(embeddings, labels)
-        return dict(value) if isinstance(value, Mapping) else value
+        return labels
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """The loss of these embeddings, one `Embeddings` per column."""

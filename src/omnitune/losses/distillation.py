@@ -1,56 +1,98 @@
 """A teacher's numbers as labels: its embeddings, or its scores."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from os import PathLike
+from typing import Any, Literal, cast, get_args
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.losses.base import Loss, described
-from omnitune.ops.objectives import margin_mse
+from omnitune.ops.objectives import kl_divergence, margin_mse
 from omnitune.ops.similarity import pairwise_dot_score
 from omnitune.types import Embeddings, Objective
 
+DistanceMetric = Literal["mse", "l2", "cosine"]
 
-class MSELoss(Loss):
-    """Squared error between embeddings and a teacher's, over any number of input columns.
+
+class EmbedDistillLoss(Loss):
+    """Distance between embeddings and a teacher's, over any number of input columns.
 
     Labels are `(rows, dim)`, the same for every column, or `(rows, columns, dim)`.
 
     Args:
         model: The student.
+        distance_metric: "mse" the squared error, "l2" the Euclidean distance, "cosine" one minus the cosine.
         projection_dim: The teacher's dimension, where it differs from the student's: a linear layer of the loss,
             trained with it, maps one to the other. None for none.
 
+    Raises:
+        InputError: `distance_metric` is none of the above.
+
     Source:
-        Reimers and Gurevych 2020, eq. 1 (arXiv:2004.09813).
+        Kim et al. 2023 (arXiv:2301.12005).
     """
 
-    def __init__(self, model: nn.Module, projection_dim: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, distance_metric: DistanceMetric = "cosine", projection_dim: int | None = None
+    ) -> None:
         super().__init__(model)
+        if distance_metric not in get_args(DistanceMetric):
+            raise InputError(f"distance_metric: expected one of {get_args(DistanceMetric)}, got {distance_metric!r}")
+        self.distance_metric: DistanceMetric = distance_metric
         self.projection_dim = projection_dim
         self.projection: nn.Linear | None = None
         if projection_dim is not None:
-            width = cast(Callable[[], int], model.get_embedding_dimension)()
-            self.projection = nn.Linear(width, projection_dim, device=next(model.parameters()).device)
+            self.projection = self._layer(self._student_dim(), projection_dim)
+        self.any_width = projection_dim is None
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
-        """Mean over columns of the squared error of `(rows, dim)` embeddings."""
-        return self._error(embeddings, self._teacher(embeddings, labels))
+        """Mean over columns of the distance of `(rows, dim)` embeddings."""
+        return self._distance(embeddings, self._teacher(embeddings, labels))
 
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
     ) -> list[Objective]:
         """The loss of truncated embeddings against the teacher's, truncated and not rescaled."""
-        if self.projection is not None:
-            raise InputError(
-                "MatryoshkaLoss: expected MSELoss without projection_dim, which maps whole embeddings only; "
-                "reduce the teacher's embeddings to the student's dimension instead"
-            )
         teacher = self._teacher(embeddings, labels)
-        return [self._error([e.truncate(d) for e in embeddings], teacher[..., :d]) for d in dims]
+        return [self._distance([e.truncate(d) for e in embeddings], teacher[..., :d]) for d in dims]
+
+    def save_projection(self, path: str | PathLike[str]) -> None:
+        """Write the projection to a safetensors file.
+
+        Raises:
+            InputError: There is none.
+        """
+        if self.projection is None:
+            raise InputError("projection_dim: expected the teacher's dimension, got None, so there is no projection")
+        save_file(dict(self.projection.state_dict()), str(path))
+
+    def load_projection(self, path: str | PathLike[str]) -> None:
+        """Take over the projection of a safetensors file.
+
+        Raises:
+            ShapeError: It maps other dimensions than the student's, or than `projection_dim` says.
+        """
+        stored = load_file(str(path))
+        teacher_dim, student_dim = stored["weight"].shape
+        if (student_dim, teacher_dim) != (self._student_dim(), self.projection_dim or teacher_dim):
+            raise ShapeError(
+                f"path: expected a projection from {self._student_dim()} to {self.projection_dim or 'any'} dimensions, "
+                f"got one from {student_dim} to {teacher_dim}"
+            )
+        self.projection = self.projection or self._layer(student_dim, teacher_dim)
+        self.projection_dim, self.any_width = teacher_dim, False
+        self.projection.load_state_dict(stored)
+
+    def _student_dim(self) -> int:
+        return cast(Callable[[], int], self.model.get_embedding_dimension)()
+
+    def _layer(self, student_dim: int, teacher_dim: int) -> nn.Linear:
+        return nn.Linear(student_dim, teacher_dim, device=next(self.model.parameters()).device)
 
     def _teacher(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Tensor:
         """What each row of each column should be `(rows, columns, dim)`."""
@@ -61,15 +103,51 @@ class MSELoss(Loss):
         teacher = given[:, None].expand(-1, len(embeddings), -1) if given.dim() == 2 else given
         if tuple(teacher.shape) != expected:
             raise ShapeError(
-                f"MSELoss: expected labels of shape {(expected[0], expected[2])} or {expected}, "
+                f"{type(self).__name__}: expected labels of shape {(expected[0], expected[2])} or {expected}, "
                 f"got {tuple(given.shape)}; a teacher of another dimension needs projection_dim"
             )
         return teacher
 
-    def _error(self, embeddings: Sequence[Embeddings], teacher: Tensor) -> Tensor:
+    def _distance(self, embeddings: Sequence[Embeddings], teacher: Tensor) -> Tensor:
         student = torch.stack([e.values for e in embeddings], dim=1)
         projected = student if self.projection is None else self.projection(student)
-        return F.mse_loss(projected, teacher.to(device=projected.device, dtype=projected.dtype))
+        teacher = teacher.to(device=projected.device, dtype=projected.dtype)
+        if self.distance_metric == "mse":
+            return F.mse_loss(projected, teacher)
+        if self.distance_metric == "l2":
+            distances: Tensor = torch.linalg.vector_norm(projected - teacher, dim=-1)
+            return distances.mean()
+        return (1 - F.cosine_similarity(projected, teacher, dim=-1)).mean()
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {"distance_metric": self.distance_metric, "projection_dim": self.projection_dim}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of distilling embeddings."""
+        return """@misc{kim2023embeddistill,
+    title={EmbedDistill: A Geometric Knowledge Distillation for Information Retrieval},
+    author={Seungyeon Kim and Ankit Singh Rawat and Manzil Zaheer and Sadeep Jayasumana and others},
+    year={2023},
+    eprint={2301.12005},
+    archivePrefix={arXiv}
+}"""
+
+
+class MSELoss(EmbedDistillLoss):
+    """`EmbedDistillLoss` with the squared error.
+
+    Args:
+        model: The student.
+        projection_dim: As in `EmbedDistillLoss`.
+
+    Source:
+        Reimers and Gurevych 2020, eq. 1 (arXiv:2004.09813).
+    """
+
+    def __init__(self, model: nn.Module, projection_dim: int | None = None) -> None:
+        super().__init__(model, "mse", projection_dim)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""
@@ -84,6 +162,79 @@ class MSELoss(Loss):
     booktitle={Proceedings of EMNLP 2020},
     year={2020},
     url={https://arxiv.org/abs/2004.09813}
+}"""
+
+
+class DistillKLDivLoss(Loss):
+    """Divergence of the student's ranking of candidates from a teacher's, over (query, document, document, ...).
+
+    Labels are the teacher's scores of each document `(rows, documents)`.
+
+    Args:
+        model: The student.
+        similarity_fct: `(n, dim), (n, dim) -> (n,)`, higher is closer.
+        temperature: Divides scores before the softmax.
+        student_temperature: The same for the student alone; by default `temperature`.
+        teacher_temperature: The same for the teacher alone; by default `temperature`.
+
+    Raises:
+        InputError: A temperature is not positive and finite.
+
+    Source:
+        Lin et al. 2020, eq. 5 (arXiv:2010.11386); scaled by the student's squared temperature, Hinton et al. 2015.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = pairwise_dot_score,
+        temperature: float = 1.0,
+        student_temperature: float | None = None,
+        teacher_temperature: float | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.similarity_fct = similarity_fct
+        self.temperature = temperature
+        self.student_temperature = temperature if student_temperature is None else student_temperature
+        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+        for name in ("temperature", "student_temperature", "teacher_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: expected a positive finite number, got {getattr(self, name)}")
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Divergence over the candidates of each query, all `(rows, dim)`."""
+        # The softmax of a single candidate is 1 whatever its score.
+        self._expect_columns(embeddings, "(query, positive, negative) or (query, positive, negative, ...)", least=3)
+        query, *documents = (e.values for e in embeddings)
+        scores = torch.stack([self.similarity_fct(query, document) for document in documents], dim=1)
+        teacher = self._expect_labels(labels, "the teacher's scores").detach()
+        if teacher.shape != scores.shape:
+            raise ShapeError(
+                f"{type(self).__name__}: expected labels of shape {tuple(scores.shape)}, the teacher's score of every "
+                f"document, got {tuple(teacher.shape)}"
+            )
+        return kl_divergence(
+            scores / self.student_temperature, (teacher / self.teacher_temperature).to(scores.dtype)
+        ) * (self.student_temperature**2)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        own = {"student_temperature": self.student_temperature, "teacher_temperature": self.teacher_temperature}
+        return {
+            "similarity_fct": described(self.similarity_fct),
+            "temperature": self.temperature,
+            **{name: value for name, value in own.items() if value != self.temperature},
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of distilling rankings."""
+        return """@misc{lin2020distilling,
+    title={Distilling Dense Representations for Ranking using Tightly-Coupled Teachers},
+    author={Sheng-Chieh Lin and Jheng-Hong Yang and Jimmy Lin},
+    year={2020},
+    eprint={2010.11386},
+    archivePrefix={arXiv}
 }"""
 
 

@@ -9,12 +9,42 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
-from omnitune.types import Embeddings, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
 
 
-class MatryoshkaLoss(Loss):
+class Wrapper(Loss):
+    """A loss made of another, which says how its embeddings are obtained and what its labels are.
+
+    Raises:
+        InputError: `loss` is not a `Loss`.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        if not isinstance(loss, Loss):
+            raise InputError(
+                f"loss: expected a subclass of omnitune.losses.Loss, which has an objective on embeddings, "
+                f"got {type(loss).__module__}.{type(loss).__qualname__}"
+            )
+        super().__init__(model, loss.strategy)
+        self.loss: Loss = loss
+        self.any_width = loss.any_width
+
+    def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
+        """What the inner loss asks for."""
+        return self.loss.embed(columns, engine)
+
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
+        """Those of the inner loss."""
+        return self.loss.targets(columns, labels)
+
+    def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
+        """Those of the inner loss."""
+        return self.loss.negatives_per_query(batch_size, columns)
+
+
+class MatryoshkaLoss(Wrapper):
     """Sum of a loss over truncated embeddings, so that the first dimensions alone make good embeddings too.
 
     Items are encoded once, in the way that the inner loss asks for. With an in-batch loss on `cos_sim` or `dot_score`,
@@ -29,7 +59,7 @@ class MatryoshkaLoss(Loss):
 
     Raises:
         InputError: No dimensions, one below 1 or above the model's, as many weights as dimensions are not there, or
-            `loss` is not a `Loss`.
+            `loss` is not a `Loss` on embeddings of any width.
 
     Source:
         Kusupati et al. 2022, eq. 1 (arXiv:2205.13147).
@@ -43,13 +73,12 @@ class MatryoshkaLoss(Loss):
         matryoshka_weights: Sequence[float] | Sequence[int] | None = None,
         n_dims_per_step: int = -1,
     ) -> None:
-        if not isinstance(loss, Loss):
+        super().__init__(model, loss)
+        if not self.any_width:
             raise InputError(
-                f"loss: expected a subclass of omnitune.losses.Loss, which has an objective on embeddings, "
-                f"got {type(loss).__module__}.{type(loss).__qualname__}"
+                f"loss: expected one on embeddings of any number of dimensions, got {type(loss).__name__} with a layer "
+                f"that takes whole embeddings only; without such a layer (projection_dim=None) it can be truncated"
             )
-        super().__init__(model, loss.strategy)
-        self.loss = loss
         weights = [1] * len(matryoshka_dims) if matryoshka_weights is None else list(matryoshka_weights)
         _check(matryoshka_dims, weights, cast(Callable[[], int | None], model.get_embedding_dimension)())
         pairs = sorted(zip(matryoshka_dims, weights, strict=True), key=lambda pair: pair[0], reverse=True)
@@ -63,11 +92,7 @@ class MatryoshkaLoss(Loss):
         if 0 < self.n_dims_per_step < len(chosen):
             chosen = random.sample(chosen, self.n_dims_per_step)
         values = self.loss.objective_at(embeddings, labels, [self.matryoshka_dims[i] for i in chosen])
-        return _weighted_sum(values, [self.matryoshka_weights[i] for i in chosen])
-
-    def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """Those of the inner loss."""
-        return self.loss.negatives_per_query(batch_size, columns)
+        return weighted_sum(values, [self.matryoshka_weights[i] for i in chosen])
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""
@@ -90,7 +115,8 @@ class MatryoshkaLoss(Loss):
 }"""
 
 
-def _weighted_sum(values: Sequence[Objective], weights: Sequence[float]) -> Objective:
+def weighted_sum(values: Sequence[Objective], weights: Sequence[float]) -> Objective:
+    """Sum of objectives, each times its weight; part by part where they have parts."""
     weighted = list(zip(values, weights, strict=True))
     first = values[0]
     if isinstance(first, Mapping):

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +20,7 @@ from omnitune import runtime
 from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import modality_of
+from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.model import checkpoint
@@ -187,6 +188,14 @@ class Model(nn.Sequential, AdapterMixin):
                 f"got {modality!r} ({type(item).__name__})"
             )
         return modality
+
+    def content_key(self, item: Any) -> Hashable:
+        """What two inputs of equal content share; nothing is decoded.
+
+        Raises:
+            ModalityError: The model takes no such input.
+        """
+        return item if isinstance(item, str) else fingerprint(item, self.modality_of(item))
 
     @property
     def cost_rule(self) -> CostRule:

@@ -304,7 +304,8 @@ class Transformer(InputModule):
         """Features with `module_output_name`.
 
         Args:
-            features: From `preprocess`.
+            features: From `preprocess`; with `output_hidden_states`, those of every layer come out as
+                `all_layer_embeddings`, the embedding layer's first.
             **kwargs: For the backbone; they win over the features.
 
         Returns:
@@ -324,7 +325,8 @@ class Transformer(InputModule):
             arguments["output_hidden_states"] = True
         result = call(**arguments)
         features[self.module_output_name] = outputs.selected(result, path)
-        if getattr(self.config, "output_hidden_states", False) and "hidden_states" in result:
+        asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)
+        if asked and "hidden_states" in result:
             features["all_layer_embeddings"] = result["hidden_states"]
         return features
 

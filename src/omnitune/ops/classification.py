@@ -65,17 +65,18 @@ def best_accuracy(scores: Tensor, positive: Tensor) -> tuple[float, float]:
     return int(right[best]) / len(scores), float(none if best == 0 else _threshold(cuts, best - 1))
 
 
-def best_f1(scores: Tensor, positive: Tensor) -> tuple[float, float, float, float]:
+def best_f1(scores: Tensor, positive: Tensor, known: int | None = None) -> tuple[float, float, float, float]:
     """The highest F1 that a threshold reaches, precision and recall there, and the highest such threshold.
 
     Args:
         scores: `(pairs,)` float, higher is more likely positive; at least one.
         positive: `(pairs,)` bool. Without any, all four numbers are 0.
+        known: Positive pairs that there are, also beside these; by default these are all.
     """
     cuts, found, taken = _cuts(scores, positive)
     if not int(found[-1]):
         return 0.0, 0.0, 0.0, 0.0
-    precision, recall = found.double() / taken, found.double() / found[-1]
+    precision, recall = found.double() / taken, found.double() / (known or int(found[-1]))
     f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
     best = int(f1.argmax())
     return float(f1[best]), float(precision[best]), float(recall[best]), _threshold(cuts, best)

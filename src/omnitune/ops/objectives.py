@@ -172,6 +172,20 @@ def margin_mse(positive: Tensor, negatives: Tensor, margins: Tensor) -> Tensor:
     return F.mse_loss(positive[:, None] - negatives, margins)
 
 
+def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far the student's distribution over the last axis is from the teacher's.
+
+    Args:
+        student: Logits `(rows, candidates)`.
+        teacher: Logits `(rows, candidates)`; no gradient reaches them.
+
+    Returns:
+        Mean over rows of `sum teacher * log(teacher / student)`, a scalar, at least 0.
+    """
+    target = F.softmax(teacher.detach(), dim=-1)
+    return F.kl_div(F.log_softmax(student, dim=-1), target, reduction="batchmean")
+
+
 def _own_columns(scores: Tensor, own: Tensor, rows: int) -> Tensor:
     """True where a column of `scores` `(queries, columns * rows)` belongs to the query's own batch row."""
     return torch.arange(scores.shape[1], device=scores.device) % rows == own[:, None]

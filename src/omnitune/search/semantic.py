@@ -1,12 +1,16 @@
-"""The nearest embeddings of a corpus, as ST's `semantic_search` returns them."""
+"""The nearest embeddings of a corpus, the most similar pairs in one, and its groups, as ST's `util` returns them."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from omnitune.evaluation.search import chunks, retrieve
+from omnitune import runtime
+from omnitune.evaluation.base import Encoder
+from omnitune.evaluation.search import chunks, nearest_pairs, retrieve
 from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
 
 
@@ -45,6 +49,131 @@ def semantic_search(
         [{"corpus_id": row, "score": value} for row, value in zip(rows, values, strict=True)]
         for rows, values in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True)
     ]
+
+
+def paraphrase_mining(
+    model: Encoder,
+    sentences: list[str],
+    show_progress_bar: bool = False,
+    batch_size: int = 32,
+    query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100000,
+    max_pairs: int = 500000,
+    top_k: int = 100,
+    score_function: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+    truncate_dim: int | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+) -> list[list[float | int]]:
+    """The most similar pairs among some items.
+
+    Args:
+        model: Encodes them.
+        sentences: The items.
+        show_progress_bar: Whether to show progress.
+        batch_size: Items a forward pass takes.
+        query_chunk_size: As in `paraphrase_mining_embeddings`, as are the next four.
+        corpus_chunk_size: See there.
+        max_pairs: See there.
+        top_k: See there.
+        score_function: See there.
+        truncate_dim: Dimensions to keep of every embedding.
+        prompt_name: Name of the text put before every item, among the model's prompts.
+        prompt: Text put before every item.
+
+    Returns:
+        `[score, row, row]` for each pair, best first.
+    """
+    embeddings = model.encode(
+        sentences,
+        show_progress_bar=show_progress_bar,
+        batch_size=batch_size,
+        convert_to_tensor=True,
+        truncate_dim=truncate_dim,
+        prompt_name=prompt_name,
+        prompt=prompt,
+    )
+    return paraphrase_mining_embeddings(
+        embeddings, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function
+    )
+
+
+def paraphrase_mining_embeddings(
+    embeddings: Tensor,
+    query_chunk_size: int = 5000,
+    corpus_chunk_size: int = 100000,
+    max_pairs: int = 500000,
+    top_k: int = 100,
+    score_function: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+) -> list[list[float | int]]:
+    """The most similar pairs of embeddings, out of each one's `top_k` nearest.
+
+    Args:
+        embeddings: `(items, dim)`.
+        query_chunk_size: Items compared at a time.
+        corpus_chunk_size: Items that they are compared with at a time.
+        max_pairs: Pairs to return at most.
+        top_k: Neighbours of each item that make pairs.
+        score_function: Similarity `(n, dim), (m, dim) -> (n, m)`.
+
+    Returns:
+        `[score, row, row]` for each pair, the lower row first; best pairs first, equal scores by row.
+    """
+    scores, pairs = nearest_pairs(
+        _as_tensor(embeddings), score_function, top_k, max_pairs, block=query_chunk_size, chunk=corpus_chunk_size
+    )
+    return [[score, *rows] for score, rows in zip(scores.tolist(), pairs.tolist(), strict=True)]
+
+
+def community_detection(
+    embeddings: Tensor | NDArray[Any],
+    threshold: float = 0.75,
+    min_community_size: int = 10,
+    batch_size: int = 1024,
+    show_progress_bar: bool = False,
+) -> list[list[int]]:
+    """Groups of embeddings around a centre that all are close to; no embedding is in two of them.
+
+    Args:
+        embeddings: `(items, dim)`.
+        threshold: Cosine to the centre from which on an item belongs to it.
+        min_community_size: Smallest group that counts.
+        batch_size: Items compared with all at a time.
+        show_progress_bar: Whether to show progress.
+
+    Returns:
+        Rows of every group, the centre first and then the closest; the largest groups first.
+    """
+    if len(embeddings) < max(min_community_size, 1):
+        return []
+    vectors = normalize_embeddings(_as_tensor(embeddings).float())
+    found: list[tuple[int, NDArray[Any]]] = []
+    starts = range(0, len(vectors), batch_size)
+    for start in runtime.progress(starts, label="Finding communities", show=show_progress_bar):
+        scores = vectors[start : start + batch_size] @ vectors.T
+        members = scores >= threshold
+        enough = (members.sum(dim=1) >= min_community_size).nonzero().squeeze(1)
+        if len(enough):
+            # One sort of the members of all centres: by centre, then from the closest on.
+            centre, other = members[enough].nonzero(as_tuple=True)
+            closest = scores[enough][centre, other].argsort(descending=True, stable=True)
+            order = closest[centre[closest].argsort(stable=True)]
+            sizes = torch.bincount(centre, minlength=len(enough)).tolist()
+            parts = torch.split(other[order].cpu(), sizes)
+            found += [(start + row, part.numpy()) for row, part in zip(enough.tolist(), parts, strict=True)]
+    return _without_overlap(found, len(vectors), min_community_size)
+
+
+def _without_overlap(found: list[tuple[int, NDArray[Any]]], items: int, smallest: int) -> list[list[int]]:
+    """The largest communities first, each without the items of those before it."""
+    used = np.zeros(items, dtype=bool)
+    kept: list[list[int]] = []
+    for centre, members in sorted(found, key=lambda community: -len(community[1])):
+        free = members[~used[members]]
+        if not used[centre] and len(free) >= smallest:
+            kept.append([centre, *free[free != centre].tolist()])
+            used[kept[-1]] = True
+    return sorted(kept, key=len, reverse=True)
 
 
 def _as_tensor(embeddings: Any) -> Tensor:

@@ -78,13 +78,14 @@ def check_routes(model: Model, router_mapping: Mapping[str, Any]) -> None:
 
 def own_state(losses: Losses, model: nn.Module) -> dict[str, Tensor]:
     """What a loss has learnt beside the model: its own trained parameters and its buffers, by name."""
-    models = {id(t) for t in (*model.parameters(), *model.buffers())}
+    known = {id(t) for t in (*model.parameters(), *model.buffers())}
     named = losses if isinstance(losses, dict) else {"": losses}
     state = {}
     for key, loss in named.items():
-        frozen = {id(p) for p in loss.parameters() if not p.requires_grad}
+        known |= {id(p) for p in loss.parameters() if not p.requires_grad}
         for name, tensor in loss.state_dict(keep_vars=True).items():
-            if id(tensor) not in models and id(tensor) not in frozen:
+            if id(tensor) not in known:
+                known.add(id(tensor))  # one name is enough for weights that are tied
                 state[f"{key}.{name}" if key else name] = tensor
     return state
 

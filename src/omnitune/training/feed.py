@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -12,7 +13,15 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSamp
 
 from omnitune.data.check import BadItem, find_bad_items, refuse
 from omnitune.data.collator import Collator
-from omnitune.data.columns import ManyRows, Rows, StreamRows, check_names, content_codes, input_columns
+from omnitune.data.columns import (
+    ManyRows,
+    RoundRobinStreams,
+    Rows,
+    StreamRows,
+    check_names,
+    content_codes,
+    input_columns,
+)
 from omnitune.data.samplers import (
     BatchSamplers,
     DefaultBatchSampler,
@@ -37,7 +46,9 @@ MULTI_SAMPLERS: dict[Any, Any] = {
 }
 """Sampler of several datasets by the argument's value; classes and functions stand for themselves."""
 
-AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | dict[str, Dataset]
+AnyDataset: TypeAlias = (
+    Dataset | DatasetDict | IterableDataset | IterableDatasetDict | dict[str, Dataset] | dict[str, IterableDataset]
+)
 
 
 class Source:
@@ -194,10 +205,10 @@ class Feed:
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         }
         drop_last = self.args.dataloader_drop_last
-        if isinstance(dataset, IterableDataset):
-            if self.args.batch_sampler != BatchSamplers.BATCH_SAMPLER:
-                logger.warning("batch_sampler: ignored for a stream, which cannot be sampled.")
-            return DataLoader(StreamRows(dataset), batch_size=batch_size, drop_last=drop_last, **options)
+        if isinstance(dataset, IterableDataset | IterableDatasetDict):
+            return self._streaming(
+                {name: dataset} if isinstance(dataset, IterableDataset) else dataset, batch_size, options
+            )
         if not isinstance(dataset, Dataset | dict):
             raise DatasetError(
                 f"dataset: expected a Dataset, several in a dict, or a stream; got {type(dataset).__name__}"
@@ -224,6 +235,30 @@ class Feed:
         )
         return DataLoader(ManyRows([source.rows for source in sources]), batch_sampler=whole, **options)
 
+    def _streaming(
+        self, streams: Mapping[str | None, IterableDataset], batch_size: int, options: dict[str, Any]
+    ) -> "DataLoader[Any]":
+        """A data loader of one stream, or of several in turn.
+
+        Raises:
+            DatasetError: Several are to be mixed in proportion to their lengths, which are unknown.
+        """
+        if self.args.batch_sampler != BatchSamplers.BATCH_SAMPLER:
+            logger.warning("batch_sampler: ignored for a stream, which cannot be sampled.")
+        rows = [StreamRows(stream, name) for name, stream in streams.items()]
+        drop_last = self.args.dataloader_drop_last
+        if len(rows) == 1:
+            return DataLoader(rows[0], batch_size=batch_size, drop_last=drop_last, **options)
+        if self.args.multi_dataset_batch_sampler != MultiDatasetBatchSamplers.ROUND_ROBIN:
+            raise DatasetError(
+                "multi_dataset_batch_sampler: expected ROUND_ROBIN for several streams, whose lengths are unknown, "
+                f"got {self.args.multi_dataset_batch_sampler}; for other proportions, make one stream of those with "
+                "equal columns by datasets.interleave_datasets([...], probabilities=[...])"
+            )
+        # A sample is a whole batch, so that ranks take turns at batches and never mix datasets.
+        options = {**options, "collate_fn": partial(_collate_only, self.collator)}
+        return DataLoader(RoundRobinStreams(rows, batch_size, drop_last), batch_size=1, **options)
+
 
 def several(dataset: AnyDataset | None, kind: str) -> Any:
     """The user's dataset as the trainer holds it: a dict becomes a `DatasetDict`; checked by its columns.
@@ -233,20 +268,29 @@ def several(dataset: AnyDataset | None, kind: str) -> Any:
         kind: `"train_dataset"` or `"eval_dataset"`, for messages.
 
     Raises:
-        DatasetError: It is of an unknown kind, a dict of streams, or has columns that cannot be.
+        DatasetError: It is of an unknown kind, a dict of datasets and streams, or has columns that cannot be.
     """
     if dataset is None:
         return None
-    streams = isinstance(dataset, dict) and any(isinstance(d, IterableDataset) for d in dataset.values())
-    if isinstance(dataset, IterableDatasetDict) or streams:
+    streams = [isinstance(d, IterableDataset) for d in dataset.values()] if isinstance(dataset, dict) else []
+    if any(streams) and not all(streams):
         raise DatasetError(
-            f"{kind}: expected several datasets to be Datasets, got streams; give one stream, or load them"
+            f"{kind}: expected several datasets to be all Datasets or all streams, got both; make streams of the "
+            "others with dataset.to_iterable_dataset()"
         )
     if not isinstance(dataset, Dataset | IterableDataset | dict):
         raise DatasetError(f"{kind}: expected a Dataset, a dict of them or a stream, got {type(dataset).__name__}")
     for name, one in named(dataset).items():
         check_names(one.column_names, kind if name is None else f"{kind} {name!r}")
-    return DatasetDict(dataset) if isinstance(dataset, dict) else dataset
+    if not isinstance(dataset, dict):
+        return dataset
+    return IterableDatasetDict(dataset) if any(streams) else DatasetDict(dataset)
+
+
+def _collate_only(collator: Callable[[Any], Any], samples: Sequence[Any]) -> Any:
+    """The collated batch of a data loader whose only sample is a batch of rows."""
+    [rows] = samples
+    return collator(rows)
 
 
 def named(dataset: Any) -> Mapping[str | None, Any]:

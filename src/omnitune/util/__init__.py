@@ -11,10 +11,14 @@ _HOME = {
     **dict.fromkeys(_SIMILARITY.split(), "omnitune.ops.similarity"),
     "pytorch_cos_sim": "omnitune.ops.similarity",
     "quantize_embeddings": "omnitune.ops.quantize",
+    "community_detection": "omnitune.search.semantic",
+    "information_retrieval": "omnitune.search.semantic",
+    "paraphrase_mining": "omnitune.search.semantic",
+    "paraphrase_mining_embeddings": "omnitune.search.semantic",
     "semantic_search": "omnitune.search.semantic",
     "truncate_embeddings": "omnitune.ops.quantize",
 }
-_RENAMED = {"pytorch_cos_sim": "cos_sim"}
+_RENAMED = {"information_retrieval": "semantic_search", "pytorch_cos_sim": "cos_sim"}
 
 __all__ = sorted(_HOME)
 

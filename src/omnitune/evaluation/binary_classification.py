@@ -1,0 +1,94 @@
+"""How well similarities tell pairs that are alike from others."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from omnitune.errors import InputError, ShapeError
+from omnitune.evaluation.base import EmbeddingEvaluator, similarity_name
+from omnitune.ops.classification import binary_metrics
+from omnitune.ops.similarity import SimilarityFunction
+
+_DISTANCES = ("euclidean", "manhattan")
+_COLUMNS = ("accuracy", "accuracy_threshold", "f1", "precision", "recall", "f1_threshold", "ap", "mcc")
+
+
+class BinaryClassificationEvaluator(EmbeddingEvaluator):
+    """Accuracy, F1, precision, recall, average precision and Matthews correlation at the best threshold.
+
+    Thresholds of distances are distances: a pair is alike if it is no farther apart.
+
+    Args:
+        sentences1: First item of every pair.
+        sentences2: Second item of every pair.
+        labels: 1 for pairs that are alike, 0 for others.
+        name: Put before every metric.
+        batch_size: Items a forward pass takes.
+        show_progress_bar: Whether to show progress.
+        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+        similarity_fn_names: Similarities to measure; the model's own by default.
+
+    Raises:
+        ShapeError: The two sides and the labels differ in number, or there are none.
+        InputError: A label is neither 0 nor 1, or a similarity is unknown.
+    """
+
+    def __init__(
+        self,
+        sentences1: list[str],
+        sentences2: list[str],
+        labels: list[int],
+        name: str = "",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        similarity_fn_names: list[Literal["cosine", "dot", "euclidean", "manhattan"]] | None = None,
+    ) -> None:
+        super().__init__()
+        if not len(sentences1) == len(sentences2) == len(labels) or not len(labels):
+            raise ShapeError(
+                "sentences1, sentences2, labels: expected equally many, and at least one of each, "
+                f"got {len(sentences1)}, {len(sentences2)} and {len(labels)}"
+            )
+        if wrong := [label for label in labels if label not in (0, 1)]:
+            raise InputError(f"labels: expected 0 or 1, got {wrong[0]!r}")
+        self.sentences1 = sentences1
+        self.sentences2 = sentences2
+        self.labels = labels
+        self.similarity_fn_names: list[str] = [similarity_name(fn) or "" for fn in similarity_fn_names or []]
+        self.name = name
+        self.batch_size = batch_size
+        self.show_progress_bar = show_progress_bar
+        self.write_csv = write_csv
+        self.truncate_dim = truncate_dim
+        self.csv_file = "binary_classification_evaluation" + (f"_{name}" if name else "") + "_results.csv"
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """`{similarity}_{metric}`, and `max_{metric}` where several similarities are measured."""
+        count = len(self.labels)
+        # Together, so that an item on both sides is encoded once.
+        embeddings = self.embed_inputs(model, [*self.sentences1, *self.sentences2])
+        labels = torch.tensor(self.labels)
+        names = self.similarity_fn_names or [model.similarity_fn_name]
+        metrics: dict[str, float] = {}
+        for name in names:
+            similarity = SimilarityFunction.to_similarity_pairwise_fn(name)
+            found = binary_metrics(similarity(embeddings[:count], embeddings[count:]).cpu(), labels)
+            if name in _DISTANCES:
+                found |= {key: -value for key, value in found.items() if key.endswith("threshold")}
+            metrics |= {f"{name}_{key}": value for key, value in found.items()}
+        if len(names) > 1:
+            metrics |= {f"max_{key}": max(metrics[f"{name}_{key}"] for name in names) for key in found}
+        return metrics
+
+    def choose_primary(self, metrics: Mapping[str, float]) -> str:
+        """Average precision: the best one, where several similarities are measured."""
+        return "max_ap" if "max_ap" in metrics else next(key for key in metrics if key.endswith("_ap"))
+
+    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Columns such as `cosine_f1`, by similarity."""
+        names: Sequence[str] = [key.removesuffix("_ap") for key in metrics if key.endswith("_ap") and key != "max_ap"]
+        return {f"{name}_{column}": metrics[f"{name}_{column}"] for name in names for column in _COLUMNS}

@@ -1,0 +1,57 @@
+"""How often a classifier on two embeddings tells the class of a pair."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from omnitune.errors import InputError
+from omnitune.evaluation.base import BaseEvaluator
+
+
+class LabelAccuracyEvaluator(BaseEvaluator):
+    """Share of pairs whose class `softmax_model`, trained as a `SoftmaxLoss`, predicts from their embeddings.
+
+    Args:
+        dataloader: Gives batches of examples; its collate function is replaced by one that leaves them as they are. An
+            example has `texts` and a `label`, or is a row: two items and their class, as a dict or a tuple.
+        name: Put before every metric.
+        softmax_model: A `SoftmaxLoss`: its `classify` gives outputs `(pairs, classes)` for two embeddings.
+        write_csv: Whether a call adds a row to the CSV file in its output folder.
+
+    Raises:
+        InputError: There is no `softmax_model`.
+    """
+
+    def __init__(self, dataloader: Any, name: str = "", softmax_model: Any = None, write_csv: bool = True) -> None:
+        super().__init__()
+        if softmax_model is None:
+            raise InputError("softmax_model: expected the SoftmaxLoss whose classifier to use, got None")
+        self.dataloader = dataloader
+        self.name = name
+        self.softmax_model = softmax_model
+        self.write_csv = write_csv
+        self.csv_file = "accuracy_evaluation" + (f"_{name}" if name else "") + "_results.csv"
+        self.primary_metric = "accuracy"
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """`accuracy`, in [0, 1]."""
+        self.dataloader.collate_fn = list
+        right = total = 0
+        for batch in self.dataloader:
+            first, second, labels = zip(*(_row(example) for example in batch), strict=True)
+            vectors = [
+                model.encode(list(side), convert_to_tensor=True, show_progress_bar=False) for side in (first, second)
+            ]
+            with torch.no_grad():
+                predicted = self.softmax_model.classify(*vectors).argmax(dim=1)
+            right += int((predicted.cpu() == torch.tensor(labels)).sum())
+            total += len(labels)
+        return {"accuracy": right / total}
+
+
+def _row(example: Any) -> Iterable[Any]:
+    """First item, second item and class of an example."""
+    if hasattr(example, "texts"):
+        return (*example.texts, example.label)
+    return example.values() if isinstance(example, Mapping) else example

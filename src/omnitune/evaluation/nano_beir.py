@@ -1,0 +1,222 @@
+"""Retrieval on small samples of the thirteen BEIR datasets, and on average over them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from omnitune.errors import DatasetError, InputError
+from omnitune.evaluation.base import BaseEvaluator, similarity_name
+from omnitune.evaluation.information_retrieval import InformationRetrievalEvaluator
+from omnitune.ops.similarity import SimilarityFunction
+
+DATASETS = {
+    "climatefever": "ClimateFEVER",
+    "dbpedia": "DBPedia",
+    "fever": "FEVER",
+    "fiqa2018": "FiQA2018",
+    "hotpotqa": "HotpotQA",
+    "msmarco": "MSMARCO",
+    "nfcorpus": "NFCorpus",
+    "nq": "NQ",
+    "quoraretrieval": "QuoraRetrieval",
+    "scidocs": "SCIDOCS",
+    "arguana": "ArguAna",
+    "scifact": "SciFact",
+    "touche2020": "Touche2020",
+}
+"""Name of each dataset to its name in splits and metrics, after "Nano"."""
+
+
+class NanoBEIREvaluator(BaseEvaluator):
+    """`InformationRetrievalEvaluator` on each dataset, and the mean of every metric.
+
+    The datasets are read when the evaluator is made, from the Hugging Face Hub, its cache, or a folder.
+
+    Args:
+        dataset_names: Names out of `DATASETS`, in any case; all by default.
+        dataset_id: Repository or folder with the configurations `corpus` and `queries` (columns `_id`, `text`) and
+            `qrels` (columns `query-id`, `corpus-id`), and in each a split for every dataset, such as `NanoMSMARCO`.
+        mrr_at_k: As in `InformationRetrievalEvaluator`, as are all that are not named below.
+        ndcg_at_k: See above.
+        accuracy_at_k: See above.
+        precision_recall_at_k: See above.
+        map_at_k: See above.
+        show_progress_bar: See above.
+        batch_size: See above.
+        write_csv: See above.
+        truncate_dim: See above.
+        score_functions: See above.
+        main_score_function: See above.
+        aggregate_fn: Makes one number of a metric's values over the datasets.
+        aggregate_key: What that is called in metrics and files.
+        query_prompts: Text put before every query, or one for each dataset.
+        corpus_prompts: Text put before every document, or one for each dataset.
+        write_predictions: See above.
+
+    Raises:
+        InputError: A name is unknown, there is none, or a dataset has no prompt.
+        DatasetError: A dataset cannot be read, or lacks a column.
+    """
+
+    information_retrieval_class: ClassVar[type[InformationRetrievalEvaluator]] = InformationRetrievalEvaluator
+
+    def __init__(
+        self,
+        dataset_names: list[str] | None = None,
+        dataset_id: str = "sentence-transformers/NanoBEIR-en",
+        mrr_at_k: list[int] = [10],  # noqa: B006 - lists because ST's defaults are lists; never changed
+        ndcg_at_k: list[int] = [10],  # noqa: B006
+        accuracy_at_k: list[int] = [1, 3, 5, 10],  # noqa: B006
+        precision_recall_at_k: list[int] = [1, 3, 5, 10],  # noqa: B006
+        map_at_k: list[int] = [100],  # noqa: B006
+        show_progress_bar: bool = False,
+        batch_size: int = 32,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        score_functions: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+        main_score_function: str | SimilarityFunction | None = None,
+        aggregate_fn: Callable[[list[float]], float] = np.mean,
+        aggregate_key: str = "mean",
+        query_prompts: str | dict[str, str] | None = None,
+        corpus_prompts: str | dict[str, str] | None = None,
+        write_predictions: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dataset_names = list(DATASETS) if dataset_names is None else dataset_names
+        unknown = [name for name in self.dataset_names if name.lower() not in DATASETS]
+        if unknown or not self.dataset_names:
+            raise InputError(f"dataset_names: expected names among {', '.join(DATASETS)}, got {unknown or 'none'}")
+        self.dataset_id = dataset_id
+        self.ndcg_at_k = ndcg_at_k
+        self.write_csv = write_csv
+        self.truncate_dim = truncate_dim
+        self.main_score_function = similarity_name(main_score_function)
+        self.aggregate_fn = aggregate_fn
+        self.query_prompts = self._prompts("query_prompts", query_prompts)
+        self.corpus_prompts = self._prompts("corpus_prompts", corpus_prompts)
+        self.name = f"NanoBEIR_{aggregate_key}" + (f"_{truncate_dim}" if truncate_dim else "")
+        self.csv_file = f"NanoBEIR_evaluation_{aggregate_key}_results.csv"
+        options: dict[str, Any] = {
+            "mrr_at_k": mrr_at_k,
+            "ndcg_at_k": ndcg_at_k,
+            "accuracy_at_k": accuracy_at_k,
+            "precision_recall_at_k": precision_recall_at_k,
+            "map_at_k": map_at_k,
+            "show_progress_bar": show_progress_bar,
+            "batch_size": batch_size,
+            "write_csv": write_csv,
+            "truncate_dim": truncate_dim,
+            "score_functions": score_functions,
+            "main_score_function": main_score_function,
+            "write_predictions": write_predictions,
+        }
+        self.evaluators = [self._load(name, options) for name in self.dataset_names]
+
+    def __call__(
+        self,
+        model: Any,
+        output_path: str | None = None,
+        epoch: int = -1,
+        steps: int = -1,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        """Measure the model on every dataset, record the results, and return them.
+
+        Args:
+            model: The model.
+            output_path: Folder of the CSV files and the predictions; None writes nothing.
+            epoch: Epoch of the training run, -1 outside one.
+            steps: Step within it, -1 at its end.
+            *args: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            `{"NanoMSMARCO_cosine_ndcg@10": ..., ..., "NanoBEIR_mean_cosine_ndcg@10": ..., ...}`.
+        """
+        del args, kwargs
+        results: dict[str, float] = {}
+        values: dict[str, list[float]] = {}
+        for evaluator in self.evaluators:
+            found = evaluator(model, output_path, epoch, steps)
+            results |= found
+            for key, value in found.items():
+                values.setdefault(key.removeprefix(f"{evaluator.name}_"), []).append(value)
+        metrics = {key: float(self.aggregate_fn(each)) for key, each in values.items()}
+        return {**results, **self.record(model, metrics, output_path, epoch, steps)}
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """All metrics of all datasets, and their aggregates."""
+        return self(model)
+
+    def choose_primary(self, metrics: Mapping[str, float]) -> str:
+        """Aggregated NDCG at the largest cut-off; once chosen among several similarities it stays."""
+        suffix = f"_ndcg@{max(self.ndcg_at_k)}"
+        chosen = (self.primary_metric or "").removeprefix(f"{self.name}_")
+        if self.main_score_function is not None:
+            chosen = self.main_score_function + suffix
+        if chosen in metrics:
+            return chosen
+        return max((key for key in sorted(metrics) if key.endswith(suffix)), key=metrics.__getitem__)
+
+    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Columns such as `cosine-Accuracy@1`."""
+        return self.evaluators[0].csv_row(metrics)
+
+    def store_metrics_in_model_card_data(
+        self, model: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0
+    ) -> None:
+        """Hand the aggregates to the model's card, unless they are those of a single dataset."""
+        if len(self.dataset_names) > 1:
+            super().store_metrics_in_model_card_data(model, metrics, epoch, step)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The datasets; truncation and prompts, where set."""
+        keys = ("truncate_dim", "query_prompts", "corpus_prompts")
+        set_ = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        return {"dataset_names": self.dataset_names, "dataset_id": self.dataset_id, **set_}
+
+    def _prompts(self, argument: str, given: str | dict[str, str] | None) -> dict[str, str] | None:
+        """One prompt for each dataset."""
+        prompts = dict.fromkeys(self.dataset_names, given) if isinstance(given, str) else given
+        if prompts is not None and (missing := [name for name in self.dataset_names if name not in prompts]):
+            raise InputError(f"{argument}: expected a prompt for every dataset, got none for {', '.join(missing)}")
+        return prompts
+
+    def _load(self, name: str, options: Mapping[str, Any]) -> InformationRetrievalEvaluator:
+        split = f"Nano{DATASETS[name.lower()]}"
+        corpus = {row["_id"]: row["text"] for row in self._rows("corpus", split, ("_id", "text")) if row["text"]}
+        queries = {row["_id"]: row["text"] for row in self._rows("queries", split, ("_id", "text")) if row["text"]}
+        relevant: dict[str, set[str]] = {}
+        for row in self._rows("qrels", split, ("query-id", "corpus-id")):
+            documents = row["corpus-id"]
+            relevant.setdefault(row["query-id"], set()).update([documents] if isinstance(documents, str) else documents)
+        return self.information_retrieval_class(
+            queries=queries,
+            corpus=corpus,
+            relevant_docs=relevant,
+            name=split + (f"_{self.truncate_dim}" if self.truncate_dim is not None else ""),
+            query_prompt=None if self.query_prompts is None else self.query_prompts[name],
+            corpus_prompt=None if self.corpus_prompts is None else self.corpus_prompts[name],
+            **options,
+        )
+
+    def _rows(self, subset: str, split: str, columns: tuple[str, ...]) -> Any:
+        """The rows of one table of a dataset."""
+        from datasets import load_dataset  # heavy, and for this evaluator alone
+
+        try:
+            rows = load_dataset(self.dataset_id, subset, split=split)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"dataset_id: expected {self.dataset_id!r} with a configuration {subset!r} and a split {split!r}, "
+                "which could not be read; without a network it has to be in the cache of datasets already (HF_HOME), "
+                f"or be a folder of that layout ({error})"
+            ) from error
+        if missing := [column for column in columns if column not in rows.column_names]:
+            raise DatasetError(
+                f"{self.dataset_id}, {subset}, {split}: expected the columns {columns}, missing {missing}"
+            )
+        return rows

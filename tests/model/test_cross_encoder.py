@@ -269,12 +269,32 @@ def test_a_reader_makes_texts_of_images(tiny_bert: Path) -> None:
 
 def test_arguments(tiny_bert: Path, bert: CrossEncoder) -> None:
     assert classifier(tiny_bert, max_length=7).max_seq_length == 7
-    with pytest.raises(InputError, match=r"keep_in_fp32_modules: expected None or an empty list, got \['0.x'\]"):
+    with pytest.raises(InputError, match=r"keep_in_fp32_modules: expected paths .* got \{'0.x': 'NoneType'\}"):
         classifier(tiny_bert, keep_in_fp32_modules=["0.x"])
     with pytest.raises(InputError, match="batch_size: expected a positive number, got 0"):
         bert.predict(PAIRS, batch_size=0)
     with pytest.raises(InputError, match="unknown arguments \\['truncate_dim'\\]"):
         bert.predict(PAIRS, truncate_dim=3)
+
+
+@pytest.mark.parity
+def test_layers_in_float32(tiny_bert: Path, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder as Rival
+
+    options: dict[str, Any] = {
+        "model_kwargs": {"dtype": torch.bfloat16}, "keep_in_fp32_modules": ["0.model.classifier"]
+    }  # fmt: skip
+    model = classifier(tiny_bert, **options)
+    rival = _seeded(lambda: Rival(str(tiny_bert), device="cpu", **options))
+    scores = model(model.preprocess(PAIRS))["scores"]
+    assert scores.dtype == torch.float32 and model[0].model.classifier.weight.dtype == torch.bfloat16
+    agree(model.predict(PAIRS), rival.predict(PAIRS))
+    model.save_pretrained(str(tmp_path))
+    again = CrossEncoder(str(tmp_path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
+    assert again.keep_in_fp32_modules == ["0.model.classifier"]
+    agree(again.predict(PAIRS), model.predict(PAIRS))
+    again.set_keep_in_fp32_modules([])
+    assert again(again.preprocess(PAIRS))["scores"].dtype == torch.bfloat16
 
 
 def test_prompts_come_before_the_query(tiny_bert: Path) -> None:

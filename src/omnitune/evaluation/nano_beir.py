@@ -6,27 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from omnitune.errors import DatasetError, InputError
+from omnitune.errors import InputError
 from omnitune.evaluation.base import BaseEvaluator, similarity_name
 from omnitune.evaluation.information_retrieval import InformationRetrievalEvaluator
+from omnitune.evaluation.nano_beir_data import DATASET_ID, TASKS, check_tasks, load_subset
 from omnitune.ops.similarity import SimilarityFunction
-
-DATASETS = {
-    "climatefever": "ClimateFEVER",
-    "dbpedia": "DBPedia",
-    "fever": "FEVER",
-    "fiqa2018": "FiQA2018",
-    "hotpotqa": "HotpotQA",
-    "msmarco": "MSMARCO",
-    "nfcorpus": "NFCorpus",
-    "nq": "NQ",
-    "quoraretrieval": "QuoraRetrieval",
-    "scidocs": "SCIDOCS",
-    "arguana": "ArguAna",
-    "scifact": "SciFact",
-    "touche2020": "Touche2020",
-}
-"""Name of each dataset to its name in splits and metrics, after "Nano"."""
 
 
 class NanoBEIREvaluator(BaseEvaluator):
@@ -35,7 +19,7 @@ class NanoBEIREvaluator(BaseEvaluator):
     The datasets are read when the evaluator is made, from the Hugging Face Hub, its cache, or a folder.
 
     Args:
-        dataset_names: Names out of `DATASETS`, in any case; all by default.
+        dataset_names: Names out of `TASKS`, in any case; all by default.
         dataset_id: Repository or folder with the configurations `corpus` and `queries` (columns `_id`, `text`) and
             `qrels` (columns `query-id`, `corpus-id`), and in each a split for every dataset, such as `NanoMSMARCO`.
         mrr_at_k: As in `InformationRetrievalEvaluator`, as are all that are not named below.
@@ -65,7 +49,7 @@ class NanoBEIREvaluator(BaseEvaluator):
     def __init__(
         self,
         dataset_names: list[str] | None = None,
-        dataset_id: str = "sentence-transformers/NanoBEIR-en",
+        dataset_id: str = DATASET_ID,
         mrr_at_k: list[int] = [10],  # noqa: B006 - lists because ST's defaults are lists; never changed
         ndcg_at_k: list[int] = [10],  # noqa: B006
         accuracy_at_k: list[int] = [1, 3, 5, 10],  # noqa: B006
@@ -84,10 +68,8 @@ class NanoBEIREvaluator(BaseEvaluator):
         write_predictions: bool = False,
     ) -> None:
         super().__init__()
-        self.dataset_names = list(DATASETS) if dataset_names is None else dataset_names
-        unknown = [name for name in self.dataset_names if name.lower() not in DATASETS]
-        if unknown or not self.dataset_names:
-            raise InputError(f"dataset_names: expected names among {', '.join(DATASETS)}, got {unknown or 'none'}")
+        self.dataset_names = list(TASKS) if dataset_names is None else dataset_names
+        check_tasks(self.dataset_names)
         self.dataset_id = dataset_id
         self.ndcg_at_k = ndcg_at_k
         self.write_csv = write_csv
@@ -186,11 +168,19 @@ class NanoBEIREvaluator(BaseEvaluator):
         return prompts
 
     def _load(self, name: str, options: Mapping[str, Any]) -> InformationRetrievalEvaluator:
-        split = f"Nano{DATASETS[name.lower()]}"
-        corpus = {row["_id"]: row["text"] for row in self._rows("corpus", split, ("_id", "text")) if row["text"]}
-        queries = {row["_id"]: row["text"] for row in self._rows("queries", split, ("_id", "text")) if row["text"]}
+        split = f"Nano{TASKS[name.lower()]}"
+        corpus = {
+            row["_id"]: row["text"]
+            for row in load_subset(self.dataset_id, "corpus", split, ("_id", "text"))
+            if row["text"]
+        }
+        queries = {
+            row["_id"]: row["text"]
+            for row in load_subset(self.dataset_id, "queries", split, ("_id", "text"))
+            if row["text"]
+        }
         relevant: dict[str, set[str]] = {}
-        for row in self._rows("qrels", split, ("query-id", "corpus-id")):
+        for row in load_subset(self.dataset_id, "qrels", split, ("query-id", "corpus-id")):
             documents = row["corpus-id"]
             relevant.setdefault(row["query-id"], set()).update([documents] if isinstance(documents, str) else documents)
         return self.information_retrieval_class(
@@ -202,21 +192,3 @@ class NanoBEIREvaluator(BaseEvaluator):
             corpus_prompt=None if self.corpus_prompts is None else self.corpus_prompts[name],
             **options,
         )
-
-    def _rows(self, subset: str, split: str, columns: tuple[str, ...]) -> Any:
-        """The rows of one table of a dataset."""
-        from datasets import load_dataset  # heavy, and for this evaluator alone
-
-        try:
-            rows = load_dataset(self.dataset_id, subset, split=split)
-        except (OSError, ValueError) as error:
-            raise DatasetError(
-                f"dataset_id: expected {self.dataset_id!r} with a configuration {subset!r} and a split {split!r}, "
-                "which could not be read; without a network it has to be in the cache of datasets already (HF_HOME), "
-                f"or be a folder of that layout ({error})"
-            ) from error
-        if missing := [column for column in columns if column not in rows.column_names]:
-            raise DatasetError(
-                f"{self.dataset_id}, {subset}, {split}: expected the columns {columns}, missing {missing}"
-            )
-        return rows

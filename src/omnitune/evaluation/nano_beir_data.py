@@ -33,7 +33,7 @@ def check_tasks(names: Sequence[str]) -> None:
     """
     unknown = [name for name in names if name.lower() not in TASKS]
     if unknown or not names:
-        raise InputError(f"dataset_names: expected some of {list(TASKS)}, or None, got {unknown or 'none'}")
+        raise InputError(f"dataset_names: expected names among {', '.join(TASKS)}, got {unknown or 'none'}")
 
 
 def load_subset(dataset_id: str, subset: str, split: str, columns: Collection[str]) -> Any:
@@ -51,19 +51,16 @@ def load_subset(dataset_id: str, subset: str, split: str, columns: Collection[st
     Raises:
         DatasetError: It can neither be downloaded nor found in the cache, or lacks columns; says what is needed.
     """
-    from datasets import load_dataset
+    from datasets import load_dataset  # heavy, and for these evaluators alone
 
     try:
-        found = load_dataset(dataset_id, subset, split=split)
+        rows = load_dataset(dataset_id, subset, split=split)
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"dataset_id: expected {dataset_id!r} with subset {subset!r}, split {split!r}, on the Hugging Face hub, in "
-            f"its cache, or in a folder of that layout; got {type(error).__name__}: {error}. Without network, download "
-            f"it once where there is one (datasets.load_dataset({dataset_id!r}, {subset!r})) and copy the cache"
+            f"dataset_id: expected {dataset_id!r} with a configuration {subset!r} and a split {split!r}, which could "
+            "not be read; without a network it has to be in the cache of datasets already (HF_HOME), or be a folder of "
+            f"that layout ({error})"
         ) from error
-    missing = sorted(set(columns) - set(found.column_names))
-    if missing:
-        raise DatasetError(
-            f"{dataset_id}, subset {subset!r}, split {split!r}: expected columns {missing} too, got none"
-        )
-    return found
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise DatasetError(f"{dataset_id}, {subset}, {split}: expected the columns {columns}, missing {missing}")
+    return rows

@@ -49,15 +49,7 @@ class Loss(nn.Module):
 
         Returns:
             A scalar, or named scalar parts whose sum is the loss.
-
-        Raises:
-            ShapeError: The labels are lists of different lengths.
         """
-        if isinstance(labels, list):
-            raise ShapeError(
-                f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
-                f"{sorted({len(row) for row in labels})}"
-            )
         columns = list(sentence_features)
         embeddings = self.embed(columns, cast(Encodes, self.model.engine))
         value = self.objective(embeddings, self.targets(columns, labels))
@@ -72,9 +64,18 @@ class Loss(nn.Module):
         """
         return self.strategy.embed(engine, columns)
 
-    def targets(self, columns: Sequence[Column | Features], labels: Tensor | None) -> Tensor | None:
-        """The labels that `objective` takes: those of the batch, unless the columns say them."""
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
+        """The labels that `objective` takes: those of the batch, unless the columns say them.
+
+        Raises:
+            ShapeError: They are lists of different lengths.
+        """
         del columns
+        if isinstance(labels, list):
+            raise ShapeError(
+                f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
+                f"{sorted({len(row) for row in labels})}"
+            )
         return labels
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:

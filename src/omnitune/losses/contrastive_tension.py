@@ -16,7 +16,7 @@ from omnitune.errors import InputError
 from omnitune.losses.base import Loss, described
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.similarity import cos_sim, pairwise_dot_score
-from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 
 class _WithCopy(Loss):
@@ -66,14 +66,14 @@ class ContrastiveTensionLoss(_WithCopy):
         """The copy's embeddings of the first column, the model's of the others."""
         return [self._by_copy(columns[0]), *super().embed(columns[1:], engine)]
 
-    def targets(self, columns: Sequence[Column | Features], labels: Tensor | None) -> Tensor | None:
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
         """The labels, or which rows hold equal texts `(rows,)`.
 
         Raises:
             InputError: There are no labels, and the columns hold something other than texts.
         """
         if labels is not None or len(columns) != 2:
-            return labels
+            return super().targets(columns, labels)
         first, second = (_texts(column) for column in columns)
         if first is None or second is None:
             raise InputError(

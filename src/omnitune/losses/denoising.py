@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
-from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class DenoisingAutoEncoderLoss(Loss):
             )
         return super().embed(columns[:1], engine)
 
-    def targets(self, columns: Sequence[Column | Features], labels: Tensor | None) -> Tensor:
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor:
         """Token ids of the texts, in the decoder's vocabulary `(rows, tokens)`, int64."""
         del labels
         texts = columns[1]

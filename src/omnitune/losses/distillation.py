@@ -165,29 +165,6 @@ class MSELoss(EmbedDistillLoss):
 }"""
 
 
-def teacher_margins(given: Tensor, shape: tuple[int, int], loss: str) -> Tensor:
-    """How much better a teacher scores each row's positive than each negative `(rows, negatives)`.
-
-    Args:
-        given: Labels of one of the forms that `MarginMSELoss` takes.
-        shape: `(rows, negatives)`.
-        loss: Name of the loss, for the error.
-
-    Raises:
-        ShapeError: They are of another shape.
-    """
-    rows, negatives = shape
-    if given.shape == (rows, negatives + 1):
-        return given[:, :1] - given[:, 1:]
-    margins = given[:, None] if given.dim() == 1 else given
-    if margins.shape != shape:
-        raise ShapeError(
-            f"{loss}: expected labels of shape {shape} (margins of the positive over each negative) or "
-            f"{(rows, negatives + 1)} (scores of the positive and each negative), got {tuple(given.shape)}"
-        )
-    return margins
-
-
 class DistillKLDivLoss(Loss):
     """Divergence of the student's ranking of candidates from a teacher's, over (query, document, document, ...).
 
@@ -259,6 +236,29 @@ class DistillKLDivLoss(Loss):
     eprint={2010.11386},
     archivePrefix={arXiv}
 }"""
+
+
+def teacher_margins(given: Tensor, shape: tuple[int, int], loss: str) -> Tensor:
+    """How much better a teacher scores each row's positive than each negative `(rows, negatives)`.
+
+    Args:
+        given: Labels of one of the forms that `MarginMSELoss` takes.
+        shape: `(rows, negatives)`.
+        loss: Name of the loss, for the error.
+
+    Raises:
+        ShapeError: They are of another shape.
+    """
+    rows, negatives = shape
+    if given.shape == (rows, negatives + 1):
+        return given[:, :1] - given[:, 1:]
+    margins = given[:, None] if given.dim() == 1 else given
+    if margins.shape != shape:
+        raise ShapeError(
+            f"{loss}: expected labels of shape {shape} (margins of the positive over each negative) or "
+            f"{(rows, negatives + 1)} (scores of the positive and each negative), got {tuple(given.shape)}"
+        )
+    return margins
 
 
 class MarginMSELoss(Loss):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
-from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Wrapper(Loss):
         """What the inner loss asks for."""
         return self.loss.embed(columns, engine)
 
-    def targets(self, columns: Sequence[Column | Features], labels: Tensor | None) -> Tensor | None:
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
         """Those of the inner loss."""
         return self.loss.targets(columns, labels)
 

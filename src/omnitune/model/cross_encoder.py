@@ -21,6 +21,7 @@ from omnitune.modules.activations import activation_name, activation_named
 from omnitune.modules.base import read_pairs
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore, narrow_output_layer
+from omnitune.modules.precision import compute_in_float32
 from omnitune.modules.tasks import SCORES
 from omnitune.modules.transformer import Transformer
 from omnitune.report.card import CrossEncoderModelCardData
@@ -62,10 +63,12 @@ class CrossEncoder(Model, pools.PoolMixin):
         max_length: Tokens after which a pair is cut; None takes the tokenizer's limit.
         activation_fn: Applied to the scores by `predict`; None takes the checkpoint's, else a sigmoid for one label and
             nothing for several.
-        keep_in_fp32_modules: Must be None or empty: layers compute in the model's dtype.
+        keep_in_fp32_modules: Paths of linear layers that compute in float32, whatever the model's dtype; None takes
+            the checkpoint's, else none.
 
     Attributes:
         activation_fn: See above.
+        keep_in_fp32_modules: See above.
 
     Raises:
         CheckpointError: The directory is incomplete or foreign.
@@ -98,11 +101,6 @@ class CrossEncoder(Model, pools.PoolMixin):
         activation_fn: Activation | None = None,
         keep_in_fp32_modules: list[str] | None = None,
     ) -> None:
-        if keep_in_fp32_modules:
-            raise InputError(
-                f"keep_in_fp32_modules: expected None or an empty list, got {keep_in_fp32_modules}; load the whole "
-                'model with model_kwargs={"dtype": "float32"} instead'
-            )
         if num_labels is not None:
             config_kwargs = {**(config_kwargs or {}), "num_labels": num_labels}
         if max_length is not None:
@@ -126,6 +124,7 @@ class CrossEncoder(Model, pools.PoolMixin):
         )
         self.activation_fn: Activation = activation_fn or self._saved_activation()
         self._take_pairs()
+        self.set_keep_in_fp32_modules(self._saved_in_fp32 if keep_in_fp32_modules is None else keep_in_fp32_modules)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # An activation that is a module is no step of the model: it must not be saved or applied as one.
@@ -139,6 +138,7 @@ class CrossEncoder(Model, pools.PoolMixin):
         # Before version 5.4 the backbone's configuration said it, and before 4.0 under another name.
         backbone = getattr(self.config, "sentence_transformers", None) or {}
         old = getattr(self.config, "sbert_ce_default_activation_function", None)
+        self._saved_in_fp32: list[str] = config.get("keep_in_fp32_modules") or []
         self._activation_name: str | None = config.get("activation_fn") or backbone.get("activation_fn") or old
 
     def _saved_activation(self) -> Activation:
@@ -175,7 +175,20 @@ class CrossEncoder(Model, pools.PoolMixin):
         return {"0": transformer, "1": LogitScore(*(vocabulary[answer] for answer in ANSWERS))}
 
     def _model_config(self) -> dict[str, Any]:
-        return {**super()._model_config(), "activation_fn": activation_name(self.activation_fn)}
+        exact = {"keep_in_fp32_modules": self.keep_in_fp32_modules} if self.keep_in_fp32_modules else {}
+        return {**super()._model_config(), "activation_fn": activation_name(self.activation_fn), **exact}
+
+    def set_keep_in_fp32_modules(self, module_names: list[str]) -> None:
+        """Let the named linear layers compute in float32, and no others.
+
+        Args:
+            module_names: Paths as in `named_modules()`, e.g. `"0.model.classifier"`.
+
+        Raises:
+            InputError: A path leads to no plain linear layer.
+        """
+        compute_in_float32(self, module_names)
+        self.keep_in_fp32_modules = list(module_names)
 
     @property
     def num_labels(self) -> int:

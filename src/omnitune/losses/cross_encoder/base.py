@@ -4,7 +4,7 @@ The columns of a batch become columns of pairs, and all pairs of a step are one 
 once, preprocessed in the background, their graphs kept or replayed as for embeddings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -82,32 +82,12 @@ class PairLoss(Loss):
             for i, c in enumerate(inputs)
         ]
         self._check_columns(columns)
-        scores = self.scores(columns)
-        value = self.objective(scores, self.aligned(labels, scores))
-        return dict(value) if isinstance(value, Mapping) else value
+        return super().forward(columns, labels)
 
-    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+    def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
         """Scores of the first column's items with those of each other column, `(rows, labels)` each."""
-        queries, *documents = columns
-        return self.score_pairs([self.pair_column(queries, column) for column in documents])
-
-    def aligned(self, labels: Labels | None, scores: Sequence[Embeddings]) -> Tensor | None:
-        """The labels as the objective takes them.
-
-        Raises:
-            ShapeError: They are lists of different lengths.
-        """
-        del scores
-        if isinstance(labels, list):
-            raise ShapeError(
-                f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
-                f"{sorted({len(row) for row in labels})}"
-            )
-        return labels
-
-    def score_pairs(self, pairs: Sequence[Column]) -> list[Embeddings]:
-        """Scores of columns of pairs, with a graph when gradients are enabled."""
-        return self.strategy.embed(cast(Encodes, self.model.engine), list(pairs))
+        queries, *documents = cast(Sequence[Column], columns)
+        return self.strategy.embed(engine, [self.pair_column(queries, column) for column in documents])
 
     def pair_column(self, queries: Column, documents: Column, rows: Sequence[int] | None = None) -> Column:
         """Pairs of the items of two columns, as one column.
@@ -169,49 +149,51 @@ class ListLoss(PairLoss):
         super().__init__(model, activation_fn, Strategy(size))
         self.mini_batch_size = mini_batch_size
 
-    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+    def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
         """The scores of all lists, as one matrix with a mask.
 
         Raises:
             InputError: The second column does not hold lists.
         """
-        queries, lists = columns
+        queries, lists = cast(Sequence[Column], columns)
         if not all(isinstance(documents, list | tuple) for documents in lists.items):
             name = type(self).__name__
             raise InputError(f"{name}: expected lists of documents in column {lists.name!r}, got single documents")
-        lengths = torch.tensor([len(documents) for documents in lists.items])
-        rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).tolist()
-        flat = Column(name=lists.name, items=[document for documents in lists.items for document in documents])
-        values = self.activation_fn(
-            self.score_pairs([self.pair_column(queries, flat, rows)])[0].values.float().flatten()
-        )
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(values.device)
+        mask = _mask(lists)
+        flat = replace(lists, items=[document for documents in lists.items for document in documents], rows=None)
+        pairs = self.pair_column(queries, flat, mask.nonzero()[:, 0].tolist())
+        values = self.activation_fn(self.strategy.embed(engine, [pairs])[0].values.float().flatten())
+        mask = mask.to(values.device)
         return [Embeddings(torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values), mask)]
 
-    def aligned(self, labels: Labels | None, scores: Sequence[Embeddings]) -> Tensor | None:
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
         """Labels `(queries, documents)`, 0 where there is no document.
 
         Raises:
             ShapeError: There is not one label a document.
         """
-        mask = scores[0].mask
-        assert mask is not None
         name = type(self).__name__
         if labels is None or (isinstance(labels, Tensor) and labels.ndim != 2):
             raise ShapeError(
                 f"{name}: expected a list of labels for each query, one a document, got "
                 f"{'None' if labels is None else f'labels of shape {tuple(labels.shape)}'}"
             )
-        found = [len(row) for row in labels]
-        expected = mask.sum(dim=1).tolist()
+        mask = _mask(cast(Column, columns[1]))
+        expected, found = mask.sum(dim=1).tolist(), [len(row) for row in labels]
         if found != expected:
             raise ShapeError(f"{name}: expected one label a document, {expected} of each query, got {found}")
-        flat = torch.cat(list(labels)).float().to(mask.device)
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat)
+        flat = torch.cat(list(labels)).float()
+        return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask.to(flat.device), flat)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""
         return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
+
+
+def _mask(lists: Column) -> Tensor:
+    """`(queries, documents)` bool: where a column of lists has a document, lists aligned to the left."""
+    lengths = torch.tensor([len(documents) for documents in lists.items])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def dotted(value: Any) -> str:

@@ -15,7 +15,7 @@ def matrices(embeddings: Sequence[Embeddings], labels: Tensor | None) -> tuple[T
     """Scores, labels and mask of a `ListLoss`, `(queries, documents)` each."""
     mask = embeddings[0].mask
     assert mask is not None and labels is not None  # ListLoss makes both
-    return embeddings[0].values, labels, mask
+    return embeddings[0].values, labels.to(mask.device), mask
 
 
 class ListNetLoss(ListLoss):

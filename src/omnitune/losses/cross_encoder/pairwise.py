@@ -1,7 +1,8 @@
 """A positive document against negatives: by a teacher's margins, or by the batch's other documents."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from omnitune.losses.cross_encoder.base import PairLoss
 from omnitune.losses.distillation import teacher_margins
 from omnitune.losses.strategies import Strategy
-from omnitune.types import Column, Embeddings, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Objective
 
 
 class MarginMSELoss(PairLoss):
@@ -91,16 +92,13 @@ class MultipleNegativesRankingLoss(PairLoss):
         self.num_negatives = num_negatives
         self.scale = scale
 
-    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+    def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
         """Scores of each query with its positive, the drawn documents, and its own negatives, `(rows, 1)` each."""
-        queries, *documents = columns
+        queries, *documents = cast(Sequence[Column], columns)
         drawn = self._draw(len(queries), len(documents))
         candidates = [item for column in documents for item in column.items]
-        others = [
-            Column(name=documents[0].name, items=[candidates[i] for i in chosen], role=queries.role)
-            for chosen in drawn.T.tolist()
-        ]
-        return super().scores([queries, documents[0], *others, *documents[1:]])
+        others = [replace(documents[0], items=[candidates[i] for i in chosen]) for chosen in drawn.T.tolist()]
+        return super().embed([queries, documents[0], *others, *documents[1:]], engine)
 
     def _draw(self, rows: int, columns: int) -> Tensor:
         """For each query, places of documents of other rows among all documents, column after column."""

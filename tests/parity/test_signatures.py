@@ -58,6 +58,9 @@ IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
 
 DIFFERENCES: dict[str, dict[str, str]] = {
     "SentenceTransformer.__init__": {"use_auth_token": DEPRECATED},
+    "SentenceTransformer.add_adapter": {
+        "adapter_config": "there it is in *args", "towers": EXTENSION,
+    },
     "SentenceTransformerTrainer.create_model_card": {
         "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
         "dataset_args": IGNORED,

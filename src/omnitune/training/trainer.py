@@ -32,8 +32,8 @@ class SentenceTransformerTrainer(BaseTrainer):
     Args:
         model: The model to train.
         args: Training arguments.
-        train_dataset: A dataset or a stream, or several of either in a dict. The order of its columns is their meaning; one named
-            label, labels, score or scores holds the labels.
+        train_dataset: A dataset or a stream, or several of either in a dict. The order of its columns is their meaning;
+            one named label, labels, score or scores holds the labels.
         eval_dataset: The same, for the evaluation loss.
         loss: A loss, or a function that makes one for a model; or a dict of them by dataset. By default `CoSENTLoss`.
         evaluator: An evaluator, or several that run one after another.

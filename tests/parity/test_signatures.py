@@ -78,6 +78,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "LogitScore.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
     "LogitScore.load": {"init_defaults": INTERNAL},
     "SentenceTransformer.__init__": {"use_auth_token": DEPRECATED},
+    "SentenceTransformer.add_adapter": {
+        "adapter_config": "there it is in *args", "towers": EXTENSION,
+    },
     "SentenceTransformerTrainer.create_model_card": {
         "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
         "dataset_args": IGNORED,

@@ -5,6 +5,7 @@ reads images sees them.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -153,7 +154,7 @@ class GISTEmbedLoss(Loss):
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""
         return {
-            "guide": self.guide,
+            "guide": _name(self.guide),
             "temperature": self.temperature,
             "margin_strategy": self.margin_strategy,
             "margin": self.margin,
@@ -227,6 +228,12 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         """The constructor's arguments, for the model card."""
         sizes = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": self.mini_batch_num_tokens}
         return super().get_config_dict() | sizes
+
+
+def _name(model: nn.Module) -> str:
+    """What the guide was loaded from; of a folder its last part."""
+    origin = getattr(getattr(model, "model_card_data", None), "base_model", None) or type(model).__name__
+    return Path(origin).name if Path(origin).exists() else origin
 
 
 def _same_vocabulary(model: nn.Module, guide: nn.Module) -> bool:

@@ -1,11 +1,28 @@
 """Adapters (LoRA and its kin) on the backbone of a model, through peft and transformers' integration of it."""
 
-from typing import Any
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import torch
 import transformers
+from PIL import Image
+from torch import Tensor, nn
 
 from omnitune import runtime
 from omnitune.errors import InputError
+from omnitune.modules.backbones import TOWERS
+from omnitune.types import Column, Embeddings
+
+if TYPE_CHECKING:
+    from omnitune.model.model import Model
+
+Treatment = Literal["lora", "frozen"]
+
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+_TOLERANCE_OF_HALF_PRECISION = 2e-2
 
 
 class AdapterMixin:
@@ -44,9 +61,86 @@ class AdapterMixin:
         """Load adapter weights from a folder or a repository, as `PreTrainedModel.load_adapter` does."""
         self._adapted.load_adapter(*args, **kwargs)
 
-    def add_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Add a fresh adapter, e.g. `add_adapter(LoraConfig(...))`, and train it alone."""
-        self._adapted.add_adapter(*args, **kwargs)
+    def add_adapter(
+        self, adapter_config: Any, *args: Any, towers: Mapping[str, Treatment] | None = None, **kwargs: Any
+    ) -> None:
+        """Add a fresh adapter, e.g. `add_adapter(LoraConfig(...))`, and train it alone.
+
+        Args:
+            adapter_config: peft's configuration.
+            *args: The adapter's name.
+            towers: Which parts of a backbone get it, e.g. `{"vision": "frozen", "language": "lora"}`: "lora" where
+                `adapter_config` targets something there, "frozen" nowhere. Parts that are not named are as
+                `adapter_config` says.
+            **kwargs: For `PreTrainedModel.add_adapter`.
+
+        Raises:
+            InputError: The backbone has no such part, a treatment is none of the two, or "lora" finds no target.
+        """
+        backbone = self._adapted
+        if not towers:
+            backbone.add_adapter(adapter_config, *args, **kwargs)
+            return
+        places = _places(backbone, towers)
+        frozen = [place for tower, place in places.items() if towers[tower] == "frozen"]
+        config = _excluding(adapter_config, frozen) if frozen else adapter_config
+        with warnings.catch_warnings():
+            # The targets may be of other towers alone.
+            warnings.filterwarnings("ignore", "You have passed exclude_modules")
+            backbone.add_adapter(config, *args, **kwargs)
+        for tower, place in places.items():
+            if towers[tower] == "lora" and not any(_adapters(backbone.get_submodule(place))):
+                backbone.delete_adapter(backbone.active_adapters())
+                raise InputError(
+                    f"towers: expected target_modules that are in the {tower} tower ({place}), got "
+                    f"{adapter_config.target_modules}, which are not"
+                )
+
+    def merge_adapter(self, inputs: Sequence[Any] | None = None, tolerance: float | None = None) -> float:
+        """Add the active adapters to the backbone's weights and remove them, if embeddings stay what they are.
+
+        Args:
+            inputs: What to compare the embeddings of; by default a few texts and an image, as the model takes them.
+            tolerance: Largest change of an embedding's entry, as a share of the largest entry; by default 1e-4, and
+                2e-2 for weights in half precision.
+
+        Returns:
+            The largest change that was found, as a share of the largest entry.
+
+        Raises:
+            InputError: There is no adapter, it replaces whole modules, or the embeddings change by more: nothing is
+                merged then.
+        """
+        backbone = self._adapted
+        layers = [(name, layer) for name, layer in _adapters(backbone) if not layer.disable_adapters]
+        if not layers:
+            raise InputError(
+                "merge_adapter: expected a model with an adapter in use, got none; add, load or enable it first"
+            )
+        whole = runtime.require("peft", extra="lora").utils.other.AuxiliaryTrainingWrapper
+        if any(isinstance(module, whole) for module in backbone.modules()):
+            raise InputError("merge_adapter: expected an adapter without modules_to_save, which cannot be added up")
+        model = cast("Model", self)
+        sample = _sample(model) if inputs is None else list(inputs)
+        if tolerance is None:
+            tolerance = _TOLERANCE.get(backbone.dtype, _TOLERANCE_OF_HALF_PRECISION)
+        before = _embedded(model, sample)
+        for _, layer in layers:
+            layer.merge(safe_merge=True)
+        change = float((_embedded(model, sample) - before).abs().max() / before.abs().max())
+        if not change <= tolerance:
+            for _, layer in layers:
+                layer.unmerge()
+            raise InputError(
+                f"merge_adapter: expected embeddings that change by at most {tolerance:g} of their largest entry, got "
+                f"{change:g}; merge in float32, or keep the adapter apart"
+            )
+        for name, layer in layers:
+            parent, _, attribute = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), attribute, layer.get_base_layer())
+        del backbone.peft_config
+        backbone._hf_peft_config_loaded = False
+        return change
 
     def set_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Make one adapter, or a list of them, the active one."""
@@ -75,3 +169,54 @@ class AdapterMixin:
     def delete_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Remove an adapter's layers from the backbone."""
         self._adapted.delete_adapter(*args, **kwargs)
+
+
+def _adapters(module: nn.Module) -> Iterable[tuple[str, Any]]:
+    """The layers with an adapter within a module, by name."""
+    kind = runtime.require("peft", extra="lora").tuners.tuners_utils.BaseTunerLayer
+    return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, kind))
+
+
+def _places(backbone: nn.Module, towers: Mapping[str, Treatment]) -> dict[str, str]:
+    """Where the named towers are in a backbone.
+
+    Raises:
+        InputError: It has no such tower, or a treatment is unknown.
+    """
+    found: dict[str, str] = {}
+    for name, _ in backbone.named_modules():
+        for tower, names in TOWERS.items():
+            if name.rpartition(".")[2] in names:
+                found.setdefault(tower, name)
+    if missing := [tower for tower in towers if tower not in found]:
+        raise InputError(f"towers: expected parts among {sorted(found) or 'none'} of this backbone, got {missing}")
+    if unknown := [treatment for treatment in towers.values() if treatment not in ("lora", "frozen")]:
+        raise InputError(f'towers: expected "lora" or "frozen" for each, got {unknown}')
+    return {tower: found[tower] for tower in towers}
+
+
+def _excluding(config: Any, places: Sequence[str]) -> Any:
+    """A copy of a configuration that leaves some parts of the backbone out."""
+    patterns = [rf"{re.escape(place)}\..*" for place in places]
+    given = config.exclude_modules
+    if given:
+        patterns.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, sorted(given)))})")
+    changed = copy.copy(config)
+    changed.exclude_modules = "|".join(f"({pattern})" for pattern in patterns)
+    return changed
+
+
+def _sample(model: "Model") -> list[Any]:
+    """Inputs of every plain modality that the model takes."""
+    texts = ["a", "What does the third page say?", "numbers 1 2 3, and a longer text of some words"]
+    images = [Image.linear_gradient("L").convert("RGB").resize((64, 48))]
+    return [item for kind, items in (("text", texts), ("image", images)) if model.supports(kind) for item in items]
+
+
+def _embedded(model: "Model", inputs: Sequence[Any]) -> Tensor:
+    """Outputs of the model for some inputs `(items, ...)`, float32, on the CPU."""
+    engine = model.engine
+    with model.inference():
+        plan = engine.plan([Column(name="inputs", items=inputs)])
+        outputs = Embeddings.cat([engine.run(features) for features in engine.prepare(plan.mini_batches)])
+    return outputs.values.float().cpu()

@@ -126,6 +126,13 @@ BACKBONES: Mapping[str, Backbone] = {
     "seed_oss": Backbone(structured_messages=False),
 }
 
+TOWERS: Mapping[str, tuple[str, ...]] = {
+    "vision": ("visual", "vision_model", "vision_tower"),
+    "audio": ("audio_model", "audio_tower"),
+    "language": ("language_model", "text_model"),
+}
+"""What the part of a backbone that reads one modality is called in it."""
+
 _ORDINARY = Backbone()
 
 

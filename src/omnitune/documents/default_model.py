@@ -59,6 +59,10 @@ class Choice:
         """The model's name as people read it."""
         return "MiniLM behind a page reader (embedded)" if self.name == EMBEDDED else self.name
 
+    def changed(self, **sections: Any) -> "Choice":
+        """The same model with other sections of the recipe."""
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **sections))
+
     def load(self) -> SentenceTransformer:
         """The model as it is before finetuning.
 

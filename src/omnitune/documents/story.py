@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omnitune.documents import findings
 from omnitune.documents.baselines import has_text
@@ -14,9 +15,13 @@ from omnitune.documents.encoded import load_test
 from omnitune.documents.findings import Embedded, Measured
 from omnitune.documents.fit import Fitted, measured_dims
 from omnitune.documents.measure import Resampling, Test
+from omnitune.documents.negatives import FILE as NEGATIVES
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
-from omnitune.report.results import Case, Data, Document, Left, Page, Report, Run
+from omnitune.report.records import read_jsonl
+from omnitune.report.results import Case, Data, Document, Left, Mining, Negative, Page, Report, Run
+
+NEGATIVES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,7 @@ class Story:
         embeddings: Folder with `base`, `finetuned` and, where there is one, `text`.
         command: How the run was started.
         seconds: Duration of every step.
+        mined: What the mining of hard negatives told, where there was one.
         notes: Facts worth a sentence.
     """
 
@@ -39,7 +45,8 @@ class Story:
     embeddings: Path
     command: str
     seconds: Mapping[str, float]
-    notes: Sequence[str]
+    mined: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
 
 
 def tell(story: Story) -> Report:
@@ -75,6 +82,7 @@ def tell(story: Story) -> Report:
         **_cases(story, base, tuned, test),
         data=_data(story, test, everything),
         run=_run(story),
+        mining=_mining(story),
         clusters="pages",
     )
 
@@ -133,6 +141,33 @@ def _cases(story: Story, base: Measured, tuned: Measured, test: Test) -> dict[st
         "improved": findings.cases(findings.improved(before, after, count), before, after, test, show),
         "worst": findings.cases(findings.worst(before, after, count), before, after, test, show),
     }
+
+
+def _mining(story: Story) -> Mining | None:
+    """The hardest negatives that were kept, one a query: where such a page answers its query, the rules are too lax."""
+    if story.mined is None:
+        return None
+    row = {page: number for number, page in enumerate(story.dataset.page_ids)}
+    show = page_shower(story.dataset)
+    rows = sorted(read_jsonl(story.embeddings.parent / NEGATIVES), key=lambda one: one["score"] - one["scores"][0])
+    by_query = {one["query"]: one for one in reversed(rows)}
+    hardest = sorted(by_query.values(), key=lambda one: one["score"] - one["scores"][0])[:NEGATIVES_SHOWN]
+    return Mining(
+        count=story.chosen.recipe.negatives.count,
+        pairs=story.mined["queries"],
+        without=story.mined["without"],
+        refused=story.mined["refused"],
+        examples=[
+            Negative(
+                query=one["query"],
+                expected=show(row[one["page_id"]]),
+                negative=show(row[one["negatives"][0]]),
+                score=one["score"],
+                negative_score=one["scores"][0],
+            )
+            for one in hardest
+        ],
+    )
 
 
 def _data(story: Story, test: Test, everything: Test) -> Data:

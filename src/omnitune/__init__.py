@@ -10,6 +10,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BatchSamplers": "omnitune.data.samplers",
+    "CrossEncoder": "omnitune.model.cross_encoder",
+    "CrossEncoderModelCardData": "omnitune.report.card",
+    "CrossEncoderTrainer": "omnitune.training.cross_encoder",
+    "CrossEncoderTrainingArguments": "omnitune.training.arguments",
     "DEFAULT_POLICY": "omnitune.inputs.policy",
     "DefaultBatchSampler": "omnitune.data.samplers",
     "MediaPolicy": "omnitune.inputs.policy",
@@ -68,11 +72,15 @@ if TYPE_CHECKING:
     )
     from omnitune.inputs.policy import DEFAULT_POLICY as DEFAULT_POLICY
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
+    from omnitune.model.cross_encoder import CrossEncoder as CrossEncoder
     from omnitune.model.encoders import SentenceTransformer as SentenceTransformer
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
+    from omnitune.report.card import CrossEncoderModelCardData as CrossEncoderModelCardData
     from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
+    from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
+    from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
 
 

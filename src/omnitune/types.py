@@ -53,11 +53,15 @@ class Column:
         return where if self.dataset is None else f"dataset {self.dataset!r}, {where}"
 
 
+Labels = Tensor | list[Tensor]
+"""`(rows,)` or `(rows, n)`; where rows have lists of different lengths, a tensor `(n,)` of each row."""
+
+
 class Batch(TypedDict):
     """What the collator makes and the trainer carries: a plain dict, which accelerate passes through untouched."""
 
     columns: list[Column]
-    labels: Tensor | None
+    labels: Labels | None
     dataset: str | None
 
 

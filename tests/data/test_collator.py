@@ -35,6 +35,11 @@ def test_list_labels() -> None:
     assert stacked["labels"].shape == (2, 3)
 
 
+def test_labels_of_lists_of_different_lengths() -> None:
+    batch = Collator()(rows(a=["x", "y"], labels=[[1.0, 2.0], [3.0]]))
+    assert [row.tolist() for row in batch["labels"]] == [[1.0, 2.0], [3.0]]
+
+
 def test_labels_that_are_no_numbers() -> None:
     with pytest.raises(DatasetError, match=r"dataset 'faq', row 10, column 'label': expected numbers.*got 'yes'"):
         Collator()(rows(a=["x", "y"], label=["yes", "no"]))

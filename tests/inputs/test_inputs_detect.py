@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omnitune.errors import MediaNotFoundError, ModalityError
-from omnitune.inputs.detect import MEDIA, is_single, modality_of
+from omnitune.inputs.detect import MEDIA, inputs_of, is_single, modality_of
 
 ALL = ["text", "image", "audio", "video", "message"]
 MESSAGE = {"role": "user", "content": "hello"}
@@ -155,3 +155,10 @@ def test_what_is_no_input_is_named(item, text):
 )
 def test_one_item_or_a_batch(inputs, single):
     assert is_single(inputs) is single
+
+
+def test_a_cell_holds_one_input_or_a_list_of_them() -> None:
+    conversation = [{"role": "user", "content": "a"}]
+    assert inputs_of("a") == ["a"]
+    assert inputs_of(["a", {"text": "b"}]) == ["a", {"text": "b"}]
+    assert inputs_of(conversation) == [conversation]

@@ -372,3 +372,11 @@ def test_a_loss_without_an_objective():
     with pytest.raises(NotImplementedError):
         Loss(MODEL).objective([A], None)
     assert Loss(MODEL).get_config_dict() == {}
+
+
+def test_labels_of_different_lengths_are_refused_by_losses_that_take_none(encoder, features):
+    loss = CoSENTLoss(encoder)
+    with pytest.raises(
+        ShapeError, match=r"CoSENTLoss: expected labels that are numbers or lists of one length.*\[1, 2\]"
+    ):
+        loss(features(2), [torch.ones(1), torch.ones(2)])

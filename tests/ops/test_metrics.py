@@ -12,6 +12,7 @@ from omnitune.ops.metrics import (
     mark_relevant,
     ndcg_at,
     pearson,
+    ranking_metrics,
     reciprocal_rank_at,
     retrieval_metrics,
     spearman,
@@ -122,3 +123,35 @@ def test_correlations_agree_with_scipy():
     y = x + torch.randn(200, generator=generator)
     assert pearson(x, y) == pytest.approx(stats.pearsonr(x.double().numpy(), y.double().numpy())[0], abs=1e-12)
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x.numpy(), y.numpy())[0], abs=1e-12)
+
+
+def test_ranking_metrics_by_hand():
+    # Query 1: relevant at ranks 1 and 3 of 3; query 2: one relevant of two equal scores; query 3: nothing relevant.
+    scores = torch.tensor([0.9, 0.5, 0.1, 0.3, 0.3, 0.7])
+    relevant = torch.tensor([True, False, True, False, True, False])
+    found = ranking_metrics(scores, relevant, torch.tensor([3, 2, 1]), 2)
+    assert found["map"].tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 2, 0])
+    assert found["mrr@2"].tolist() == pytest.approx([1, 1 / 2, 0])
+    second = 1 / math.log2(3)
+    assert found["ndcg@2"].tolist() == pytest.approx([1 / (1 + second), (1 + second) / 2, 0])
+
+
+def test_ranking_metrics_want_one_mark_per_score():
+    with pytest.raises(ShapeError, match="expected one mark for each of 3 scores"):
+        ranking_metrics(torch.rand(3), torch.ones(3).bool(), torch.tensor([2]), 10)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_ranking_metrics_equal_those_of_scikit_learn(k: int):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(k)
+    lengths = torch.randint(2, 12, (40,), generator=generator)
+    scores = torch.rand(int(lengths.sum()), generator=generator).round(decimals=1)
+    relevant = torch.rand(len(scores), generator=generator) < 0.4
+    found = ranking_metrics(scores, relevant, lengths, k)
+    parts = zip(scores.split(lengths.tolist()), relevant.split(lengths.tolist()), strict=True)
+    for row, (score, mark) in enumerate(parts):
+        if mark.any():
+            assert found["map"][row].item() == pytest.approx(sklearn.average_precision_score(mark, score))
+            assert found[f"ndcg@{k}"][row].item() == pytest.approx(sklearn.ndcg_score([mark.int()], [score], k=k))

@@ -12,7 +12,7 @@ from omnitune.report.card import DatasetFacts, ModelFacts, SentenceTransformerMo
 
 FACTS = ModelFacts(
     family="SentenceTransformer",
-    dimension=384,
+    size=384,
     max_seq_length=256,
     similarity="cosine",
     modalities=["text", "image"],
@@ -132,7 +132,7 @@ def test_writing_leaves_the_models_data_alone(tmp_path) -> None:
     data = trained()
     model = SimpleNamespace(
         model_card_data=data, family=SimpleNamespace(name="SentenceTransformer"), max_seq_length=None,
-        modalities=["text"], prompts={}, similarity_fn_name="cosine", get_embedding_dimension=lambda: 8,
+        modalities=["text"], prompts={}, similarity_fn_name="cosine", output_size=8,
     )  # fmt: skip
     card.write(model, tmp_path, model_name="Pages", train_datasets=["manuals"])
     text = (tmp_path / "README.md").read_text()

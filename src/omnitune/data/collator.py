@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnitune.data.columns import LABEL_COLUMNS, Row, input_columns, label_column
 from omnitune.errors import DatasetError, InputError
-from omnitune.types import Batch, Column
+from omnitune.types import Batch, Column, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Collator:
             rows: `Row`s, or plain dicts whose place in the dataset is then unknown.
 
         Returns:
-            The raw columns in the order of the dataset's, the labels `(rows,)` or `(rows, n)`, the dataset's name.
+            The raw columns in the order of the dataset's, the labels, the dataset's name.
 
         Raises:
             DatasetError: A label is neither a number nor a list of numbers.
@@ -124,12 +124,14 @@ def _for_dataset(mapping: ByColumn, dataset: str | None, argument: str) -> str |
     return {key: value for key, value in mapping.items() if isinstance(value, str)}
 
 
-def _labels(values: Sequence[Any], name: str, column: Column) -> Tensor:
+def _labels(values: Sequence[Any], name: str, column: Column) -> Labels:
     try:
+        if isinstance(values[0], list | tuple) and len({len(value) for value in values}) > 1:
+            return [torch.tensor(value) for value in values]
         return torch.stack(list(values)) if isinstance(values[0], Tensor) else torch.tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         place = column.place(0).replace(repr(column.name), repr(name))
         raise DatasetError(
-            f"labels in the batch that starts at {place}: expected numbers, or lists of numbers of one length, "
+            f"labels in the batch that starts at {place}: expected numbers, or lists of numbers, "
             f"got {values[0]!r}, ... ({error})"
         ) from error

@@ -66,7 +66,7 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
         return _of_array(item)
     if isinstance(item, dict):
         return _of_dict(item)
-    if isinstance(item, list | tuple) and item and all(_is_message(part) for part in item):
+    if isinstance(item, list | tuple) and item and all(is_message(part) for part in item):
         return "message"
     if isinstance(item, tuple) and item and all(isinstance(part, str) for part in item):
         return "text"
@@ -79,7 +79,7 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
 def is_single(inputs: Any) -> bool:
     """Whether `inputs` is one input and not a batch; a list of messages is one conversation."""
     if isinstance(inputs, list | tuple):
-        return bool(inputs) and isinstance(inputs, list) and _is_message(inputs[0])
+        return bool(inputs) and isinstance(inputs, list) and is_message(inputs[0])
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 0 or inputs.dtype.kind not in ("U", "O")
     return not isinstance(inputs, Iterable) or isinstance(
@@ -87,7 +87,18 @@ def is_single(inputs: Any) -> bool:
     )
 
 
-def _is_message(item: Any) -> bool:
+def is_conversation(item: Any) -> bool:
+    """Whether `item` is a list of messages."""
+    return isinstance(item, list) and bool(item) and all(is_message(message) for message in item)
+
+
+def inputs_of(cell: Any) -> list[Any]:
+    """The inputs in a cell of a dataset: the cell itself, or the entries of a list that is no conversation."""
+    return cell if isinstance(cell, list) and not is_conversation(cell) else [cell]
+
+
+def is_message(item: Any) -> bool:
+    """Whether `item` is one message of a conversation."""
     return isinstance(item, dict) and "role" in item and "content" in item
 
 
@@ -139,7 +150,7 @@ def _of_array(array: Any) -> Modality:
 
 
 def _of_dict(item: dict[str, Any]) -> Modality:
-    if _is_message(item):
+    if is_message(item):
         return "message"
     if "array" in item:
         return "audio" if "sampling_rate" in item else "video"

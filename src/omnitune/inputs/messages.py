@@ -12,6 +12,9 @@ from omnitune.types import Modality
 Message = dict[str, Any]
 Conversation = list[Message]
 
+PAIR_ROLES = ("query", "document")
+"""Roles of the two messages that a pair becomes."""
+
 _STRUCTURED_SIGNS = ("content[0]", ".type", "'type'", '"type"', "message.content[")
 
 
@@ -30,10 +33,10 @@ def reads_structured(template: Any, *, known: bool | None = None) -> bool:
 
 
 def to_messages(item: Any, modality: Modality, *, prompt: str | None = None, structured: bool = True) -> Conversation:
-    """An item as a conversation: what it holds is one message of the user.
+    """An item as a conversation: what it holds is one message of the user; a pair is a query's and a document's.
 
     Args:
-        item: A loaded item: text, image, a dict of them, or already a message or a conversation.
+        item: A loaded item: text, image, a dict of them, a pair of texts, or already a message or a conversation.
         modality: What it is.
         prompt: Put before it as a message of the system.
         structured: Which form of content the template reads.
@@ -46,6 +49,13 @@ def to_messages(item: Any, modality: Modality, *, prompt: str | None = None, str
         for message in conversation:
             if not {"role", "content"} <= message.keys():
                 raise ModalityError(f"inputs: expected messages with 'role' and 'content', got keys {sorted(message)}")
+            if message["role"] in PAIR_ROLES:
+                message["content"] = _shaped(message["content"], structured)
+    elif isinstance(item, tuple):
+        conversation = [
+            {"role": role, "content": _content(text, modality, structured)}
+            for role, text in zip(PAIR_ROLES, item, strict=True)
+        ]
     else:
         conversation = [{"role": "user", "content": _content(item, modality, structured)}]
     if prompt:
@@ -65,6 +75,28 @@ def _content(item: Any, modality: Modality, structured: bool) -> Any:
         several = isinstance(value, list | tuple) and kind != "video"
         parts += [{"type": kind, kind: part} for part in (value if several else [value])]
     return parts
+
+
+def _shaped(content: Any, structured: bool) -> Any:
+    """Content in the form that the template reads; what has several parts cannot be flat."""
+    if structured:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    alone = isinstance(content, list) and len(content) == 1 and "text" in content[0]
+    return content[0]["text"] if alone else content
+
+
+def pair_to_messages(query: Any, document: Any, modalities: Sequence[Modality]) -> Conversation:
+    """A pair of raw or loaded items as a conversation of a query and a document, in structured form.
+
+    Args:
+        query: Text, image, or a dict of several.
+        document: The same.
+        modalities: What the two are.
+    """
+    return [
+        {"role": role, "content": _content(item, modality, True)}
+        for role, item, modality in zip(PAIR_ROLES, (query, document), modalities, strict=True)
+    ]
 
 
 def is_text_only(conversations: Sequence[Conversation]) -> bool:

@@ -97,6 +97,25 @@ def _nested(buckets: Buckets) -> dict[str, dict[str, Any]]:
     }
 
 
+def prefixed(prompt: str, text: Any) -> Any:
+    """A text, or the first of a pair of texts, with a prompt before it."""
+    return prompt + text if isinstance(text, str) else (prompt + text[0], *text[1:])
+
+
+def check_left_padded(features: Features) -> None:
+    """See that every row ends in a real token, where a head that predicts the next one reads.
+
+    Raises:
+        InputError: A row ends in padding.
+    """
+    mask = features.get("attention_mask")
+    if isinstance(mask, Tensor) and not bool(mask[:, -1].all()):
+        raise InputError(
+            'padding_side: expected "left" for a model that is read at the last token, got padding at the end of a '
+            'row; set model.tokenizer.padding_side = "left"'
+        )
+
+
 def template_takes(processor: Any, variable: str) -> bool:
     """Whether the chat template reads `variable`, e.g. `"task"`."""
     template = getattr(processor, "chat_template", None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.losses.strategies import Strategy
-from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 
 class Loss(nn.Module):
@@ -29,7 +29,7 @@ class Loss(nn.Module):
         self.strategy = strategy or Strategy()
 
     def forward(
-        self, sentence_features: Sequence[Column | Features], labels: Tensor | None = None
+        self, sentence_features: Sequence[Column | Features], labels: Labels | None = None
     ) -> Tensor | dict[str, Tensor]:
         """The loss of one batch.
 
@@ -39,7 +39,15 @@ class Loss(nn.Module):
 
         Returns:
             A scalar, or named scalar parts whose sum is the loss.
+
+        Raises:
+            ShapeError: The labels are lists of different lengths.
         """
+        if isinstance(labels, list):
+            raise ShapeError(
+                f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
+                f"{sorted({len(row) for row in labels})}"
+            )
         embeddings = self.strategy.embed(cast(Encodes, self.model.engine), list(sentence_features))
         value = self.objective(embeddings, labels)
         return dict(value) if isinstance(value, Mapping) else value
@@ -76,15 +84,15 @@ class Loss(nn.Module):
         """BibTeX of the paper that introduced the loss, or an empty string."""
         return ""
 
-    def _expect_columns(self, embeddings: Sequence[Embeddings], names: str, *, least: int, most: int = 1 << 30) -> None:
+    def _expect_columns(self, columns: Sequence[Any], names: str, *, least: int, most: int = 1 << 30) -> None:
         """Check the number of input columns.
 
         Raises:
             InputError: There are fewer than `least` or more than `most`.
         """
-        if not least <= len(embeddings) <= most:
+        if not least <= len(columns) <= most:
             raise InputError(
-                f"{type(self).__name__}: expected the input columns {names}, got {len(embeddings)} columns; "
+                f"{type(self).__name__}: expected the input columns {names}, got {len(columns)} columns; "
                 f"keep exactly these with dataset.select_columns (a label column does not count)"
             )
 

@@ -87,6 +87,29 @@ class MSELoss(Loss):
 }"""
 
 
+def teacher_margins(given: Tensor, shape: tuple[int, int], loss: str) -> Tensor:
+    """How much better a teacher scores each row's positive than each negative `(rows, negatives)`.
+
+    Args:
+        given: Labels of one of the forms that `MarginMSELoss` takes.
+        shape: `(rows, negatives)`.
+        loss: Name of the loss, for the error.
+
+    Raises:
+        ShapeError: They are of another shape.
+    """
+    rows, negatives = shape
+    if given.shape == (rows, negatives + 1):
+        return given[:, :1] - given[:, 1:]
+    margins = given[:, None] if given.dim() == 1 else given
+    if margins.shape != shape:
+        raise ShapeError(
+            f"{loss}: expected labels of shape {shape} (margins of the positive over each negative) or "
+            f"{(rows, negatives + 1)} (scores of the positive and each negative), got {tuple(given.shape)}"
+        )
+    return margins
+
+
 class MarginMSELoss(Loss):
     """Squared error between score differences and a teacher's, over the columns (query, positive, negative, ...).
 
@@ -112,21 +135,9 @@ class MarginMSELoss(Loss):
         self._expect_columns(embeddings, "(query, positive, negative) or (query, positive, negative, ...)", least=3)
         query, positive, *negatives = (e.values for e in embeddings)
         scores = torch.stack([self.similarity_fct(query, n) for n in negatives], dim=1)
-        return margin_mse(self.similarity_fct(query, positive), scores, self._margins(labels, scores))
-
-    def _margins(self, labels: Tensor | None, negatives: Tensor) -> Tensor:
         given = self._expect_labels(labels, "the teacher's margins or scores").detach()
-        rows, columns = negatives.shape
-        if given.shape == (rows, columns + 1):
-            return given[:, :1] - given[:, 1:]
-        margins = given[:, None] if given.dim() == 1 else given
-        if margins.shape != negatives.shape:
-            raise ShapeError(
-                f"MarginMSELoss: expected labels of shape {(rows, columns)} (margins of the positive over each "
-                f"negative) or {(rows, columns + 1)} (scores of the positive and each negative), got "
-                f"{tuple(given.shape)}"
-            )
-        return margins
+        margins = teacher_margins(given, (len(scores), len(negatives)), type(self).__name__)
+        return margin_mse(self.similarity_fct(query, positive), scores, margins)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""

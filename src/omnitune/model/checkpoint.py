@@ -24,13 +24,17 @@ from transformers.dynamic_module_utils import custom_object_save
 
 import omnitune
 from omnitune.errors import CheckpointError, ResourceError
+from omnitune.model.family import Family
 from omnitune.modules import files, registry
-from omnitune.modules.transformer import Transformer
+from omnitune.modules.transformer import Transformer, TransformerTask
 
 logger = logging.getLogger(__name__)
 
 MODULES = "modules.json"
 CONFIG = "config_sentence_transformers.json"
+
+UNNAMED_FAMILY = "SentenceTransformer"
+"""What a checkpoint is whose configuration does not say: it is older than the other families."""
 
 _PARTIAL = ".{}.partial"
 """A checkpoint that is being written, or whose writing was killed."""
@@ -92,7 +96,11 @@ class Checkpoint:
 
 
 def load(
-    path_or_id: str, options: LoadOptions, *, bare: Callable[[str, LoadOptions], dict[str, nn.Module]]
+    path_or_id: str,
+    options: LoadOptions,
+    *,
+    bare: Callable[[str, LoadOptions], dict[str, nn.Module]],
+    family: Family,
 ) -> Checkpoint:
     """Read a checkpoint.
 
@@ -100,6 +108,8 @@ def load(
         path_or_id: A directory, or a repository of the hub.
         options: How to reach and load it.
         bare: Makes modules out of a directory without `modules.json`.
+        family: The reader's. One that converts takes, of a checkpoint of another one, the backbone through `bare`, and
+            leaves its configuration, which is about other modules.
 
     Raises:
         CheckpointError: There is nothing to load, it is incomplete, or it needs other package versions.
@@ -108,6 +118,10 @@ def load(
     folder = files.resolve(path_or_id, options.hub)
     config = files.read_json(folder / CONFIG)
     check_requirements(config.get("requirements") or {}, folder)
+    kind = config.get("model_type", UNNAMED_FAMILY)
+    if family.converts and kind != family.name and (folder / MODULES).is_file():
+        logger.warning("%s: a %s, whose backbone is taken for a %s with a new head.", folder, kind, family.name)
+        return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config={})
     if not (folder / MODULES).is_file():
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config=config)
     modules: dict[str, nn.Module] = {}
@@ -134,8 +148,10 @@ def load(
     return Checkpoint(modules=modules, forward_kwargs=forward_kwargs, config=config)
 
 
-def bare_transformer(path_or_id: str, options: LoadOptions) -> Transformer:
-    """The backbone of a Hugging Face model that is no checkpoint of modules.
+def bare_transformer(
+    path_or_id: str, options: LoadOptions, task: TransformerTask = "feature-extraction"
+) -> Transformer:
+    """The backbone of a Hugging Face model that is no checkpoint of modules, with its task's head.
 
     Raises:
         CheckpointError: There is no model, or its weights are pickled.
@@ -149,11 +165,18 @@ def bare_transformer(path_or_id: str, options: LoadOptions) -> Transformer:
     trust = {"trust_remote_code": True} if options.trust_remote_code else {}
     return Transformer(
         path_or_id,
+        transformer_task=task,
         model_kwargs={**hub, **trust, **options.model_kwargs},
         processor_kwargs={**trust, **options.processor_kwargs},
         config_kwargs={**trust, **options.config_kwargs},
         backend=options.backend,
     )
+
+
+def architecture(path_or_id: str, options: LoadOptions) -> str:
+    """Name of the class whose weights a Hugging Face model has, or "" where its configuration is silent."""
+    names = files.read_json(files.resolve(path_or_id, options.hub) / "config.json").get("architectures")
+    return str((names or [""])[0])
 
 
 def check_requirements(requirements: Mapping[str, Any], source: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.family import DENSE, Family
-from omnitune.model.inference import Request, listed, stacked
+from omnitune.model.inference import Request, listed, make_request, materialized, stacked
 from omnitune.model.model import Backend, Model, as_numpy
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
@@ -35,7 +34,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names under which models keep the prompt of documents, the first that is there applies."""
 
 
-class SentenceTransformer(Model):
+class SentenceTransformer(Model, pools.PoolMixin):
     """A dense encoder: one vector an input, whatever its modality.
 
     Args:
@@ -174,13 +173,17 @@ class SentenceTransformer(Model):
             InputError: An argument cannot work.
             MediaError: An input cannot be read; it is named.
         """
-        if batch_size <= 0:
-            raise InputError(f"batch_size: expected a positive number, got {batch_size}")
         if precision not in (None, "float32", "int8", "uint8", "binary", "ubinary"):
             raise InputError(f"precision: expected float32, int8, uint8, binary or ubinary, got {precision!r}")
         single = is_single(inputs)
-        items = [inputs] if single else _materialized(inputs)
-        request = self._request(prompt_name, prompt, batch_size, show_progress_bar, kwargs)
+        items = [inputs] if single else materialized(inputs)
+        request = make_request(
+            self,
+            prompt=self.resolve_prompt(prompt, prompt_name),
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            kwargs=kwargs,
+        )
         vectors = output_value == "sentence_embedding"
         call: dict[str, Any] = {
             "request": request,
@@ -189,11 +192,7 @@ class SentenceTransformer(Model):
             "truncate_dim": truncate_dim if truncate_dim is not None else self.truncate_dim,
             "on_host": vectors and convert_to_numpy and not convert_to_tensor,
         }
-        many = device if isinstance(device, list) else None
-        if items and (pool is not None or many):
-            encoded = self._encode_in_pool(items, call, pool, many, chunk_size)
-        else:
-            encoded = self.encode_here(items, device=None if isinstance(device, list) else device, **call)
+        encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
         if vectors:
             encoded = _converted(encoded, precision, convert_to_numpy, convert_to_tensor)
         return encoded[0] if single else encoded
@@ -298,61 +297,6 @@ class SentenceTransformer(Model):
                 return stacked(self, items, request, finish, on_host=on_host)
             return listed(self, items, request, _token_rows if output_value == "token_embeddings" else _all_rows)
 
-    def _request(
-        self,
-        prompt_name: str | None,
-        prompt: str | None,
-        batch_size: int,
-        show_progress_bar: bool | None,
-        kwargs: dict[str, Any],
-    ) -> Request:
-        task = kwargs.pop("task", None)
-        processing = kwargs.pop("processing_kwargs", None)
-        accepted = self.get_model_kwargs()
-        unknown = sorted(set(kwargs) - set(accepted))
-        if unknown:
-            raise InputError(f"encode: unknown arguments {unknown}; this model's modules take {accepted}")
-        return Request(
-            prompt=self.resolve_prompt(prompt, prompt_name),
-            task=task,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            strings_are_text=task == "query",
-            processing={} if processing is None else {"processing_kwargs": processing},
-            forward={**kwargs, "task": task} if "task" in accepted and task is not None else kwargs,
-        )
-
-    def _encode_in_pool(
-        self,
-        items: Sequence[Any],
-        call: dict[str, Any],
-        given: pools.Pool | None,
-        devices: list[str | torch.device] | None,
-        chunk_size: int | None,
-    ) -> Any:
-        workers = given or self.start_multi_process_pool([str(d) for d in devices or []])
-        show = call["request"].show_progress_bar
-        try:
-            parts = pools.run(workers, items, {**call, "on_host": True}, chunk_size=chunk_size, show=show)
-        finally:
-            if given is None:
-                self.stop_multi_process_pool(workers)
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts)
-        return [row for part in parts for row in part]
-
-    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> pools.Pool:
-        """Start processes that encode, one a device; None takes every GPU, or four processes on the CPU."""
-        if target_devices is None:
-            gpus = torch.cuda.device_count()
-            target_devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"] * 4
-        return pools.start(self, target_devices)
-
-    @staticmethod
-    def stop_multi_process_pool(pool: dict[Literal["input", "output", "processes"], Any]) -> None:
-        """End the processes of `start_multi_process_pool`."""
-        pools.stop(pool)
-
     # -- similarity
 
     @property
@@ -393,6 +337,11 @@ class SentenceTransformer(Model):
             return self.truncate_dim if dim is None else dim
         return min(dim, self.truncate_dim)
 
+    @property
+    def output_size(self) -> int | None:
+        """The same, as every family names the size of its output."""
+        return self.get_embedding_dimension()
+
     def get_sentence_embedding_dimension(self) -> int | None:
         """Old name of `get_embedding_dimension`, which scripts still use."""
         warnings.warn("renamed to get_embedding_dimension", FutureWarning, stacklevel=2)
@@ -418,10 +367,6 @@ class SentenceTransformer(Model):
 def _is_causal(transformer: Transformer) -> bool:
     architectures = getattr(transformer.config, "architectures", None) or [""]
     return bool(architectures[0].endswith("ForCausalLM") and getattr(transformer.config, "is_causal", True))
-
-
-def _materialized(inputs: Any) -> list[Any]:
-    return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
 
 
 def _converted(encoded: Tensor, precision: Precision, to_numpy: bool, to_tensor: bool) -> Any:

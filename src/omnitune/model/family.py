@@ -24,6 +24,7 @@ class Family:
         arity: Items a row takes: 1, or 2 for (query, document).
         similarity: Default similarity of two outputs; None when the model itself is the scorer.
         similarities: Similarities that its outputs have.
+        converts: Whether a checkpoint of another family gives its backbone, to which a new head is added.
         mask: Key of the `(rows, tokens)` mask of its output, or None for one vector a row.
     """
 
@@ -32,6 +33,7 @@ class Family:
     arity: Literal[1, 2]
     similarity: str | None
     similarities: tuple[str, ...] = ("cosine", "dot", "euclidean", "manhattan")
+    converts: bool = False
     mask: str | None = None
 
     def read(self, features: Features) -> Embeddings:
@@ -50,4 +52,4 @@ MULTI_VECTOR = Family(
     similarities=("maxsim", "meanmaxsim"),
     mask="attention_mask",
 )
-PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=())
+PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=(), converts=True)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.errors import InputError
 from omnitune.types import Column, Features, Plan
 
 if TYPE_CHECKING:
@@ -37,6 +39,45 @@ class Request:
     processing: dict[str, Any]
     forward: dict[str, Any]
     first_row: int = 0
+
+
+def make_request(
+    model: "Model", *, prompt: str | None, batch_size: int, show_progress_bar: bool | None, kwargs: dict[str, Any]
+) -> Request:
+    """The request of a public verb.
+
+    Args:
+        model: The model.
+        prompt: Text put before every item.
+        batch_size: Items a mini-batch holds.
+        show_progress_bar: None shows it on a terminal.
+        kwargs: The verb's further arguments: `task`, `processing_kwargs`, and what the model's modules take.
+
+    Raises:
+        InputError: `batch_size` is not positive, or no module takes one of the arguments.
+    """
+    if batch_size <= 0:
+        raise InputError(f"batch_size: expected a positive number, got {batch_size}")
+    task = kwargs.pop("task", None)
+    processing = kwargs.pop("processing_kwargs", None)
+    accepted = model.get_model_kwargs()
+    unknown = sorted(set(kwargs) - set(accepted))
+    if unknown:
+        raise InputError(f"encode: unknown arguments {unknown}; this model's modules take {accepted}")
+    return Request(
+        prompt=prompt,
+        task=task,
+        batch_size=batch_size,
+        show_progress_bar=show_progress_bar,
+        strings_are_text=task == "query",
+        processing={} if processing is None else {"processing_kwargs": processing},
+        forward={**kwargs, "task": task} if "task" in accepted and task is not None else kwargs,
+    )
+
+
+def materialized(inputs: Any) -> list[Any]:
+    """The items of a sequence, an array or a dataset's column as a list."""
+    return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
 
 
 def stacked(

@@ -103,7 +103,7 @@ class Model(nn.Sequential, AdapterMixin):
         if path_or_id is not None:
             if modules is not None:
                 logger.warning("modules: ignored, because model_name_or_path was given and its modules are loaded.")
-            return checkpoint.load(path_or_id, options, bare=cls.modules_for_bare)
+            return checkpoint.load(path_or_id, options, bare=cls.modules_for_bare, family=cls.family)
         if not modules:
             raise InputError(
                 f"{cls.__name__}: expected model_name_or_path, or modules with at least one module; got neither"

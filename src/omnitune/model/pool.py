@@ -8,7 +8,7 @@ import queue
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import multiprocessing
@@ -108,6 +108,56 @@ def run(
             results[chunk] = result
             bar.update(len(inputs[starts[chunk] : starts[chunk] + size]))
     return results
+
+
+class PoolMixin:
+    """The verbs of an encoder that has `encode_here(items, *, request, device, ...)` and may do it in processes."""
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> Pool:
+        """Start processes that encode, one a device; None takes every GPU, or four processes on the CPU."""
+        if target_devices is None:
+            gpus = torch.cuda.device_count()
+            target_devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"] * 4
+        return start(cast("Model", self), target_devices)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[Literal["input", "output", "processes"], Any]) -> None:
+        """End the processes of `start_multi_process_pool`."""
+        stop(pool)
+
+    def encode_anywhere(
+        self,
+        items: Sequence[Any],
+        call: dict[str, Any],
+        *,
+        device: str | list[str | torch.device] | None,
+        pool: Pool | None,
+        chunk_size: int | None,
+    ) -> Any:
+        """Encode in this process, in a pool, or in one that is started on several devices and ended afterwards.
+
+        Args:
+            items: Raw items.
+            call: Keyword arguments of `encode_here`, a `request` among them.
+            device: Where; a list starts one process a device.
+            pool: From `start_multi_process_pool`.
+            chunk_size: Items sent to a process at a time.
+
+        Returns:
+            What `encode_here` does: a tensor of one row an item, or a list.
+        """
+        several = device if isinstance(device, list) else None
+        if not items or (pool is None and not several):
+            encode_here: Callable[..., Any] = self.encode_here  # type: ignore[attr-defined]  # the encoder's own
+            return encode_here(items, device=None if several is not None else device, **call)
+        workers = pool or self.start_multi_process_pool([str(d) for d in several or []])
+        try:
+            call = {**call, "on_host": True}
+            parts = run(workers, items, call, chunk_size=chunk_size, show=call["request"].show_progress_bar)
+        finally:
+            if pool is None:
+                self.stop_multi_process_pool(workers)
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else [row for part in parts for row in part]
 
 
 def _receive(pool: Pool, number: int) -> tuple[int, Any]:

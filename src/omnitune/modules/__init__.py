@@ -2,6 +2,7 @@
 
 from omnitune.modules.base import InputModule, Module
 from omnitune.modules.dense import Dense
+from omnitune.modules.logit_score import LogitScore
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.router import Router
@@ -14,6 +15,7 @@ __all__ = [
     "Dropout",
     "InputModule",
     "LayerNorm",
+    "LogitScore",
     "Module",
     "Normalize",
     "Pooling",

@@ -5,11 +5,12 @@ A `Module` maps features to features and writes itself to a folder. An `InputMod
 module that makes items of another modality instead (an image becomes its text), for the input module after it.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 from PIL import Image
 from tokenizers import Tokenizer
@@ -266,6 +267,29 @@ def _read(reader: Reader, inputs: Sequence[Any], modality: Modality | None) -> t
         items[i] = item
     made = {reader.reads.get(kind, kind) for kind in kinds}
     return items, made.pop() if len(made) == 1 else None
+
+
+def read_pairs(modules: Sequence[nn.Module], pairs: Sequence[Any]) -> list[tuple[str, str]]:
+    """Pairs of texts out of loaded pairs, whose media the leading readers turn into text.
+
+    Args:
+        modules: A model's modules, in order.
+        pairs: Pairs of texts, or conversations of a query and a document.
+
+    Raises:
+        ModalityError: No reader makes text of a part.
+    """
+    sides: list[Any] = []
+    for pair in pairs:
+        messages = [message["content"] for message in pair] if isinstance(pair, list) else [[side] for side in pair]
+        sides += [part[part["type"]] if isinstance(part, dict) else part for content in messages for part in content]
+    for module in itertools.takewhile(lambda module: isinstance(module, Reader), modules):
+        sides, _ = _read(cast(Reader, module), sides, None)
+    foreign = sorted({type(side).__name__ for side in sides if not isinstance(side, str)})
+    if foreign or len(sides) != 2 * len(pairs):
+        found = foreign or "several parts on a side"
+        raise ModalityError(f"inputs: this model takes pairs of texts, got pairs with {found}")
+    return list(zip(sides[::2], sides[1::2], strict=True))
 
 
 def modalities_through(modules: Sequence[nn.Module]) -> list[Modality]:

@@ -7,12 +7,20 @@ from typing import Any
 
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from transformers import AutoConfig, AutoModel, AutoProcessor, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from omnitune import runtime
 from omnitune.errors import CheckpointError
 from omnitune.modules import files
 from omnitune.modules.backbones import backbone
+from omnitune.modules.tasks import Task
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -79,8 +87,10 @@ def rename(model: PreTrainedModel, folder: Path, name: str) -> None:
         model.name_or_path = model.config.name_or_path = name
 
 
-def load_config(folder: Path, kwargs: dict[str, Any]) -> PretrainedConfig:
+def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedConfig:
     """The backbone's configuration; of a PEFT adapter, its base model's. Caches for generation are off.
+
+    A classifier that is made anew has one label unless `kwargs` say otherwise.
 
     Raises:
         CheckpointError: There is none.
@@ -96,6 +106,9 @@ def load_config(folder: Path, kwargs: dict[str, Any]) -> PretrainedConfig:
         )
     config = AutoConfig.from_pretrained(source, **kwargs)
     _disable_cache(config, kwargs)
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    if task.loader is AutoModelForSequenceClassification and not classifies and "num_labels" not in kwargs:
+        config.num_labels = 1
     return config
 
 
@@ -109,12 +122,15 @@ def _disable_cache(config: Any, kwargs: dict[str, Any], wanted: bool = False) ->
             _disable_cache(part, kwargs.get(name) or {}, wanted)
 
 
-def load_model(folder: Path, name: str, config: PretrainedConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """The backbone; of an encoder-decoder, its encoder where the table says so.
+def load_model(
+    folder: Path, name: str, task: Task, config: PretrainedConfig, kwargs: dict[str, Any]
+) -> PreTrainedModel:
+    """The backbone with its task's head; of an encoder-decoder, its encoder where the table says so.
 
     Args:
         folder: Directory with the weights.
         name: What the user called it.
+        task: What it is for.
         config: From `load_config`.
         kwargs: For `from_pretrained`.
 
@@ -132,8 +148,8 @@ def load_model(folder: Path, name: str, config: PretrainedConfig, kwargs: dict[s
     if "torch_dtype" in kwargs:
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
-    if encoder is None:
-        model = AutoModel.from_pretrained(str(folder), config=config, **kwargs)
+    if encoder is None or task.loader is not AutoModel:
+        model = task.loader.from_pretrained(str(folder), config=config, **kwargs)
     else:
         package, _, class_name = encoder.partition(":")
         model = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)

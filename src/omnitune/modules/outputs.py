@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from omnitune.errors import CheckpointError
 from omnitune.inputs.detect import PARTS
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
+from omnitune.modules.tasks import Task
 from omnitune.types import Modality
 
 
@@ -44,25 +45,30 @@ ALWAYS_FOR_BACKBONES = frozenset({"input_ids", "attention_mask", "token_type_ids
 
 ModalityConfig = dict[Modality, ModalityParams]
 
-TEXT_ONLY: ModalityConfig = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+def text_only(task: Task) -> tuple[ModalityConfig, str]:
+    """What a checkpoint without `modality_config` means, as it is older than images: text, by the task's head."""
+    return {"text": {"method": "forward", "method_output_name": task.output}}, task.feature
 
 
-def modality_config(model: Any, processor: Any, *, structured: bool) -> tuple[ModalityConfig, str]:
+def modality_config(model: Any, processor: Any, task: Task, *, structured: bool) -> tuple[ModalityConfig, str]:
     """How each modality of a bare backbone is encoded, and the feature that comes out.
 
     Args:
         model: The backbone.
         processor: Its processor.
+        task: What it is for.
         structured: Which form of content its chat template takes.
     """
     row = backbone(model.config.model_type)
     talks = getattr(processor, "chat_template", None) is not None
     message: ModalityParams = {
         "method": "forward",
-        "method_output_name": "last_hidden_state",
+        "method_output_name": task.output,
         "format": "structured" if structured else "flat",
     }
-    if row.outputs is not None:
+    embeds = task.feature == TOKENS
+    if row.outputs is not None and embeds:
         config: ModalityConfig = {
             kind: {"method": method, "method_output_name": _existing(model, method, output)}
             for kind, (method, output) in row.outputs.items()
@@ -70,9 +76,9 @@ def modality_config(model: Any, processor: Any, *, structured: bool) -> tuple[Mo
         return ({**config, "message": message} if talks else config), row.output_name
     kinds = processor_modalities(processor)
     returned = _returned_fields(model.forward)
-    if returned is None or "last_hidden_state" in returned:
-        config = {kind: {"method": "forward", "method_output_name": "last_hidden_state"} for kind in kinds}
-        return ({**config, "message": message} if talks else config), TOKENS
+    if not embeds or returned is None or task.output in returned:
+        config = {kind: {"method": "forward", "method_output_name": task.output} for kind in kinds}
+        return ({**config, "message": message} if talks else config), task.feature
     methods = {kind: f"get_{kind}_features" for kind in kinds}
     return {
         kind: {"method": method, "method_output_name": _existing(model, method, "pooler_output")}

@@ -14,13 +14,15 @@ from torch import nn
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from omnitune.errors import CheckpointError, UntrustedCodeError
+from omnitune.modules.clip_model import CLIPModel
 from omnitune.modules.dense import Dense
+from omnitune.modules.logit_score import LogitScore
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.text_reader import TextReader
-from omnitune.modules.transformer import CLIPModel, Transformer
+from omnitune.modules.transformer import Transformer
 
 _ST = "sentence_transformers"
 _OLD = f"{_ST}.models"
@@ -36,6 +38,7 @@ WRITTEN: dict[type[nn.Module], str] = {
     Dropout: f"{_OLD}.Dropout",
     StaticEmbedding: f"{_OLD}.StaticEmbedding",
     Router: f"{_OLD}.Router",
+    LogitScore: f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     TextReader: "omnitune.modules.text_reader.TextReader",
 }
 """The type that each class is written under: the name that the most readers know."""

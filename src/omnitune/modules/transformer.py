@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,11 +13,13 @@ from omnitune.errors import InputError, ModalityError
 from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
+from omnitune.inputs.pair_template import carry_pairs
 from omnitune.modules import files, loading, outputs
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule
 from omnitune.modules.outputs import ModalityConfig
+from omnitune.modules.tasks import TASKS, Task, task_named
 from omnitune.types import Features, Modality
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 TransformerTask = Literal[
     "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
 ]
+"""Names that checkpoints use; `tasks.TASKS` are those that this version has."""
 
 
 class Transformer(InputModule):
@@ -32,7 +35,7 @@ class Transformer(InputModule):
 
     Args:
         model_name_or_path: Directory or repository of a Hugging Face model.
-        transformer_task: What the backbone is for; only `"feature-extraction"`.
+        transformer_task: What the backbone is for, a name in `tasks.TASKS`: it says which head is loaded.
         model_kwargs: For the model's `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, ...
         processor_kwargs: For the processor's: `min_pixels`, `max_pixels`, `padding_side`, `chat_template`, ...
         config_kwargs: For the configuration's.
@@ -86,7 +89,8 @@ class Transformer(InputModule):
         tokenizer_name_or_path: str | None = None,
     ) -> None:
         super().__init__()
-        _check_supported(transformer_task, backend, query_expansion)
+        self.task = task_named(transformer_task)
+        _check_supported(backend, query_expansion)
         if modality_config is not None and module_output_name is None:
             raise InputError(f"module_output_name: expected {TOKENS!r} or {EMBEDDING!r} with modality_config, got None")
         model_kwargs, processor_kwargs, config_kwargs = (
@@ -95,9 +99,9 @@ class Transformer(InputModule):
         if max_seq_length is not None:
             processor_kwargs.setdefault("model_max_length", max_seq_length)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
-        config = loading.load_config(folder, loading.located(config_kwargs))
+        config = loading.load_config(folder, self.task, loading.located(config_kwargs))
         self.model: PreTrainedModel = loading.load_model(
-            folder, model_name_or_path, config, loading.located(model_kwargs)
+            folder, model_name_or_path, self.task, config, loading.located(model_kwargs)
         )
         other = tokenizer_name_or_path not in (None, model_name_or_path)
         processor_folder = loading.locate(str(tokenizer_name_or_path), processor_kwargs) if other else folder
@@ -105,6 +109,8 @@ class Transformer(InputModule):
             processor_folder, self.model.config, loading.located(processor_kwargs), lower_case=do_lower_case
         )
         self.transformer_task: TransformerTask = transformer_task
+        if self.task.generates and self.tokenizer is not None:
+            self.tokenizer.padding_side = "left"
         self.backend = backend
         self.do_lower_case = do_lower_case
         self.query_length = query_length
@@ -124,7 +130,7 @@ class Transformer(InputModule):
             if saved == "auto"
             else saved == "structured"
         )
-        found = outputs.modality_config(self.model, self.processor, structured=self._structured)
+        found = outputs.modality_config(self.model, self.processor, self.task, structured=self._structured)
         self.modality_config: ModalityConfig = found[0] if config is None else config
         self.module_output_name: str = output_name if config is not None and output_name else found[1]
         self._template = processors.ChatTemplate(self.processor)
@@ -181,7 +187,7 @@ class Transformer(InputModule):
     @property
     def is_text_only(self) -> bool:
         """Whether it gives token vectors of text by its forward, as every reader of the format assumes."""
-        return self.modality_config == outputs.TEXT_ONLY and self.module_output_name == TOKENS
+        return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["feature-extraction"])
 
     @property
     def cost_rule(self) -> CostRule:
@@ -228,6 +234,7 @@ class Transformer(InputModule):
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
         buckets = processors.merged(processors.DEFAULTS, asked, self.processing_kwargs, processing_kwargs or {})
+        buckets["text"].pop("logits_to_keep", None)  # a checkpoint may say so; `LogitScore` reads the last alone
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
             return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
@@ -238,12 +245,14 @@ class Transformer(InputModule):
                 f"got {sorted({_spelt(kind) for kind in kinds})}"
             )
         if prompt and kind == "text":
-            inputs = [prompt + text for text in inputs]
+            inputs = [processors.prefixed(prompt, text) for text in inputs]
         elif prompt and kind not in self._without_prompt:
             self._without_prompt.add(kind)
             logger.warning("prompt: %r is ignored for %s, which this model takes without text.", prompt, _spelt(kind))
         flat = backbone(self.config.model_type).flat_processor
         features = processors.call(self.processor, kind, inputs, buckets, flat=flat)
+        if self.task.generates:
+            processors.check_left_padded(features)
         features["modality"] = kind
         if prompt and kind == "text" and "input_ids" in features:
             features["prompt_length"] = self._prompt_length(prompt)
@@ -269,6 +278,8 @@ class Transformer(InputModule):
         if task is not None and processors.template_takes(self.processor, "task"):
             buckets["chat_template"].setdefault("task", task)
         features = self._template.features(conversations, buckets, max_length=self.max_seq_length)
+        if self.task.generates:
+            processors.check_left_padded(features)
         counts = messages.count_parts(conversations, ("image", "video"))
         for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw")):
             if sign in features:
@@ -284,6 +295,11 @@ class Transformer(InputModule):
             self._prompt_lengths[prompt] = len(ids) - (int(ids[-1]) in special)
         return self._prompt_lengths[prompt]
 
+    def take_pairs(self) -> bool:
+        """Let the chat template render pairs; whether it had to be extended for that."""
+        options = {k: v for k, v in self.processing_kwargs.get("chat_template", {}).items() if k != "restore_suffix"}
+        return carry_pairs(self.processor, structured=self._structured, options=options)
+
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """Features with `module_output_name`.
 
@@ -292,7 +308,8 @@ class Transformer(InputModule):
             **kwargs: For the backbone; they win over the features.
 
         Returns:
-            `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects.
+            `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects;
+            with a head, `scores` `(rows, labels)` or `causal_logits` `(rows, 1, vocabulary)` of the last token.
         """
         params = self.modality_config[features.get("modality", "text")]
         method, path = params["method"], params["method_output_name"]
@@ -301,6 +318,8 @@ class Transformer(InputModule):
         arguments = outputs.accepted(
             {**features, **kwargs, "return_dict": True}, signature, any_other=method == "forward"
         )
+        if self.task.generates and "logits_to_keep" in signature.parameters:
+            arguments["logits_to_keep"] = 1
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
         result = call(**arguments)
@@ -402,40 +421,24 @@ class Transformer(InputModule):
         if "modality_config" in config:
             config["modality_config"] = outputs.from_json(config["modality_config"], folder / cls.config_file_name)
         else:
-            config["modality_config"], config["module_output_name"] = cls.assumed_outputs()
+            task = task_named(config.get("transformer_task", "feature-extraction"))
+            config["modality_config"], config["module_output_name"] = cls.assumed_outputs(task)
         return config
 
     @classmethod
-    def assumed_outputs(cls) -> tuple[ModalityConfig, str]:
-        """What a checkpoint without `modality_config` means: it is older than images."""
-        return dict(outputs.TEXT_ONLY), TOKENS
+    def assumed_outputs(cls, task: Task) -> tuple[ModalityConfig, str]:
+        """What a checkpoint without `modality_config` means."""
+        return outputs.text_only(task)
 
     def __repr__(self) -> str:
         return f"Transformer({self.get_config_dict()}, architecture={type(self.model).__name__!r})"
-
-
-class CLIPModel(Transformer):
-    """The module that older checkpoints of CLIP list: text and image features of its two towers."""
-
-    @classmethod
-    def assumed_outputs(cls) -> tuple[ModalityConfig, str]:
-        """Both towers' features, which share a space."""
-        return cast(
-            ModalityConfig,
-            {
-                kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
-                for kind in ("text", "image")
-            },
-        ), EMBEDDING
 
 
 def _spelt(modality: Modality) -> str:
     return "+".join(modality) if isinstance(modality, tuple) else modality
 
 
-def _check_supported(task: str, backend: str, query_expansion: Any) -> None:
-    if task != "feature-extraction":
-        raise InputError(f'transformer_task: expected "feature-extraction", got {task!r}')
+def _check_supported(backend: str, query_expansion: Any) -> None:
     if backend != "torch":
         raise InputError(f'backend: expected "torch", got {backend!r}')
     if query_expansion is not None:

@@ -138,6 +138,63 @@ def retrieval_metrics(
     }
 
 
+def ranking_metrics(scores: Tensor, relevant: Tensor, lengths: Tensor, k: int) -> dict[str, Tensor]:
+    """How well scores rank each query's own candidates, of which every query has its own number.
+
+    Equal scores share precision and gain, so their order does not matter; but for the reciprocal rank, where they stay
+    in the order given.
+
+    Args:
+        scores: Of all candidates, query after query `(candidates,)`, higher is better.
+        relevant: Which of them are relevant `(candidates,)` bool.
+        lengths: Candidates of each query `(queries,)`, int64.
+        k: Cut-off of the reciprocal rank and of NDCG.
+
+    Returns:
+        `{"map": ..., "mrr@k": ..., "ndcg@k": ...}`, each `(queries,)` float64 in [0, 1]; 0 for a query without a
+        relevant candidate.
+
+    Raises:
+        ShapeError: Scores, relevance and lengths do not speak of the same number of candidates.
+
+    Source:
+        Agrees with scikit-learn's `average_precision_score` and `ndcg_score` on each query.
+    """
+    if relevant.shape != scores.shape or int(lengths.sum()) != len(scores):
+        raise ShapeError(
+            f"relevant, lengths: expected one mark for each of {len(scores)} scores, and lengths that add up to them, "
+            f"got {tuple(relevant.shape)} and a sum of {int(lengths.sum())}"
+        )
+    query = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[query[order].argsort(stable=True)]
+    scores, gain = scores[order], relevant[order].double()
+    rank = torch.arange(1, len(scores) + 1) - (lengths.cumsum(0) - lengths)[query]
+
+    starts = torch.ones(len(scores), dtype=torch.bool)
+    starts[1:] = (scores[1:] != scores[:-1]) | (query[1:] != query[:-1])
+    tie = starts.cumsum(0) - 1
+    size = torch.bincount(tie)
+    last = (size.cumsum(0) - 1)[tie]
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(len(lengths), dtype=torch.float64).index_add(0, query, values)
+
+    known = total(gain)
+    before = (known.cumsum(0) - known)[query]
+    precision = (gain.cumsum(0)[last] - before) / rank[last]
+    shared = (torch.bincount(tie, weights=gain) / size)[tie]
+    discounts = 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
+    ideal = torch.cat([torch.zeros(1, dtype=torch.float64), discounts.cumsum(0)])[known.long().clamp(max=k)]
+    gained = total(shared * discounts[(rank - 1).clamp(max=k - 1)] * (rank <= k))
+    first = torch.zeros_like(known).scatter_reduce(0, query, gain * (rank <= k) / rank, "amax")
+    return {
+        "map": total(gain * precision) / known.clamp(min=1),
+        f"mrr@{k}": first,
+        f"ndcg@{k}": torch.where(known > 0, gained / ideal, 0.0),
+    }
+
+
 def _ranks(head: Tensor) -> Tensor:
     return torch.arange(1, head.shape[1] + 1, dtype=torch.float64)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from omnitune.report.wording import WORDING, Wording
 from omnitune.runtime import writing
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
@@ -101,12 +102,17 @@ class ModelFacts:
     """What a card says of the model itself."""
 
     family: str
-    dimension: int | None
+    size: int | None
     max_seq_length: int | None
     similarity: str | None
     modalities: Sequence[str]
     architecture: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def wording(self) -> Wording:
+        """How the card speaks of the family."""
+        return WORDING.get(self.family, WORDING["SentenceTransformer"])
 
 
 @dataclasses.dataclass
@@ -188,6 +194,14 @@ class SentenceTransformerModelCardData:
             self.training.record(step, epoch, {primary: values[primary]})
 
 
+@dataclasses.dataclass
+class CrossEncoderModelCardData(SentenceTransformerModelCardData):
+    """The same of a cross encoder."""
+
+    task_name: str = "reranking of search results and classification of pairs"
+    tags: list[str] = dataclasses.field(default_factory=lambda: ["sentence-transformers", "cross-encoder", "reranker"])
+
+
 def write(
     model: Any, folder: Path, *, model_name: str | None = None, train_datasets: Sequence[str] | None = None
 ) -> None:
@@ -215,7 +229,7 @@ def facts_of(model: Any) -> ModelFacts:
     """Read a card's facts off a model."""
     return ModelFacts(
         family=model.family.name,
-        dimension=model.get_embedding_dimension(),
+        size=model.output_size,
         max_seq_length=model.max_seq_length,
         similarity=getattr(model, "similarity_fn_name", None),
         modalities=[m if isinstance(m, str) else "+".join(m) for m in model.modalities],
@@ -227,7 +241,7 @@ def facts_of(model: Any) -> ModelFacts:
 def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     """The whole card as Markdown with YAML front matter."""
     sections = [
-        f"---\n{_front_matter(data)}---",
+        f"---\n{_front_matter(data, facts)}---",
         _introduction(data, facts),
         _details(data, facts),
         _usage(data, facts),
@@ -238,7 +252,7 @@ def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(data: SentenceTransformerModelCardData) -> str:
+def _front_matter(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     metrics = sorted({_metric_type(key) for e in data.evaluations.values() for key in e.metrics})
     fields: dict[str, Any] = {
         "language": data.language or None,
@@ -247,9 +261,9 @@ def _front_matter(data: SentenceTransformerModelCardData) -> str:
         "tags": _tags(data),
         "datasets": [d["id"] for d in (*data.train_datasets, *data.eval_datasets) if "id" in d] or None,
         "metrics": metrics or None,
-        "pipeline_tag": "sentence-similarity",
+        "pipeline_tag": facts.wording.pipeline_tag,
         "base_model": data.base_model if _on_hub(data.base_model) else None,
-        "model-index": _model_index(data),
+        "model-index": _model_index(data, facts),
     }
     kept = {key: value for key, value in fields.items() if value is not None}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
@@ -275,7 +289,7 @@ def _metric_type(key: str) -> str:
     return head.split("_", 1)[1] if head.split("_")[0] in SIMILARITY_NAMES and "_" in head else head
 
 
-def _model_index(data: SentenceTransformerModelCardData) -> list[dict[str, Any]] | None:
+def _model_index(data: SentenceTransformerModelCardData, facts: ModelFacts) -> list[dict[str, Any]] | None:
     results = [
         {
             "task": {"type": e.description.lower().replace(" ", "-"), "name": e.description},
@@ -284,25 +298,25 @@ def _model_index(data: SentenceTransformerModelCardData) -> list[dict[str, Any]]
         }
         for e in data.evaluations.values()
     ]
-    return [{"name": _title(data), "results": results}] if results else None
+    return [{"name": _title(data, facts), "results": results}] if results else None
 
 
 def _pretty(key: str) -> str:
     return key.replace("_", " ").title().replace("Ndcg", "NDCG").replace("Mrr", "MRR").replace("Map", "MAP")
 
 
-def _title(data: SentenceTransformerModelCardData) -> str:
+def _title(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     if data.model_name or data.model_id:
         return str(data.model_name or data.model_id)
-    return f"SentenceTransformer based on {data.base_model}" if _on_hub(data.base_model) else "SentenceTransformer"
+    return f"{facts.family} based on {data.base_model}" if _on_hub(data.base_model) else facts.family
 
 
 def _introduction(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     origin = f", finetuned from {_base(data)}" if data.base_model else ""
-    return (
-        f"# {_title(data)}\n\nThis is an embedding model in the Sentence Transformers format{origin}. It maps "
-        f"{', '.join(facts.modalities)} to {facts.dimension}-dimensional vectors, for {data.task_name}."
+    said = facts.wording.introduction.format(
+        origin=origin, inputs=", ".join(facts.modalities), size=facts.size, task=data.task_name
     )
+    return f"# {_title(data, facts)}\n\n{said}"
 
 
 def _base(data: SentenceTransformerModelCardData) -> str:
@@ -316,7 +330,7 @@ def _details(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
         "Model type": facts.family,
         "Base model": _base(data) if data.base_model else None,
         "Maximum sequence length": f"{facts.max_seq_length} tokens" if facts.max_seq_length else None,
-        "Output dimension": facts.dimension,
+        facts.wording.size: facts.size,
         "Similarity": SIMILARITY_NAMES.get(str(facts.similarity), facts.similarity),
         "Inputs": ", ".join(facts.modalities),
         "Training datasets": ", ".join(d.get("name") or d["id"] for d in data.train_datasets),
@@ -329,19 +343,10 @@ def _details(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
 
 
 def _usage(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
-    name = data.model_id or "path/or/repository"
     document = '"page.png"' if "image" in facts.modalities else '"Bearings are greased every 500 hours."'
-    return f"""## Usage
-
-```python
-from omnitune import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
-queries = model.encode_query(["How often are the bearings greased?"])
-documents = model.encode_document([{document}])
-print(queries.shape, documents.shape)  # (1, {facts.dimension}) (1, {facts.dimension})
-print(model.similarity(queries, documents))
-```"""
+    name = data.model_id or "path/or/repository"
+    code = facts.wording.usage.format(name=name, document=document, size=facts.size)
+    return f"## Usage\n\n```python\n{code}\n```"
 
 
 def _evaluations(data: SentenceTransformerModelCardData) -> str:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "BaseTrainingArguments",
     "BatchSamplers",
+    "CrossEncoderTrainingArguments",
     "MultiDatasetBatchSamplers",
     "SentenceTransformerTrainingArguments",
 ]
@@ -139,6 +140,27 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
 @dataclass
 class SentenceTransformerTrainingArguments(BaseTrainingArguments):
     """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+
+
+@dataclass
+class CrossEncoderTrainingArguments(BaseTrainingArguments):
+    """Arguments of `CrossEncoderTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`.
+
+    A pair is made of several columns, so `prompts` and `router_mapping` are one for all, or by dataset.
+
+    Raises:
+        InputError: They are given by column.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag in ("prompts", "router_mapping"):
+            given = getattr(self, flag)
+            if isinstance(given, Mapping) and any(isinstance(value, Mapping) for value in given.values()):
+                raise InputError(
+                    f"{flag}: expected one for all columns, or one by dataset, because a pair is made of several "
+                    f"columns; got one by column, {dict(given)}"
+                )
 
 
 def _choice(value: Any, choices: type[StrEnum], flag: str) -> Any:

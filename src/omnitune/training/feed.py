@@ -23,6 +23,7 @@ from omnitune.data.samplers import (
     RoundRobinBatchSampler,
 )
 from omnitune.errors import DatasetError, OmnituneError
+from omnitune.inputs.detect import inputs_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.load import load
 from omnitune.model.model import Model
@@ -76,17 +77,17 @@ class Source:
             self._codes = self._codes[kept]
         self.rows = Rows(self.original, self.rows.name, [self.rows.numbers[i] for i in kept])
 
-    def _load(self, item: Any) -> Any:
+    def _load(self, cell: Any) -> None:
         model = self._model()
-        return load(item, model.modality_of(item), model.media_policy)
+        for item in inputs_of(cell):
+            load(item, model.modality_of(item), model.media_policy)
 
-    def _fingerprint(self, item: Any) -> str:
+    def _fingerprint(self, cell: Any) -> str:
         # What cannot be read still needs a number of its own; loading it says what is wrong with it.
         try:
-            found: str = fingerprint(item, self._model().modality_of(item))
-            return found
+            return " ".join(fingerprint(item, self._model().modality_of(item)) for item in inputs_of(cell))
         except (OmnituneError, OSError):
-            return f"unreadable {item!r}"
+            return f"unreadable {cell!r}"
 
 
 class MakesSamplers(Protocol):

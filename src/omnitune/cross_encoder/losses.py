@@ -1,0 +1,4 @@
+"""`omnitune.losses.cross_encoder` under Sentence Transformers' path."""
+
+from omnitune.losses.cross_encoder import *  # noqa: F403  # the room's __all__ is the list
+from omnitune.losses.cross_encoder import __all__ as __all__

@@ -1,0 +1,219 @@
+"""Losses of cross encoders: an objective on the scores of pairs, times a strategy that obtains them.
+
+The columns of a batch become columns of pairs, and all pairs of a step are one plan: sorted by cost, equal ones scored
+once, preprocessed in the background, their graphs kept or replayed as for embeddings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from omnitune.errors import InputError, MediaError, ModalityError, ShapeError
+from omnitune.losses.base import Loss
+from omnitune.losses.strategies import Strategy
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels
+
+Raw = Column | Sequence[Any] | Features
+
+
+class PairLoss(Loss):
+    """Base of losses over the columns (query, document) or (query, document, ..., document).
+
+    Args:
+        model: The cross encoder.
+        activation_fn: Applied to the scores; None for nothing.
+        strategy: How scores are obtained.
+        one_label: Whether the model must give one score a pair.
+
+    Raises:
+        InputError: The model is no cross encoder, or has another number of labels.
+
+    Attributes:
+        columns: What the columns of a batch are, for messages.
+        least: Fewest columns.
+        most: Most columns.
+    """
+
+    columns: ClassVar[str] = "(query, document)"
+    least: ClassVar[int] = 2
+    most: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        model: nn.Module,
+        activation_fn: nn.Module | None = None,
+        strategy: Strategy | None = None,
+        *,
+        one_label: bool = True,
+    ) -> None:
+        super().__init__(model, strategy)
+        labels = getattr(model, "num_labels", None)
+        name = type(self).__name__
+        if labels is None:
+            raise InputError(f"{name}: expected a CrossEncoder, which scores pairs, got a {type(model).__name__}")
+        if one_label and labels != 1:
+            raise InputError(f"{name}: expected a model with 1 label, got one with {labels}; load it with num_labels=1")
+        self.activation_fn = nn.Identity() if activation_fn is None else activation_fn
+
+    def forward(  # pairs are made of raw columns, never of ready features
+        self,
+        inputs: Sequence[Raw],
+        labels: Labels | None = None,
+        prompt: str | None = None,
+        task: str | None = None,
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss of one batch.
+
+        Args:
+            inputs: Columns of raw items, or lists of them.
+            labels: Tensor `(rows,)` or `(rows, n)`, or for lists of documents a tensor a row; None without labels.
+            prompt: Text put before every pair, for lists; columns have their own.
+            task: Role told to the model, for lists.
+
+        Returns:
+            A scalar, or named scalar parts whose sum is the loss.
+        """
+        self._expect_columns(inputs, self.columns, least=self.least, most=self.most)
+        columns = [
+            c if isinstance(c, Column) else Column(name=str(i), items=list(c), role=task, prompt=prompt)
+            for i, c in enumerate(inputs)
+        ]
+        self._check_columns(columns)
+        scores = self.scores(columns)
+        value = self.objective(scores, self.aligned(labels, scores))
+        return dict(value) if isinstance(value, Mapping) else value
+
+    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+        """Scores of the first column's items with those of each other column, `(rows, labels)` each."""
+        queries, *documents = columns
+        return self.score_pairs([self.pair_column(queries, column) for column in documents])
+
+    def aligned(self, labels: Labels | None, scores: Sequence[Embeddings]) -> Tensor | None:
+        """The labels as the objective takes them.
+
+        Raises:
+            ShapeError: They are lists of different lengths.
+        """
+        del scores
+        if isinstance(labels, list):
+            raise ShapeError(
+                f"{type(self).__name__}: expected labels that are numbers or lists of one length, got lists of "
+                f"{sorted({len(row) for row in labels})}"
+            )
+        return labels
+
+    def score_pairs(self, pairs: Sequence[Column]) -> list[Embeddings]:
+        """Scores of columns of pairs, with a graph when gradients are enabled."""
+        return self.strategy.embed(cast(Encodes, self.model.engine), list(pairs))
+
+    def pair_column(self, queries: Column, documents: Column, rows: Sequence[int] | None = None) -> Column:
+        """Pairs of the items of two columns, as one column.
+
+        Args:
+            queries: First items.
+            documents: Second items.
+            rows: For each document, the row of its query; None pairs them one to one.
+        """
+        rows = range(len(documents)) if rows is None else rows
+        whole = replace(queries, name=f"{queries.name}, {documents.name}")
+        return replace(
+            whole,
+            items=[self._pair(whole, row, document) for row, document in zip(rows, documents.items, strict=True)],
+            rows=None if queries.rows is None else [queries.rows[row] for row in rows],
+        )
+
+    def _pair(self, queries: Column, row: int, document: Any) -> Any:
+        try:
+            return cast(Any, self.model).pair(queries.items[row], document)
+        except MediaError as error:
+            raise error.at(queries.place(row)) from error
+        except ModalityError as error:
+            raise ModalityError(f"{queries.place(row)}: {error}") from error
+
+    def _check_columns(self, columns: Sequence[Column]) -> None:
+        """See that what a pair has one of is the same for both sides."""
+        for what in ("prompt", "role"):
+            given = {column.name: getattr(column, what) for column in columns}
+            if len(set(given.values())) > 1:
+                raise InputError(
+                    f"{'prompts' if what == 'prompt' else 'router_mapping'}: expected one for all columns, because a "
+                    f"pair is made of several, got {given}"
+                )
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {"activation_fn": dotted(self.activation_fn)}
+
+
+class ListLoss(PairLoss):
+    """Base of losses over the columns (query, list of documents), with a list of labels a row.
+
+    Its objective gets the scores of all lists as one matrix: `values` `(queries, documents)`, float32, and a `mask` of
+    the same shape that is True where there is a document; labels likewise, 0 where there is none.
+
+    Args:
+        model: The cross encoder.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+    """
+
+    columns = "(query, list of documents)"
+
+    def __init__(
+        self, model: nn.Module, activation_fn: nn.Module | None = None, mini_batch_size: int | None = None
+    ) -> None:
+        size = mini_batch_size if mini_batch_size is not None and mini_batch_size > 0 else None
+        super().__init__(model, activation_fn, Strategy(size))
+        self.mini_batch_size = mini_batch_size
+
+    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+        """The scores of all lists, as one matrix with a mask.
+
+        Raises:
+            InputError: The second column does not hold lists.
+        """
+        queries, lists = columns
+        if not all(isinstance(documents, list | tuple) for documents in lists.items):
+            name = type(self).__name__
+            raise InputError(f"{name}: expected lists of documents in column {lists.name!r}, got single documents")
+        lengths = torch.tensor([len(documents) for documents in lists.items])
+        rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).tolist()
+        flat = Column(name=lists.name, items=[document for documents in lists.items for document in documents])
+        values = self.activation_fn(
+            self.score_pairs([self.pair_column(queries, flat, rows)])[0].values.float().flatten()
+        )
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(values.device)
+        return [Embeddings(torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values), mask)]
+
+    def aligned(self, labels: Labels | None, scores: Sequence[Embeddings]) -> Tensor | None:
+        """Labels `(queries, documents)`, 0 where there is no document.
+
+        Raises:
+            ShapeError: There is not one label a document.
+        """
+        mask = scores[0].mask
+        assert mask is not None
+        name = type(self).__name__
+        if labels is None or (isinstance(labels, Tensor) and labels.ndim != 2):
+            raise ShapeError(
+                f"{name}: expected a list of labels for each query, one a document, got "
+                f"{'None' if labels is None else f'labels of shape {tuple(labels.shape)}'}"
+            )
+        found = [len(row) for row in labels]
+        expected = mask.sum(dim=1).tolist()
+        if found != expected:
+            raise ShapeError(f"{name}: expected one label a document, {expected} of each query, got {found}")
+        flat = torch.cat(list(labels)).float().to(mask.device)
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
+
+
+def dotted(value: Any) -> str:
+    """The full name of a module's class, for the model card."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"

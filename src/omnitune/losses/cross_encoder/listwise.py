@@ -1,0 +1,202 @@
+"""A query's whole list of documents at once: by their distribution, their order, or their ranks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnitune.losses.cross_encoder.base import ListLoss, dotted
+from omnitune.ops.ranking import adr_mse, list_mle, list_net, position_weights
+from omnitune.types import Embeddings, Objective
+
+
+def matrices(embeddings: Sequence[Embeddings], labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels and mask of a `ListLoss`, `(queries, documents)` each."""
+    mask = embeddings[0].mask
+    assert mask is not None and labels is not None  # ListLoss makes both
+    return embeddings[0].values, labels, mask
+
+
+class ListNetLoss(ListLoss):
+    """Cross-entropy between the distributions over a list that labels and scores give.
+
+    Args:
+        model: The cross encoder, with one label.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+
+    Source:
+        Cao et al. 2007 (ICML 2007, 129-136).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        activation_fn: nn.Module | None = nn.Identity(),  # noqa: B008 - stateless; ST's default
+        mini_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(model, activation_fn, mini_batch_size)
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """`list_net` of the lists."""
+        return list_net(*matrices(embeddings, labels))
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of ListNet."""
+        return """@inproceedings{cao2007learning,
+    title={Learning to Rank: From Pairwise Approach to Listwise Approach},
+    author={Zhe Cao and Tao Qin and Tie-Yan Liu and Ming-Feng Tsai and Hang Li},
+    booktitle={Proceedings of ICML 2007},
+    pages={129--136},
+    year={2007}
+}"""
+
+
+class PListMLELambdaWeight(nn.Module):
+    """Weights of the positions of a list: by default they halve from one position to the next.
+
+    Args:
+        rank_discount_fn: Mask `(queries, documents)` to weights of the same shape; None for `position_weights`.
+    """
+
+    def __init__(self, rank_discount_fn: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.rank_discount_fn = rank_discount_fn
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Weights `(queries, documents)` of where there are documents."""
+        return position_weights(mask) if self.rank_discount_fn is None else self.rank_discount_fn(mask)
+
+
+class PListMLELoss(ListLoss):
+    """Likelihood of the right order of a list, its first positions weighing more.
+
+    Args:
+        model: The cross encoder, with one label.
+        lambda_weight: Weights of the positions; None weighs all alike.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+        respect_input_order: The documents come in the right order; otherwise labels sort them.
+
+    Source:
+        Lan et al. 2014 (UAI 2014, 449-458).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lambda_weight: PListMLELambdaWeight | None = PListMLELambdaWeight(),  # noqa: B008 - stateless; ST's default
+        activation_fn: nn.Module | None = nn.Identity(),  # noqa: B008 - stateless; ST's default
+        mini_batch_size: int | None = None,
+        respect_input_order: bool = True,
+    ) -> None:
+        super().__init__(model, activation_fn, mini_batch_size)
+        self.lambda_weight = lambda_weight
+        self.respect_input_order = respect_input_order
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """`list_mle` of the lists in their right order."""
+        scores, given, mask = matrices(embeddings, labels)
+        if not self.respect_input_order:
+            order = given.masked_fill(~mask, -torch.inf).sort(descending=True, dim=1).indices
+            scores = scores.gather(1, order)
+        return list_mle(scores, mask, None if self.lambda_weight is None else self.lambda_weight(mask))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        weight = None if self.lambda_weight is None else dotted(self.lambda_weight)
+        return {"lambda_weight": weight} | super().get_config_dict() | {"respect_input_order": self.respect_input_order}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of position-aware ListMLE."""
+        return """@inproceedings{lan2014position,
+    title={Position-Aware ListMLE: A Sequential Learning Process for Ranking},
+    author={Yanyan Lan and Yadong Zhu and Jiafeng Guo and Shuzi Niu and Xueqi Cheng},
+    booktitle={Proceedings of UAI 2014},
+    pages={449--458},
+    year={2014}
+}"""
+
+
+class ListMLELoss(PListMLELoss):
+    """Likelihood of the right order of a list, all positions weighing alike.
+
+    Args:
+        model: The cross encoder, with one label.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+        respect_input_order: The documents come in the right order; otherwise labels sort them.
+
+    Source:
+        Xia et al. 2008 (ICML 2008, 1192-1199).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        activation_fn: nn.Module | None = nn.Identity(),  # noqa: B008 - stateless; ST's default
+        mini_batch_size: int | None = None,
+        respect_input_order: bool = True,
+    ) -> None:
+        super().__init__(model, None, activation_fn, mini_batch_size, respect_input_order)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {key: value for key, value in super().get_config_dict().items() if key != "lambda_weight"}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of ListMLE."""
+        return """@inproceedings{xia2008listwise,
+    title={Listwise Approach to Learning to Rank: Theory and Algorithm},
+    author={Fen Xia and Tie-Yan Liu and Jue Wang and Wensheng Zhang and Hang Li},
+    booktitle={Proceedings of ICML 2008},
+    pages={1192--1199},
+    year={2008}
+}"""
+
+
+class ADRMSELoss(ListLoss):
+    """Squared error between the ranks that labels and scores give, discounted like DCG.
+
+    Args:
+        model: The cross encoder, with one label.
+        alpha: Steepness of the smooth comparison of two scores.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+
+    Source:
+        Schlatt et al. 2025 (ECIR 2025, doi:10.1007/978-3-031-88714-7_31).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 1.0,
+        activation_fn: nn.Module | None = nn.Identity(),  # noqa: B008 - stateless; ST's default
+        mini_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(model, activation_fn, mini_batch_size)
+        self.alpha = alpha
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """`adr_mse` of the lists."""
+        return adr_mse(*matrices(embeddings, labels), alpha=self.alpha)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {"alpha": self.alpha} | super().get_config_dict()
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of Rank-DistiLLM."""
+        return """@inproceedings{schlatt2025rankdistillm,
+    title={Rank-DistiLLM: Closing the Effectiveness Gap Between Cross-Encoders and LLMs for Passage Re-ranking},
+    author={Ferdinand Schlatt and Maik Fr{\\"o}be and Harrisen Scells and Shengyao Zhuang and others},
+    booktitle={Advances in Information Retrieval (ECIR 2025)},
+    year={2025},
+    doi={10.1007/978-3-031-88714-7_31}
+}"""

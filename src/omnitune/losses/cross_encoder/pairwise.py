@@ -1,0 +1,163 @@
+"""A positive document against negatives: by a teacher's margins, or by the batch's other documents."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omnitune.losses.cross_encoder.base import PairLoss
+from omnitune.losses.distillation import teacher_margins
+from omnitune.losses.strategies import Strategy
+from omnitune.types import Column, Embeddings, Objective
+
+
+class MarginMSELoss(PairLoss):
+    """Squared error between score differences and a teacher's, over the columns (query, positive, negative, ...).
+
+    Labels say how much better the teacher scores the positive than each negative, `(rows, negatives)`, or `(rows,)`
+    with one negative; or they are its scores of the positive and each negative, `(rows, 1 + negatives)`.
+
+    Args:
+        model: The cross encoder, with one label.
+        activation_fn: Applied to the scores.
+        **kwargs: For `torch.nn.MSELoss`.
+
+    Source:
+        Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
+    """
+
+    columns = "(query, positive, negative) or (query, positive, negative, ..., negative)"
+    least = 3
+    most = 1 << 30
+
+    def __init__(
+        self,
+        model: nn.Module,
+        activation_fn: nn.Module = nn.Identity(),  # noqa: B008 - stateless; ST's default
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, activation_fn)
+        self.loss_fct = nn.MSELoss(**kwargs)
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Margin regression of scores `(rows, 1)` of the positive and each negative."""
+        scores = self.activation_fn(torch.cat([e.values for e in embeddings], dim=1))
+        given = self._expect_labels(labels, "the teacher's margins or scores").to(scores.device)
+        margins = teacher_margins(given.detach(), (len(scores), len(embeddings) - 1), type(self).__name__)
+        loss: Tensor = self.loss_fct(scores[:, :1] - scores[:, 1:], margins.float())
+        return loss
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of margin distillation."""
+        return """@misc{hofstatter2021improving,
+    title={Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
+    author={Sebastian Hofst{\\"a}tter and Sophia Althammer and Michael Schr{\\"o}der and others},
+    year={2021},
+    eprint={2010.02666},
+    archivePrefix={arXiv}
+}"""
+
+
+class MultipleNegativesRankingLoss(PairLoss):
+    """Contrastive loss over (query, positive) or (query, positive, negative, ..., negative) columns, without labels.
+
+    Each query's positive competes with its own negatives and with documents of other rows, drawn at random: a pair is
+    a forward, so not all of them.
+
+    Args:
+        model: The cross encoder, with one label.
+        num_negatives: Documents of other rows that are drawn for each query; None takes all of them.
+        scale: Inverse temperature: scores are multiplied by it after the activation. 0 leaves them.
+        activation_fn: Applied to the scores; None for nothing.
+
+    Source:
+        van den Oord et al. 2018, eq. 4 (arXiv:1807.03748).
+    """
+
+    columns = "(query, positive) or (query, positive, negative, ..., negative)"
+    most = 1 << 30
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_negatives: int | None = 4,
+        scale: float = 10.0,
+        activation_fn: nn.Module | None = nn.Sigmoid(),  # noqa: B008 - stateless; ST's default
+    ) -> None:
+        super().__init__(model, activation_fn)
+        self.num_negatives = num_negatives
+        self.scale = scale
+
+    def scores(self, columns: Sequence[Column]) -> list[Embeddings]:
+        """Scores of each query with its positive, the drawn documents, and its own negatives, `(rows, 1)` each."""
+        queries, *documents = columns
+        drawn = self._draw(len(queries), len(documents))
+        candidates = [item for column in documents for item in column.items]
+        others = [
+            Column(name=documents[0].name, items=[candidates[i] for i in chosen], role=queries.role)
+            for chosen in drawn.T.tolist()
+        ]
+        return super().scores([queries, documents[0], *others, *documents[1:]])
+
+    def _draw(self, rows: int, columns: int) -> Tensor:
+        """For each query, places of documents of other rows among all documents, column after column."""
+        foreign = ~torch.eye(rows, dtype=torch.bool).repeat(1, columns)
+        if self.num_negatives is not None and self.num_negatives < (rows - 1) * columns:
+            return torch.multinomial(foreign.float(), self.num_negatives)
+        return torch.arange(rows * columns).repeat(rows, 1)[foreign].reshape(rows, -1)
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Cross-entropy of the positive, which is the first of the candidates' scores `(rows, 1)`."""
+        del labels
+        scores = self.activation_fn(torch.cat([e.values for e in embeddings], dim=1))
+        scores = scores * self.scale if self.scale else scores
+        return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64, device=scores.device))
+
+    def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
+        """Those that are drawn, and the query's own."""
+        foreign = (batch_size - 1) * (columns - 1)
+        return (foreign if self.num_negatives is None else min(self.num_negatives, foreign)) + columns - 2
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return {"scale": self.scale, "num_negatives": self.num_negatives} | super().get_config_dict()
+
+
+class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
+    """The same in mini-batches, so that memory does not grow with the number of negatives.
+
+    Args:
+        model: The cross encoder, with one label.
+        num_negatives: Documents of other rows that are drawn for each query; None takes all of them.
+        scale: Inverse temperature.
+        activation_fn: Applied to the scores; None for nothing.
+        mini_batch_size: Pairs a mini-batch.
+        show_progress_bar: Whether to show the mini-batches of every step.
+
+    Source:
+        Gao et al. 2021 (arXiv:2101.06983).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_negatives: int | None = 4,
+        scale: float = 10.0,
+        activation_fn: nn.Module | None = nn.Sigmoid(),  # noqa: B008 - stateless; ST's default
+        mini_batch_size: int = 32,
+        show_progress_bar: bool = False,
+    ) -> None:
+        super().__init__(model, num_negatives, scale, activation_fn)
+        self.strategy = Strategy(mini_batch_size, show_progress_bar=show_progress_bar)
+
+    @property
+    def mini_batch_size(self) -> int | None:
+        """Pairs a mini-batch."""
+        return self.strategy.mini_batch_size
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, for the model card."""
+        return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}

@@ -1,0 +1,50 @@
+"""How a model card speaks of each family: one row a family, by the name that a checkpoint keeps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """Templates of a family; what is in braces stands for the model's own.
+
+    Attributes:
+        introduction: What the model is and does.
+        usage: Python that uses it.
+        size: What the number of its outputs is called.
+        pipeline_tag: The hub's name of its task.
+    """
+
+    introduction: str
+    usage: str
+    size: str
+    pipeline_tag: str
+
+
+WORDING: Mapping[str, Wording] = {
+    "SentenceTransformer": Wording(
+        introduction="This is an embedding model in the Sentence Transformers format{origin}. It maps {inputs} to "
+        "{size}-dimensional vectors, for {task}.",
+        usage="""from omnitune import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+queries = model.encode_query(["How often are the bearings greased?"])
+documents = model.encode_document([{document}])
+print(queries.shape, documents.shape)  # (1, {size}) (1, {size})
+print(model.similarity(queries, documents))""",
+        size="Output dimension",
+        pipeline_tag="sentence-similarity",
+    ),
+    "CrossEncoder": Wording(
+        introduction="This is a reranker (cross encoder) in the Sentence Transformers format{origin}. It reads a query "
+        "and a document together, each of {inputs}, and gives the pair {size} score(s), for {task}.",
+        usage="""from omnitune import CrossEncoder  # or: from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{name}")
+documents = [{document}, "The weather was fine."]
+print(model.predict([("How often are the bearings greased?", document) for document in documents]))""",
+        size="Scores of a pair",
+        pipeline_tag="text-ranking",
+    ),
+}
+"""A family that is not here speaks as a `SentenceTransformer`."""

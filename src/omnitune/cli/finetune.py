@@ -32,6 +32,12 @@ QueriesOption = Annotated[
 QueryModelOption = Annotated[
     str | None, typer.Option("--query-model", help="The vision-language model that writes them.", metavar="ID")
 ]
+RerankerModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reranker-model", help="What the reranker starts from; by default what fits this machine.", metavar="ID"
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -46,6 +52,10 @@ def finetune(
     ] = None,
     queries: QueriesOption = None,
     query_model: QueryModelOption = None,
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Also train a reranker, and measure it behind the retriever.")
+    ] = False,
+    reranker_model: RerankerModelOption = None,
 ) -> None:
     """Finetune a retriever on a folder of documents and report how much better it got.
 
@@ -57,8 +67,10 @@ def finetune(
         "negatives": negatives,
         "queries": queries,
         "query_model": query_model,
+        "reranker": reranker or None,
+        "reranker_model": reranker_model,
     }
-    run(folder, out, **options, command=_command(folder, out, options))
+    run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
 
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
@@ -66,7 +78,8 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     from omnitune.documents import pipeline
 
     console.only_our_bars()
-    outcome = pipeline.finetune(folder, out, **options, command=command, say=console.say)
+    given = {name: value for name, value in options.items() if value is not None}
+    outcome = pipeline.finetune(folder, out, **given, command=command, say=console.say)
     headline = outcome.report.headline
     console.out.print()
     console.say(
@@ -74,12 +87,19 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
         f"({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% interval "
         f"{headline.difference.low:+.3f} to {headline.difference.high:+.3f}): {headline.verdict}"
     )
+    for one in outcome.report.further:
+        console.say(
+            f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
+            f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"
+        )
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
                                "dataset": outcome.dataset})  # fmt: skip
 
 
-def _command(folder: Path, out: Path, options: Mapping[str, Any]) -> str:
-    words = ["omnitune", "finetune", str(folder), "--out", str(out)]
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:
+    """The words of a command, as a shell takes them."""
+    words = ["omnitune", name, str(folder), "--out", str(out)]
+    for option, value in options.items():
+        flag = f"--{option.replace('_', '-')}"
+        words += [] if value is None else [flag] if value is True else [flag, str(value)]
     return shlex.join(words)

@@ -133,6 +133,26 @@ def cosine_scorer(
     return lambda block: torch.from_numpy(asked[block]) @ stored.T
 
 
+def reranked_scorer(first: Scorer, candidates: NDArray[np.int64], scores: Matrix) -> Scorer:
+    """Another model's order of each query's first candidates; behind them the order that they were found in.
+
+    Args:
+        first: Scores of all pages.
+        candidates: Columns of the pages that were scored again `(queries, depth)`.
+        scores: Their new scores `(queries, depth)` float32.
+    """
+    columns, again = torch.from_numpy(candidates), torch.from_numpy(scores)
+
+    def scores_of(block: slice) -> Tensor:
+        found = first(block)
+        # Below zero for what was not scored again, above for what was.
+        behind = (found - found.max()) / (found.max() - found.min() + 1e-9) - 1
+        ahead = again[block].argsort(dim=1).argsort(dim=1).float() + 1
+        return behind.scatter(1, columns[block], ahead)
+
+    return scores_of
+
+
 def stored_bytes(dim: int, precision: Precision) -> int:
     """Bytes that one page's embedding takes."""
     return {"float32": 4 * dim, "int8": dim, "uint8": dim, "binary": -(-dim // 8), "ubinary": -(-dim // 8)}[precision]

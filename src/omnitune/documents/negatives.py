@@ -21,6 +21,7 @@ from omnitune.documents.measure import unit
 from omnitune.documents.recipe import Negatives
 from omnitune.documents.steps import Steps
 from omnitune.errors import DatasetError
+from omnitune.model.encoders import SentenceTransformer
 from omnitune.report.records import read_jsonl, write_jsonl
 from omnitune.training.mining import mine
 
@@ -51,24 +52,51 @@ def training_rows(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: S
         "model": chosen.identity(),
         "negatives": chosen.recipe.settings()["negatives"],
     }
-    steps.run("negatives", inputs, lambda _: _mine(steps.folder, chosen, dataset, place), makes=[place])
+    known = steps.folder / "embeddings" / "base" / "pages.npy"
+    size = chosen.recipe.evaluation.batch_size
+
+    def work(_: str) -> dict[str, Any]:
+        return mine_pages(chosen.load(), dataset, settings, place, known=known, batch_size=size)
+
+    steps.run("negatives", inputs, work, makes=[place])
     told = steps.done["negatives"].result
     refused = "; ".join(f"{rule}: {count:,}" for rule, count in told["refused"].items())
     say(f"Hard negatives: {settings.count} for each of {told['queries']:,} pairs; refused: {refused or 'none'}")
     return _rows(dataset, list(read_jsonl(place)), settings.count)
 
 
-def _mine(run: Path, chosen: Choice, dataset: DocumentDataset, place: Path) -> dict[str, Any]:
-    settings, pages = chosen.recipe.negatives, _Pages(dataset)
-    model = chosen.load()
-    size = chosen.recipe.evaluation.batch_size
-    known = run / "embeddings" / "base" / "pages.npy"
+def mine_pages(
+    model: SentenceTransformer,
+    dataset: DocumentDataset,
+    settings: Negatives,
+    place: Path,
+    *,
+    known: Path,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Mine hard negatives for the training pairs into the file `place`.
+
+    Args:
+        model: Finds the nearest pages.
+        dataset: Pages and training pairs.
+        settings: How many, and what they have to be.
+        place: A row a pair: `query`, `page_id`, `score`, `negatives` (page ids), `scores`.
+        known: Embeddings of all pages by the model; where the file is not there, training pages are encoded.
+        batch_size: Items encoded at once.
+
+    Returns:
+        Pairs that have their negatives, pairs that lack some, and candidates refused by the rule in words.
+
+    Raises:
+        DatasetError: No query has enough negatives.
+    """
+    pages = _Pages(dataset)
     if known.is_file():
         encoded = np.load(known, mmap_mode="r")[pages.usable]
     else:
         items = [dataset.pages[row] for row in pages.usable]
-        encoded = model.encode_document(items, batch_size=size)
-    asked = model.encode_query(pages.queries, batch_size=size, show_progress_bar=False)
+        encoded = model.encode_document(items, batch_size=batch_size)
+    asked = model.encode_query(pages.queries, batch_size=batch_size, show_progress_bar=False)
     rules = Rules(
         num_negatives=settings.count,
         range_min=settings.range_min,

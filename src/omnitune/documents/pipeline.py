@@ -27,6 +27,7 @@ from omnitune.documents.encoded import Say, about, announce, encode_test
 from omnitune.documents.fit import Fitted
 from omnitune.documents.folder import find_documents
 from omnitune.documents.recipe import Recipe, load_recipe
+from omnitune.documents.reranker import RerankerSteps
 from omnitune.documents.steps import Steps, listing
 from omnitune.documents.story import Story, tell
 from omnitune.documents.train import disk_errors, epochs_of, train_on
@@ -64,6 +65,9 @@ def finetune(
     negatives: int | None = None,
     queries: str | None = None,
     query_model: str | None = None,
+    reranker: bool = False,
+    reranker_model: str | None = None,
+    distill: bool = False,
     command: str = "",
     say: Say = logger.info,
 ) -> Outcome:
@@ -79,6 +83,9 @@ def finetune(
         negatives: Hard negatives a query, 0 for none; None leaves it to the recipe.
         queries: Who writes training queries: "extractive", "endpoint" or "local"; None leaves it to the recipe.
         query_model: The model that writes them.
+        reranker: Whether to train a reranker on the finetuned retriever's candidates, and to measure both together.
+        reranker_model: What it starts from; None leaves it to the recipe.
+        distill: Whether to train the retriever on the reranker's scores as well, and measure that; implies `reranker`.
         command: How the run was started, for the report.
         say: Told what is done and what it will cost, a line at a time.
 
@@ -92,6 +99,8 @@ def finetune(
     chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
     if negatives is not None:
         chosen = chosen.changed(negatives=replace(chosen.recipe.negatives, count=negatives))
+    if reranker_model is not None:
+        chosen = chosen.changed(reranker=replace(chosen.recipe.reranker, model=reranker_model))
     chosen = chosen.changed(queries=asking(chosen.recipe.queries, queries, query_model))
     say(f"Model: {chosen.shown}. {chosen.why}")
     say(f"Settings: {Path(chosen.recipe.source).name}")
@@ -102,7 +111,9 @@ def finetune(
         _encode_text(steps, chosen.recipe, dataset, say)
         cost = _training_cost(steps, chosen.recipe, dataset)
         train_on(steps, chosen, dataset, say, cost=cost)
-        _encode_finetuned(steps, chosen.recipe, dataset, say)
+        _encode_trained(steps, chosen.recipe, dataset, say)
+        if reranker or distill:
+            _rerank(steps, chosen, dataset, say, distill=distill)
         return _report(steps, chosen, dataset, command or f"omnitune finetune {folder} --out {out}", say)
 
 
@@ -217,15 +228,26 @@ def _training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> st
     return f": about {about(_PASSES * each * pages * epochs_of(recipe, rows))}"
 
 
-def _encode_finetuned(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say) -> None:
-    place = steps.folder / "embeddings" / "finetuned"
-    inputs = {"train": steps.done["train"].key, "batch_size": recipe.evaluation.batch_size}
+def _encode_trained(
+    steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say, *, distilled: bool = False
+) -> None:
+    step, name, folder = ("distill", "distilled", "distilled") if distilled else ("train", "finetuned", "model")
+    place = steps.folder / "embeddings" / name
+    inputs = {"train": steps.done[step].key, "batch_size": recipe.evaluation.batch_size}
 
     def work(_: str) -> None:
-        model = SentenceTransformer(str(steps.folder / "model"), **loading(recipe))
-        _encode(model, dataset, place, recipe, say, "the finetuned model")
+        model = SentenceTransformer(str(steps.folder / folder), **loading(recipe))
+        _encode(model, dataset, place, recipe, say, f"the {name} model")
 
-    steps.run("evaluate", inputs, work, makes=[place / "pages.npy"])
+    steps.run("evaluate distilled" if distilled else "evaluate", inputs, work, makes=[place / "pages.npy"])
+
+
+def _rerank(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *, distill: bool) -> None:
+    further = RerankerSteps(steps, chosen, dataset, say)
+    further.rerank()
+    if distill:
+        further.distill()
+        _encode_trained(steps, chosen.recipe, dataset, say, distilled=True)
 
 
 def _report(steps: Steps, chosen: Choice, dataset: DocumentDataset, command: str, say: Say) -> Outcome:
@@ -243,6 +265,8 @@ def _report(steps: Steps, chosen: Choice, dataset: DocumentDataset, command: str
         embeddings=steps.folder / "embeddings",
         command=command,
         seconds={name: done.seconds for name, done in steps.done.items()},
+        reranked=steps.done["reranker"].result if "reranker" in steps.done else "",
+        distilled="distill" in steps.done,
         mined=steps.done["negatives"].result if "negatives" in steps.done else None,
         notes=[note for note in (steps.done["text baseline"].result,) if note],
     )

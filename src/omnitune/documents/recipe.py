@@ -2,9 +2,9 @@
 
 A section is the keyword arguments of one thing: `model` of `SentenceTransformer`, `lora` of peft's `LoraConfig`,
 `prepare` of `documents.prepare`, `dataset` of `datasets.load_dataset`, `loss` of the loss it names, `matryoshka` of
-`MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `queries`, `negatives` and `evaluation` of
-the classes below. The names and types a section takes are read off those signatures, so a recipe can never know less or
-more than the API.
+`MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `queries`, `negatives`, `reranker` and
+`evaluation` of the classes below. The names and types a section takes are read off those signatures, so a recipe can
+never know less or more than the API.
 
 Trade-off: checking a recipe imports the training room (about as long as torch's import); nothing is guessed in return.
 """
@@ -108,6 +108,40 @@ class Negatives:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reranking:
+    """A reranker on the retriever's candidates, and what it teaches the retriever; only where a command asks for it.
+
+    Attributes:
+        model: A cross encoder, a vision-language model, or `embedded` (MiniLM with a fresh head on the text that the
+            page reader reads); None takes what fits the machine.
+        negatives: Pages a query besides the right one, drawn from the retriever's first `range_max`.
+        range_max: See `Negatives`; its other rules hold here too.
+        depth: Pages that are reranked for a test query.
+        loss: `listwise` trains on a query's pages against each other, `bce` on each by itself.
+        max_length: Most tokens of a pair.
+        num_train_epochs: Of the reranker.
+        batch_size: Queries of a training step.
+        learning_rate: Of the reranker.
+        distill_epochs: Of the retriever on the reranker's scores.
+        distill_learning_rate: Of the retriever.
+        seed: Of both trainings.
+    """
+
+    model: str | None = None
+    negatives: int = 3
+    range_max: int = 20
+    depth: int = 20
+    loss: Literal["listwise", "bce"] = "listwise"
+    max_length: int | None = 256
+    num_train_epochs: float = 1.0
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    distill_epochs: float = 1.0
+    distill_learning_rate: float = 2e-5
+    seed: int = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A checked recipe: keyword arguments by section.
 
@@ -122,6 +156,7 @@ class Recipe:
         training: Of `SentenceTransformerTrainingArguments`, without `output_dir`.
         queries: See `Queries`.
         negatives: See `Negatives`; only for folders of documents.
+        reranker: See `Reranking`.
         evaluation: See `Evaluation`.
         description: One sentence for humans.
         source: The file it came from.
@@ -136,6 +171,7 @@ class Recipe:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     queries: Queries = dataclasses.field(default_factory=Queries)
     negatives: Negatives = dataclasses.field(default_factory=Negatives)
+    reranker: Reranking = dataclasses.field(default_factory=Reranking)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     description: str = ""
     source: str = "the default recipe"
@@ -185,7 +221,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
             values[name] = None
         else:
             values[name] = _check_section(name, section, source)
-    for name, made in (("queries", Queries), ("negatives", Negatives), ("evaluation", Evaluation)):
+    for name, made in _CLASSES.items():
         if name in values:
             values[name] = made(**values[name])
     return Recipe(**values)
@@ -279,10 +315,22 @@ def _negatives_fields(section: Mapping[str, Any]) -> Fields:
     return parameters(Negatives)
 
 
+def _reranker_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(Reranking)
+
+
 def _evaluation_fields(section: Mapping[str, Any]) -> Fields:
     del section
     return parameters(Evaluation)
 
+
+_CLASSES: dict[str, Callable[..., Any]] = {
+    "queries": Queries,
+    "negatives": Negatives,
+    "reranker": Reranking,
+    "evaluation": Evaluation,
+}
 
 DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
 
@@ -297,6 +345,7 @@ _SECTIONS: dict[str, Callable[[Mapping[str, Any]], Fields] | None] = {
     "training": _training_fields,
     "queries": _queries_fields,
     "negatives": _negatives_fields,
+    "reranker": _reranker_fields,
     "evaluation": _evaluation_fields,
 }
 

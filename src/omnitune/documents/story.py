@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnitune.documents import findings
 from omnitune.documents.baselines import has_text
 from omnitune.documents.dataset import DocumentDataset
@@ -14,12 +16,12 @@ from omnitune.documents.default_model import Choice
 from omnitune.documents.encoded import load_test
 from omnitune.documents.findings import Embedded, Measured
 from omnitune.documents.fit import Fitted, measured_dims
-from omnitune.documents.measure import Resampling, Test
+from omnitune.documents.measure import Resampling, Test, cosine_scorer, judge, reranked_scorer
 from omnitune.documents.negatives import FILE as NEGATIVES
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.report.records import read_jsonl
-from omnitune.report.results import Case, Data, Document, Left, Mining, Negative, Page, Report, Run
+from omnitune.report.results import Case, Contrast, Data, Document, Left, Mining, Negative, Page, Report, Run
 
 NEGATIVES_SHOWN = 20
 
@@ -36,6 +38,8 @@ class Story:
         command: How the run was started.
         seconds: Duration of every step.
         mined: What the mining of hard negatives told, where there was one.
+        reranked: Name of the reranker, where the test was reranked.
+        distilled: Whether the retriever was trained on its scores.
         notes: Facts worth a sentence.
     """
 
@@ -45,6 +49,8 @@ class Story:
     embeddings: Path
     command: str
     seconds: Mapping[str, float]
+    reranked: str = ""
+    distilled: bool = False
     mined: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
 
@@ -57,6 +63,8 @@ def tell(story: Story) -> Report:
     embedded = {path.name: load_test(path) for path in story.embeddings.iterdir() if path.is_dir()}
     base = findings.measure_embedded("base", "page image", embedded["base"], test, everything)
     tuned = findings.measure_embedded("finetuned", "page image", embedded["finetuned"], test, everything)
+    assert base.all_pages is not None and tuned.all_pages is not None
+    more, further = _further(story, embedded, tuned, test, everything, resampling)
     dims = measured_dims(embedded["base"][1].shape[1], story.chosen.recipe)
     dimensions = findings.by_dimension(embedded["base"], embedded["finetuned"], test, dims, resampling)
     return Report(
@@ -75,7 +83,7 @@ def tell(story: Story) -> Report:
         ),
         dimensions=dimensions,
         systems=findings.systems(
-            [tuned, base, *_baselines(story, embedded, test, everything)], test, everything, resampling
+            [tuned, base, *more, *_baselines(story, embedded, test, everything)], test, everything, resampling
         ),
         sizes=findings.by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
         losses=story.fitted.losses,
@@ -83,6 +91,7 @@ def tell(story: Story) -> Report:
         data=_data(story, test, everything),
         run=_run(story),
         mining=_mining(story),
+        further=further,
         clusters="pages",
     )
 
@@ -141,6 +150,36 @@ def _cases(story: Story, base: Measured, tuned: Measured, test: Test) -> dict[st
         "improved": findings.cases(findings.improved(before, after, count), before, after, test, show),
         "worst": findings.cases(findings.worst(before, after, count), before, after, test, show),
     }
+
+
+def _further(
+    story: Story,
+    embedded: Mapping[str, Embedded],
+    tuned: Measured,
+    test: Test,
+    everything: Test,
+    resampling: Resampling,
+) -> tuple[list[Measured], list[Contrast]]:
+    """What came after finetuning, each against the finetuned retriever."""
+    found = []
+    dim = embedded["finetuned"][1].shape[1]
+    if story.reranked:
+        kept = np.load(story.embeddings.parent / "rerank.npz")
+        queries, pages = embedded["finetuned"]
+        first = cosine_scorer(queries, pages[list(test.rows)])
+        depth = kept["candidates"].shape[1]
+        judged = judge(reranked_scorer(first, kept["candidates"], kept["scores"]), test)
+        name = f"finetuned, first {depth} reranked"
+        found.append((Measured(name=name, reads="page image", held_out=judged, all_pages=None),
+                      f"the first {depth} pages reranked by {story.reranked}"))  # fmt: skip
+    if story.distilled:
+        measured = findings.measure_embedded("distilled", "page image", embedded["distilled"], test, everything)
+        found.append((measured, "the reranker distilled into the retriever"))
+    contrasts = [
+        resampling.contrast(tuned.held_out, one.held_out, test, label=label, dim=dim, metric=findings.METRIC)
+        for one, label in found
+    ]
+    return [one for one, _ in found], contrasts
 
 
 def _mining(story: Story) -> Mining | None:

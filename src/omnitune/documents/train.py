@@ -139,7 +139,8 @@ def train_step(
     Returns:
         The model's directory.
     """
-    settings = {name: value for name, value in chosen.recipe.settings().items() if name != "evaluation"}
+    later = ("evaluation", "reranker")
+    settings = {name: value for name, value in chosen.recipe.settings().items() if name not in later}
     inputs = {"version": __version__, "dataset": key, "model": chosen.identity(), "settings": settings}
     place = steps.folder / "model"
 

@@ -59,14 +59,14 @@ class System:
         name: As shown.
         reads: What it sees of a page: `"page image"`, `"text layer"`.
         ndcg: NDCG@10 over the held-out documents.
-        all_pages: NDCG@10 over all pages.
+        all_pages: NDCG@10 over all pages; None where it was not measured.
         metrics: Further metrics over the held-out documents, by name.
     """
 
     name: str
     reads: str
     ndcg: Interval
-    all_pages: Interval
+    all_pages: Interval | None
     metrics: Mapping[str, float]
 
 
@@ -256,6 +256,7 @@ class Report:
         data: What it was trained and tested on.
         run: How to get it again.
         mining: Hard negatives, where they were mined.
+        further: Steps after finetuning; each has the finetuned model as its base.
         clusters: Units that the bootstrap resampled, in words.
     """
 
@@ -274,6 +275,7 @@ class Report:
     data: Data
     run: Run
     mining: Mining | None = None
+    further: Sequence[Contrast] = ()
     clusters: str = "queries"
 
     def to_json(self) -> dict[str, Any]:

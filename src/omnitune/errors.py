@@ -15,6 +15,7 @@
     │   ├── CheckpointNotFoundError(FileNotFoundError)   neither a directory nor a repository that can be reached
     │   └── UntrustedCodeError            it needs code that the caller did not allow
     ├── MissingExtraError(ImportError)    an optional package is not installed; names the extra
+    ├── EndpointError(ConnectionError)    a model behind an address does not answer, or refuses
     └── ResourceError(RuntimeError)       disk or memory ran out, or a folder cannot be written to
 
 Each message says which argument, what was expected, what came, and what to do.
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "DatasetError",
     "DocumentError",
+    "EndpointError",
     "InputError",
     "LeakageError",
     "MediaError",
@@ -110,6 +112,10 @@ class UntrustedCodeError(CheckpointError):
 
 class MissingExtraError(OmnituneError, ImportError):
     """An optional package is not installed."""
+
+
+class EndpointError(OmnituneError, ConnectionError):
+    """A model behind an address does not answer, or refuses."""
 
 
 class ResourceError(OmnituneError, RuntimeError):

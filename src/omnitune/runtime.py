@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from omnitune.errors import MissingExtraError, ResourceError
+from omnitune.errors import InputError, MissingExtraError, ResourceError
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -49,6 +49,21 @@ def cache_folder() -> Path:
     if explicit:
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omnitune"
+
+
+def endpoint() -> tuple[str, str]:
+    """Address and key of a model behind an OpenAI-compatible API: `OPENAI_BASE_URL`, `OPENAI_API_KEY` ("" without one).
+
+    Raises:
+        InputError: No address is set; pages are never sent to a place that nobody named.
+    """
+    url = os.environ.get("OPENAI_BASE_URL", "")
+    if not url:
+        raise InputError(
+            "OPENAI_BASE_URL: expected the address of an OpenAI-compatible API such as http://localhost:8000/v1, got "
+            "nothing; set it, and OPENAI_API_KEY where the server asks for a key"
+        )
+    return url.rstrip("/"), os.environ.get("OPENAI_API_KEY", "")
 
 
 @contextmanager

@@ -176,8 +176,8 @@ def test_demo_runs_on_the_documents_of_a_checkout(monkeypatch, tmp_path):
     given = {}
     monkeypatch.setattr(demo_command, "run", lambda *args, **kwargs: given.update(args=args, **kwargs))
     run("demo", "--out", tmp_path)
-    folder, out, model, recipe = given["args"]
-    assert (folder.name, out, model) == ("documents", tmp_path, None)
+    (folder, out), recipe = given["args"], given["recipe"]
+    assert (folder.name, out) == ("documents", tmp_path)
     assert all((folder / name).is_file() for name in recipe.prepare["test"])
     assert recipe.model["model_name_or_path"] == "embedded"
     assert given["command"] == f"omnitune demo --out {tmp_path}"

@@ -26,7 +26,7 @@ def demo(
 
     recipe = load_recipe("demo")
     recipe = dataclasses.replace(recipe, prepare={**recipe.prepare, "test": HELD_OUT})
-    run(folder, out, None, recipe, command=shlex.join(["omnitune", "demo", "--out", str(out)]))
+    run(folder, out, recipe=recipe, command=shlex.join(["omnitune", "demo", "--out", str(out)]))
 
 
 def documents() -> Path:

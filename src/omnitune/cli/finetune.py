@@ -1,15 +1,13 @@
 """`omnitune finetune`: the whole way from a folder to a report."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from omnitune.cli import console
-
-if TYPE_CHECKING:
-    from omnitune.documents.recipe import Recipe
 
 ModelOption = Annotated[
     str | None,
@@ -23,6 +21,23 @@ RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="A YAML file, or a recipe that comes with omnitune: demo, vdr-lora, vdr-qwen3vl-2b."),
 ]
+QueriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--queries",
+        help="Who writes training queries: extractive, endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) or local.",
+        metavar="WRITER",
+    ),
+]
+QueryModelOption = Annotated[
+    str | None, typer.Option("--query-model", help="The vision-language model that writes them.", metavar="ID")
+]
+RerankerModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reranker-model", help="What the reranker starts from; by default what fits this machine.", metavar="ID"
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -31,21 +46,41 @@ def finetune(
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,
+    negatives: Annotated[
+        int | None,
+        typer.Option("--negatives", min=0, help="Hard negatives a query, 0 for none; by default the recipe's."),
+    ] = None,
+    queries: QueriesOption = None,
+    query_model: QueryModelOption = None,
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Also train a reranker, and measure it behind the retriever.")
+    ] = False,
+    reranker_model: RerankerModelOption = None,
 ) -> None:
     """Finetune a retriever on a folder of documents and report how much better it got.
 
     Stopped runs go on where they were: give the same command again.
     """
-    run(folder, out, model, recipe, command=_command(folder, out, model, recipe))
+    options = {
+        "model": model,
+        "recipe": recipe,
+        "negatives": negatives,
+        "queries": queries,
+        "query_model": query_model,
+        "reranker": reranker or None,
+        "reranker_model": reranker_model,
+    }
+    run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
 
-def run(folder: Path, out: Path, model: str | None, recipe: "str | Recipe | None", *, command: str) -> None:
-    """Run the pipeline and print what came out."""
+def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
+    """Run the pipeline and print what came out; `options` are those of `documents.pipeline.finetune`."""
     from omnitune.cli.indexes import index_outcome
     from omnitune.documents import pipeline
 
     console.only_our_bars()
-    outcome = pipeline.finetune(folder, out, model=model, recipe=recipe, command=command, say=console.say)
+    given = {name: value for name, value in options.items() if value is not None}
+    outcome = pipeline.finetune(folder, out, **given, command=command, say=console.say)
     headline = outcome.report.headline
     console.out.print()
     console.say(
@@ -53,14 +88,21 @@ def run(folder: Path, out: Path, model: str | None, recipe: "str | Recipe | None
         f"({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% interval "
         f"{headline.difference.low:+.3f} to {headline.difference.high:+.3f}): {headline.verdict}"
     )
+    for one in outcome.report.further:
+        console.say(
+            f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
+            f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"
+        )
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
                                "dataset": outcome.dataset})  # fmt: skip
     index_outcome(outcome)
     console.say(f'\nTry it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
 
 
-def _command(folder: Path, out: Path, model: str | None, recipe: str | None) -> str:
-    words = ["omnitune", "finetune", str(folder), "--out", str(out)]
-    for flag, value in (("--model", model), ("--recipe", recipe)):
-        words += [flag, value] if value is not None else []
+def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:
+    """The words of a command, as a shell takes them."""
+    words = ["omnitune", name, str(folder), "--out", str(out)]
+    for option, value in options.items():
+        flag = f"--{option.replace('_', '-')}"
+        words += [] if value is None else [flag] if value is True else [flag, str(value)]
     return shlex.join(words)

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 from omnitune import __version__
 from omnitune.cli import console
 from omnitune.cli.demo import demo
+from omnitune.cli.distill import distill
 from omnitune.cli.evaluate import evaluate
 from omnitune.cli.finetune import finetune
+from omnitune.cli.generate_queries import generate_queries
 from omnitune.cli.prepare import prepare
 from omnitune.cli.search import search
 from omnitune.cli.train import train
@@ -71,7 +73,7 @@ def options(
     del debug, version  # read by Commands.invoke and by the callback
 
 
-for command in (finetune, demo, prepare, train, evaluate, search):
+for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, search):
     app.command()(command)
 
 

@@ -15,11 +15,10 @@ def prepare(
     recipe: RecipeOption = None,
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents."""
-    from omnitune import documents
-    from omnitune.documents.default_model import page_file_reader
+    from omnitune.documents.pipeline import prepared
     from omnitune.documents.recipe import Recipe, load_recipe
 
     settings = Recipe() if recipe is None else load_recipe(recipe)
-    dataset = documents.prepare(folder, out, reader=page_file_reader(), **settings.prepare)
+    dataset = prepared(folder, out, settings, console.say)
     console.say(dataset.summary())
     console.places("Results", {"dataset": out})

@@ -41,7 +41,8 @@ class Rules:
         min_score: Lowest similarity to the query.
         absolute_margin: Least distance below the score of the query's positive, the lowest where it has several.
         relative_margin: The same as a share of that score's magnitude.
-        sampling_strategy: `"top"` takes the nearest, `"random"` draws; `random.seed` makes draws repeatable.
+        sampling_strategy: `"top"` takes the nearest, `"random"` draws.
+        seed: Of the draws; None takes one from `random`, which `random.seed` makes repeatable.
 
     Raises:
         InputError: The range holds fewer than `num_negatives` candidates, or a number has no meaning.
@@ -55,6 +56,7 @@ class Rules:
     absolute_margin: float | None = None
     relative_margin: float | None = None
     sampling_strategy: Sampling = "top"
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_negatives < 1:
@@ -171,7 +173,8 @@ class Candidates:
             scores = torch.nn.functional.pad(scores, (0, missing), value=NONE)
             order = torch.nn.functional.pad(order, (0, missing))
         if rules.sampling_strategy == "random":
-            generator = torch.Generator().manual_seed(random.getrandbits(63))
+            seed = random.getrandbits(63) if rules.seed is None else rules.seed
+            generator = torch.Generator().manual_seed(seed)
             draws = torch.rand(scores.shape, generator=generator).where(scores > NONE, -1.0)
             # Ascending places in a list sorted by score: the best comes first again.
             drawn = draws.topk(rules.num_negatives, dim=1).indices.sort(dim=1).values

@@ -12,7 +12,7 @@ Tables:
 | table | a row | columns |
 |---|---|---|
 | `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed), `side` (train, validation, test), `image`, `text` (text layer), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
-| `train` | a pair | `query`, `page_id`, `image`, `origin` (title, caption, heading, sentence), `document` |
+| `train` | a pair | `query`, `page_id`, `image`, `origin` (title, caption, heading, sentence, model), `document` |
 | `validation`, `test` | a query | `query_id`, `query`, `page_ids` (the pages that answer it), `origin`, `document` |
 
 `image` is the path of a file inside the folder, so that a page is stored once however many queries it has, and the folder
@@ -44,6 +44,7 @@ from omnitune.documents.preparation import (
     Choices,
     Keep,
     PageReader,
+    PageWriter,
     Rows,
     make_rows,
     with_readings,
@@ -244,6 +245,7 @@ def prepare(
     round_trip: int = 100,
     reader: PageReader | None = None,
     keep: Keep | None = None,
+    writer: PageWriter | None = None,
     workers: int | None = None,
     show_progress: bool | None = None,
 ) -> DocumentDataset:
@@ -266,6 +268,7 @@ def prepare(
         round_trip: A training query is kept if BM25 finds its page among so many; 0 keeps all.
         reader: Reads the text of page images, for pages that have no text layer.
         keep: A further filter of training queries.
+        writer: Writes questions about the images of training pages, instead of those made of their sentences.
         workers: Processes that read documents; None takes one a core.
         show_progress: Whether to show progress bars; None shows them in a terminal.
 
@@ -288,12 +291,13 @@ def prepare(
     )
     documents, skipped = read_folder(folder, out, rendering, workers=workers, show_progress=show_progress)
     settings = {**dataclasses.asdict(rendering), **dataclasses.asdict(choices)}
-    mark = _fingerprint(documents, skipped, settings, reader, keep)
+    mark = _fingerprint(documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
     if _up_to_date(out, mark):
         return load(out)
     if reader is not None:
         documents = with_readings(documents, out / IMAGES, reader)
-    rows = make_rows(documents, choices, keep)
+    write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
+    rows = make_rows(documents, choices, keep, write)
     facts = _facts(folder, settings, documents, skipped, rows)
     facts |= {"fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
     return _save(out, rows, facts)
@@ -346,18 +350,17 @@ def _fingerprint(
     documents: Sequence[Document],
     skipped: Sequence[Skipped],
     settings: Mapping[str, Any],
-    reader: PageReader | None,
-    keep: Keep | None,
+    hooks: Sequence[Any],
 ) -> str:
     """Changes exactly when the dataset would."""
-    hooks = [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in (reader, keep)]
+    named = [getattr(hook, "identity", getattr(hook, "__qualname__", type(hook).__qualname__)) for hook in hooks]
     parts = [
         LAYOUT_VERSION,
         QUERY_VERSION,
         [(document.name, document.key) for document in documents],
         [one.name for one in skipped],
         settings,
-        hooks,
+        named,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -60,6 +60,10 @@ class Choice:
         """The model's name as people read it."""
         return "MiniLM behind a page reader (embedded)" if self.name == EMBEDDED else self.name
 
+    def changed(self, **sections: Any) -> "Choice":
+        """The same model with other sections of the recipe."""
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **sections))
+
     def fetch(self) -> None:
         """See that the model is there, and download it where it is not: asked before long work.
 

@@ -32,12 +32,12 @@ Embedded = tuple[Matrix, Matrix]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A retriever on the held-out documents and among all pages."""
+    """A retriever on the held-out documents and, unless it was not asked there, among all pages."""
 
     name: str
     reads: str
     held_out: Judged
-    all_pages: Judged
+    all_pages: Judged | None
 
 
 def measure_embedded(name: str, reads: str, embedded: Embedded, test: Test, everything: Test) -> Measured:
@@ -72,7 +72,7 @@ def systems(measured: Sequence[Measured], test: Test, everything: Test, resampli
             name=one.name,
             reads=one.reads,
             ndcg=resampling.interval(one.held_out.metrics[METRIC], test),
-            all_pages=resampling.interval(one.all_pages.metrics[METRIC], everything),
+            all_pages=resampling.interval(one.all_pages.metrics[METRIC], everything) if one.all_pages else None,
             metrics={shown: one.held_out.mean(metric) for metric, shown in OTHERS.items()},
         )
         for one in measured

@@ -29,6 +29,7 @@ from omnitune.evaluation import BaseEvaluator
 from omnitune.model.encoders import SentenceTransformer
 from omnitune.report.results import Left, LossPoint
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
+from omnitune.training.base import BaseTrainer
 from omnitune.training.trainer import SentenceTransformerTrainer
 
 logger = logging.getLogger(__name__)
@@ -83,13 +84,7 @@ def fit(
         loss=loss,
         evaluator=evaluator,
     )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(Bar())
-    last = last_checkpoint(folder)
-    if last is not None:
-        logger.info("Training goes on from %s", last)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    run_trainer(trainer, folder)
     history = trainer.state.log_history
     return Fitted(
         losses=[
@@ -102,6 +97,17 @@ def fit(
             Left(name=f"row {item.row}, column {item.column!r}", reason=item.reason) for item in trainer.skipped_items
         ],
     )
+
+
+def run_trainer(trainer: BaseTrainer, folder: Path) -> None:
+    """Train with one progress bar, from the last complete checkpoint in `folder` if there is one."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Bar())
+    last = last_checkpoint(folder)
+    if last is not None:
+        logger.info("Training goes on from %s", last)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
 
 def make_loss(model: SentenceTransformer, recipe: Recipe) -> losses.Loss:

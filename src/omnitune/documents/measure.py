@@ -128,9 +128,29 @@ def cosine_scorer(
         dim: Leading dimensions to keep; None keeps all.
         precision: Of the stored pages.
     """
-    asked = _unit(queries[:, :dim])
-    stored = torch.from_numpy(_stored(_unit(pages[:, :dim]), precision))
+    asked = unit(queries[:, :dim])
+    stored = torch.from_numpy(_stored(unit(pages[:, :dim]), precision))
     return lambda block: torch.from_numpy(asked[block]) @ stored.T
+
+
+def reranked_scorer(first: Scorer, candidates: NDArray[np.int64], scores: Matrix) -> Scorer:
+    """Another model's order of each query's first candidates; behind them the order that they were found in.
+
+    Args:
+        first: Scores of all pages.
+        candidates: Columns of the pages that were scored again `(queries, depth)`.
+        scores: Their new scores `(queries, depth)` float32.
+    """
+    columns, again = torch.from_numpy(candidates), torch.from_numpy(scores)
+
+    def scores_of(block: slice) -> Tensor:
+        found = first(block)
+        # Below zero for what was not scored again, above for what was.
+        behind = (found - found.max()) / (found.max() - found.min() + 1e-9) - 1
+        ahead = again[block].argsort(dim=1).argsort(dim=1).float() + 1
+        return behind.scatter(1, columns[block], ahead)
+
+    return scores_of
 
 
 def stored_bytes(dim: int, precision: Precision) -> int:
@@ -138,7 +158,8 @@ def stored_bytes(dim: int, precision: Precision) -> int:
     return {"float32": 4 * dim, "int8": dim, "uint8": dim, "binary": -(-dim // 8), "ubinary": -(-dim // 8)}[precision]
 
 
-def _unit(vectors: Matrix) -> Matrix:
+def unit(vectors: Matrix) -> Matrix:
+    """Rows of length 1."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Matrix = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit
@@ -150,11 +171,11 @@ def _stored(vectors: Matrix, precision: Precision) -> Matrix:
         return vectors
     if precision in ("binary", "ubinary"):
         bits = np.unpackbits(np.asarray(quantize_embeddings(vectors, "ubinary")), axis=1)[:, : vectors.shape[1]]
-        return _unit(bits.astype(np.float32) * 2 - 1)
+        return unit(bits.astype(np.float32) * 2 - 1)
     ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
     codes: Any = quantize_embeddings(vectors, "uint8", ranges=ranges)
     step = (ranges[1] - ranges[0]) / 255
-    return _unit((ranges[0] + (codes.astype(np.float32) + 0.5) * step).astype(np.float32))
+    return unit((ranges[0] + (codes.astype(np.float32) + 0.5) * step).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

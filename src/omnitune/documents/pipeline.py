@@ -1,18 +1,19 @@
 """From a folder of documents to a finetuned retriever and a report of how much better it is.
 
 Steps, each done once and redone only when what it depends on changes (`steps`): prepare the dataset, read the pages,
-encode the test with the base model and with the text baseline, train, encode the test with the finetuned model. The
-report is made anew every time. A run that was killed goes on where it was, training from its last checkpoint.
+encode the test with the base model and with the text baseline, mine hard negatives, train, encode the test with the
+finetuned model. The report is made anew every time. A run that was killed goes on where it was, training from its last
+checkpoint.
 
     out/
       dataset/       pages, queries, splits             embeddings/   of the test, by model
       checkpoints/   of the training                    model/        the finetuned model
-      report.html    report.json
+      report.html    report.json                        negatives.jsonl
 """
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from omnitune.documents.encoded import Say, about, announce, encode_test
 from omnitune.documents.fit import Fitted
 from omnitune.documents.folder import find_documents
 from omnitune.documents.recipe import Recipe, load_recipe
+from omnitune.documents.reranker import RerankerSteps
 from omnitune.documents.steps import Steps, listing
 from omnitune.documents.story import Story, tell
 from omnitune.documents.train import disk_errors, epochs_of, train_on
+from omnitune.documents.writers import asking, make_writer
 from omnitune.errors import InputError, MissingExtraError
 from omnitune.inputs.load import load
 from omnitune.model.encoders import SentenceTransformer
@@ -59,6 +62,12 @@ def finetune(
     *,
     model: str | None = None,
     recipe: str | Path | Recipe | None = None,
+    negatives: int | None = None,
+    queries: str | None = None,
+    query_model: str | None = None,
+    reranker: bool = False,
+    reranker_model: str | None = None,
+    distill: bool = False,
     command: str = "",
     say: Say = logger.info,
 ) -> Outcome:
@@ -71,6 +80,12 @@ def finetune(
         out: Where everything goes.
         model: A directory, a repository or `"embedded"`; None takes what fits the machine.
         recipe: A recipe, its file, or the name of one that comes with omnitune; None takes the one that fits the model.
+        negatives: Hard negatives a query, 0 for none; None leaves it to the recipe.
+        queries: Who writes training queries: "extractive", "endpoint" or "local"; None leaves it to the recipe.
+        query_model: The model that writes them.
+        reranker: Whether to train a reranker on the finetuned retriever's candidates, and to measure both together.
+        reranker_model: What it starts from; None leaves it to the recipe.
+        distill: Whether to train the retriever on the reranker's scores as well, and measure that; implies `reranker`.
         command: How the run was started, for the report.
         say: Told what is done and what it will cost, a line at a time.
 
@@ -82,6 +97,11 @@ def finetune(
     folder, out = Path(folder), Path(out)
     _check_places(folder, out)
     chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
+    if negatives is not None:
+        chosen = chosen.changed(negatives=replace(chosen.recipe.negatives, count=negatives))
+    if reranker_model is not None:
+        chosen = chosen.changed(reranker=replace(chosen.recipe.reranker, model=reranker_model))
+    chosen = chosen.changed(queries=asking(chosen.recipe.queries, queries, query_model))
     say(f"Model: {chosen.shown}. {chosen.why}")
     say(f"Settings: {Path(chosen.recipe.source).name}")
     chosen.fetch()
@@ -92,7 +112,9 @@ def finetune(
         _encode_text(steps, chosen.recipe, dataset, say)
         cost = _training_cost(steps, chosen.recipe, dataset)
         train_on(steps, chosen, dataset, say, cost=cost)
-        _encode_finetuned(steps, chosen.recipe, dataset, say)
+        _encode_trained(steps, chosen.recipe, dataset, say)
+        if reranker or distill:
+            _rerank(steps, chosen, dataset, say, distill=distill)
         return _report(steps, chosen, dataset, command or f"omnitune finetune {folder} --out {out}", say)
 
 
@@ -106,16 +128,20 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
         "names": [path.relative_to(folder).as_posix() for path in documents],
         "settings": recipe.prepare,
     }
+    if recipe.queries.writer != "extractive":
+        inputs["queries"] = recipe.settings()["queries"]
     if steps.pending("prepare", inputs):
         size = sum(path.stat().st_size for path in documents)
         say(f"Preparing {len(documents)} documents ({size / 1e6:.1f} MB): pages, splits, queries")
-    reader = page_file_reader()
-    steps.run(
-        "prepare", inputs, lambda _: _made(prepare(folder, place, reader=reader, **recipe.prepare)), makes=[place]
-    )
+    steps.run("prepare", inputs, lambda _: _made(prepared(folder, place, recipe, say)), makes=[place])
     dataset = open_dataset(place)
     say(dataset.summary())
     return dataset
+
+
+def prepared(folder: Path, place: Path, recipe: Recipe, say: Say) -> DocumentDataset:
+    """The dataset of a folder by a recipe, made in `place` or opened there."""
+    return prepare(folder, place, reader=page_file_reader(), writer=make_writer(recipe.queries, say), **recipe.prepare)
 
 
 def _made(dataset: DocumentDataset) -> dict[str, int]:
@@ -199,18 +225,30 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
 def _training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> str:
     each = steps.done["base"].seconds / max(1, len(dataset.pages))
     rows = len(dataset.train)
-    return f": about {about(_PASSES * each * rows * epochs_of(recipe, rows))}"
+    pages = rows * (1 + recipe.negatives.count)
+    return f": about {about(_PASSES * each * pages * epochs_of(recipe, rows))}"
 
 
-def _encode_finetuned(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say) -> None:
-    place = steps.folder / "embeddings" / "finetuned"
-    inputs = {"train": steps.done["train"].key, "batch_size": recipe.evaluation.batch_size}
+def _encode_trained(
+    steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Say, *, distilled: bool = False
+) -> None:
+    step, name, folder = ("distill", "distilled", "distilled") if distilled else ("train", "finetuned", "model")
+    place = steps.folder / "embeddings" / name
+    inputs = {"train": steps.done[step].key, "batch_size": recipe.evaluation.batch_size}
 
     def work(_: str) -> None:
-        model = SentenceTransformer(str(steps.folder / "model"), **loading(recipe))
-        _encode(model, dataset, place, recipe, say, "the finetuned model")
+        model = SentenceTransformer(str(steps.folder / folder), **loading(recipe))
+        _encode(model, dataset, place, recipe, say, f"the {name} model")
 
-    steps.run("evaluate", inputs, work, makes=[place / "pages.npy"])
+    steps.run("evaluate distilled" if distilled else "evaluate", inputs, work, makes=[place / "pages.npy"])
+
+
+def _rerank(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *, distill: bool) -> None:
+    further = RerankerSteps(steps, chosen, dataset, say)
+    further.rerank()
+    if distill:
+        further.distill()
+        _encode_trained(steps, chosen.recipe, dataset, say, distilled=True)
 
 
 def _report(steps: Steps, chosen: Choice, dataset: DocumentDataset, command: str, say: Say) -> Outcome:
@@ -228,6 +266,9 @@ def _report(steps: Steps, chosen: Choice, dataset: DocumentDataset, command: str
         embeddings=steps.folder / "embeddings",
         command=command,
         seconds={name: done.seconds for name, done in steps.done.items()},
+        reranked=steps.done["reranker"].result if "reranker" in steps.done else "",
+        distilled="distill" in steps.done,
+        mined=steps.done["negatives"].result if "negatives" in steps.done else None,
         notes=[note for note in (steps.done["text baseline"].result,) if note],
     )
     report = tell(story)

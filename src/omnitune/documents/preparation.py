@@ -26,6 +26,9 @@ PageReader = Callable[[Sequence[Path]], Sequence[str]]
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
 """Which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
 
+PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
+"""Questions about page images, for the pages that are trained on."""
+
 QUERY_VERSION = 1
 """Raise it when queries are made differently, so that datasets are made again."""
 
@@ -76,8 +79,19 @@ def with_readings(documents: Sequence[Document], images: Path, reader: PageReade
     return [replace(document, pages=tuple(filled(page) for page in document.pages)) for document in documents]
 
 
-def make_rows(documents: Sequence[Document], choices: Choices, keep: Keep | None = None) -> Rows:
+def make_rows(
+    documents: Sequence[Document],
+    choices: Choices,
+    keep: Keep | None = None,
+    write: Callable[[Sequence[StoredPage]], Sequence[Sequence[str]]] | None = None,
+) -> Rows:
     """Group, split, question and filter the pages of some documents.
+
+    Args:
+        documents: As read.
+        choices: How queries are made and dealt out.
+        keep: A further filter of training queries.
+        write: Questions about training pages, instead of those made of their sentences.
 
     Raises:
         DatasetError: There are too few documents to hold one out, or no query can be made for a side.
@@ -91,7 +105,15 @@ def make_rows(documents: Sequence[Document], choices: Choices, keep: Keep | None
         asked = [*_held_out(documents, written, split, side, answers)]
         if asked:
             rows.asked[side] = asked
-    rows.train = _training(documents, written, split, choices, keep, rows)
+    usable = set(split.pages("train"))
+    candidates = [
+        query
+        for document in documents
+        for query in written[document.name]
+        if page_id(document.name, query.page) in usable
+    ]
+    candidates += _made_queries(documents, usable, choices.sentences, write)
+    rows.train = _training(candidates, usable, choices, keep, rows)
     _check_not_empty(rows)
     return rows
 
@@ -175,23 +197,10 @@ def _held_out(
 
 
 def _training(
-    documents: Sequence[Document],
-    written: Mapping[str, Sequence[Query]],
-    split: Split,
-    choices: Choices,
-    keep: Keep | None,
-    rows: Rows,
+    candidates: list[Query], usable: set[str], choices: Choices, keep: Keep | None, rows: Rows
 ) -> list[dict[str, Any]]:
-    usable = set(split.pages("train"))
     texts = {row["page_id"]: row["text"] for row in rows.pages if row["page_id"] in usable}
-    candidates = [
-        query
-        for document in documents
-        for query in written[document.name]
-        if page_id(document.name, query.page) in usable
-    ]
-    candidates += _sentence_queries(documents, usable, choices.sentences)
-    order = {name: index for index, name in enumerate(written)}
+    order = {row["document"]: index for index, row in enumerate(rows.pages)}
     candidates.sort(key=lambda query: (order[query.document], query.page))
     test_marks = {squash(row["query"]) for asked in rows.asked.values() for row in asked}
     kept = [query for query in candidates if _passes(query, texts, test_marks, rows.dropped)]
@@ -207,30 +216,55 @@ def _training(
     ]
 
 
-def _sentence_queries(documents: Sequence[Document], usable: set[str], per_page: int) -> list[Query]:
+def _made_queries(
+    documents: Sequence[Document],
+    usable: set[str],
+    per_page: int,
+    write: Callable[[Sequence[StoredPage]], Sequence[Sequence[str]]] | None,
+) -> list[Query]:
     pages = [
         (document, page)
         for document in documents
         for page in document.pages
         if page_id(document.name, page.number) in usable
     ]
-    made = asking.key_sentences([page for _, page in pages], per_page)
+    origin: asking.Origin = "sentence" if write is None else "model"
+    if write is None:
+        made: Sequence[Sequence[str]] = asking.key_sentences([page for _, page in pages], per_page)
+    else:
+        pages = [(document, page) for document, page in pages if page.look and not asking.is_listing(page.text)]
+        made = write([page for _, page in pages])
     return [
-        Query(text=text, origin="sentence", document=document.name, page=page.number)
+        Query(text=text, origin=origin, document=document.name, page=page.number)
         for (document, page), texts in zip(pages, made, strict=True)
         for text in texts
     ]
 
 
 def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], dropped: Counter[str]) -> bool:
-    text = texts[page_id(query.document, query.page)]
+    reason = refusal(query.text, texts[page_id(query.document, query.page)], written=query.origin == "model")
     if squash(query.text) in test_marks:
-        dropped["also asked in the test"] += 1
-        return False
-    if not asking.keeps_language(query.text, text):
-        dropped["other script than its page"] += 1
-        return False
-    return True
+        reason = "also asked in the test"
+    if reason:
+        dropped[reason] += 1
+    return not reason
+
+
+def refusal(query: str, page_text: str, *, written: bool) -> str:
+    """Why a training query is dropped, or "".
+
+    Args:
+        query: Its text.
+        page_text: Text of its page.
+        written: Whether a model wrote it: what is taken from a page has passed the other filters.
+    """
+    if not asking.keeps_language(query, page_text):
+        return "other script than its page"
+    if written and asking.points_at_page(query):
+        return "points at its page"
+    if written and asking.copies(query, page_text):
+        return f"copies {asking.COPIED} words in a row"
+    return "no question" if written and not asking.acceptable(query) else ""
 
 
 def _filtered(

@@ -8,6 +8,7 @@ Four origins, from the most to the least like what a person asks:
 - `heading`: a line set like a heading that the outline does not have.
 - `sentence`: the most telling words of one of a page's most telling sentences, in their order, never six words in a row
   of the page.
+- `model`: what a vision-language model asked about the page (`writers`).
 
 Only human-written lines measure a model: tests take titles and captions, and headings of documents that have no
 outline. Sentences are for training alone, and their word statistics are those of the training pages.
@@ -25,7 +26,7 @@ from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.pages import OutlineEntry
 from omnitune.documents.text import flat, script, sentences, squash, term, terms, words
 
-Origin = Literal["title", "caption", "heading", "sentence"]
+Origin = Literal["title", "caption", "heading", "sentence", "model"]
 
 FEWEST_LETTERS = 4
 MOST_WORDS = 24

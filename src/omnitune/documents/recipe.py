@@ -2,8 +2,9 @@
 
 A section is the keyword arguments of one thing: `model` of `SentenceTransformer`, `lora` of peft's `LoraConfig`,
 `prepare` of `documents.prepare`, `dataset` of `datasets.load_dataset`, `loss` of the loss it names, `matryoshka` of
-`MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `evaluation` of `Evaluation` below. The names
-and types a section takes are read off those signatures, so a recipe can never know less or more than the API.
+`MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `queries`, `negatives`, `reranker` and
+`evaluation` of the classes below. The names and types a section takes are read off those signatures, so a recipe can
+never know less or more than the API.
 
 Trade-off: checking a recipe imports the training room (about as long as torch's import); nothing is guessed in return.
 """
@@ -52,6 +53,95 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Queries:
+    """Who writes training queries, besides the titles, captions and headings of the documents.
+
+    Attributes:
+        writer: `extractive` takes them from the pages' sentences; instead of that, `endpoint` asks a model behind an
+            OpenAI-compatible API (`OPENAI_BASE_URL`, `OPENAI_API_KEY`), and `local` one that transformers loads.
+        model: Name of that model.
+        per_page: Most queries of one page.
+        max_tokens: Most tokens of one answer.
+        concurrency: Questions under way at once (`endpoint`).
+        attempts: Tries of one question (`endpoint`).
+        timeout: Seconds to wait for an answer (`endpoint`).
+    """
+
+    writer: Literal["extractive", "endpoint", "local"] = "extractive"
+    model: str | None = None
+    per_page: int = 2
+    max_tokens: int = 200
+    concurrency: int = 8
+    attempts: int = 6
+    timeout: float = 120.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Negatives:
+    """Hard negatives, mined among the training pages with the base model.
+
+    Attributes:
+        count: Negatives a query; 0 mines none.
+        sampling: `random` draws from the nearest `range_max` that are allowed, `top` takes the nearest.
+        range_min: Nearest pages to pass over.
+        range_max: Pages to choose from, those passed over included.
+        relative_margin: Share of the positive's score that a negative's must lie below it; null allows all.
+        absolute_margin: The same as a distance.
+        max_score: Highest score of a negative.
+        min_score: Lowest score of a negative.
+        neighbours: Pages before and after the positive that are never negatives.
+        near_duplicates: Whether near-duplicates of the positive are left out too.
+        seed: Of the draws.
+    """
+
+    count: int = 0
+    sampling: Literal["random", "top"] = "random"
+    range_min: int = 0
+    range_max: int = 10
+    relative_margin: float | None = 0.05
+    absolute_margin: float | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    neighbours: int = 1
+    near_duplicates: bool = True
+    seed: int = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reranking:
+    """A reranker on the retriever's candidates, and what it teaches the retriever; only where a command asks for it.
+
+    Attributes:
+        model: A cross encoder, a vision-language model, or `embedded` (MiniLM with a fresh head on the text that the
+            page reader reads); None takes what fits the machine.
+        negatives: Pages a query besides the right one, drawn from the retriever's first `range_max`.
+        range_max: See `Negatives`; its other rules hold here too.
+        depth: Pages that are reranked for a test query.
+        loss: `listwise` trains on a query's pages against each other, `bce` on each by itself.
+        max_length: Most tokens of a pair.
+        num_train_epochs: Of the reranker.
+        batch_size: Queries of a training step.
+        learning_rate: Of the reranker.
+        distill_epochs: Of the retriever on the reranker's scores.
+        distill_learning_rate: Of the retriever.
+        seed: Of both trainings.
+    """
+
+    model: str | None = None
+    negatives: int = 3
+    range_max: int = 20
+    depth: int = 20
+    loss: Literal["listwise", "bce"] = "listwise"
+    max_length: int | None = 256
+    num_train_epochs: float = 1.0
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    distill_epochs: float = 1.0
+    distill_learning_rate: float = 2e-5
+    seed: int = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A checked recipe: keyword arguments by section.
 
@@ -64,6 +154,9 @@ class Recipe:
         loss: Of the loss that `name` names.
         matryoshka: Of `MatryoshkaLoss`; None trains the full dimension only.
         training: Of `SentenceTransformerTrainingArguments`, without `output_dir`.
+        queries: See `Queries`.
+        negatives: See `Negatives`; only for folders of documents.
+        reranker: See `Reranking`.
         evaluation: See `Evaluation`.
         description: One sentence for humans.
         source: The file it came from.
@@ -76,6 +169,9 @@ class Recipe:
     loss: dict[str, Any] = dataclasses.field(default_factory=dict)
     matryoshka: dict[str, Any] | None = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    queries: Queries = dataclasses.field(default_factory=Queries)
+    negatives: Negatives = dataclasses.field(default_factory=Negatives)
+    reranker: Reranking = dataclasses.field(default_factory=Reranking)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     description: str = ""
     source: str = "the default recipe"
@@ -125,8 +221,9 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
             values[name] = None
         else:
             values[name] = _check_section(name, section, source)
-    if "evaluation" in values:
-        values["evaluation"] = Evaluation(**values["evaluation"])
+    for name, made in _CLASSES.items():
+        if name in values:
+            values[name] = made(**values[name])
     return Recipe(**values)
 
 
@@ -165,7 +262,7 @@ def _prepare_fields(section: Mapping[str, Any]) -> Fields:
     del section
     from omnitune.documents.dataset import prepare
 
-    return parameters(prepare, without=("folder", "out", "reader", "keep"))
+    return parameters(prepare, without=("folder", "out", "reader", "keep", "writer"))
 
 
 def _dataset_fields(section: Mapping[str, Any]) -> Fields:
@@ -208,10 +305,32 @@ def _training_fields(section: Mapping[str, Any]) -> Fields:
     return parameters(SentenceTransformerTrainingArguments, without=("output_dir", "resume_from_checkpoint"))
 
 
+def _queries_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(Queries)
+
+
+def _negatives_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(Negatives)
+
+
+def _reranker_fields(section: Mapping[str, Any]) -> Fields:
+    del section
+    return parameters(Reranking)
+
+
 def _evaluation_fields(section: Mapping[str, Any]) -> Fields:
     del section
     return parameters(Evaluation)
 
+
+_CLASSES: dict[str, Callable[..., Any]] = {
+    "queries": Queries,
+    "negatives": Negatives,
+    "reranker": Reranking,
+    "evaluation": Evaluation,
+}
 
 DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
 
@@ -224,6 +343,9 @@ _SECTIONS: dict[str, Callable[[Mapping[str, Any]], Fields] | None] = {
     "loss": _loss_fields,
     "matryoshka": _matryoshka_fields,
     "training": _training_fields,
+    "queries": _queries_fields,
+    "negatives": _negatives_fields,
+    "reranker": _reranker_fields,
     "evaluation": _evaluation_fields,
 }
 
@@ -262,7 +384,7 @@ def _check_keys(given: Mapping[Any, Any], known: Mapping[str, Any], source: str,
 
 def _home(key: str, *, besides: str) -> str:
     """The section that takes exactly this key, or an empty string."""
-    for name in ("training", "evaluation", "dataset", "matryoshka", "prepare", "model"):
+    for name in ("training", "evaluation", "negatives", "queries", "dataset", "matryoshka", "prepare", "model"):
         fields_of = _SECTIONS[name]
         if name != besides and fields_of is not None and key in fields_of({}):
             return name

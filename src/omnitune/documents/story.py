@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from omnitune.documents import findings
 from omnitune.documents.baselines import has_text
@@ -13,10 +16,14 @@ from omnitune.documents.default_model import Choice
 from omnitune.documents.encoded import load_test
 from omnitune.documents.findings import Embedded, Measured
 from omnitune.documents.fit import Fitted, measured_dims
-from omnitune.documents.measure import Resampling, Test
+from omnitune.documents.measure import Resampling, Test, cosine_scorer, judge, reranked_scorer
+from omnitune.documents.negatives import FILE as NEGATIVES
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
-from omnitune.report.results import Case, Data, Document, Left, Page, Report, Run
+from omnitune.report.records import read_jsonl
+from omnitune.report.results import Case, Contrast, Data, Document, Left, Mining, Negative, Page, Report, Run
+
+NEGATIVES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,9 @@ class Story:
         embeddings: Folder with `base`, `finetuned` and, where there is one, `text`.
         command: How the run was started.
         seconds: Duration of every step.
+        mined: What the mining of hard negatives told, where there was one.
+        reranked: Name of the reranker, where the test was reranked.
+        distilled: Whether the retriever was trained on its scores.
         notes: Facts worth a sentence.
     """
 
@@ -39,7 +49,10 @@ class Story:
     embeddings: Path
     command: str
     seconds: Mapping[str, float]
-    notes: Sequence[str]
+    reranked: str = ""
+    distilled: bool = False
+    mined: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
 
 
 def tell(story: Story) -> Report:
@@ -50,6 +63,8 @@ def tell(story: Story) -> Report:
     embedded = {path.name: load_test(path) for path in story.embeddings.iterdir() if path.is_dir()}
     base = findings.measure_embedded("base", "page image", embedded["base"], test, everything)
     tuned = findings.measure_embedded("finetuned", "page image", embedded["finetuned"], test, everything)
+    assert base.all_pages is not None and tuned.all_pages is not None
+    more, further = _further(story, embedded, tuned, test, everything, resampling)
     dims = measured_dims(embedded["base"][1].shape[1], story.chosen.recipe)
     dimensions = findings.by_dimension(embedded["base"], embedded["finetuned"], test, dims, resampling)
     return Report(
@@ -68,13 +83,15 @@ def tell(story: Story) -> Report:
         ),
         dimensions=dimensions,
         systems=findings.systems(
-            [tuned, base, *_baselines(story, embedded, test, everything)], test, everything, resampling
+            [tuned, base, *more, *_baselines(story, embedded, test, everything)], test, everything, resampling
         ),
         sizes=findings.by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
         losses=story.fitted.losses,
         **_cases(story, base, tuned, test),
         data=_data(story, test, everything),
         run=_run(story),
+        mining=_mining(story),
+        further=further,
         clusters="pages",
     )
 
@@ -133,6 +150,63 @@ def _cases(story: Story, base: Measured, tuned: Measured, test: Test) -> dict[st
         "improved": findings.cases(findings.improved(before, after, count), before, after, test, show),
         "worst": findings.cases(findings.worst(before, after, count), before, after, test, show),
     }
+
+
+def _further(
+    story: Story,
+    embedded: Mapping[str, Embedded],
+    tuned: Measured,
+    test: Test,
+    everything: Test,
+    resampling: Resampling,
+) -> tuple[list[Measured], list[Contrast]]:
+    """What came after finetuning, each against the finetuned retriever."""
+    found = []
+    dim = embedded["finetuned"][1].shape[1]
+    if story.reranked:
+        kept = np.load(story.embeddings.parent / "rerank.npz")
+        queries, pages = embedded["finetuned"]
+        first = cosine_scorer(queries, pages[list(test.rows)])
+        depth = kept["candidates"].shape[1]
+        judged = judge(reranked_scorer(first, kept["candidates"], kept["scores"]), test)
+        name = f"finetuned, first {depth} reranked"
+        found.append((Measured(name=name, reads="page image", held_out=judged, all_pages=None),
+                      f"the first {depth} pages reranked by {story.reranked}"))  # fmt: skip
+    if story.distilled:
+        measured = findings.measure_embedded("distilled", "page image", embedded["distilled"], test, everything)
+        found.append((measured, "the reranker distilled into the retriever"))
+    contrasts = [
+        resampling.contrast(tuned.held_out, one.held_out, test, label=label, dim=dim, metric=findings.METRIC)
+        for one, label in found
+    ]
+    return [one for one, _ in found], contrasts
+
+
+def _mining(story: Story) -> Mining | None:
+    """The hardest negatives that were kept, one a query: where such a page answers its query, the rules are too lax."""
+    if story.mined is None:
+        return None
+    row = {page: number for number, page in enumerate(story.dataset.page_ids)}
+    show = page_shower(story.dataset)
+    rows = sorted(read_jsonl(story.embeddings.parent / NEGATIVES), key=lambda one: one["score"] - one["scores"][0])
+    by_query = {one["query"]: one for one in reversed(rows)}
+    hardest = sorted(by_query.values(), key=lambda one: one["score"] - one["scores"][0])[:NEGATIVES_SHOWN]
+    return Mining(
+        count=story.chosen.recipe.negatives.count,
+        pairs=story.mined["queries"],
+        without=story.mined["without"],
+        refused=story.mined["refused"],
+        examples=[
+            Negative(
+                query=one["query"],
+                expected=show(row[one["page_id"]]),
+                negative=show(row[one["negatives"][0]]),
+                score=one["score"],
+                negative_score=one["scores"][0],
+            )
+            for one in hardest
+        ],
+    )
 
 
 def _data(story: Story, test: Test, everything: Test) -> Data:

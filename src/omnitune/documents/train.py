@@ -19,9 +19,10 @@ from omnitune.documents.encoded import Say
 from omnitune.documents.evaluation import compare_on
 from omnitune.documents.fit import fit, last_checkpoint
 from omnitune.documents.hub_dataset import evaluator_of, load_rows
+from omnitune.documents.negatives import training_rows
 from omnitune.documents.recipe import Recipe, load_recipe
 from omnitune.documents.steps import Steps, digest
-from omnitune.errors import InputError, ResourceError
+from omnitune.errors import InputError, RecipeError, ResourceError
 from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.report.records import write_json
 from omnitune.runtime import writable_folder
@@ -54,6 +55,7 @@ def train(
 
     Raises:
         InputError: There is neither a folder nor a recipe with a dataset.
+        RecipeError: The recipe has a dataset of its own and wants negatives mined.
     """
     chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
     say(f"Model: {chosen.shown}. {chosen.why}")
@@ -68,6 +70,11 @@ def train(
             raise InputError(
                 "dataset: expected a folder that `omnitune prepare` made, or a recipe with a section 'dataset' such as "
                 "vdr-qwen3vl-2b, got neither"
+            )
+        if chosen.recipe.negatives.count:
+            raise RecipeError(
+                f"{chosen.recipe.source}: negatives.count: expected 0 with a recipe's own dataset, whose columns after "
+                f"the second are its negatives, got {chosen.recipe.negatives.count}"
             )
         rows, evaluator = load_rows(named), None
         if named.get("eval_name") or named.get("eval_split"):
@@ -86,7 +93,7 @@ def train(
 
 
 def train_on(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *, cost: str = "") -> Path:
-    """`train_step` on a prepared dataset, evaluated on its validation queries where there are some."""
+    """`train_step` on a prepared dataset and its hard negatives, evaluated on validation queries where it has some."""
     asked = dataset.validation
     evaluator = None
     if asked.queries:
@@ -94,8 +101,8 @@ def train_on(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *
         relevant = {query: pages & corpus.keys() for query, pages in asked.relevant.items()}
         size = chosen.recipe.evaluation.batch_size
         evaluator = InformationRetrievalEvaluator(asked.queries, corpus, relevant, batch_size=size, name="validation")
-    key = dataset.facts["fingerprint"]
-    return train_step(steps, chosen, dataset.train, key, say, cost=cost, evaluator=evaluator)
+    rows = training_rows(steps, chosen, dataset, say)
+    return train_step(steps, chosen, rows, dataset.facts["fingerprint"], say, cost=cost, evaluator=evaluator)
 
 
 def epochs_of(recipe: Recipe, rows: int) -> float:
@@ -132,7 +139,8 @@ def train_step(
     Returns:
         The model's directory.
     """
-    settings = {name: value for name, value in chosen.recipe.settings().items() if name != "evaluation"}
+    later = ("evaluation", "reranker")
+    settings = {name: value for name, value in chosen.recipe.settings().items() if name not in later}
     inputs = {"version": __version__, "dataset": key, "model": chosen.identity(), "settings": settings}
     place = steps.folder / "model"
 

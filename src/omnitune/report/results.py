@@ -59,14 +59,14 @@ class System:
         name: As shown.
         reads: What it sees of a page: `"page image"`, `"text layer"`.
         ndcg: NDCG@10 over the held-out documents.
-        all_pages: NDCG@10 over all pages.
+        all_pages: NDCG@10 over all pages; None where it was not measured.
         metrics: Further metrics over the held-out documents, by name.
     """
 
     name: str
     reads: str
     ndcg: Interval
-    all_pages: Interval
+    all_pages: Interval | None
     metrics: Mapping[str, float]
 
 
@@ -180,6 +180,36 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Negative:
+    """A training query, its page, and a hard negative of it, with the base model's scores of both pages."""
+
+    query: str
+    expected: Page
+    negative: Page
+    score: float
+    negative_score: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Mining:
+    """Hard negatives that were trained on.
+
+    Attributes:
+        count: Negatives of each pair.
+        pairs: Training pairs that have them.
+        without: Training pairs left out, because too few pages were allowed.
+        refused: Candidates that each rule refused, by the rule in words.
+        examples: Kept negatives worth looking at.
+    """
+
+    count: int
+    pairs: int
+    without: int
+    refused: Mapping[str, int]
+    examples: Sequence[Negative]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """How to get these numbers again.
 
@@ -225,6 +255,8 @@ class Report:
         worst: Queries that lost most or stayed worst, worst first.
         data: What it was trained and tested on.
         run: How to get it again.
+        mining: Hard negatives, where they were mined.
+        further: Steps after finetuning; each has the finetuned model as its base.
         clusters: Units that the bootstrap resampled, in words.
     """
 
@@ -242,6 +274,8 @@ class Report:
     worst: Sequence[Case]
     data: Data
     run: Run
+    mining: Mining | None = None
+    further: Sequence[Contrast] = ()
     clusters: str = "queries"
 
     def to_json(self) -> dict[str, Any]:

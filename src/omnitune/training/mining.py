@@ -54,6 +54,7 @@ def mine(
     excluded: Mapping[str, Pairs] | None = None,
     include_positives: bool = False,
     max_positives: int | None = None,
+    depth: int | None = None,
     similarity: str = "cosine",
     rescore: Rescore | None = None,
     queries_at_once: int = QUERIES_AT_ONCE,
@@ -69,6 +70,7 @@ def mine(
         excluded: Pairs that are no negatives though no positives either, by the reason, which is counted.
         include_positives: Whether positives stay among the candidates.
         max_positives: Most positives of one query; None counts them.
+        depth: Nearest documents to look at; None takes what `range_max`, positives and exclusions need.
         similarity: Name of the similarity.
         rescore: Another model's opinion of the candidates that are left, and of the positives; used where the rules
             compare scores.
@@ -78,8 +80,8 @@ def mine(
     most = positives.most() if max_positives is None else max_positives
     rescored = rescore is not None and rules.compares
     reach = rules.reach(most, rescored=rescored)
-    depth = reach + most + sum(pairs.most() for pairs in (excluded or {}).values())
-    candidates = _nearest(queries, corpus, depth, similarity, queries_at_once, device)
+    enough = reach + most + sum(pairs.most() for pairs in (excluded or {}).values())
+    candidates = _nearest(queries, corpus, depth or enough, similarity, queries_at_once, device)
     if not include_positives:
         candidates.refuse(POSITIVE, positives.among(candidates.documents))
     for reason, pairs in (excluded or {}).items():

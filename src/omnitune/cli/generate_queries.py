@@ -1,0 +1,45 @@
+"""`omnitune generate-queries`: questions about pages, written by a vision-language model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnitune.cli import console
+from omnitune.cli.finetune import QueryModelOption, RecipeOption
+from omnitune.errors import InputError
+
+
+def generate_queries(
+    dataset: Annotated[Path, typer.Argument(help="Folder that `omnitune prepare` made.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file: page_id, query, and why it would be dropped.")],
+    writer: Annotated[
+        str,
+        typer.Option("--queries", help="endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) or local.", metavar="WRITER"),
+    ] = "endpoint",
+    query_model: QueryModelOption = None,
+    recipe: RecipeOption = None,
+    per_page: Annotated[int | None, typer.Option("--per-page", min=1, help="Most queries of one page.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Pages to ask about, to look before you pay.")
+    ] = None,
+) -> None:
+    """Write queries for the training pages of a dataset; answers are kept, so that `finetune` does not pay again."""
+    from omnitune.documents.dataset import load
+    from omnitune.documents.recipe import Recipe, load_recipe
+    from omnitune.documents.writers import asking, generate, make_writer
+
+    settings = asking((Recipe() if recipe is None else load_recipe(recipe)).queries, writer, query_model)
+    if per_page is not None:
+        settings = dataclasses.replace(settings, per_page=per_page)
+    asker = make_writer(settings, console.say)
+    if asker is None:
+        raise InputError(
+            "queries: expected endpoint or local, got 'extractive', which `omnitune prepare` does by itself"
+        )
+    counts = generate(load(dataset), asker, out, limit=limit)
+    kept = counts.pop("", 0)
+    dropped = "".join(f"; {count:,} dropped: {reason}" for reason, count in counts.items())
+    console.say(f"{kept:,} queries kept{dropped}")
+    console.places("Results", {"queries": out})

@@ -1,0 +1,267 @@
+"""The reranker's steps of a run: candidates, training, the test reranked, and its scores taught to the retriever.
+
+out/
+candidates.jsonl   pages that the finetuned retriever confuses with the right one, for the training pairs
+reranker/          the cross encoder             rerank.npz   its order of each test query's first pages
+taught.jsonl       its scores of the candidates  distilled/   the retriever, trained on them
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, Image, List, Value
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from omnitune import losses
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.default_model import (
+    EMBEDDED,
+    GPU_BYTES,
+    Choice,
+    gpu_bytes,
+    loading,
+    minilm_folder,
+    model_identity,
+    read_page_files,
+)
+from omnitune.documents.encoded import Say, load_test
+from omnitune.documents.fit import run_trainer
+from omnitune.documents.measure import cosine_scorer
+from omnitune.documents.negatives import mine_pages
+from omnitune.documents.recipe import Reranking
+from omnitune.documents.steps import Steps
+from omnitune.documents.story import tests_of
+from omnitune.errors import CheckpointError
+from omnitune.losses import cross_encoder as pair_losses
+from omnitune.model.cross_encoder import ANSWERS, CrossEncoder
+from omnitune.model.encoders import SentenceTransformer
+from omnitune.modules import Transformer
+from omnitune.modules.logit_score import LogitScore
+from omnitune.report.records import read_jsonl, write_jsonl
+from omnitune.training.arguments import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
+from omnitune.training.cross_encoder import CrossEncoderTrainer
+from omnitune.training.trainer import SentenceTransformerTrainer
+
+VISION_LANGUAGE = "Qwen/Qwen3-VL-Reranker-2B"
+
+RIGHT = 10.0
+"""Label of the right page in a list; the others' is 0. Their softmax is all but 1 for the right one, which makes
+ListNet the cross-entropy of the right page against the others."""
+
+
+class RerankerSteps:
+    """The steps, in order; each does nothing where it is done.
+
+    Args:
+        steps: Of the run, whose retriever is finetuned and evaluated.
+        chosen: The retriever and the settings.
+        dataset: Pages and queries.
+        say: Told what is done.
+    """
+
+    def __init__(self, steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say) -> None:
+        self.steps, self.chosen, self.dataset, self.say = steps, chosen, dataset, say
+        self.settings: Reranking = chosen.recipe.reranker
+        self.name = self.settings.model or (VISION_LANGUAGE if gpu_bytes() >= GPU_BYTES else EMBEDDED)
+        self.size = chosen.recipe.evaluation.batch_size
+        self.out = steps.folder
+
+    def rerank(self) -> None:
+        """Mine candidates, train the reranker, and let it order the first pages of every test query."""
+        inputs = {
+            "train": self.steps.done["train"].key,
+            "negatives": self.chosen.recipe.settings()["negatives"],
+            "count": [self.settings.negatives, self.settings.range_max],
+        }
+        place = self.out / "candidates.jsonl"
+        candidates = self.steps.run("candidates", inputs, lambda _: self._mine(place), makes=[place])
+        settings = self.chosen.recipe.settings()["reranker"]
+        trained = {name: value for name, value in settings.items() if not name.startswith(("distill", "depth"))}
+        inputs = {"candidates": candidates.key, "model": model_identity(self.name), "settings": trained}
+        folder = self.out / "reranker"
+        reranker = self.steps.run("reranker", inputs, self._train, makes=[folder / "modules.json"])
+        inputs = {"reranker": reranker.key, "depth": self.settings.depth}
+        file = self.out / "rerank.npz"
+        self.steps.run("rerank", inputs, lambda _: self._rerank_test(file), makes=[file])
+
+    def distill(self) -> None:
+        """Score the candidates with the reranker, and train the retriever to agree."""
+        inputs = {"reranker": self.steps.done["reranker"].key}
+        place = self.out / "taught.jsonl"
+        taught = self.steps.run("teacher", inputs, lambda _: self._score_candidates(place), makes=[place])
+        settings = self.chosen.recipe.settings()["reranker"]
+        inputs = {"teacher": taught.key, **{name: settings[name] for name in settings if name.startswith("distill")}}
+        folder = self.out / "distilled"
+        self.steps.run("distill", inputs, self._teach, makes=[folder / "modules.json"])
+
+    # -- steps
+
+    def _mine(self, place: Path) -> dict[str, Any]:
+        model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
+        rules = replace(self.chosen.recipe.negatives, count=self.settings.negatives, range_max=self.settings.range_max)
+        known = self.out / "embeddings" / "finetuned" / "pages.npy"
+        return mine_pages(model, self.dataset, rules, place, known=known, batch_size=self.size)
+
+    def _train(self, key: str) -> str:
+        rows = list(read_jsonl(self.out / "candidates.jsonl"))
+        model = load_reranker(self.name, self.settings.max_length)
+        documents, kind = self._documents(model)
+        pages = [[row["page_id"], *row["negatives"]] for row in rows]
+        self.say(f"Training the reranker ({self.shown}): {len(rows):,} queries, {len(pages[0])} pages each")
+        listwise = self.settings.loss == "listwise"
+        asked = [row["query"] for row in rows]
+        if listwise:
+            columns = {
+                "query": asked,
+                "page": [[documents(page) for page in some] for some in pages],
+                "labels": [[RIGHT, *[0.0] * (len(some) - 1)] for some in pages],
+            }
+            features = {"query": Value("string"), "page": List(kind), "labels": List(Value("float32"))}
+        else:
+            columns = {
+                "query": [query for query, some in zip(asked, pages, strict=True) for _ in some],
+                "page": [documents(page) for some in pages for page in some],
+                "label": [float(place == 0) for some in pages for place in range(len(some))],
+            }
+            features = {"query": Value("string"), "page": kind, "label": Value("float32")}
+        loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
+        batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
+        checkpoints = self.out / "checkpoints" / key
+        trainer = CrossEncoderTrainer(
+            model=model,
+            args=CrossEncoderTrainingArguments(
+                **self._arguments(checkpoints, self.settings.num_train_epochs, self.settings.learning_rate, batch)
+            ),
+            train_dataset=Dataset.from_dict(columns, features=Features(features)),
+            loss=loss,
+        )
+        run_trainer(trainer, checkpoints)
+        model.save_pretrained(str(self.out / "reranker"))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return self.shown
+
+    def _rerank_test(self, file: Path) -> None:
+        test, _ = tests_of(self.dataset)
+        asked, pages = load_test(self.out / "embeddings" / "finetuned")
+        rows = np.asarray(test.rows)
+        scores = cosine_scorer(asked, pages[rows])(slice(None))
+        first = scores.topk(min(self.settings.depth, len(rows)), dim=1).indices.numpy()
+        model = self._reranker()
+        documents, _ = self._documents(model)
+        ids = self.dataset.page_ids
+        pairs = [
+            (query, documents(ids[rows[column]]))
+            for query, columns in zip(test.queries, first, strict=True)
+            for column in columns
+        ]
+        self.say(f"Reranking the first {first.shape[1]} pages of {len(test.queries):,} test queries")
+        found = model.predict(pairs, batch_size=self.size)
+        np.savez(file, candidates=first, scores=np.asarray(found, dtype=np.float32).reshape(first.shape))
+
+    def _score_candidates(self, place: Path) -> None:
+        rows = list(read_jsonl(self.out / "candidates.jsonl"))
+        model = self._reranker()
+        documents, _ = self._documents(model)
+        self.say(f"Scoring {sum(1 + len(row['negatives']) for row in rows):,} pairs with the reranker")
+        pairs = [(row["query"], documents(page)) for row in rows for page in (row["page_id"], *row["negatives"])]
+        found = np.asarray(model.predict(pairs, batch_size=self.size), dtype=np.float64).reshape(len(rows), -1)
+        write_jsonl(place, ({**row, "teacher": scores} for row, scores in zip(rows, found.tolist(), strict=True)))
+
+    def _teach(self, key: str) -> None:
+        rows = list(read_jsonl(self.out / "taught.jsonl"))
+        model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
+        path = {page: item["path"] for page, item in self.dataset.corpus.items()}
+        columns: dict[str, Any] = {
+            "query": [row["query"] for row in rows],
+            "page": [path[row["page_id"]] for row in rows],
+        }
+        for place in range(self.settings.negatives):
+            columns[f"negative_{place + 1}"] = [path[row["negatives"][place]] for row in rows]
+        features = {name: Value("string") if name == "query" else Image() for name in columns}
+        columns["scores"] = [row["teacher"] for row in rows]
+        features["scores"] = List(Value("float32"))
+        self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
+        checkpoints = self.out / "checkpoints" / key
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                **self._arguments(
+                    checkpoints,
+                    self.settings.distill_epochs,
+                    self.settings.distill_learning_rate,
+                    self.settings.batch_size,
+                )
+            ),
+            train_dataset=Dataset.from_dict(columns, features=Features(features)),
+            loss=losses.MarginMSELoss(model),
+        )
+        run_trainer(trainer, checkpoints)
+        model.save_pretrained(str(self.out / "distilled"))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    # -- parts
+
+    @property
+    def shown(self) -> str:
+        """The reranker's name as people read it."""
+        return "MiniLM on the read text of a page" if self.name == EMBEDDED else self.name
+
+    def _arguments(self, folder: Path, epochs: float, rate: float, batch: int) -> dict[str, Any]:
+        return {
+            "output_dir": str(folder),
+            "num_train_epochs": epochs,
+            "per_device_train_batch_size": batch,
+            "learning_rate": rate,
+            "warmup_ratio": 0.1,
+            "seed": self.settings.seed,
+            "save_strategy": "steps",
+            "save_steps": 0.25,
+            "save_total_limit": 1,
+            "logging_steps": 5,
+            "report_to": "none",
+            "use_cpu": bool(self.chosen.recipe.training.get("use_cpu", False)),
+        }
+
+    def _reranker(self) -> CrossEncoder:
+        return CrossEncoder(str(self.out / "reranker"))
+
+    def _documents(self, model: CrossEncoder) -> tuple[Callable[[str], Any], Any]:
+        """What the reranker sees of a page, by page id, and the type of a column of it."""
+        if model.supports("image"):
+            return self.dataset.corpus.__getitem__, Image()
+        return self._readings.__getitem__, Value("string")
+
+    @cached_property
+    def _readings(self) -> dict[str, str]:
+        paths = [Path(item["path"]) for item in self.dataset.pages]
+        return dict(zip(self.dataset.page_ids, read_page_files(paths), strict=True))
+
+
+def load_reranker(name: str, max_length: int | None = None) -> CrossEncoder:
+    """A cross encoder by name: the embedded one, a saved one, or a vision-language model that answers yes or no.
+
+    Raises:
+        CheckpointError: It is a bare vision-language model whose tokenizer lacks the answers.
+    """
+    if name == EMBEDDED:
+        return CrossEncoder(str(minilm_folder()), num_labels=1, max_length=max_length)
+    saved = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False)
+    if saved is not None or not hasattr(AutoConfig.from_pretrained(name), "vision_config"):
+        return CrossEncoder(name, num_labels=1 if saved is None else None)
+    transformer = Transformer(
+        name, transformer_task="any-to-any", processing_kwargs={"chat_template": {"add_generation_prompt": True}}
+    )
+    vocabulary = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
+    missing = [answer for answer in ANSWERS if answer not in vocabulary]
+    if missing:
+        raise CheckpointError(
+            f"{name}: expected a tokenizer with the tokens {list(ANSWERS)}, got none for {missing}; "
+            "name a vision-language model that answers in words"
+        )
+    return CrossEncoder(modules=[transformer, LogitScore(*(vocabulary[answer] for answer in ANSWERS))])

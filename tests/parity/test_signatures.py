@@ -40,7 +40,7 @@ PATHS = (
 OURS_ALONE = {
     "": {
         "BatchSamplers", "DEFAULT_POLICY", "MediaPolicy", "MultiDatasetBatchSamplers", "documents",
-        "errors", "modules", "search",
+        "encode_to_disk", "errors", "modules", "search",
     },
     "losses": {"Loss", "Strategy"},
     "sentence_transformer.losses": {"Loss", "Strategy"},
@@ -63,6 +63,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
     "SentenceTransformerTrainingArguments.__init__": {
         "activation_memory": EXTENSION,
+        "tower_cache": EXTENSION,
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",
     },

@@ -1,6 +1,6 @@
 """Worker: some training steps with one library, in a process of its own.
 
-Prints one JSON line: loss of every step, seconds of every step, and the process's peak memory in bytes.
+Prints one JSON line: loss, seconds and processor seconds of every step, and the process's peak memory in bytes.
 """
 
 import argparse
@@ -34,12 +34,15 @@ def main() -> None:
 
     class Clock(TrainerCallback):
         marks: list[float] = []
+        work: list[float] = []
 
         def on_step_begin(self, *_args, **_kwargs):
             self.marks.append(-time.perf_counter())
+            self.work.append(-time.process_time())
 
         def on_step_end(self, *_args, **_kwargs):
             self.marks[-1] += time.perf_counter()
+            self.work[-1] += time.process_time()
 
     model = library.SentenceTransformer(str(checkpoint(options)), device="cpu")
     if options.lora:
@@ -63,7 +66,11 @@ def main() -> None:
     before = peak()
     trainer.train()
     seen = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    print(json.dumps({"losses": seen, "seconds": Clock.marks, "peak": peak(), "before": before}))
+    print(
+        json.dumps(
+            {"losses": seen, "seconds": Clock.marks, "cpu_seconds": Clock.work, "peak": peak(), "before": before}
+        )
+    )
 
 
 def peak() -> int:

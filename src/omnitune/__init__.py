@@ -24,6 +24,7 @@ _HOME = {
     "SentenceTransformerTrainer": "omnitune.training.trainer",
     "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
     "SimilarityFunction": "omnitune.ops.similarity",
+    "encode_to_disk": "omnitune.model.to_disk",
     "quantize_embeddings": "omnitune.ops.quantize",
 }
 _ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
     from omnitune.model.cross_encoder import CrossEncoder as CrossEncoder
     from omnitune.model.encoders import SentenceTransformer as SentenceTransformer
+    from omnitune.model.to_disk import encode_to_disk as encode_to_disk
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
     from omnitune.report.card import CrossEncoderModelCardData as CrossEncoderModelCardData

@@ -47,7 +47,7 @@ PATHS = (
 OURS_ALONE = {
     "": {
         "BatchSamplers", "DEFAULT_POLICY", "MediaPolicy", "MultiDatasetBatchSamplers", "documents",
-        "errors", "modules", "search",
+        "encode_to_disk", "errors", "modules", "search",
     },
     "cross_encoder.losses": {"BaseWeightingScheme", "ListLoss", "PairLoss"},
     "losses": {"Loss", "Strategy"},
@@ -87,6 +87,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
     "SentenceTransformerTrainingArguments.__init__": {
         "activation_memory": EXTENSION,
+        "tower_cache": EXTENSION,
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",
     },

@@ -6,7 +6,7 @@ other directions.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss, described
 from omnitune.losses.strategies import Strategy
+from omnitune.ops.blocks import mean_in_blocks
 from omnitune.ops.collectives import gather_columns, world_size
 from omnitune.ops.objectives import Direction, HardnessMode, PartitionMode, multiple_negatives
-from omnitune.ops.similarity import cos_sim, dot_score, nested_similarity
+from omnitune.ops.similarity import cos_sim, dot_score, nested_similarity, normalize_embeddings
 from omnitune.types import Embeddings, Objective
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,15 @@ class MultipleNegativesRankingLoss(Loss):
         """Contrastive loss of `(rows, dim)` embeddings: queries, positives, then negatives."""
         del labels
         batch = self._candidates(embeddings)
-        scores = {d: self.similarity_fct(*pair) for d, pair in batch.pairs(self.directions).items()}
-        return self._loss(scores, batch)
+        similarity = self.similarity_fct
+        if similarity is cos_sim:  # once a matrix, not once a block and direction
+            batch, similarity = batch.normalized(), dot_score
+
+        def block(start: int, stop: int) -> Tensor:
+            rows = batch.block(start, stop)
+            return self._loss({d: similarity(*pair) for d, pair in rows.pairs(self.directions).items()}, rows)
+
+        return mean_in_blocks(block, batch.count, batch.scores_per_query(self.directions))
 
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
@@ -91,9 +99,15 @@ class MultipleNegativesRankingLoss(Loss):
         if self.similarity_fct not in (cos_sim, dot_score):
             return super().objective_at(embeddings, labels, dims)
         batch = self._candidates(embeddings)
-        # Truncations have unit length, so their dot product is their cosine.
-        nested = {d: nested_similarity(*pair, dims) for d, pair in batch.pairs(self.directions).items()}
-        return [self._loss({d: scores[i] for d, scores in nested.items()}, batch) for i in range(len(dims))]
+
+        def block(start: int, stop: int) -> Tensor:
+            rows = batch.block(start, stop)
+            # Truncations have unit length, so their dot product is their cosine.
+            nested = {d: nested_similarity(*pair, dims) for d, pair in rows.pairs(self.directions).items()}
+            return torch.stack([self._loss({d: s[i] for d, s in nested.items()}, rows) for i in range(len(dims))])
+
+        scores = batch.scores_per_query(self.directions) * len(dims)
+        return list(mean_in_blocks(block, batch.count, scores).unbind())
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
         """How many candidates compete with each positive, over all ranks where they are gathered."""
@@ -279,6 +293,23 @@ class _Candidates:
     def own(self) -> Tensor:
         """Rows of this rank's queries `(count,)`, int64."""
         return torch.arange(self.offset, self.offset + self.count, device=self.queries.device)
+
+    def block(self, start: int, stop: int) -> "_Candidates":
+        """The same candidates for some of the queries."""
+        return replace(self, offset=self.offset + start, count=stop - start)
+
+    def normalized(self) -> "_Candidates":
+        """The same with every row scaled to unit length, in float32 at least."""
+        queries, *documents = (
+            normalize_embeddings(column.to(torch.promote_types(column.dtype, torch.float32)))
+            for column in (self.queries, *self.documents)
+        )
+        return replace(self, queries=queries, documents=documents)
+
+    def scores_per_query(self, directions: Iterable[Direction]) -> int:
+        """Candidates that one query meets in all directions."""
+        documents = sum(map(len, self.documents))
+        return sum(documents if d.endswith("doc") else len(self.queries) for d in set(directions))
 
     def pairs(self, directions: Iterable[Direction]) -> dict[Direction, tuple[Tensor, Tensor]]:
         """What to compare with what, for each direction whose scores are not part of another's."""

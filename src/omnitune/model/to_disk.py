@@ -1,0 +1,111 @@
+"""Encoding a corpus into a file: more vectors than fit in memory, and a run that was stopped goes on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from omnitune import runtime
+from omnitune.errors import InputError
+from omnitune.inputs.fingerprint import fingerprint
+from omnitune.model.encoders import SentenceTransformer
+
+ROWS_AT_ONCE = 8_192
+"""Rows that are encoded, written and noted as done together; what a stop can lose."""
+
+Vectors: TypeAlias = "np.memmap[Any, np.dtype[Any]]"
+
+Role = Literal["document", "query"]
+
+
+def encode_to_disk(
+    model: SentenceTransformer,
+    inputs: Sequence[Any],
+    path: str | Path,
+    *,
+    role: Role = "document",
+    rows_at_once: int = ROWS_AT_ONCE,
+    **options: Any,
+) -> Vectors:
+    """Embed a corpus into a `.npy` file, going on where an earlier call with the same arguments was stopped.
+
+    Args:
+        model: A dense encoder.
+        inputs: Anything with a length whose items can be asked for by number, such as a list or a dataset's column;
+            only the rows at hand are read.
+        path: The file; it appears when it is whole. Until then its rows are in `<path>.partial`.
+        role: Whether the model's prompt for documents or the one for queries applies.
+        rows_at_once: Rows that are encoded and written together.
+        **options: Of `encode`, such as `batch_size`, `normalize_embeddings`, `truncate_dim`, `precision`.
+
+    Returns:
+        `(items, dim)`, a memory map of the file, read-only.
+
+    Raises:
+        InputError: There are no inputs, `rows_at_once` is not positive, or an option would not give one array.
+        MediaError: An input cannot be read; its row is named.
+    """
+    target = Path(path)
+    _check(inputs, rows_at_once, options)
+    if target.exists():
+        raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
+    facts = target.with_name(target.name + ".json")
+    partial = target.with_name(target.name + ".partial")
+    key = _key(model, inputs, role, options)
+    done = _done(facts, partial, key)
+    encode = model.encode_query if role == "query" else model.encode_document
+    array: Vectors | None = open_memmap(partial, mode="r+") if done else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    while done < len(inputs):
+        stop = min(done + rows_at_once, len(inputs))
+        rows = encode([inputs[i] for i in range(done, stop)], **options)
+        if array is None:
+            array = open_memmap(partial, mode="w+", dtype=rows.dtype, shape=(len(inputs), rows.shape[1]))
+        array[done:stop] = rows
+        array.flush()
+        done = stop
+        # Noted after the rows are on the disk: a stop in between costs these rows, and never leaves a gap.
+        with runtime.writing(facts) as temporary:
+            temporary.write_text(json.dumps({"key": key, "done": done}))
+    del array
+    partial.replace(target)
+    facts.unlink()
+    return open_memmap(target, mode="r")
+
+
+def _check(inputs: Sequence[Any], rows_at_once: int, options: dict[str, Any]) -> None:
+    if not len(inputs):
+        raise InputError("inputs: expected at least one item, got none")
+    if rows_at_once < 1:
+        raise InputError(f"rows_at_once: expected a positive number, got {rows_at_once}")
+    wrong = sorted(options.keys() & {"convert_to_tensor", "convert_to_numpy", "output_value"})
+    if wrong:
+        raise InputError(f"options: expected options that give one array of embeddings, got {wrong}")
+    if options.get("precision") in ("int8", "uint8"):
+        raise InputError(
+            f"precision: expected float32, binary or ubinary, got {options['precision']!r}, whose ranges need all "
+            "embeddings; encode in float32 and quantize with omnitune.quantize_embeddings"
+        )
+
+
+def _done(facts: Path, partial: Path, key: str) -> int:
+    """Rows that a stopped run with the same key left."""
+    if not facts.exists() or not partial.exists():
+        return 0
+    saved = json.loads(facts.read_text())
+    return int(saved["done"]) if saved["key"] == key else 0
+
+
+def _key(model: SentenceTransformer, inputs: Sequence[Any], role: str, options: dict[str, Any]) -> str:
+    """What the rows depend on: weights, arguments, the number of inputs and the content of the first and the last."""
+    made = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        made.update(f"{name} {tuple(tensor.shape)} {float(tensor.double().sum())!r}".encode())
+    ends = [fingerprint(item, model.modality_of(item)) for item in (inputs[0], inputs[len(inputs) - 1])]
+    plain = {name: value for name, value in options.items() if name not in ("show_progress_bar", "batch_size")}
+    made.update(repr((role, sorted(plain.items()), model.prompts, model.truncate_dim, len(inputs), ends)).encode())
+    return made.hexdigest()

@@ -206,7 +206,7 @@ SAMPLES = [
 @pytest.mark.parametrize(
     "options",
     [{}, {"name": "x", "truncate_dim": 3, "at_k": 3}, {"use_batched_encoding": False}, {"similarity_fct": dot_score}],
-    ids=str,
+    ids=", ".join,
 )
 def test_reranking(carded, tmp_path, options):
     compare("RerankingEvaluator", carded(levels=100), tmp_path, SAMPLES, **options)
@@ -231,7 +231,7 @@ def asked(table):
             "duplicates_dict": asked({"s1": ["s3", "s5"], "s3": ["s1"], "s7": []}),
         },
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_paraphrase_mining(carded, tmp_path, options):
     # No two scores tie but those of equal sentences: which of equal pairs are kept is a matter of chance there.
@@ -277,7 +277,7 @@ def nano_beir(tmp_path_factory):
         {"dataset_names": ["nq", "msmarco"], "score_functions": {"dot": dot_score, "cosine": cos_sim}},
         {"dataset_names": ["nq"], "corpus_prompts": {"nq": "page: "}, "main_score_function": "cosine"},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_nano_beir(carded, nano_beir, tmp_path, options):
     compare("NanoBEIREvaluator", carded(dim=4, levels=1), tmp_path, dataset_id=nano_beir, **options)

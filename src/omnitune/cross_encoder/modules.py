@@ -1,5 +1,5 @@
 """Modules of the cross-encoder family, under Sentence Transformers' path."""
 
-from omnitune.modules import LogitScore
+from omnitune.modules import Dense, InputModule, LogitScore, Module, Router, Transformer
 
-__all__ = ["LogitScore"]
+__all__ = ["Dense", "InputModule", "LogitScore", "Module", "Router", "Transformer"]

@@ -85,7 +85,7 @@ def test_what_a_run_leaves(finished):
     kept = np.load(out / "rerank.npz")
     report = json.loads((out / "report.json").read_text())
     assert kept["scores"].shape == (report["data"]["test_queries"], 3)
-    assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
+    assert not (out / "checkpoints").exists()
     assert sum("Training the reranker" in line for line in said) == 1  # the second run went on from the first
 
 

@@ -132,7 +132,7 @@ class RerankerSteps:
             features = {"query": Value("string"), "page": kind, "label": Value("float32")}
         loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
         batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
-        checkpoints = self.out / "checkpoints" / key
+        checkpoints = self._checkpoints(key)
         trainer = CrossEncoderTrainer(
             model=model,
             args=CrossEncoderTrainingArguments(
@@ -143,7 +143,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "reranker"))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(checkpoints.parent)
         return self.shown
 
     def _rerank_test(self, file: Path) -> None:
@@ -187,7 +187,7 @@ class RerankerSteps:
         columns["scores"] = [row["teacher"] for row in rows]
         features["scores"] = List(Value("float32"))
         self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
-        checkpoints = self.out / "checkpoints" / key
+        checkpoints = self._checkpoints(key)
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
@@ -203,7 +203,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "distilled"))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(checkpoints.parent)
 
     # -- parts
 
@@ -211,6 +211,15 @@ class RerankerSteps:
     def shown(self) -> str:
         """The reranker's name as people read it."""
         return "MiniLM on the read text of a page" if self.name == EMBEDDED else self.name
+
+    def _checkpoints(self, key: str) -> Path:
+        """Folder of a training's checkpoints; those of trainings with other settings are removed."""
+        folder = self.out / "checkpoints" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.glob("*"):
+            if other != folder:
+                shutil.rmtree(other)
+        return folder
 
     def _arguments(self, folder: Path, epochs: float, rate: float, batch: int) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from omnitune.cli.main import app
 from omnitune.documents import load
 from omnitune.search import open_index
 
-COMMANDS = ("finetune", "demo", "prepare", "train", "evaluate", "search")
+COMMANDS = ("finetune", "distill", "demo", "prepare", "generate-queries", "train", "evaluate", "search")
 RECIPE = """
 prepare: {width: 240, test: [kitchen.pdf], workers: 1}
 training:
@@ -187,6 +187,26 @@ def test_demo_of_an_installed_wheel_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(demo_command.omnitune, "__file__", str(tmp_path / "lib" / "x" / "omnitune" / "__init__.py"))
     text = run("demo", "--out", tmp_path / "out", code=1)
     assert "run it in a checkout" in text and "omnitune finetune FOLDER" in text
+
+
+def test_options_reach_the_pipeline_and_the_reports_command(monkeypatch, tmp_path, manuals):
+    given = {}
+
+    def stop(*args, **kwargs):
+        given.update(kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omnitune.documents.pipeline.finetune", stop)
+    out = tmp_path / "out"
+    words = ["--negatives", "4", "--queries", "local", "--query-model", "m", "--reranker", "--reranker-model", "r"]
+    run("finetune", manuals, "--out", out, *words, code=130)
+    expected = {"negatives": 4, "queries": "local", "query_model": "m", "reranker": True, "reranker_model": "r"}
+    assert {name: given[name] for name in expected} == expected
+    assert given["command"] == " ".join(["omnitune", "finetune", str(manuals), "--out", str(out), *words])
+    given.clear()
+    run("distill", manuals, "--out", out, "--recipe", "demo", code=130)
+    assert given["distill"] and given["recipe"] == "demo" and "negatives" not in given
+    assert given["command"] == f"omnitune distill {manuals} --out {out} --recipe demo"
 
 
 def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):

@@ -180,3 +180,17 @@ def test_the_recipes_of_a_checkout_are_those_of_the_package():
 
     checkout = Path(omnitune.__file__).parents[2] / "recipes"
     assert checkout.resolve() == next(iter(bundled_recipes().values())).parent
+
+
+def test_sections_of_the_pipelines_own_steps():
+    recipe = parse_recipe(
+        "negatives: {count: 4, sampling: top, relative_margin: null}\n"
+        "queries: {writer: local, model: some/model}\n"
+        "reranker: {loss: bce, negatives: 2}\n",
+        source="my.yaml",
+    )
+    assert (recipe.negatives.count, recipe.negatives.sampling, recipe.negatives.relative_margin) == (4, "top", None)
+    assert (recipe.queries.writer, recipe.reranker.loss) == ("local", "bce")
+    assert "negatives.sampling: expected one of 'random', 'top'" in refused("negatives: {sampling: nearest}")
+    assert "queries.writer: expected one of 'extractive', 'endpoint', 'local'" in refused("queries: {writer: magic}")
+    assert "did you mean 'neighbours'?" in refused("negatives: {neighbors: 2}")

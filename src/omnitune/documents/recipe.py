@@ -118,7 +118,7 @@ class Reranking:
         range_max: See `Negatives`; its other rules hold here too.
         depth: Pages that are reranked for a test query.
         loss: `listwise` trains on a query's pages against each other, `bce` on each by itself.
-        max_length: Most tokens of a pair.
+        max_length: Most tokens of a pair, for the embedded reranker; others know theirs.
         num_train_epochs: Of the reranker.
         batch_size: Queries of a training step.
         learning_rate: Of the reranker.

@@ -18,7 +18,7 @@ from datasets import Dataset, Features, Image, List, Value
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from omnitune import losses
+from omnitune import losses, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.default_model import (
     EMBEDDED,
@@ -49,6 +49,9 @@ from omnitune.training.cross_encoder import CrossEncoderTrainer
 from omnitune.training.trainer import SentenceTransformerTrainer
 
 VISION_LANGUAGE = "Qwen/Qwen3-VL-Reranker-2B"
+
+_MACHINE = ("use_cpu", "bf16", "fp16")
+"""Training arguments that say what the machine can do: the retriever's hold for the reranker."""
 
 RIGHT = 10.0
 """Label of the right page in a list; the others' is 0. Their softmax is all but 1 for the right one, which makes
@@ -110,7 +113,14 @@ class RerankerSteps:
 
     def _train(self, key: str) -> str:
         rows = list(read_jsonl(self.out / "candidates.jsonl"))
-        model = load_reranker(self.name, self.settings.max_length)
+        recipe = self.chosen.recipe
+        if self.name == EMBEDDED:
+            model = load_reranker(self.name, self.settings.max_length)
+        else:  # the retriever's precision, pixels and adapters: what fits the machine for one fits it for the other
+            kept = {name: recipe.model.get(name) for name in ("model_kwargs", "processor_kwargs")}
+            model = load_reranker(self.name, **kept)
+            if recipe.lora is not None:
+                model.add_adapter(runtime.require("peft", extra="lora").LoraConfig(**recipe.lora))
         documents, kind = self._documents(model)
         pages = [[row["page_id"], *row["negatives"]] for row in rows]
         self.say(f"Training the reranker ({self.shown}): {len(rows):,} queries, {len(pages[0])} pages each")
@@ -132,7 +142,7 @@ class RerankerSteps:
             features = {"query": Value("string"), "page": kind, "label": Value("float32")}
         loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
         batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
-        checkpoints = self.out / "checkpoints" / key
+        checkpoints = self._checkpoints(key)
         trainer = CrossEncoderTrainer(
             model=model,
             args=CrossEncoderTrainingArguments(
@@ -143,7 +153,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "reranker"))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(checkpoints.parent)
         return self.shown
 
     def _rerank_test(self, file: Path) -> None:
@@ -187,7 +197,7 @@ class RerankerSteps:
         columns["scores"] = [row["teacher"] for row in rows]
         features["scores"] = List(Value("float32"))
         self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
-        checkpoints = self.out / "checkpoints" / key
+        checkpoints = self._checkpoints(key)
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
@@ -203,7 +213,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "distilled"))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(checkpoints.parent)
 
     # -- parts
 
@@ -211,6 +221,15 @@ class RerankerSteps:
     def shown(self) -> str:
         """The reranker's name as people read it."""
         return "MiniLM on the read text of a page" if self.name == EMBEDDED else self.name
+
+    def _checkpoints(self, key: str) -> Path:
+        """Folder of a training's checkpoints; those of trainings with other settings are removed."""
+        folder = self.out / "checkpoints" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.glob("*"):
+            if other != folder:
+                shutil.rmtree(other)
+        return folder
 
     def _arguments(self, folder: Path, epochs: float, rate: float, batch: int) -> dict[str, Any]:
         return {
@@ -225,11 +244,11 @@ class RerankerSteps:
             "save_total_limit": 1,
             "logging_steps": 5,
             "report_to": "none",
-            "use_cpu": bool(self.chosen.recipe.training.get("use_cpu", False)),
+            **{name: self.chosen.recipe.training[name] for name in _MACHINE if name in self.chosen.recipe.training},
         }
 
     def _reranker(self) -> CrossEncoder:
-        return CrossEncoder(str(self.out / "reranker"))
+        return CrossEncoder(str(self.out / "reranker"), **loading(self.chosen.recipe))
 
     def _documents(self, model: CrossEncoder) -> tuple[Callable[[str], Any], Any]:
         """What the reranker sees of a page, by page id, and the type of a column of it."""
@@ -243,8 +262,20 @@ class RerankerSteps:
         return dict(zip(self.dataset.page_ids, read_page_files(paths), strict=True))
 
 
-def load_reranker(name: str, max_length: int | None = None) -> CrossEncoder:
+def load_reranker(
+    name: str,
+    max_length: int | None = None,
+    *,
+    model_kwargs: dict[str, Any] | None = None,
+    processor_kwargs: dict[str, Any] | None = None,
+) -> CrossEncoder:
     """A cross encoder by name: the embedded one, a saved one, or a vision-language model that answers yes or no.
+
+    Args:
+        name: `"embedded"`, a directory or a repository.
+        max_length: Most tokens of a pair, for the embedded one; others know theirs.
+        model_kwargs: For the backbone, such as `dtype`.
+        processor_kwargs: For the processor, such as `max_pixels`.
 
     Raises:
         CheckpointError: It is a bare vision-language model whose tokenizer lacks the answers.
@@ -253,9 +284,18 @@ def load_reranker(name: str, max_length: int | None = None) -> CrossEncoder:
         return CrossEncoder(str(minilm_folder()), num_labels=1, max_length=max_length)
     saved = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False)
     if saved is not None or not hasattr(AutoConfig.from_pretrained(name), "vision_config"):
-        return CrossEncoder(name, num_labels=1 if saved is None else None)
+        return CrossEncoder(
+            name,
+            num_labels=1 if saved is None else None,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+        )
     transformer = Transformer(
-        name, transformer_task="any-to-any", processing_kwargs={"chat_template": {"add_generation_prompt": True}}
+        name,
+        transformer_task="any-to-any",
+        processing_kwargs={"chat_template": {"add_generation_prompt": True}},
+        model_kwargs=model_kwargs,
+        processor_kwargs=processor_kwargs,
     )
     vocabulary = transformer.tokenizer.get_vocab() if transformer.tokenizer is not None else {}
     missing = [answer for answer in ANSWERS if answer not in vocabulary]

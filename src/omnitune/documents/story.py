@@ -183,14 +183,14 @@ def _further(
 
 
 def _mining(story: Story) -> Mining | None:
-    """The hardest negatives that were kept, one a query: where such a page answers its query, the rules are too lax."""
+    """With the negatives that the base model likes best, one a query: where they answer it, the rules are too lax."""
     if story.mined is None:
         return None
     row = {page: number for number, page in enumerate(story.dataset.page_ids)}
     show = page_shower(story.dataset)
-    rows = sorted(read_jsonl(story.embeddings.parent / NEGATIVES), key=lambda one: one["score"] - one["scores"][0])
-    by_query = {one["query"]: one for one in reversed(rows)}
-    hardest = sorted(by_query.values(), key=lambda one: one["score"] - one["scores"][0])[:NEGATIVES_SHOWN]
+    rows = sorted(read_jsonl(story.embeddings.parent / NEGATIVES), key=lambda one: one["scores"][0])
+    by_query = {one["query"]: one for one in rows}
+    hardest = sorted(by_query.values(), key=lambda one: -one["scores"][0])[:NEGATIVES_SHOWN]
     return Mining(
         count=story.chosen.recipe.negatives.count,
         pairs=story.mined["queries"],

@@ -13,6 +13,7 @@ from omnitune.errors import MediaError, MediaNotFoundError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import modality_of
 from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.model import engine as engine_module
 from omnitune.model.engine import AHEAD, Engine
 from omnitune.model.family import DENSE
 from omnitune.types import Column
@@ -177,3 +178,19 @@ def test_modes_come_back_when_the_last_thread_leaves() -> None:
     assert not model.drop.training, "the second still computes"
     second.__exit__(None, None, None)
     assert model.training and model.drop.training
+
+
+def test_a_mini_batch_ends_before_items_that_would_be_mostly_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "ENOUGH_TOKENS", {"cpu": 150})
+    model = Recorder()
+    items = ["x" * n for n in (200, 199, 198, 100, 99, 98, 97, 20)]
+    assert encode(Engine(model), [Column(name="t", items=items)], mini_batch_size=8) == [[*map(len, items)]]
+    assert sorted([*map(len, batch)] for batch in model.batches) == [[100, 99, 98, 97, 20], [200, 199, 198]]
+
+
+def test_cut_texts_are_still_ordered_by_length() -> None:
+    model = Recorder()
+    model.cost_rule = CostRule(max_tokens=5)
+    items = ["x" * n for n in (90, 400, 80, 300)]
+    encode(Engine(model), [Column(name="t", items=items)], mini_batch_size=2)
+    assert sorted([*map(len, batch)] for batch in model.batches) == [[90, 80], [400, 300]]

@@ -39,6 +39,12 @@ WORKERS = 2
 DEFAULT_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """Padded tokens a mini-batch holds where no size is asked for."""
 
+ENOUGH_TOKENS = {"cpu": 1_024, "cuda": 8_192}
+"""Padded tokens from which on a mini-batch is full if the next item is much narrower than its widest."""
+
+MUCH_NARROWER = 0.9
+"""Share of the widest item's cost: what is below it would be padding for the most part of one more mini-batch."""
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -50,6 +56,7 @@ class _Lane:
     items: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
     tower: str | None = None
@@ -87,6 +94,8 @@ class _Draft:
         lane.items.append(item)
         lane.places.append(column.place(index))
         lane.costs.append(cost)
+        # Texts that are cut cost the same by estimate, not in fact: the estimate of a token's characters may be off.
+        lane.lengths.append(len(item) if isinstance(item, str) else 0)
         lane.keys.append(key)
         return lane, len(lane.items) - 1
 
@@ -170,15 +179,20 @@ class Engine:
         """
         draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers)
         slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]
+        kind = "cpu" if self.model.device.type == "cpu" else "cuda"
         if mini_batch_size is None and mini_batch_num_tokens is None:
-            mini_batch_num_tokens = DEFAULT_TOKENS.get(self.model.device.type, DEFAULT_TOKENS["cuda"])
-        rows_at_most = None if mini_batch_num_tokens is not None else mini_batch_size
+            mini_batch_num_tokens = DEFAULT_TOKENS[kind]
+        limits = _Limits(
+            rows=None if mini_batch_num_tokens is not None else mini_batch_size,
+            tokens=mini_batch_num_tokens,
+            enough=ENOUGH_TOKENS[kind],
+        )
         mini_batches: list[MiniBatch] = []
         row_of: dict[tuple[int, int], int] = {}
         for lane in draft.lanes.values():
-            order = sorted(range(len(lane.items)), key=lambda i, lane=lane: -lane.costs[i])  # type: ignore[misc]
+            order = sorted(range(len(lane.items)), key=lambda i, lane=lane: (-lane.costs[i], -lane.lengths[i]))  # type: ignore[misc]
             row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
-            mini_batches += _cut(lane, order, rows_at_most, mini_batch_num_tokens)
+            mini_batches += _cut(lane, order, limits)
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
         return Plan(mini_batches=mini_batches, rows=rows)
 
@@ -246,15 +260,27 @@ def to_device(features: Features, device: torch.device) -> Features:
     }
 
 
-def _cut(lane: _Lane, order: Sequence[int], rows: int | None, tokens: int | None) -> Iterator[MiniBatch]:
-    """Consecutive cuts of `order`, each within `rows` items and `tokens` padded tokens; one item always fits."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """Most items and most padded tokens of a mini-batch, and how many are enough."""
+
+    rows: int | None
+    tokens: int | None
+    enough: int
+
+
+def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBatch]:
+    """Consecutive cuts of `order`, each within `limits`; one item always fits."""
     start = 0
     while start < len(order):
         # Costs descend, so the first item of a cut is its widest.
         widest = max(lane.costs[order[start]], 1)
-        stop = len(order) if rows is None else min(start + rows, len(order))
-        if tokens is not None:
-            stop = min(stop, start + max(tokens // widest, 1))
+        stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
+        if limits.tokens is not None:
+            stop = min(stop, start + max(limits.tokens // widest, 1))
+        enough = start + max(-(-limits.enough // widest), 1)
+        narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
+        stop = next(narrower, stop)
         cut = order[start:stop]
         yield MiniBatch(
             items=[lane.items[i] for i in cut],

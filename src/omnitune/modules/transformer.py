@@ -16,7 +16,7 @@ from omnitune.inputs.cost import CostRule
 from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, loading, outputs
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
-from omnitune.modules.base import InputModule, ProcessingKwargs, loaded_modality
+from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.types import Features, Modality
@@ -189,15 +189,9 @@ class Transformer(InputModule):
         """How many tokens an item takes, without preprocessing it."""
         return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
 
-    def sampling(
-        self,
-        modality: Modality,  # noqa: ARG002
-        *,
-        task: str | None = None,  # noqa: ARG002
-        processing_kwargs: ProcessingKwargs | None = None,
-    ) -> Sampling:
+    def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
         """How the processor wants audio and video sampled."""
-        buckets = processors.merged(self.processing_kwargs, processing_kwargs or {})
+        buckets = processors.merged(self.processing_kwargs, kwargs.get("processing_kwargs") or {})
         return sampling(self.processor, self.config, buckets["video"])
 
     def get_embedding_dimension(self) -> int:

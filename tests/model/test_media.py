@@ -95,6 +95,14 @@ def test_routes_by_modality(tiny_clap, tiny_xclip, folder):
     assert (rule.audio, rule.video.sampling.num_frames) == (hearing.cost_rule.audio, 8)
 
 
+def test_padding_of_waveforms_does_not_count(tiny_wav2vec2):
+    model = SentenceTransformer(str(tiny_wav2vec2), device="cpu")
+    short, long = tone(300, 0.5), tone(800, 0.9)
+    together = model.encode([short, long])
+    close(together, np.stack([model.encode(short), model.encode(long)]))
+    assert np.abs(together[0] - together[1]).max() > 0.05
+
+
 def test_costs_follow_length(omni, folder):
     rule = omni.cost_rule
     assert rule.audio.cost(4.0) == 2 * rule.audio.cost(2.0) == 200

@@ -234,9 +234,8 @@ class Transformer(InputModule):
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
         row = backbone(self.config.model_type)
-        buckets = processors.merged(
-            processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
-        )
+        layers = processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
+        buckets = processors.merged(*layers)
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
             return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
@@ -312,7 +311,8 @@ class Transformer(InputModule):
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
         result = call(**arguments)
-        features[self.module_output_name] = outputs.selected(result, path)
+        features[self.module_output_name] = tokens = outputs.selected(result, path)
+        outputs.mask_tokens(self.model, features, tokens)
         if getattr(self.config, "output_hidden_states", False) and "hidden_states" in result:
             features["all_layer_embeddings"] = result["hidden_states"]
         return features

@@ -79,6 +79,7 @@ tiny_qwen3_vl = _bare("tiny_qwen3_vl")
 tiny_siglip = _bare("tiny_siglip")
 tiny_smolvlm = _bare("tiny_smolvlm")
 tiny_videomae = _bare("tiny_videomae")
+tiny_wav2vec2 = _bare("tiny_wav2vec2")
 tiny_whisper = _bare("tiny_whisper")
 tiny_xclip = _bare("tiny_xclip")
 

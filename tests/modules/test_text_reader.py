@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from omnitune.errors import InputError, MissingExtraError, ResourceError
-from omnitune.modules import text_reader
+from omnitune.modules import readings, text_reader
 from omnitune.modules.base import InputModule, Reader, preprocess_through
 from omnitune.modules.router import Router
 from omnitune.modules.text_reader import ENGINES, TextReader
@@ -42,8 +42,8 @@ class FakeEngine:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("OMNITUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(text_reader, "_remembered", {})
-    monkeypatch.setattr(text_reader, "_idle", {})
+    monkeypatch.setattr(readings, "_remembered", {})
+    monkeypatch.setattr(readings, "_idle", {})
     return tmp_path / "cache"
 
 
@@ -61,7 +61,7 @@ def shade(value: int, mode: str = "L") -> Image.Image:
 
 def forget(monkeypatch):
     """As in a new process."""
-    monkeypatch.setattr(text_reader, "_remembered", {})
+    monkeypatch.setattr(readings, "_remembered", {})
 
 
 def drawn(text: str) -> Image.Image:
@@ -215,13 +215,13 @@ def test_a_copy_and_a_pickle_read_alike_and_hold_no_engine(fake):
 
 def test_many_unread_images_show_a_bar(fake, monkeypatch):
     shown = []
-    real = text_reader.runtime.progress_bar
+    real = readings.runtime.progress_bar
 
     def recording(**kwargs):
         shown.append((kwargs["show"], kwargs["total"]))
         return real(**{**kwargs, "show": False})
 
-    monkeypatch.setattr(text_reader.runtime, "progress_bar", recording)
+    monkeypatch.setattr(readings.runtime, "progress_bar", recording)
     TextReader("fake").read([shade(value) for value in range(21)])
     TextReader("fake").read([shade(value) for value in range(41)])  # 20 unread
     assert shown == [(None, 21), (False, 20)]

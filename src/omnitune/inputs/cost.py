@@ -7,6 +7,7 @@ the proportions of costs, not their exact values.
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,9 @@ class VideoRule:
         """Tokens of a clip."""
         if self.tokens is not None:
             return self.tokens
-        frames = len(self.sampling.indices(facts, in_memory=facts.fps is None)) if facts.total_num_frames else 1
+        frames = facts.total_num_frames or 1
+        with suppress(ValueError):  # a rule that cannot choose; loading says why
+            frames = len(self.sampling.indices(facts, in_memory=facts.fps is None))
         each = self.frame.cost(facts.width or 1, facts.height or 1)
         return max(1, min(frames * each, self.max_pixels // self.frame.cell**2) // self.together)
 

@@ -1,5 +1,6 @@
 """The modules a checkpoint lists: from inputs to token vectors to one embedding."""
 
+from omnitune.modules.audio_reader import AudioReader
 from omnitune.modules.base import InputModule, Module
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
@@ -11,6 +12,7 @@ from omnitune.modules.text_reader import TextReader
 from omnitune.modules.transformer import Transformer
 
 __all__ = [
+    "AudioReader",
     "Dense",
     "Dropout",
     "InputModule",

@@ -32,9 +32,6 @@ UNREAD = 512
 """Tokens that media are taken to become when they are read, where texts are not cut."""
 
 
-ProcessingKwargs = Mapping[str, Mapping[str, Any]]
-
-
 class Module(nn.Module):
     """One step of a model: features in, features out.
 
@@ -180,19 +177,12 @@ class InputModule(Module):
         limit = self.max_seq_length
         return CostRule(max_tokens=limit if limit and limit < math.inf else None)
 
-    def sampling(
-        self,
-        modality: Modality,  # noqa: ARG002
-        *,
-        task: str | None = None,  # noqa: ARG002
-        processing_kwargs: ProcessingKwargs | None = None,  # noqa: ARG002
-    ) -> Sampling:
+    def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
         """How audio and video of inputs of `modality` are sampled before they come here.
 
         Args:
             modality: What the inputs are.
-            task: "query", "document" or another role.
-            processing_kwargs: Of the call, over the module's own.
+            **kwargs: `task`, and the call's `processing_kwargs`, which count over the module's own.
         """
         return AS_IT_IS
 

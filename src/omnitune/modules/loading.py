@@ -25,6 +25,9 @@ CONFIG_FILES = [
 ]
 """Names of a Transformer's configuration file; old versions named it after the architecture."""
 
+WHOLE = {r"^(?:model\.)?encoder\.": "", r"^(?:model\.)?shared\.": "embed_tokens."}
+"""Names of an encoder's weights in a checkpoint of encoder and decoder, and what the encoder calls them."""
+
 _RENAMED = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 
 
@@ -153,12 +156,24 @@ def load_model(
 
 
 def _encoder_of(kind: Any, folder: Path, config: PretrainedConfig, kwargs: dict[str, Any]) -> Any:
-    """The encoder alone; the decoder's weights in the file are expected, so transformers need not warn."""
+    """The encoder alone; the decoder's weights in the file are expected, so transformers need not warn.
+
+    Raises:
+        CheckpointError: Weights of the encoder are missing.
+    """
 
     class Encoder(kind):  # type: ignore[misc]  # its base is known only here
-        _keys_to_ignore_on_load_unexpected = ["decoder.*", "lm_head.*"]
+        _keys_to_ignore_on_load_unexpected = ["decoder.*", "lm_head.*", "proj_out.*", "final_logits_bias"]
 
-    model = Encoder.from_pretrained(str(folder), config=config, **kwargs)
+    part = kind.__name__.endswith("Encoder")  # of the model, whose weights carry the names of the whole
+    if part:
+        kwargs = {"key_mapping": WHOLE, **kwargs}
+    model, found = Encoder.from_pretrained(str(folder), config=config, output_loading_info=True, **kwargs)
+    missing = sorted(key for key in found["missing_keys"] if not key.endswith("embed_positions.weight"))
+    if missing:  # sinusoids aside, which need not be in the file
+        raise CheckpointError(f"{folder}: expected the weights of a {kind.__name__}, got none for {missing[:3]}")
+    if part:
+        model._weight_conversions = []  # or saving would turn the names back
     model.__class__ = kind
     return model
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from omnitune.errors import CheckpointError, UntrustedCodeError
+from omnitune.modules.audio_reader import AudioReader
 from omnitune.modules.clip_model import CLIPModel
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
@@ -39,6 +40,7 @@ WRITTEN: dict[type[nn.Module], str] = {
     StaticEmbedding: f"{_OLD}.StaticEmbedding",
     Router: f"{_OLD}.Router",
     LogitScore: f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
+    AudioReader: "omnitune.modules.audio_reader.AudioReader",
     TextReader: "omnitune.modules.text_reader.TextReader",
 }
 """The type that each class is written under: the name that the most readers know."""

@@ -1,17 +1,11 @@
 """Page images to their text, so that a text encoder serves images too: image in, text out, no weights.
 
-A reading costs about half a second of one core (Tesseract, a page 900 pixels wide), far more than encoding it. So every
-image is read once: readings are kept by the image's pixels, the engine and its settings, in memory and under
-`runtime.cache_folder()`. Unread images are read on all cores by threads, each with an engine of its own; Tesseract
-works outside Python's lock, which makes threads as fast as processes here and leaves nothing to copy or to start.
+A reading costs about half a second of one core (Tesseract, a page 900 pixels wide), far more than encoding it.
+Tesseract works outside Python's lock, which makes threads as fast as processes here and leaves nothing to copy or to
+start.
 """
 
-import json
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,12 +14,9 @@ from PIL import Image
 
 from omnitune import runtime
 from omnitune.errors import InputError, ResourceError
-from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.image import eight_bit
-from omnitune.modules.base import InputModule
-from omnitune.types import Features, Modality
-
-logger = logging.getLogger(__name__)
+from omnitune.modules.readings import KeepingReader
+from omnitune.types import Modality
 
 SMALLEST_SIDE = 8
 """Pixels below which an image holds no legible line."""
@@ -36,12 +27,6 @@ LARGEST_SIDE = 10_000
 UPRIGHT = 47
 """Confidence below which a page is read upside down as well. Of 54 pages of nine manuals the worst had 52 upright, the
 best 42 upside down. Tesseract finds lines that run downwards by itself; so all four directions are read."""
-
-MANY = 20
-"""Unread images above which a progress bar is shown."""
-
-REMEMBERED = 50_000
-"""Readings kept in memory, some kilobytes each."""
 
 
 class Engine(Protocol):
@@ -117,7 +102,7 @@ ENGINES: dict[str, type[Engine]] = {"tesseract": Tesseract}
 """Engines by the name that a configuration gives; another one is a class with `Engine`'s methods."""
 
 
-class TextReader(InputModule):
+class TextReader(KeepingReader):
     """Reads the text of images, for the input module after it; texts pass unchanged.
 
     Args:
@@ -131,7 +116,7 @@ class TextReader(InputModule):
     """
 
     config_keys: ClassVar[list[str]] = ["engine", "language", "segmentation", "dpi"]
-    save_in_root: ClassVar[bool] = False
+    noun: ClassVar[str] = "image"
     reads: ClassVar[dict[Modality, Modality]] = {"image": "text"}
 
     def __init__(
@@ -145,91 +130,15 @@ class TextReader(InputModule):
         self.segmentation = segmentation
         self.dpi = dpi
 
-    @property
-    def modalities(self) -> list[Modality]:
-        """Images alone."""
-        return list(self.reads)
+    def engines(self) -> Mapping[str, type[Engine]]:
+        """See `ENGINES`."""
+        return ENGINES
 
-    def forward(self, features: Features, **kwargs: Any) -> Features:  # noqa: ARG002
-        """`features` as they are."""
-        return features
-
-    def read(self, items: Sequence[Image.Image]) -> list[str]:
-        """The text of images, in order; empty for one without text.
-
-        Args:
-            items: Images of any mode and size.
-
-        Raises:
-            MissingExtraError: The engine's packages are not installed.
-            InputError: There is no model for the language.
-            ResourceError: The engine does not start.
-        """
-        if not items:
-            return []
-        folder = self._folder()
-        keys = [fingerprint(item, "image") for item in items]
-        texts: dict[str, str] = {}
-        unread: dict[str, Image.Image] = {}
-        for key, item in zip(keys, items, strict=True):
-            if key in texts or key in unread:
-                continue
-            known = _recall(folder, key)
-            if known is None:
-                unread[key] = item
-            else:
-                texts[key] = known
-        texts |= dict(zip(unread, self._read_unread(folder, unread), strict=True))
-        return [texts[key] for key in keys]
-
-    def _folder(self) -> Path:
-        """Where readings by this engine with these settings are kept."""
-        settings = f"{self.language.replace('/', '-')}-{self.segmentation}-{self.dpi}"
-        return runtime.cache_folder() / "readings" / f"{ENGINES[self.engine].identity()}-{settings}"
-
-    def _read_unread(self, folder: Path, unread: dict[str, Image.Image]) -> Iterator[str]:
-        if not unread:
-            return
-
-        def read(key: str) -> str:
-            with self._borrowed() as engine:
-                text = _text(engine, unread[key])
-            _keep(folder, key, text)
-            return text
-
-        workers = min(runtime.cores(), len(unread))
-        show = None if len(unread) > MANY else False
-        with (
-            runtime.progress_bar(label="Reading images", total=len(unread), show=show, unit="image") as bar,
-            ThreadPoolExecutor(workers, thread_name_prefix="text-reader") as pool,
-        ):
-            for text in pool.map(read, unread):
-                bar.update()
-                yield text
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[Engine]:
-        """An engine that nobody else uses, started if none is idle."""
-        idle = _idle.setdefault((self.engine, self.language, self.segmentation, self.dpi), [])
-        try:
-            engine = idle.pop()
-        except IndexError:
-            engine = ENGINES[self.engine](language=self.language, segmentation=self.segmentation, dpi=self.dpi)
-        yield engine
-        idle.append(engine)  # one that failed is dropped
-
-
-_idle: dict[tuple[str, str, int, int], list[Engine]] = {}
-"""Engines that nobody uses now. Here and not in the module, which is copied and sent to other processes."""
-
-_remembered: dict[tuple[Path, str], str] = {}
-_remembering = threading.Lock()
-
-
-def _text(engine: Engine, image: Image.Image) -> str:
-    if min(image.size) < SMALLEST_SIDE:
-        return ""
-    return engine.text(_greyscale(_shrunk(image))).strip()
+    def text_of(self, engine: Engine, item: Image.Image) -> str:
+        """The text of an image of any mode and size."""
+        if min(item.size) < SMALLEST_SIDE:
+            return ""
+        return engine.text(_greyscale(_shrunk(item))).strip()
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -248,38 +157,3 @@ def _greyscale(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, colours).convert("L")
     return image.convert("L")
-
-
-def _place(folder: Path, key: str) -> Path:
-    return folder / key[:2] / f"{key[2:]}.json"
-
-
-def _recall(folder: Path, key: str) -> str | None:
-    """The reading that is kept under `key`, or None; one that is damaged counts as none."""
-    if (folder, key) in _remembered:
-        return _remembered[folder, key]
-    try:
-        text = json.loads(_place(folder, key).read_text(encoding="utf-8"))["text"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(text, str):
-        return None
-    _remember(folder, key, text)
-    return text
-
-
-def _keep(folder: Path, key: str, text: str) -> None:
-    _remember(folder, key, text)
-    path = _place(folder, key)
-    try:
-        with runtime.writing(path) as temporary:
-            temporary.write_text(json.dumps({"text": text}, ensure_ascii=False), encoding="utf-8")
-    except (OSError, ResourceError) as error:
-        logger.warning("a reading cannot be kept for the next run: %s: %s", path, error)
-
-
-def _remember(folder: Path, key: str, text: str) -> None:
-    with _remembering:
-        while len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[folder, key] = text

@@ -18,7 +18,7 @@ from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, loading, outputs
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
-from omnitune.modules.base import InputModule, ProcessingKwargs, loaded_modality
+from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, task_named
@@ -199,15 +199,9 @@ class Transformer(InputModule):
         """How many tokens an item takes, without preprocessing it."""
         return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
 
-    def sampling(
-        self,
-        modality: Modality,  # noqa: ARG002
-        *,
-        task: str | None = None,  # noqa: ARG002
-        processing_kwargs: ProcessingKwargs | None = None,
-    ) -> Sampling:
+    def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
         """How the processor wants audio and video sampled."""
-        buckets = processors.merged(self.processing_kwargs, processing_kwargs or {})
+        buckets = processors.merged(self.processing_kwargs, kwargs.get("processing_kwargs") or {})
         return sampling(self.processor, self.config, buckets["video"])
 
     def get_embedding_dimension(self) -> int:
@@ -250,9 +244,8 @@ class Transformer(InputModule):
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
         row = backbone(self.config.model_type)
-        buckets = processors.merged(
-            processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
-        )
+        layers = processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
+        buckets = processors.merged(*layers)
         buckets["text"].pop("logits_to_keep", None)  # a checkpoint may say so; `LogitScore` reads the last alone
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
@@ -345,7 +338,8 @@ class Transformer(InputModule):
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
         result = call(**arguments)
-        features[self.module_output_name] = outputs.selected(result, path)
+        features[self.module_output_name] = tokens = outputs.selected(result, path)
+        outputs.mask_tokens(self.model, features, tokens)
         asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)
         if asked and "hidden_states" in result:
             features["all_layer_embeddings"] = result["hidden_states"]

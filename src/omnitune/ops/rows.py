@@ -22,17 +22,20 @@ PaddingSide: TypeAlias = Literal["left", "right"]
 
 _INDEXED_BY: dict[str, tuple[str, ...]] = {
     "input_ids": ("bag",),
+    "feature_attention_mask": ("audio",),
     "image_grid_thw": ("image",),
     "image_sizes": ("image",),
+    "input_features": ("audio",),
     "pixel_values": ("image_patch", "image"),
     "video_grid_thw": ("video",),
+    "video_second_per_grid": ("video",),
     "second_per_grid_ts": ("video",),
     "pixel_values_videos": ("video_patch", "video"),
 }
 """What the first axis of a tensor counts: the first of these that its features have and whose total is its length."""
 
-_COUNTS = {"image": "num_images_per_sample", "video": "num_videos_per_sample"}
-"""Keys that say how many images, videos each row has `(rows,)`; without them, one each."""
+_COUNTS = {"image": "num_images_per_sample", "video": "num_videos_per_sample", "audio": "num_audios_per_sample"}
+"""Keys that say how many images, videos, recordings each row has `(rows,)`; without them, one each."""
 
 _TOKENS = (
     "input_ids",

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers.video_utils import VideoMetadata
+import transformers
 
 from omnitune.errors import MediaRefusedError
 from omnitune.inputs.detect import MEDIA
@@ -20,14 +20,18 @@ from omnitune.inputs.sampling import AS_IT_IS, Sampling
 from omnitune.inputs.video import are_frames
 from omnitune.types import Modality
 
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
+
 SPECIAL_TOKENS = 2
 
-UNSEEN: dict[str, tuple[Any, ...]] = {
-    "image": (1024, 1024),
-    "audio": (30.0,),
-    "video": (VideoMetadata(total_num_frames=720, fps=24.0, width=1024, height=1024),),
-}
-"""Size assumed of what is not downloaded yet."""
+
+def unseen(kind: str) -> tuple[Any, ...]:
+    """Size assumed of what is not downloaded yet."""
+    if kind == "video":
+        # Its module takes seconds to load, and only clips need it.
+        return (transformers.video_utils.VideoMetadata(total_num_frames=720, fps=24.0, width=1024, height=1024),)
+    return {"image": (1024, 1024), "audio": (30.0,)}[kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,7 @@ class VideoRule:
     together: int = 1
     max_pixels: int = 1 << 50
 
-    def cost(self, facts: VideoMetadata) -> int:
+    def cost(self, facts: "VideoMetadata") -> int:
         """Tokens of a clip."""
         if self.tokens is not None:
             return self.tokens
@@ -164,7 +168,7 @@ def _media(item: Any, kind: str, rule: CostRule, policy: MediaPolicy) -> int:
         tokens: int = of_kind.tokens
         return tokens
     away = isinstance(item, str) and item.startswith(("http://", "https://"))
-    return int(of_kind.cost(*(UNSEEN[kind] if away else MEDIA[kind].size(item, policy))))
+    return int(of_kind.cost(*(unseen(kind) if away else MEDIA[kind].size(item, policy))))
 
 
 def _structure(value: Any, rule: CostRule, policy: MediaPolicy) -> int:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers.video_utils import VideoMetadata
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
 
-FrameRule = Callable[[VideoMetadata], Sequence[int]]
+FrameRule = Callable[["VideoMetadata"], Sequence[int]]
 """What is known about a clip to the numbers of the frames that are looked at."""
 
 
@@ -24,7 +26,7 @@ class Sampling:
     frames: FrameRule | None = None
     num_frames: int = 16
 
-    def indices(self, facts: VideoMetadata, *, in_memory: bool) -> list[int]:
+    def indices(self, facts: "VideoMetadata", *, in_memory: bool) -> list[int]:
         """Numbers of the frames of a clip that are looked at."""
         total = facts.total_num_frames
         if self.frames is not None:

@@ -8,12 +8,12 @@ grows with the length of a clip, and frame `i` is the frame that decoding from t
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
-from transformers.video_utils import VideoMetadata
 
 from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.container import check_seconds, check_whole, opened, seconds_of
@@ -22,6 +22,9 @@ from omnitune.inputs.image import load_image
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
 from omnitune.inputs.source import described
+
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
 
 EXTENSIONS = (".mp4", ".avi", ".mov", ".wmv", ".flv", ".mkv", ".webm", ".m4v")
 SIGNATURE = rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|\x30\x26\xb2\x75|\x00\x00\x01[\xb3\xba]"
@@ -41,7 +44,7 @@ class Clip:
     """
 
     frames: np.ndarray
-    metadata: VideoMetadata
+    metadata: "VideoMetadata"
 
 
 def load_video(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
@@ -76,7 +79,7 @@ def load_video(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
     return _clip(frames if indices == [*range(len(frames))] else frames[indices], facts, indices)
 
 
-def video_size(item: Any, policy: MediaPolicy) -> tuple[VideoMetadata]:
+def video_size(item: Any, policy: MediaPolicy) -> tuple["VideoMetadata"]:
     """What the header says of a clip; of a file, the number of frames may be an estimate.
 
     Raises:
@@ -106,12 +109,14 @@ def _is_frame(item: Any) -> bool:
     return isinstance(item, Image.Image) or (isinstance(item, str) and item.lower().endswith(IMAGE_EXTENSIONS))
 
 
-def _clip(frames: np.ndarray, facts: VideoMetadata, indices: Sequence[int]) -> Clip:
+def _clip(frames: np.ndarray, facts: "VideoMetadata", indices: Sequence[int]) -> Clip:
     facts.frames_indices = list(indices)
     return Clip(frames=frames, metadata=facts)
 
 
-def _indices(facts: VideoMetadata, sampling: Sampling, name: str, policy: MediaPolicy, *, in_memory: bool) -> list[int]:
+def _indices(
+    facts: "VideoMetadata", sampling: Sampling, name: str, policy: MediaPolicy, *, in_memory: bool
+) -> list[int]:
     if not facts.total_num_frames:
         raise MediaError(f"{name}: it has no frames")
     if facts.width and facts.height and facts.width * facts.height > policy.max_pixels:
@@ -130,7 +135,7 @@ def _indices(facts: VideoMetadata, sampling: Sampling, name: str, policy: MediaP
     return indices
 
 
-def _in_memory(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, VideoMetadata]:
+def _in_memory(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, "VideoMetadata"]:
     given = item.get("video_metadata") if isinstance(item, dict) else None
     values = item["array"] if isinstance(item, dict) else item
     if isinstance(values, list):
@@ -147,14 +152,14 @@ def _in_memory(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, VideoMetadat
             "(frames, channels, height, width)"
         )
     if given is not None:
-        return frames, VideoMetadata(**dict(given))
+        return frames, transformers.video_utils.VideoMetadata(**dict(given))
     height, width = frames.shape[1:3] if frames.shape[3] in (1, 3, 4) else frames.shape[2:]
-    return frames, VideoMetadata(total_num_frames=len(frames), height=height, width=width)
+    return frames, transformers.video_utils.VideoMetadata(total_num_frames=len(frames), height=height, width=width)
 
 
-def _facts_of_decoder(decoder: Any) -> VideoMetadata:
+def _facts_of_decoder(decoder: Any) -> "VideoMetadata":
     facts = decoder.metadata
-    return VideoMetadata(
+    return transformers.video_utils.VideoMetadata(
         total_num_frames=int(facts.num_frames or 0),
         fps=facts.average_fps,
         width=getattr(facts, "width", None),
@@ -163,9 +168,9 @@ def _facts_of_decoder(decoder: Any) -> VideoMetadata:
     )
 
 
-def _facts(stream: Any, total: int) -> VideoMetadata:
+def _facts(stream: Any, total: int) -> "VideoMetadata":
     fps = float(stream.average_rate or ASSUMED_FPS)
-    return VideoMetadata(
+    return transformers.video_utils.VideoMetadata(
         total_num_frames=total, fps=fps, width=stream.width, height=stream.height, duration=total / fps
     )
 

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers.video_utils import VideoMetadata
 
 from omnitune.inputs.cost import AudioRule, CostRule, ImageRule, VideoRule
 from omnitune.inputs.processor import sampling_rate
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
+
+if TYPE_CHECKING:
+    from transformers.video_utils import VideoMetadata
 
 UNLIMITED = 1 << 30
 """Tokenizers without a limit say one like this, or more."""
@@ -45,7 +47,7 @@ def sampling(processor: Any, config: Any, video: Mapping[str, Any]) -> Sampling:
     return replace(chosen, num_frames=_frames_of(config) or chosen.num_frames)
 
 
-def _chosen(processor: Any, arguments: Mapping[str, Any], facts: VideoMetadata) -> list[int]:
+def _chosen(processor: Any, arguments: Mapping[str, Any], facts: "VideoMetadata") -> list[int]:
     """The processor's own choice of frames."""
     return [int(index) for index in processor.sample_frames(metadata=facts, **arguments)]
 

@@ -1,4 +1,4 @@
-"""Use, train and finetune embedding models over text and images.
+"""Use, train and finetune embedding and reranker models over text, images, audio and video.
 
 Every name is imported when first used, so `import omnitune` costs nothing.
 """
@@ -25,6 +25,7 @@ _HOME = {
     "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
     "SimilarityFunction": "omnitune.ops.similarity",
     "encode_to_disk": "omnitune.model.to_disk",
+    "mine_hard_negatives": "omnitune.training.mining",
     "quantize_embeddings": "omnitune.ops.quantize",
 }
 _ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
     from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
+    from omnitune.training.mining import mine_hard_negatives as mine_hard_negatives
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
 
 

@@ -44,7 +44,7 @@ def test_images_of_a_kept_mini_batch_are_not_decoded(
     model.engine.towers.keep()
     files = [str(path) for path in page_files[:4]]
     before = model.encode(files)
-    monkeypatch.setattr(engine_module, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(engine_module, "load_through", lambda *_, **__: pytest.fail("decoded"))
     assert np.array_equal(model.encode(files), before)
 
 
@@ -134,7 +134,7 @@ def test_files_serve_another_model_of_the_same_weights(
     for model in (first, second):
         model.engine.towers.keep("disk")
     before = first.encode(page_images[:3])
-    monkeypatch.setattr(engine_module, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(engine_module, "load_through", lambda *_, **__: pytest.fail("decoded"))
     assert np.array_equal(second.encode(page_images[:3]), before) and counts(second) == (3, 0)
 
 

@@ -19,7 +19,8 @@ COVERED = {
     "": """
         CrossEncoder CrossEncoderModelCardData CrossEncoderTrainer CrossEncoderTrainingArguments
         DefaultBatchSampler MultiDatasetDefaultBatchSampler SentenceTransformer SentenceTransformerModelCardData
-        SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction quantize_embeddings
+        SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction mine_hard_negatives
+        quantize_embeddings
     """,
     "sentence_transformer.losses": """
         AdaptiveLayerLoss AnglELoss BatchAllTripletLoss BatchHardSoftMarginTripletLoss BatchHardTripletLoss
@@ -54,8 +55,8 @@ COVERED = {
     """,
     "util": """
         SimilarityFunction community_detection cos_sim dot_score euclidean_sim information_retrieval manhattan_sim
-        normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score pairwise_euclidean_sim
-        pairwise_manhattan_sim paraphrase_mining paraphrase_mining_embeddings pytorch_cos_sim quantize_embeddings
+        mine_hard_negatives normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score
+        pairwise_euclidean_sim pairwise_manhattan_sim paraphrase_mining paraphrase_mining_embeddings pytorch_cos_sim quantize_embeddings
         semantic_search truncate_embeddings
     """,
 }
@@ -69,7 +70,7 @@ LEFT_OUT = {
         "LoggingHandler": "rich does it in the command line; the library adds no handlers",
         "export_dynamic_quantized_onnx_model export_optimized_onnx_model": EXPORT,
         "export_static_quantized_openvino_model": EXPORT,
-        "mine_hard_negatives resolve_ids": DATASETS,
+        "resolve_ids": DATASETS,
     },
     "sentence_transformer.losses": {
         "ContrastiveTensionDataLoader": LEGACY,
@@ -95,7 +96,7 @@ LEFT_OUT = {
         "_move_tensors_to_cpu": INTERNAL,
         "compute_count_vector select_max_active_dims to_scipy_coo": FAMILY,
         "maxsim maxsim_pairwise mean_maxsim mean_maxsim_pairwise": FAMILY,
-        "mine_hard_negatives resolve_ids": DATASETS,
+        "resolve_ids": DATASETS,
     },
 }
 

@@ -66,12 +66,16 @@ IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
 
 DIFFERENCES: dict[str, dict[str, str]] = {
     "CrossEncoderModelCardData.__init__": {"task_name": "there None; here what a cross encoder is for"},
+    "CrossEncoder.add_adapter": {
+        "adapter_config": "there it is in *args", "towers": EXTENSION,
+    },
     "CrossEncoderTrainer.create_model_card": {
         "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
         "dataset_args": IGNORED,
     },
     "CrossEncoderTrainingArguments.__init__": {
         "activation_memory": EXTENSION,
+        "tower_cache": EXTENSION,
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",
     },

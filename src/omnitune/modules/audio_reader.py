@@ -25,7 +25,7 @@ SHORTEST = 0.1
 
 MARGIN = 0.5
 """Seconds of quiet noise put before and after: PocketSphinx estimates the channel from what is no speech.
-With it, `LOUDEST` and `NOISE`, 22 of 33 words of one synthetic voice came through, as it comes 9; another voice gained less."""
+With it, `LOUDEST` and `NOISE`, 22 of 33 words of one synthetic voice came through, without 9; another gained less."""
 
 LOUDEST, NOISE = 0.7, 0.002
 """Peak to which speech is scaled, and the standard deviation of the noise that is added, of a full scale of 1."""

@@ -193,15 +193,17 @@ class Feed:
         """Let the model keep outputs of frozen towers, as `tower_cache` says; what that saves and costs, in lines.
 
         Args:
-            dataset: What is trained on; one item of each of its columns is encoded to know.
+            dataset: What is trained on; one item of each of its columns is encoded to know, where a column holds the
+                model's inputs and not one side of them.
         """
         towers = self.model.engine.towers
         if towers.store is None or self.args.tower_cache != "auto":
             towers.keep(self.args.tower_cache)
         lines: list[str] = []
-        for source in self._checkable(dataset) if towers.store is not None else []:
+        foreseen = towers.store is not None and self.model.family.arity == 1
+        for source in self._checkable(dataset) if foreseen else []:
             for place, name in enumerate(source.columns):
-                said = towers.forecast(source.rows[0][name]) if len(source.rows) else None
+                said = towers.forecast(inputs_of(source.rows[0][name])[0]) if len(source.rows) else None
                 if said is not None:
                     lines.append(f"column {name!r}: {said(len(np.unique(source.codes()[:, place])))}")
         return lines

@@ -56,8 +56,8 @@ COVERED = {
     "util": """
         SimilarityFunction community_detection cos_sim dot_score euclidean_sim information_retrieval manhattan_sim
         mine_hard_negatives normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score
-        pairwise_euclidean_sim pairwise_manhattan_sim paraphrase_mining paraphrase_mining_embeddings pytorch_cos_sim quantize_embeddings
-        semantic_search truncate_embeddings
+        pairwise_euclidean_sim pairwise_manhattan_sim paraphrase_mining paraphrase_mining_embeddings pytorch_cos_sim
+        quantize_embeddings semantic_search truncate_embeddings
     """,
 }
 

@@ -5,7 +5,6 @@ What differs between families is the `family` value and the public verbs in `enc
 
 import logging
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.engine import Engine
 from omnitune.model.family import Family
+from omnitune.model.hub import HubMixin
 from omnitune.modules import files
 from omnitune.modules.base import (
     first_input_module,
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 Backend = Literal["torch", "onnx", "openvino"]
 
 
-class Model(nn.Sequential, AdapterMixin):
+class Model(nn.Sequential, AdapterMixin, HubMixin):
     """Modules "0", "1", ... applied in order; subclasses add a family's public verbs.
 
     Attributes:
@@ -385,68 +385,6 @@ class Model(nn.Sequential, AdapterMixin):
         checkpoint.save(Path(path), dict(self.named_children()), self._model_config(), self.forward_kwargs)
         if create_model_card:
             card.write(self, Path(path), model_name=model_name, train_datasets=train_datasets)
-
-    def save(
-        self,
-        path: str,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: list[str] | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """The same as `save_pretrained`."""
-        self.save_pretrained(path, model_name, create_model_card, train_datasets, safe_serialization)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        token: str | None = None,
-        private: bool | None = None,
-        safe_serialization: bool = True,
-        commit_message: str | None = None,
-        local_model_path: str | None = None,
-        exist_ok: bool = False,
-        replace_model_card: bool = False,
-        train_datasets: list[str] | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload the model to a repository of the Hugging Face Hub, made when missing.
-
-        Args:
-            repo_id: Repository, with its owner.
-            token: Access token.
-            private: Whether a new repository is private.
-            safe_serialization: Must be True.
-            commit_message: First line of the commit.
-            local_model_path: Upload this directory instead of the model in memory.
-            exist_ok: Whether the repository may exist.
-            replace_model_card: Whether to overwrite the repository's `README.md`.
-            train_datasets: Names of training datasets, for the model card.
-            revision: Branch to upload to; made when missing.
-            create_pr: Open a pull request instead of committing.
-
-        Returns:
-            URL of the commit, or of the pull request.
-        """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
-        if revision is not None:
-            api.create_branch(repo_id=repo_id, branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            if local_model_path is None:
-                with_card = replace_model_card or not api.file_exists(repo_id, "README.md", revision=revision)
-                self.save_pretrained(folder, repo_id, with_card, train_datasets, safe_serialization)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=local_model_path or folder,
-                commit_message=commit_message or f"Add new {type(self).__name__} model",
-                revision=revision,
-                create_pr=create_pr,
-            )
-        return str(commit.pr_url if create_pr else commit.commit_url)
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> dict[str, float] | float:
         """Run an evaluator on this model.

@@ -64,3 +64,15 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         raise InputError(f"transformer_task: expected one of {sorted(TASKS)}, got {name!r}")
     return TASKS[name]
+
+
+def check_supported(backend: str, query_expansion: Any) -> None:
+    """Refuse what a checkpoint or a caller may ask of a backbone and what there is not.
+
+    Raises:
+        InputError: One of them asks for it.
+    """
+    if backend != "torch":
+        raise InputError(f'backend: expected "torch", got {backend!r}')
+    if query_expansion is not None:
+        raise InputError(f"query_expansion: expected None (it belongs to multi-vector models), got {query_expansion!r}")

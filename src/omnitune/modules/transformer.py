@@ -21,7 +21,7 @@ from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.outputs import ModalityConfig
-from omnitune.modules.tasks import TASKS, Task, task_named
+from omnitune.modules.tasks import TASKS, Task, check_supported, task_named
 from omnitune.types import Features, Modality
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Transformer(InputModule):
     ) -> None:
         super().__init__()
         self.task = task_named(transformer_task)
-        _check_supported(backend, query_expansion)
+        check_supported(backend, query_expansion)
         if modality_config is not None and module_output_name is None:
             raise InputError(f"module_output_name: expected {TOKENS!r} or {EMBEDDING!r} with modality_config, got None")
         model_kwargs, processor_kwargs, config_kwargs = (
@@ -414,10 +414,8 @@ class Transformer(InputModule):
         )
         folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
         config = cls.read_config(folder)
-        hub: dict[str, Any] = {"token": token, "cache_dir": cache_folder, "local_files_only": local_files_only or None}
-        if trust_remote_code:
-            hub["trust_remote_code"] = True
-        hub = {key: value for key, value in hub.items() if value is not None}
+        hub = {"token": token, "cache_dir": cache_folder, "local_files_only": local_files_only or None}
+        hub = {k: v for k, v in {**hub, "trust_remote_code": trust_remote_code or None}.items() if v is not None}
         asked = {"model_kwargs": model_kwargs, "processor_kwargs": processor_kwargs, "config_kwargs": config_kwargs}
         for key, over in asked.items():
             config[key] = {**hub, **config.get(key, {}), **(over or {})}
@@ -453,10 +451,3 @@ class Transformer(InputModule):
 
 def _spelt(modality: Modality) -> str:
     return "+".join(modality) if isinstance(modality, tuple) else modality
-
-
-def _check_supported(backend: str, query_expansion: Any) -> None:
-    if backend != "torch":
-        raise InputError(f'backend: expected "torch", got {backend!r}')
-    if query_expansion is not None:
-        raise InputError(f"query_expansion: expected None (it belongs to multi-vector models), got {query_expansion!r}")

@@ -159,8 +159,8 @@ def test_it_gets_the_retrievers_adapters(finished, manuals, models, seeing, tmp_
     small = dataclasses.replace(recipe.reranker, negatives=1, batch_size=8, depth=2)
     recipe = dataclasses.replace(recipe, lora=adapter, reranker=small)
     run = {"model": str(models[0]), "recipe": recipe, "reranker_model": str(seeing)}
-    outcome = pipeline.finetune(manuals, tmp_path / "out", **run, reranker=True)
-    assert len(outcome.report.further) == 1
+    outcome = pipeline.finetune(manuals, tmp_path / "out", **run, distill=True)
+    assert len(outcome.report.further) == 2
     assert list((tmp_path / "out" / "reranker").rglob("adapter_config.json"))
 
 

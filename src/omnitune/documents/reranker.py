@@ -186,6 +186,10 @@ class RerankerSteps:
     def _teach(self, key: str) -> None:
         rows = list(read_jsonl(self.out / "taught.jsonl"))
         model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
+        if self.chosen.recipe.lora is not None:  # adapters that are loaded are frozen
+            adapter = f".{model.active_adapter()}."
+            for name, weight in model.named_parameters():
+                weight.requires_grad_(adapter in name)
         path = {page: item["path"] for page, item in self.dataset.corpus.items()}
         columns: dict[str, Any] = {
             "query": [row["query"] for row in rows],

@@ -1,6 +1,7 @@
 """Token vectors without a transformer: one row of a table a word, such as GloVe."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,7 +21,7 @@ _TABLE = "emb_layer.weight"
 _TOKENIZERS = "sentence_transformers.models.tokenizer"
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "WhitespaceTokenizer": WhitespaceTokenizer.load,
-    "TransformersTokenizerWrapper": AutoTokenizer.from_pretrained,
+    "TransformersTokenizerWrapper": partial(AutoTokenizer.from_pretrained, trust_remote_code=False),
 }
 """How the tokenizer is read, by the last part of the name under which a checkpoint keeps its class."""
 

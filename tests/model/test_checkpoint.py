@@ -25,6 +25,9 @@ from omnitune.modules import (
     Router,
     TextReader,
     Transformer,
+    WeightedLayerPooling,
+    WordEmbeddings,
+    WordWeights,
     files,
     registry,
 )
@@ -142,7 +145,8 @@ def test_every_type_of_sentence_transformers_that_we_have_is_known():
     from sentence_transformers.util.deprecated_import import DEPRECATED_MODULE_PATHS
 
     assert sentence_transformer
-    for kind in (Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout, Router):
+    words = (WeightedLayerPooling, WordEmbeddings, WordWeights)
+    for kind in (Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout, Router, *words):
         name = kind.__name__
         theirs = getattr(base, name, None) or getattr(dense, name)
         aliases = [old for old, new in DEPRECATED_MODULE_PATHS.items() if new == theirs.__module__]

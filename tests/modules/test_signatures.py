@@ -5,9 +5,22 @@ import inspect
 import pytest
 from torch import nn
 
-from omnitune.modules import Dense, Dropout, LayerNorm, Normalize, Pooling, Router, StaticEmbedding, Transformer
+from omnitune.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Router,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+    WordEmbeddings,
+    WordWeights,
+)
 
 KINDS = [Dense, Dropout, LayerNorm, Normalize, Pooling, Router, StaticEmbedding, Transformer]
+KINDS += [WeightedLayerPooling, WordEmbeddings, WordWeights]
 METHODS = ["__init__", "preprocess", "for_query_document", "from_model2vec", "get_embedding_dimension"]
 
 

@@ -125,6 +125,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "StaticEmbedding.preprocess": {"modality": EXTENSION, "task": EXTENSION},
     "Transformer.load": {"init_defaults": INTERNAL},
     "Transformer.preprocess": {"modality": EXTENSION, "task": EXTENSION},
+    "WordEmbeddings.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
+    "WordEmbeddings.preprocess": {"modality": EXTENSION, "task": EXTENSION},
+    "WordWeights.load": {"init_defaults": INTERNAL},
 }  # fmt: skip
 """Arguments that differ in one way or another, by where they are."""
 

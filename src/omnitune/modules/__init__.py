@@ -10,6 +10,10 @@ from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.text_reader import TextReader
 from omnitune.modules.transformer import Transformer
+from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
+from omnitune.modules.word_embeddings import WordEmbeddings
+from omnitune.modules.word_tokenizer import WhitespaceTokenizer
+from omnitune.modules.word_weights import WordWeights
 
 __all__ = [
     "AudioReader",
@@ -25,4 +29,8 @@ __all__ = [
     "StaticEmbedding",
     "TextReader",
     "Transformer",
+    "WeightedLayerPooling",
+    "WhitespaceTokenizer",
+    "WordEmbeddings",
+    "WordWeights",
 ]

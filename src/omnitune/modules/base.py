@@ -117,9 +117,17 @@ class Module(nn.Module):
         )
         folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
         module = cls.from_config(cls.read_config(folder), folder, **kwargs)
-        if module.state_dict():
-            files.load_weights(module, folder)
+        module.read_weights(folder)
         return module
+
+    def read_weights(self, folder: Path) -> None:
+        """Read the weights, where the module has any, from its folder.
+
+        Raises:
+            CheckpointError: They are missing, or do not fit.
+        """
+        if self.state_dict():
+            files.load_weights(self, folder)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path, **kwargs: Any) -> Self:  # noqa: ARG003

@@ -74,7 +74,8 @@ class Pooling(Module):
 
         Args:
             features: `token_embeddings` `(rows, tokens, dim)`; `attention_mask` `(rows, tokens)`, 1 for a token, all
-                ones where it is absent or counts something else; `prompt_length`, tokens of the prompt.
+                ones where it is absent or counts something else; `prompt_length`, tokens of the prompt;
+                `token_weights_sum` `(rows,)`, which the means divide by where tokens are already weighted.
         """
         tokens: Tensor = features["token_embeddings"]
         given: Tensor | None = features.get("attention_mask")
@@ -89,8 +90,10 @@ class Pooling(Module):
         for mode in self.modes:
             if mode == "cls" and "cls_token_embeddings" in features:
                 pooled.append(features["cls_token_embeddings"])
+            elif mode in _MEANS:
+                pooled.append(_MEANS[mode](tokens, mask, first, features.get("token_weights_sum")))
             else:
-                pooled.append(_POOLERS[mode](tokens, mask, first))
+                pooled.append(_PICKERS[mode](tokens, mask, first))
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 
@@ -143,28 +146,30 @@ def _max(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001
     return tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
 
 
-def _sum_and_count(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _sum_and_count(tokens: Tensor, mask: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
     # Not a matrix product: autocast and TF32 would round it.
     weights = mask[..., None].to(tokens.dtype)
     dtype = _exact(tokens.dtype)
-    return (tokens * weights).sum(dim=1, dtype=dtype), weights.sum(dim=1, dtype=dtype).clamp(min=1e-9)
+    count = weights.sum(dim=1, dtype=dtype) if total is None else total[:, None].to(dtype)
+    return (tokens * weights).sum(dim=1, dtype=dtype), count.clamp(min=1e-9)
 
 
-def _mean(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
-    total, count = _sum_and_count(tokens, mask)
-    return (total / count).to(tokens.dtype)
+def _mean(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:  # noqa: ARG001
+    added, count = _sum_and_count(tokens, mask, total)
+    return (added / count).to(tokens.dtype)
 
 
-def _mean_sqrt(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
-    total, count = _sum_and_count(tokens, mask)
-    return (total / count.sqrt()).to(tokens.dtype)
+def _mean_sqrt(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:  # noqa: ARG001
+    added, count = _sum_and_count(tokens, mask, total)
+    return (added / count.sqrt()).to(tokens.dtype)
 
 
-def _weighted_mean(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:
+def _weighted_mean(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:
     """Mean in which a row's n-th token, prompt included, weighs n."""
     positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     weights = (mask * (positions - first[:, None]))[..., None].to(_exact(tokens.dtype))
-    return ((tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)).to(tokens.dtype)
+    count = weights.sum(dim=1) if total is None else total[:, None].to(weights.dtype)
+    return ((tokens * weights).sum(dim=1) / count.clamp(min=1e-9)).to(tokens.dtype)
 
 
 def _last(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
@@ -174,11 +179,15 @@ def _last(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG00
     return _at(tokens, index) * seen[:, None].to(tokens.dtype)
 
 
-_POOLERS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+_PICKERS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cls": _cls,
     "max": _max,
+    "lasttoken": _last,
+}
+
+_MEANS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_sqrt,
     "weightedmean": _weighted_mean,
-    "lasttoken": _last,
 }
+"""Modes that divide by the number of tokens, or by the sum of their weights."""

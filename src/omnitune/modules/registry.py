@@ -24,6 +24,9 @@ from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.text_reader import TextReader
 from omnitune.modules.transformer import Transformer
+from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
+from omnitune.modules.word_embeddings import WordEmbeddings
+from omnitune.modules.word_weights import WordWeights
 
 _ST = "sentence_transformers"
 _OLD = f"{_ST}.models"
@@ -38,6 +41,9 @@ WRITTEN: dict[type[nn.Module], str] = {
     LayerNorm: f"{_OLD}.LayerNorm",
     Dropout: f"{_OLD}.Dropout",
     StaticEmbedding: f"{_OLD}.StaticEmbedding",
+    WeightedLayerPooling: f"{_OLD}.WeightedLayerPooling",
+    WordEmbeddings: f"{_OLD}.WordEmbeddings",
+    WordWeights: f"{_OLD}.WordWeights",
     Router: f"{_OLD}.Router",
     LogitScore: f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     AudioReader: "omnitune.modules.audio_reader.AudioReader",
@@ -53,6 +59,9 @@ _HOMES: dict[type[nn.Module], tuple[str, ...]] = {
     LayerNorm: (f"{_FAMILY}.layer_norm.LayerNorm",),
     Dropout: (f"{_FAMILY}.dropout.Dropout",),
     StaticEmbedding: (f"{_FAMILY}.static_embedding.StaticEmbedding",),
+    WeightedLayerPooling: (f"{_FAMILY}.weighted_layer_pooling.WeightedLayerPooling",),
+    WordEmbeddings: (f"{_FAMILY}.word_embeddings.WordEmbeddings",),
+    WordWeights: (f"{_FAMILY}.word_weights.WordWeights",),
     Router: (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
     CLIPModel: (f"{_FAMILY}.clip_model.CLIPModel", f"{_OLD}.CLIPModel", f"{_OLD}.CLIPModel.CLIPModel"),
 }

@@ -1,0 +1,148 @@
+"""Token vectors without a transformer: one row of a table a word, such as GloVe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from omnitune.errors import CheckpointError, InputError, ShapeError
+from omnitune.modules import files
+from omnitune.modules.base import InputModule
+from omnitune.modules.word_tokenizer import WhitespaceTokenizer
+from omnitune.types import Features, Modality
+
+_TABLE = "emb_layer.weight"
+_TOKENIZERS = "sentence_transformers.models.tokenizer"
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "WhitespaceTokenizer": WhitespaceTokenizer.load,
+    "TransformersTokenizerWrapper": partial(AutoTokenizer.from_pretrained, trust_remote_code=False),
+}
+"""How the tokenizer is read, by the last part of the name under which a checkpoint keeps its class."""
+
+
+class WordEmbeddings(InputModule):
+    """The vectors of a text's words, for `Pooling` and what else takes token vectors.
+
+    Args:
+        tokenizer: What splits text into words, or a tokenizer of `transformers`.
+        embedding_weights: The table `(vocabulary, dim)`; it is copied.
+        update_embeddings: Whether the table trains.
+        max_seq_length: Words after which a text is cut.
+
+    Raises:
+        InputError: The tokenizer is of another kind.
+        ShapeError: The table is not two-dimensional, or has fewer rows than there are words.
+    """
+
+    config_file_name: ClassVar[str] = "wordembedding_config.json"
+    config_keys: ClassVar[list[str]] = ["tokenizer_class", "update_embeddings", "max_seq_length"]
+    max_seq_length = 1_000_000  # takes the place of the property, as it can be set
+    tokenizer: WhitespaceTokenizer | PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        tokenizer: WhitespaceTokenizer | PreTrainedTokenizerBase,
+        embedding_weights: NDArray[Any] | Tensor | list[list[float]],
+        update_embeddings: bool = False,
+        max_seq_length: int = 1000000,
+    ) -> None:
+        super().__init__()
+        if not isinstance(tokenizer, WhitespaceTokenizer | PreTrainedTokenizerBase):
+            raise InputError(
+                "tokenizer: expected a WhitespaceTokenizer or a tokenizer of transformers, "
+                f"got {type(tokenizer).__name__}"
+            )
+        given = embedding_weights if torch.is_tensor(embedding_weights) else np.asarray(embedding_weights)
+        table = torch.as_tensor(given).to(torch.float32, copy=True)
+        words = len(tokenizer.get_vocab())
+        if table.dim() != 2 or len(table) < words:
+            raise ShapeError(
+                f"embedding_weights: expected a row for each of the {words} words of the tokenizer, "
+                f"got {tuple(table.shape)}"
+            )
+        self.emb_layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]  # torch's
+            table, freeze=not update_embeddings
+        )
+        self.embeddings_dimension: int = table.shape[1]
+        self.tokenizer = tokenizer
+        self.update_embeddings = update_embeddings
+        self.max_seq_length = max_seq_length
+
+    def preprocess(
+        self,
+        inputs: Sequence[str],
+        prompt: str | None = None,
+        *,
+        modality: Modality | None = None,  # noqa: ARG002 - always text
+        task: str | None = None,  # noqa: ARG002 - the same for all
+        **kwargs: Any,  # noqa: ARG002 - the interface of input modules
+    ) -> Features:
+        """Word ids `(rows, words)` int64 and their mask, padded on the right; one padding where there is no word."""
+        ids = [self._ids((prompt or "") + text)[: self.max_seq_length] for text in inputs]
+        width = max(1, *map(len, ids))
+        padded = [row + [0] * (width - len(row)) for row in ids]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in ids]
+        return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+
+    def _ids(self, text: str) -> list[int]:
+        if isinstance(self.tokenizer, WhitespaceTokenizer):
+            return self.tokenizer.tokenize(text)
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def forward(self, features: Features) -> Features:  # type: ignore[override]  # no extra arguments
+        """Features with `token_embeddings` `(rows, words, dim)`."""
+        features["token_embeddings"] = self.emb_layer(features["input_ids"])
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of a word's vector."""
+        return self.embeddings_dimension
+
+    @property
+    def tokenizer_class(self) -> str:
+        """The name that checkpoints keep the tokenizer's class under."""
+        own = isinstance(self.tokenizer, WhitespaceTokenizer)
+        return f"{_TOKENIZERS}.{'WhitespaceTokenizer.WhitespaceTokenizer' if own else 'TransformersTokenizerWrapper'}"
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the configuration, the table and the tokenizer's files."""
+        super().save(output_path, safe_serialization=safe_serialization)
+        self.save_tokenizer(output_path)
+
+    def save_tokenizer(self, output_path: str, **kwargs: Any) -> None:
+        """Write the tokenizer's files into the folder `output_path`."""
+        if isinstance(self.tokenizer, WhitespaceTokenizer):
+            self.tokenizer.save(output_path)
+        else:
+            super().save_tokenizer(output_path, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path, **kwargs: Any) -> Self:  # noqa: ARG003
+        """The module that a configuration describes, with the table and the tokenizer in `folder`.
+
+        Raises:
+            CheckpointError: The tokenizer is of a class that is not here, or the table is missing.
+        """
+        named = str(config.get("tokenizer_class"))
+        package, _, name = named.rpartition(".")
+        if name not in _READERS or not package.startswith("sentence_transformers."):
+            raise CheckpointError(
+                f"{folder / cls.config_file_name}: tokenizer_class: expected one of {sorted(_READERS)} of "
+                f"sentence_transformers, got {named}"
+            )
+        tensors = files.read_tensors(folder)
+        if _TABLE not in tensors:
+            raise CheckpointError(f"{folder / files.WEIGHTS}: expected a tensor {_TABLE!r}, got {sorted(tensors)}")
+        others = {key: value for key, value in config.items() if key != "tokenizer_class"}
+        made = {"tokenizer": _READERS[name](str(folder)), "embedding_weights": tensors[_TABLE]}
+        return super().from_config({**others, **made}, folder)
+
+    def read_weights(self, folder: Path) -> None:
+        """Nothing: `from_config` has read the table."""

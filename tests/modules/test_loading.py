@@ -7,7 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from omnitune.errors import CheckpointError
 from omnitune.modules import loading
+from omnitune.modules.tasks import task_named
 
+ENCODING = task_named("feature-extraction")
 SIZES = {
     "vocab_size": 60, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "pad_token_id": 1, "bos_token_id": 0,
@@ -27,7 +29,7 @@ def test_encoders_have_their_weights_and_keep_them(tmp_path, kind, sizes, head):
     whole.save_pretrained(tmp_path / "whole")
 
     def read(folder):
-        return loading.load_model(folder, "name", loading.load_config(folder, {}), {})
+        return loading.load_model(folder, "name", ENCODING, loading.load_config(folder, ENCODING, {}), {})
 
     encoder = read(tmp_path / "whole")
     encoder.save_pretrained(tmp_path / "saved")
@@ -42,4 +44,4 @@ def test_an_encoder_without_weights_is_refused(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name: weight for name, weight in weights.items() if "conv1" not in name}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="expected the weights of a WhisperEncoder, got none for .'conv1.bias'"):
-        loading.load_model(tmp_path, "name", loading.load_config(tmp_path, {}), {})
+        loading.load_model(tmp_path, "name", ENCODING, loading.load_config(tmp_path, ENCODING, {}), {})

@@ -40,8 +40,8 @@ def main() -> None:
         if error:
             failed[path.name] = error
             print(error, file=sys.stderr)
+        write(results, failed, fast)  # after each one, so that a stopped run leaves what it measured
         print(f"   {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    write(results, failed, fast)
     sys.exit(bool(failed))
 
 

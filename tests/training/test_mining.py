@@ -15,6 +15,7 @@ from omnitune import SentenceTransformer
 from omnitune.data.hard_negatives import Pairs, Rules
 from omnitune.errors import DatasetError, InputError
 from omnitune.model.embedding_cache import content_keys, encode_cached, identity
+from omnitune.modules import StaticEmbedding
 from omnitune.training import mining
 from omnitune.util import mine_hard_negatives
 
@@ -204,6 +205,20 @@ def test_other_weights_are_another_cache(tiny_bert):
     assert identity(one) == identity(same) != identity(other)
     same.max_seq_length = 7
     assert identity(one) != identity(same)
+
+
+def test_other_pixels_or_words_are_another_cache(tiny_qwen3_vl, tiny_bert):
+    one, fewer = (
+        SentenceTransformer(str(tiny_qwen3_vl), device="cpu", processor_kwargs={"max_pixels": pixels})
+        for pixels in (128 * 128, 64 * 64)
+    )
+    assert identity(one) != identity(fewer)
+    table = torch.zeros(50, 4)
+    words = SentenceTransformer(str(tiny_bert), device="cpu").tokenizer.backend_tokenizer
+    first = SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=table)], device="cpu")
+    before = identity(first)
+    words.add_tokens(["another"])
+    assert identity(first) != before
 
 
 def test_a_killed_run_goes_on_where_it_was(model, texts, tmp_path):

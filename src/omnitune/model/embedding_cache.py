@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from omnitune import runtime
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.model import Model
+from omnitune.model.tower_cache import settings_of
+from omnitune.modules.transformer import Transformer
 
 CHUNK = 4096
 """Items encoded and written at a time."""
@@ -40,7 +42,7 @@ def content_keys(model: Model, items: Sequence[Any], *, queries: bool = False) -
 
 
 def identity(model: Model) -> str:
-    """What changes when embeddings do: hash of all weights and of the modules' settings."""
+    """What changes when embeddings do: hash of all weights, of the modules' settings, processors and vocabularies."""
     made = hashlib.blake2b(digest_size=16)
     for name, weight in model.state_dict().items():
         held = weight.detach().cpu().contiguous()
@@ -48,6 +50,13 @@ def identity(model: Model) -> str:
         made.update(held.flatten().view(torch.uint8).numpy().tobytes())
     config = getattr(model.transformers_model, "config", None)
     made.update(f"{model!r} {model.max_seq_length} {'' if config is None else config.to_dict()}".encode())
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            made.update(settings_of(module).encode())
+        vocabulary = getattr(getattr(module, "tokenizer", None), "get_vocab", None)
+        if vocabulary is not None:
+            words = vocabulary()
+            made.update(repr(sorted(words.items()) if isinstance(words, dict) else list(words)).encode())
     return made.hexdigest()
 
 

@@ -110,7 +110,7 @@ class TowerCache:
         model = tower.module.model
         backbone = (type(model).__qualname__, model.config._attn_implementation, str(model.dtype), device)
         versions = (torch.__version__, transformers.__version__)
-        facts = (self._weights_key(modality, tower), backbone, autocast, versions, _settings(tower.module))
+        facts = (self._weights_key(modality, tower), backbone, autocast, versions, settings_of(tower.module))
         return _digest(*map(repr, facts))
 
     def features(self, mini_batch: MiniBatch, arguments: dict[str, Any]) -> Features | None:
@@ -249,7 +249,7 @@ def _unpacked(entry: Entry) -> Features:
     return {**{key: value for key, value in entry.items() if key != FACTS}, **facts}
 
 
-def _settings(module: Any) -> str:
+def settings_of(module: Any) -> str:
     """Everything of the processor that changes what it makes of an item."""
     processor = module.processor
     parts = [processor, *(getattr(processor, name, None) for name in ("image_processor", "tokenizer"))]

@@ -171,9 +171,14 @@ def mask_tokens(model: Any, features: Features, tokens: Tensor) -> None:
         features["attention_mask"] = shorten(tokens.shape[1], mask)
 
 
+def spelt(modality: Modality) -> str:
+    """A modality in words: `"image+text"` for a combined one."""
+    return "+".join(modality) if isinstance(modality, tuple) else modality
+
+
 def to_json(config: ModalityConfig) -> dict[str, ModalityParams]:
     """The configuration with combined modalities as `"image+text"`."""
-    return {"+".join(kind) if isinstance(kind, tuple) else kind: params for kind, params in config.items()}
+    return {spelt(kind): params for kind, params in config.items()}
 
 
 def from_json(config: dict[str, Any], source: Any) -> ModalityConfig:

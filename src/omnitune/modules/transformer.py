@@ -253,14 +253,16 @@ class Transformer(InputModule):
         kind = kinds[0]
         if set(kinds) != {kind} or kind not in self.modality_config:
             raise ModalityError(
-                f"inputs: this model takes one of {[*map(_spelt, self.modality_config)]} per batch, "
-                f"got {sorted({_spelt(kind) for kind in kinds})}"
+                f"inputs: this model takes one of {[*map(outputs.spelt, self.modality_config)]} per batch, "
+                f"got {sorted({outputs.spelt(kind) for kind in kinds})}"
             )
         if prompt and kind == "text":
             inputs = [processors.prefixed(prompt, text) for text in inputs]
         elif prompt and kind not in self._without_prompt:
             self._without_prompt.add(kind)
-            logger.warning("prompt: %r is ignored for %s, which this model takes without text.", prompt, _spelt(kind))
+            logger.warning(
+                "prompt: %r is ignored for %s, which this model takes without text.", prompt, outputs.spelt(kind)
+            )
         features = processors.call(self.processor, kind, inputs, buckets, flat=row.flat_processor)
         if self.task.generates:
             processors.check_left_padded(features)
@@ -280,7 +282,7 @@ class Transformer(InputModule):
         missing = {part for kind in kinds for part in ((kind,) if isinstance(kind, str) else kind)} - {*self.modalities}
         if missing:
             raise ModalityError(
-                f"inputs: this model takes {[*map(_spelt, self.modality_config)]}, got {sorted(missing)} too"
+                f"inputs: this model takes {[*map(outputs.spelt, self.modality_config)]}, got {sorted(missing)} too"
             )
         conversations = [
             messages.to_messages(item, kind, prompt=prompt, structured=self._structured)
@@ -447,7 +449,3 @@ class Transformer(InputModule):
 
     def __repr__(self) -> str:
         return f"Transformer({self.get_config_dict()}, architecture={type(self.model).__name__!r})"
-
-
-def _spelt(modality: Modality) -> str:
-    return "+".join(modality) if isinstance(modality, tuple) else modality

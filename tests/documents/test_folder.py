@@ -166,7 +166,7 @@ READER = """
 import os, time
 from omnitune.documents.pages import Description, Page
 
-def describe(path):
+def describe(path, rendering):
     return Description(pages=int(path.read_text()))
 
 def pages(path, start, stop, folder, rendering):
@@ -233,7 +233,7 @@ def test_a_new_kind_of_document_is_one_row(tmp_path: Path, reader: str, monkeypa
 def test_a_full_disk_stops_the_run(tmp_path: Path, reader: str) -> None:
     (tmp_path / "odd_reader.py").write_text(
         READER + "\nfrom omnitune.errors import ResourceError\n"
-        "def describe(path):\n    raise ResourceError('the disk is full')\n"
+        "def describe(path, rendering):\n    raise ResourceError('the disk is full')\n"
     )
     worker = Worker()
     (tmp_path / "a.x").touch()

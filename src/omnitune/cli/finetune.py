@@ -42,7 +42,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; t
 
 
 def finetune(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,
@@ -57,7 +57,7 @@ def finetune(
     ] = False,
     reranker_model: RerankerModelOption = None,
 ) -> None:
-    """Finetune a retriever on a folder of documents and report how much better it got.
+    """Finetune a retriever on a folder of documents, recordings or clips and report how much better it got.
 
     Stopped runs go on where they were: give the same command again.
     """

@@ -25,9 +25,11 @@ def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
 
 
 def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
-    """What each page is."""
-    known = dataset.tables["pages"].select_columns(["page_id", "document", "number"])
-    return ({"id": one["page_id"], "document": one["document"], "page": one["number"]} for one in known)
+    """What each page is; of a segment, with its times."""
+    known = dataset.tables["pages"].select_columns(["page_id", "document", "number", "label"])
+    for one in known:
+        entry = {"id": one["page_id"], "document": one["document"], "page": one["number"]}
+        yield {**entry, "times": one["label"]} if dataset.kind.ways else entry
 
 
 def index_outcome(outcome: "Outcome") -> None:

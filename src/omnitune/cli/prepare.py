@@ -10,11 +10,11 @@ from omnitune.cli.finetune import OutOption, RecipeOption
 
 
 def prepare(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
     out: OutOption,
     recipe: RecipeOption = None,
 ) -> None:
-    """Make a dataset of pages, splits and queries from a folder of documents."""
+    """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
     from omnitune.documents.pipeline import prepared
     from omnitune.documents.recipe import Recipe, load_recipe
 

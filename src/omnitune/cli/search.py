@@ -1,4 +1,4 @@
-"""`omnitune search`: the top pages for a query."""
+"""`omnitune search`: the top pages, or segments of recordings or clips, for a query."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,10 @@ def search(
     model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
     dataset: Annotated[Path, typer.Argument(help="Folder that `omnitune prepare` made.")],
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pages to show.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pages or segments to show.")] = 5,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
 ) -> None:
-    """Find the pages of a dataset that answer a query; the first search indexes them."""
+    """Find the pages or segments of a dataset that answer a query; the first search indexes them."""
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
     from omnitune.documents.default_model import load_model
@@ -25,20 +25,24 @@ def search(
 
     console.only_our_bars()
     pages = load(dataset)
+    words = pages.kind.words
     if html is not None:
         writable_folder(html.parent)
     place, key = place_of(model, pages)
     writable_folder(place.parent)
-    encoder = load_model({"model_name_or_path": model})
+    encoder = load_model({"model_name_or_path": model}, pages.kind)
     if is_index(place, key):
         index = open_index(place)
     else:
-        console.say(f"Indexing {len(pages.pages):,} pages, once for this model and dataset")
+        console.say(f"Indexing {len(pages.pages):,} {words.page}s, once for this model and dataset")
         index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
     found = index.search(encoder, [query], top_k)[0]
-    rows = [[str(hit.entry["document"]), str(hit.entry["page"]), f"{hit.score:.3f}"] for hit in found]
-    console.table(["document", "page", "score"], rows, title=query)
+    rows = [
+        [str(hit.entry["document"]), str(hit.entry.get("times") or hit.entry["page"]), f"{hit.score:.3f}"]
+        for hit in found
+    ]
+    console.table([words.document, words.page, "score"], rows, title=query)
     if html is not None:
-        images = [pages.pages[hit.row] for hit in found]
-        write_contact_sheet(html, query=query, model=model, found=found, images=images)
+        images = [pages.pictures[hit.row] for hit in found]
+        write_contact_sheet(html, query=query, model=model, found=found, images=images, words=words)
         console.places("Results", {"sheet": html})

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnitune.documents.kinds import KINDS, PAGES
 from omnitune.runtime import writing
 
-_HEAD = """# Pages and queries from {name}
+_HEAD = """# {page}s and queries from {name}
 
-Made by `omnitune prepare` from {documents} documents: {pages:,} page images, {train:,} training pairs, {test:,} test
+Made by `omnitune prepare` from {documents} {document}s: {pages:,} {made}s, {train:,} training pairs, {test:,} test
 queries.
 
 ```python
@@ -16,22 +17,35 @@ from omnitune.documents import load
 
 dataset = load("{out}")
 dataset.train      # query, page
-dataset.corpus     # page id -> image
+dataset.corpus     # page id -> {modality}
 dataset.queries, dataset.relevant
 ```
 
-Queries are taken from the documents themselves: titles of the outline, captions, headings and, for training only, the
-most telling words of sentences. The documents were split before any query was made.
+{queries} The {document}s were split before any query was made.
 
-The page images are copies of the documents. Whoever may not share those may not share this dataset.
+The {made}s are copies of the {document}s. Whoever may not share those may not share this dataset.
 """
+
+_QUERIES = {
+    False: "Queries are taken from the documents themselves: titles of the outline, captions, headings and, for "
+    "training only, the\nmost telling words of sentences.",
+    True: "Queries are captions that people wrote; a segment without one is there to be found wrongly.",
+}
+"""By whether the queries are captions."""
 
 
 def write_card(path: Path, facts: Mapping[str, Any]) -> None:
     """Write the card of a dataset from its facts."""
     asked = {side: sum(counts.values()) for side, counts in facts["queries"].items()}
+    kind = KINDS[facts["kind"]]
+    document, page = kind.words.document, kind.words.page
     parts = [
         _HEAD.format(
+            document=document,
+            page=page.capitalize(),
+            made="page image" if kind is PAGES else page,
+            modality=kind.modality,
+            queries=_QUERIES[kind.captioned],
             name=Path(facts["source"]).name,
             out=path.parent.name,
             documents=len(facts["documents"]),
@@ -39,21 +53,21 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
             train=asked["train"],
             test=asked["test"],
         ),
-        "## Documents\n",
+        f"## {document.capitalize()}s\n",
         _table(
-            ("document", "side", "pages", "queries"),
+            (document, "side", f"{page}s", "queries"),
             ((d["name"], d["side"], d["pages"], d["queries"]) for d in facts["documents"]),
         ),
         "## Queries\n",
         _table(("side", "origin", "number"), _counts(facts["queries"])),
-        _section("Skipped documents", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),
+        _section(f"Skipped {document}s", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),
         _section("Training queries dropped", (f"{reason}: {count}" for reason, count in facts["dropped"].items())),
         _section(
-            "Pages left out of their side, because a page that is more protected is nearly the same",
+            f"{page.capitalize()}s left out of their side, because a {page} that is more protected is nearly the same",
             (f"`{page}`, for `{other}`" for page, other in facts["left_out"].items()),
         ),
         _section(
-            "Near-duplicate pages", (", ".join(f"`{page}`" for page in group) for group in facts["near_duplicates"])
+            f"Near-duplicate {page}s", (", ".join(f"`{page}`" for page in group) for group in facts["near_duplicates"])
         ),
         _section("Settings", (f"`{name}`: {value}" for name, value in facts["settings"].items())),
     ]

@@ -4,20 +4,21 @@
       README.md        a card: what is in it, what was left out and why
       prepared.json    the same facts for programs, and the fingerprint that says whether it is up to date
       tables/          a `datasets.DatasetDict`: `datasets.load_from_disk(folder / "tables")`
-      images/          one file a page, named by the hash of its content
+      images/          one file a page, named by the hash of its content: an image; of a segment of a recording or clip a
+                       `.wav` or `.mp4`, and a `.jpg` of the same name to look at
       documents/       one file a document that was read, so that the next run need not read it again
 
 Tables:
 
 | table | a row | columns |
 |---|---|---|
-| `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed), `side` (train, validation, test), `image`, `text` (text layer), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
+| `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed, or a segment's times), `side` (train, validation, test), `image`, `text` (text layer, or what was read), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
 | `train` | a pair | `query`, `page_id`, `image`, `origin` (title, caption, heading, sentence, model), `document` |
 | `validation`, `test` | a query | `query_id`, `query`, `page_ids` (the pages that answer it), `origin`, `document` |
 
 `image` is the path of a file inside the folder, so that a page is stored once however many queries it has, and the folder
-can be moved. `load` gives datasets whose images are `datasets.Image`; saving those elsewhere, or pushing them to a hub,
-embeds the images.
+can be moved. `load` gives datasets whose images are `datasets.Image` (`Audio`, `Video`); saving those elsewhere, or
+pushing them to a hub, embeds the images.
 """  # noqa: E501 - a table row is one line
 
 import dataclasses
@@ -28,17 +29,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
+from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Value, Video, load_from_disk
 
 from omnitune.documents.card import write_card
-from omnitune.documents.duplicates import groups, members
-from omnitune.documents.folder import LAYOUT_VERSION, Document, Skipped, read_folder
-from omnitune.documents.pages import Rendering
+from omnitune.documents.duplicates import members
+from omnitune.documents.folder import LAYOUT_VERSION, Document, Skipped, find_documents, kind_at, read_folder
+from omnitune.documents.kinds import KINDS, Kind, KindName, Ways, way_of
+from omnitune.documents.pages import Rendering, picture_of
 from omnitune.documents.preparation import (
     QUERY_VERSION,
     Choices,
@@ -46,7 +49,9 @@ from omnitune.documents.preparation import (
     PageReader,
     PageWriter,
     Rows,
+    captions_for,
     make_rows,
+    page_groups,
     with_readings,
 )
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
@@ -78,7 +83,10 @@ SCHEMA: dict[str, Features] = {
 }
 
 Item = dict[str, Any]
-"""A page image as a model takes it: `{"path": absolute path, "bytes": None}`."""
+"""A page as a model takes it: `{"path": absolute path of its image, recording or clip, "bytes": None}`."""
+
+FEATURES: dict[str, Any] = {"image": Image(), "audio": Audio(decode=False), "video": Video(decode=False)}
+"""Type of a column of pages by modality. The model's own reader decodes sound and clips, at its rate and frames."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,13 +122,24 @@ class DocumentDataset:
         """Name of the folder of documents."""
         return Path(self.facts["source"]).name
 
+    @property
+    def kind(self) -> Kind:
+        """What the documents are."""
+        return KINDS[self.facts.get("kind", "pages")]
+
     @cached_property
     def train(self) -> Dataset:
-        """Training pairs: `query` (text) and `page` (`datasets.Image`, a path)."""
+        """Training pairs: `query` (text) and `page` (`datasets.Image`, `Audio` or `Video`, a path)."""
         table = self.tables["train"]
         paths = [self._path(image) for image in table["image"]]
-        features = Features({"query": _TEXT, "page": Image()})
-        return Dataset.from_dict({"query": table["query"][:], "page": paths}, features=features)
+        return self.with_pages({"query": table["query"][:], "page": paths}, ["page"])
+
+    def with_pages(self, columns: Mapping[str, Sequence[Any]], pages: Sequence[str]) -> Dataset:
+        """A dataset of some columns, of which those named `pages` hold paths of pages."""
+        made = Dataset.from_dict(dict(columns))
+        for name in pages:
+            made = made.cast_column(name, FEATURES[self.kind.modality])
+        return made
 
     @cached_property
     def page_ids(self) -> list[str]:
@@ -129,8 +148,13 @@ class DocumentDataset:
 
     @cached_property
     def pages(self) -> list[Item]:
-        """All page images."""
+        """All page images, or segments."""
         return [{"path": self._path(image), "bytes": None} for image in self.tables["pages"]["image"]]
+
+    @cached_property
+    def pictures(self) -> list[Item]:
+        """What people look at, of all pages: the images, or a waveform or key frames of every segment."""
+        return [{"path": picture_of(page["path"]), "bytes": None} for page in self.pages]
 
     @cached_property
     def page_texts(self) -> list[str]:
@@ -182,9 +206,10 @@ class DocumentDataset:
         facts = self.facts
         sides = ", ".join(f"{facts['pages'][side]} {side}" for side in reversed(SIDES) if facts["pages"].get(side))
         asked = sum(facts["queries"]["test"].values())
-        skipped = f"; {len(facts['skipped'])} documents skipped" if facts["skipped"] else ""
+        words = self.kind.words
+        skipped = f"; {len(facts['skipped'])} {words.document}s skipped" if facts["skipped"] else ""
         return (
-            f"{len(facts['documents'])} documents, {len(self.page_ids):,} pages ({sides}); "
+            f"{len(facts['documents'])} {words.document}s, {len(self.page_ids):,} {words.page}s ({sides}); "
             f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{skipped}"
         )
 
@@ -194,8 +219,8 @@ class DocumentDataset:
         for name, table in self.tables.items():
             if "image" in table.column_names:
                 paths = [self._path(image) for image in table["image"]]
-                columns = {**table.to_dict(), "image": paths}
-                made[name] = Dataset.from_dict(columns, features=Features({**table.features, "image": Image()}))
+                bare = Dataset.from_dict({**table.to_dict(), "image": paths}, features=table.features)
+                made[name] = bare.cast_column("image", FEATURES[self.kind.modality])
             else:
                 made[name] = table
         return DatasetDict(made)
@@ -234,8 +259,11 @@ def prepare(
     folder: str | Path,
     out: str | Path,
     *,
+    kind: KindName | Literal["auto"] = "auto",
     width: int = 900,
     max_pixels: int = 4_000_000,
+    segments: Ways = "auto",
+    seconds: float = 15.0,
     split: Literal["documents", "pages"] = "documents",
     test: float | Sequence[str] = 0.2,
     validation: float | Sequence[str] = 0.0,
@@ -255,10 +283,13 @@ def prepare(
     others were added, and nothing at all when neither documents nor settings have changed.
 
     Args:
-        folder: Documents (PDF files and images), with its sub-folders.
+        folder: Documents (PDF files and images), recordings or clips, with its sub-folders.
         out: Where the dataset goes.
-        width: Width of a page image in pixels.
+        kind: `"pages"`, `"recordings"` or `"clips"`: which files count; `"auto"` takes all, which must be of one kind.
+        width: Width of a page image in pixels; most of a clip.
         max_pixels: Most pixels of a page image.
+        segments: Where recordings are cut (`"silence"` or `"windows"`), or clips (`"shots"` or `"windows"`).
+        seconds: Longest segment.
         split: `"documents"` tests on documents that training never saw; `"pages"` on other pages of the same ones.
         test: Share of the pages to hold out for the test, or names of documents.
         validation: The same for validation; 0 makes none.
@@ -266,7 +297,7 @@ def prepare(
         sentences: Most training queries that are made of the sentences of one page.
         similarity: Jaccard similarity of three-word shingles from which two pages are near-duplicates.
         round_trip: A training query is kept if BM25 finds its page among so many; 0 keeps all.
-        reader: Reads the text of page images, for pages that have no text layer.
+        reader: Reads the text of page images, for pages that have no text layer, or what is said or shown in a segment.
         keep: A further filter of training queries.
         writer: Writes questions about the images of training pages, instead of those made of their sentences.
         workers: Processes that read documents; None takes one a core.
@@ -274,12 +305,18 @@ def prepare(
 
     Raises:
         DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
+        InputError: This kind of document is not cut so.
         LeakageError: A held-out page, or its near-duplicate, came into training.
         ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
     """
     started = time.perf_counter()
     folder, out = Path(folder), writable_folder(Path(out).absolute())
-    rendering = Rendering(width=width, max_pixels=max_pixels)
+    paths = find_documents(folder, kind)
+    what = kind_at(paths[0])
+    rendering = Rendering(
+        width=width, max_pixels=max_pixels, segments=way_of(what, segments, seconds), seconds=float(seconds)
+    )
+    captions = captions_for(folder, paths, what)
     choices = Choices(
         split=split,
         test=test if isinstance(test, float | int) else tuple(test),
@@ -289,17 +326,22 @@ def prepare(
         sentences=sentences,
         round_trip=round_trip,
     )
-    documents, skipped = read_folder(folder, out, rendering, workers=workers, show_progress=show_progress)
-    settings = {**dataclasses.asdict(rendering), **dataclasses.asdict(choices)}
+    documents, skipped = read_folder(
+        folder, out, rendering, kind=what.name, workers=workers, show_progress=show_progress
+    )
+    if captions is not None:
+        documents = [replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents]
+        skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
+    settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
     mark = _fingerprint(documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
     if _up_to_date(out, mark):
         return load(out)
     if reader is not None:
         documents = with_readings(documents, out / IMAGES, reader)
     write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
-    rows = make_rows(documents, choices, keep, write)
+    rows = make_rows(documents, choices, keep, write, what)
     facts = _facts(folder, settings, documents, skipped, rows)
-    facts |= {"fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
+    facts |= {"kind": what.name, "fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
     return _save(out, rows, facts)
 
 
@@ -311,7 +353,7 @@ def check_leaks(dataset: DocumentDataset) -> None:
     """
     table = dataset.tables["pages"]
     similarity = dataset.facts["settings"]["similarity"]
-    found = groups(dataset.page_texts, list(table["look"]), similarity=similarity)
+    found = page_groups(dataset.page_texts, list(table["look"]), dataset.kind, similarity)
     held_out = dataset.pages_of("test") + dataset.pages_of("validation")
     group_of: dict[str, int] = dict(zip(dataset.page_ids, found, strict=True))
     raise_leaks(leaks(group_of, list(dataset.tables["train"]["page_id"]), held_out))
@@ -357,7 +399,7 @@ def _fingerprint(
     parts = [
         LAYOUT_VERSION,
         QUERY_VERSION,
-        [(document.name, document.key) for document in documents],
+        [[document.name, document.key, *map(dataclasses.astuple, document.captions)] for document in documents],
         [one.name for one in skipped],
         settings,
         named,

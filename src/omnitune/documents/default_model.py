@@ -1,15 +1,15 @@
 """Which model a run finetunes when nobody names one, and how the embedded one is put together.
 
-The embedded model needs no hub and no GPU: MiniLM for text, and for page images a frozen reader (`TextReader`) in front
-of the same MiniLM. Its weights come from a pip package and are checked against a pinned hash, because they were
-published elsewhere.
+The embedded model needs no hub and no GPU: MiniLM for text, and for page images, recordings or clips a frozen reader
+(`TextReader`, `AudioReader`, `ClipReader`) in front of the same MiniLM. Its weights come from a pip package and are
+checked against a pinned hash, because they were published elsewhere.
 """
 
 import dataclasses
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from omnitune import runtime
+from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.recipe import Recipe, load_recipe
 from omnitune.documents.steps import listing
 from omnitune.errors import CheckpointError, InputError, MissingExtraError
@@ -24,7 +25,8 @@ from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.encoders import SentenceTransformer
 from omnitune.model.family import DENSE
-from omnitune.modules import Normalize, Pooling, Router, TextReader, Transformer, files
+from omnitune.modules import AudioReader, ClipReader, Normalize, Pooling, Router, TextReader, Transformer, files
+from omnitune.modules.readings import KeepingReader
 
 EMBEDDED = "embedded"
 """Name of the embedded model, in recipes and on the command line."""
@@ -49,16 +51,18 @@ class Choice:
         name: `"embedded"`, a directory or a repository.
         why: One sentence.
         recipe: Settings, with the model's name settled.
+        kind: What it is to find.
     """
 
     name: str
     why: str
     recipe: Recipe
+    kind: Kind = PAGES
 
     @property
     def shown(self) -> str:
         """The model's name as people read it."""
-        return "MiniLM behind a page reader (embedded)" if self.name == EMBEDDED else self.name
+        return f"MiniLM behind {_ROUTES[self.kind.name].shown} (embedded)" if self.name == EMBEDDED else self.name
 
     def changed(self, **sections: Any) -> "Choice":
         """The same model with other sections of the recipe."""
@@ -73,7 +77,8 @@ class Choice:
         """
         if self.name == EMBEDDED:
             minilm_folder()
-            runtime.require("tesserocr", extra="ocr")
+            for package, extra in _ROUTES[self.kind.name].packages.items():
+                runtime.require(package, extra=extra)
             return
         settings = self.recipe.model
         known = {name: settings[name] for name in ("revision", "cache_folder", "local_files_only") if name in settings}
@@ -87,30 +92,34 @@ class Choice:
             MissingExtraError: The embedded model's packages are not installed.
             CheckpointError: It cannot be loaded.
         """
-        return load_model(self.recipe.model)
+        return load_model(self.recipe.model, self.kind)
 
     def identity(self) -> Any:
         """What changes when the starting point does: a directory's files, or the name and revision of a repository."""
         return {**model_identity(self.name), "settings": dict(self.recipe.model)}
 
 
-def choose(model: str | None, recipe: Recipe | None) -> Choice:
-    """Settle model and recipe from what the user said and what the machine has.
+def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Choice:
+    """Settle model and recipe from what the user said, what the folder holds and what the machine has.
 
     Args:
         model: A directory, a repository or `"embedded"`; None leaves it to the recipe or the machine.
         recipe: None takes the one that fits the model.
+        kind: What is to be found.
 
     Raises:
         InputError: `model` looks like a path and nothing is there.
     """
     if model is not None:
         _check_path(model)
-        return _chosen(model, recipe)
+        return _chosen(model, recipe, kind)
     if recipe is not None:
         name = recipe.model.get("model_name_or_path") or EMBEDDED
         why = f"The recipe {Path(recipe.source).name} names it."
-        return Choice(name=name, why=why, recipe=_with_model(recipe, name))
+        return Choice(name=name, why=why, recipe=_with_model(recipe, name), kind=kind)
+    if kind is not PAGES:
+        why = f"No model was named: of {kind.name} this one reads the words, and finetunes on a CPU in minutes."
+        return Choice(name=EMBEDDED, why=why, recipe=load_recipe("demo"), kind=kind)
     free = gpu_bytes()
     if free >= GPU_BYTES:
         why = f"No model was named and the GPU has {free / 1e9:.0f} GB free, enough for LoRA on {VISION_LANGUAGE}."
@@ -120,13 +129,13 @@ def choose(model: str | None, recipe: Recipe | None) -> Choice:
     return Choice(name=EMBEDDED, why=why, recipe=load_recipe("demo"))
 
 
-def _chosen(model: str, recipe: Recipe | None) -> Choice:
+def _chosen(model: str, recipe: Recipe | None, kind: Kind) -> Choice:
     why = "It was asked for."
     fitting = recipe or load_recipe("vdr-lora" if model == VISION_LANGUAGE else "demo")
     named = fitting.model.get("model_name_or_path")
     if named != model and (recipe is None or named == EMBEDDED):  # settings meant for another model, such as 256 tokens
         fitting = dataclasses.replace(fitting, model={})
-    return Choice(name=model, why=why, recipe=_with_model(fitting, model))
+    return Choice(name=model, why=why, recipe=_with_model(fitting, model), kind=kind)
 
 
 def _with_model(recipe: Recipe, name: str) -> Recipe:
@@ -151,12 +160,12 @@ def gpu_bytes() -> int:
     return runtime.available_memory("cuda:0") if torch.cuda.is_available() else 0
 
 
-def load_model(settings: Mapping[str, Any]) -> SentenceTransformer:
-    """A model by the `model` section of a recipe."""
+def load_model(settings: Mapping[str, Any], kind: Kind = PAGES) -> SentenceTransformer:
+    """A model by the `model` section of a recipe; the embedded one for what is to be found."""
     arguments = dict(settings)
     tokens = arguments.pop("max_seq_length", None)
     name = arguments.pop("model_name_or_path", None) or EMBEDDED
-    model = page_retriever(**arguments) if name == EMBEDDED else SentenceTransformer(name, **arguments)
+    model = page_retriever(kind, **arguments) if name == EMBEDDED else SentenceTransformer(name, **arguments)
     if tokens is not None:
         model.max_seq_length = tokens
     return model
@@ -168,10 +177,37 @@ def loading(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in recipe.model.items() if name in kept}
 
 
-def page_retriever(**arguments: Any) -> SentenceTransformer:
-    """The embedded model: text through MiniLM, page images through a reader into the same MiniLM.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    """How the embedded model takes a kind of document.
+
+    Attributes:
+        reader: What turns a page into text.
+        shown: What that is called.
+        packages: What the reader needs, and the extra that has it.
+    """
+
+    reader: Callable[[], KeepingReader | ClipReader]
+    shown: str
+    packages: Mapping[str, str]
+
+
+_ROUTES: dict[str, _Route] = {
+    "pages": _Route(reader=TextReader, shown="a page reader", packages={"tesserocr": "ocr"}),
+    "recordings": _Route(reader=AudioReader, shown="a speech recogniser", packages={"pocketsphinx": "speech"}),
+    "clips": _Route(
+        reader=ClipReader,
+        shown="a reader of frames and speech",
+        packages={"tesserocr": "ocr", "pocketsphinx": "speech"},
+    ),
+}
+
+
+def page_retriever(kind: Kind = PAGES, **arguments: Any) -> SentenceTransformer:
+    """The embedded model: text through MiniLM, pages or segments through a reader into the same MiniLM.
 
     Args:
+        kind: What is to be found.
         **arguments: For `SentenceTransformer`.
 
     Raises:
@@ -179,7 +215,8 @@ def page_retriever(**arguments: Any) -> SentenceTransformer:
         CheckpointError: The packaged weights are not the published ones.
     """
     text = _minilm_modules()
-    router = Router({"text": text, "image": [TextReader(), *text]}, default_route="text")
+    reader = _ROUTES[kind.name].reader()
+    router = Router({"text": text, kind.modality: [reader, *text]}, default_route="text")
     return SentenceTransformer(modules=[router], **arguments)
 
 
@@ -193,17 +230,22 @@ def text_embedder() -> SentenceTransformer:
     return SentenceTransformer(modules=_minilm_modules())
 
 
-def page_file_reader() -> Callable[[Sequence[Path]], list[str]] | None:
-    """What reads scanned pages when a dataset is prepared; None where the extra `ocr` is not installed."""
-    return None if importlib.util.find_spec("tesserocr") is None else read_page_files
+def page_file_reader(kind: Kind = PAGES) -> Callable[[Sequence[Path]], list[str]] | None:
+    """What reads scanned pages, or segments, when a dataset is prepared; None where its packages are not installed."""
+    if any(importlib.util.find_spec(package) is None for package in _ROUTES[kind.name].packages):
+        return None
+    return read_page_files if kind is PAGES else partial(read_page_files, kind=kind)
 
 
-def read_page_files(paths: Sequence[Path]) -> list[str]:
-    """Texts of page images; read once, like every page."""
-    reader, texts, chunk = TextReader(), list[str](), 4 * runtime.cores()
-    with runtime.progress_bar(label="Reading scanned pages", total=len(paths), unit="page") as bar:
+def read_page_files(paths: Sequence[Path], kind: Kind = PAGES) -> list[str]:
+    """Texts of page images, recordings or clips; read once, like every page."""
+    reader, texts, chunk = _ROUTES[kind.name].reader(), list[str](), 4 * runtime.cores()
+    label = "Reading scanned pages" if kind is PAGES else f"Reading {kind.name}"
+    sampling = reader.sampling(kind.modality)
+    with runtime.progress_bar(label=label, total=len(paths), unit=kind.words.page) as bar:
         for start in range(0, len(paths), chunk):
-            texts += reader.read([load(path, "image", DEFAULT_POLICY) for path in paths[start : start + chunk]])
+            some = paths[start : start + chunk]
+            texts += reader.read([load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some])
             bar.update(len(texts) - bar.n)
     return texts
 

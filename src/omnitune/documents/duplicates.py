@@ -3,7 +3,8 @@
 Texts are compared by their runs of three words (shingles). MinHash signatures, cut into bands, propose the pairs that
 are worth comparing, so the work grows with the number of pages and not with its square: 10,000 pages take 5 s. Pages
 without text are compared by the difference hash of their image, whose bands find every pair that differs in fewer bits
-than there are bands. Blank pages are one group.
+than there are bands. Blank pages are one group. A look may be several hashes one after another (frames, sound): the
+bands of the first propose pairs, and all must be alike.
 
 Source:
     Broder 1997 (resemblance and MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3 (banding).
@@ -31,6 +32,7 @@ HASHES = 64
 BANDS = 16
 """With 4 hashes a band, a pair of similarity 0.8 is proposed with probability 0.9998, one of 0.3 with 0.12."""
 
+LOOK_DIGITS = 64
 LOOK_BANDS = 16
 """Of 16 bits each."""
 LOOK_BITS = 12
@@ -47,7 +49,7 @@ def groups(texts: Sequence[str], looks: Sequence[str], *, similarity: float = 0.
 
     Args:
         texts: Text of every page, "" where there is none.
-        looks: Difference hash of every page's image; "" where it is blank.
+        looks: Difference hash of every page's image, 64 hex digits, or equally many such; "" where it is blank.
         similarity: Jaccard similarity of the sets of shingles from which two texts are near-duplicates.
 
     Returns:
@@ -124,7 +126,7 @@ def _join_texts(shingled: Sequence[Signature], sets: "_Sets", similarity: float)
 def _join_looks(wordless: Sequence[int], texts: Sequence[str], looks: Sequence[str], sets: "_Sets") -> None:
     blank: list[int] = []
     buckets: dict[tuple[int, str], list[int]] = defaultdict(list)
-    digits = 64 // LOOK_BANDS
+    digits = LOOK_DIGITS // LOOK_BANDS
     for index in wordless:
         if not looks[index]:
             blank.append(index)
@@ -133,14 +135,21 @@ def _join_looks(wordless: Sequence[int], texts: Sequence[str], looks: Sequence[s
             buckets[band, looks[index][band * digits : (band + 1) * digits]].append(index)
 
     def alike(one: int, other: int) -> bool:
-        first, second = int(looks[one], 16), int(looks[other], 16)
-        allowed = min(LOOK_BITS, first.bit_count() // LOOK_SHARE)
-        return (first ^ second).bit_count() <= allowed and squash(texts[one]) == squash(texts[other])
+        parts = range(0, len(looks[one]), LOOK_DIGITS)
+        return squash(texts[one]) == squash(texts[other]) and all(
+            _alike(looks[one][at : at + LOOK_DIGITS], looks[other][at : at + LOOK_DIGITS]) for at in parts
+        )
 
     for bucket in buckets.values():
         _join_bucket(bucket, sets, alike)
     for index in blank[1:]:
         sets.join(blank[0], index)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two hashes differ in few bits."""
+    first, second = int(one, 16), int(other, 16)
+    return (first ^ second).bit_count() <= min(LOOK_BITS, first.bit_count() // LOOK_SHARE)
 
 
 def _join_bucket(bucket: Sequence[int], sets: "_Sets", alike: Callable[[int, int], bool]) -> None:

@@ -40,9 +40,9 @@ def evaluate_model(
     opened = load(dataset)
     writable_folder(Path(out).parent)
     test, everything = tests_of(opened)
-    encoder = load_model({"model_name_or_path": model})
+    encoder = load_model({"model_name_or_path": model}, opened.kind)
     announce(
-        f"Encoding {len(opened.pages):,} pages",
+        f"Encoding {len(opened.pages):,} {opened.kind.words.page}s",
         opened.pages,
         lambda few: encoder.encode_document(few, batch_size=batch_size, show_progress_bar=False),
         say,

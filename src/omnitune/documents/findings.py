@@ -24,7 +24,10 @@ OTHERS = {"recall@1": "recall@1", "recall@10": "recall@10", "mrr@10": "MRR@10"}
 THUMBNAIL = 480
 """Width of a page image in the report, in pixels."""
 
-PACKAGES = ("omnitune", "torch", "transformers", "datasets", "tokenizers", "numpy", "pypdfium2", "peft", "tesserocr")
+PACKAGES = (
+    "omnitune", "torch", "transformers", "datasets", "tokenizers", "numpy", "pypdfium2", "peft", "tesserocr", "av",
+    "pocketsphinx",
+)  # fmt: skip
 
 Embedded = tuple[Matrix, Matrix]
 """Embeddings of the queries and of all pages."""
@@ -51,15 +54,15 @@ def measure_embedded(name: str, reads: str, embedded: Embedded, test: Test, ever
     )
 
 
-def measure_bm25(texts: Sequence[str], test: Test, everything: Test) -> Measured:
-    """BM25 on the text layer, its statistics taken from the pages that are searched."""
+def measure_bm25(texts: Sequence[str], reads: str, test: Test, everything: Test) -> Measured:
+    """BM25 on the text layer, called `reads`; its statistics are taken from the pages that are searched."""
 
     def scorer(among: Test) -> Scorer:
         return bm25_scorer(among.queries, [texts[row] for row in among.rows])
 
     return Measured(
         name="BM25",
-        reads="text layer",
+        reads=reads,
         held_out=judge(scorer(test), test),
         all_pages=judge(scorer(everything), everything),
     )

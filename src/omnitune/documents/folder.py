@@ -1,4 +1,4 @@
-"""A folder of documents: which files are documents, and their pages, made once.
+"""A folder of documents, recordings or clips: which files they are, and their pages or segments, made once.
 
 Every document that is done leaves one file, `documents/<key>.json`, whose key is the SHA-256 of the document's bytes
 and of the settings of the rendering. A run that was killed goes on with the documents that have none; a file that was
@@ -12,13 +12,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
+from omnitune.documents.captions import Caption
 from omnitune.documents.headings import headings
-from omnitune.documents.pages import Description, OutlineEntry, Page, Rendering
+from omnitune.documents.kinds import Kind, KindName, kind_of
+from omnitune.documents.pages import Description, OutlineEntry, Page, Rendering, picture_of
 from omnitune.documents.text import clean
 from omnitune.documents.worker import Job, Workers
 from omnitune.errors import DatasetError, DocumentError
-from omnitune.runtime import cores, progress_bar, writing
+from omnitune.runtime import cores, progress_bar, require, writing
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,13 @@ READERS = {
     ".tif": _IMAGES,
     ".tiff": _IMAGES,
     ".bmp": _IMAGES,
+    **dict.fromkeys(
+        (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma"),
+        "omnitune.documents.recordings",
+    ),
+    **dict.fromkeys(
+        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".wmv", ".flv", ".mpg", ".mpeg"), "omnitune.documents.clips"
+    ),
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
 
@@ -47,11 +57,13 @@ class StoredPage:
 
     Attributes:
         number: From 1.
-        label: The number printed on it, or "".
-        image: File name of its image in the image folder.
-        look: Difference hash, "" for a page of one colour.
+        label: The number printed on it, the times of a segment ("0:30-0:45"), or "".
+        image: File name in the image folder: of its image, or of a segment's recording (`.wav`) or clip (`.mp4`).
+        look: Difference hash, "" for a page of one colour, or silence.
         text: Cleaned text layer, "" without one.
         headings: Lines set like headings, from the top.
+        start: Second at which a segment begins; 0 of a page.
+        end: Second at which it ends; 0 of a page.
     """
 
     number: int
@@ -60,6 +72,8 @@ class StoredPage:
     look: str
     text: str
     headings: tuple[str, ...] = ()
+    start: float = 0.0
+    end: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,7 @@ class Document:
         title: By its own metadata, or "".
         outline: In reading order.
         pages: All of them, in order.
+        captions: What people wrote about a recording or clip.
     """
 
     name: str
@@ -79,6 +94,7 @@ class Document:
     title: str
     outline: tuple[OutlineEntry, ...]
     pages: tuple[StoredPage, ...]
+    captions: tuple[Caption, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,33 +105,52 @@ class Skipped:
     reason: str
 
 
-def find_documents(folder: Path) -> list[Path]:
+def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> list[Path]:
     """All files below a folder that are documents by their suffix, ordered by name; hidden ones are left out.
 
+    Args:
+        folder: With its sub-folders.
+        kind: Which files count; `"auto"` takes all, which must be of one kind.
+
     Raises:
-        DatasetError: The folder is not there, or has no documents in it.
+        DatasetError: The folder is not there, has no documents in it, or has several kinds.
     """
     if not folder.is_dir():
         raise DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, which is not a folder")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in READERS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in READERS and not hidden and path.is_file():
+            found[kind_at(path).name].append(path)
+    if kind != "auto":
+        found = {kind: found[kind]} if found[kind] else {}
     if not found:
+        suffixes = [suffix for suffix, reader in READERS.items() if kind in ("auto", kind_of(reader).name)]
         raise DatasetError(
-            f"folder: expected documents ({', '.join(READERS)}) in {str(folder)!r} or below it, found none"
+            f"folder: expected documents ({', '.join(suffixes)}) in {str(folder)!r} or below it, found none"
         )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    if len(found) > 1:
+        listed = ", ".join(
+            f"{name} ({len(paths)} files, such as {paths[0].relative_to(folder).as_posix()})"
+            for name, paths in found.items()
+        )
+        first = next(iter(found))
+        raise DatasetError(
+            f"folder: expected pages, recordings or clips, one kind, in {str(folder)!r}, got {listed}; give each a "
+            f"folder of its own, or choose with kind={first!r} (in a recipe, prepare: {{kind: {first}}})"
+        )
+    return next(iter(found.values()))
+
+
+def kind_at(path: Path) -> Kind:
+    """What kind a file is, by its suffix."""
+    return kind_of(_reader(path))
 
 
 def key_of(path: Path, rendering: Rendering) -> str:
     """Hash of a document's content, its kind, and everything that decides how it is kept."""
-    digest = hashlib.sha256(
-        json.dumps([LAYOUT_VERSION, READERS[path.suffix.lower()], dataclasses.astuple(rendering)]).encode()
-    )
+    settings = [getattr(rendering, name) for name in kind_at(path).settings]
+    digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, _reader(path), settings]).encode())
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -123,7 +158,13 @@ def key_of(path: Path, rendering: Rendering) -> str:
 
 
 def read_folder(
-    folder: Path, store: Path, rendering: Rendering, *, workers: int | None = None, show_progress: bool | None = None
+    folder: Path,
+    store: Path,
+    rendering: Rendering,
+    *,
+    kind: KindName | Literal["auto"] = "auto",
+    workers: int | None = None,
+    show_progress: bool | None = None,
 ) -> tuple[list[Document], list[Skipped]]:
     """Read every document of a folder, or take it from what is stored.
 
@@ -131,6 +172,7 @@ def read_folder(
         folder: Where the documents are, with its sub-folders.
         store: Where `documents/` and `images/` are kept.
         rendering: How pages become images.
+        kind: Which files count, as for `find_documents`.
         workers: Processes that read; None takes one a core.
         show_progress: Whether to show a bar; None decides by the terminal.
 
@@ -140,8 +182,12 @@ def read_folder(
     Raises:
         DatasetError: No document could be read; lists the reasons.
         ResourceError: The disk is full; documents that are done stay done.
+        MissingExtraError: The package that reads this kind is not installed.
     """
-    names = {path.relative_to(folder).as_posix(): path for path in find_documents(folder)}
+    names = {path.relative_to(folder).as_posix(): path for path in find_documents(folder, kind)}
+    what = kind_at(next(iter(names.values())))
+    if what.extra is not None:
+        require(what.extra[1], extra=what.extra[0])
     keys: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, path in names.items():
@@ -159,7 +205,9 @@ def read_folder(
     documents = [_load(store, keys[name], name) for name in names if name not in failed]
     if not documents:
         reasons = "\n".join(f"  {one.name}: {one.reason}" for one in skipped)
-        raise DatasetError(f"folder: none of the {len(skipped)} documents in {str(folder)!r} can be read:\n{reasons}")
+        raise DatasetError(
+            f"folder: none of the {len(skipped)} {what.words.document}s in {str(folder)!r} can be read:\n{reasons}"
+        )
     return documents, skipped
 
 
@@ -174,7 +222,10 @@ def _read(
     """Read and store documents; returns why those failed that did."""
     failed: dict[str, str] = {}
     described: dict[str, Description] = {}
-    questions = (((name, 0), Job(reader=_reader(path), path=str(path))) for name, path in todo.items())
+    questions = (
+        ((name, 0), Job(reader=_reader(path), path=str(path), rendering=rendering, patience=_patience(path)))
+        for name, path in todo.items()
+    )
     for (name, _), result in pool.run(questions):
         if isinstance(result, DocumentError):
             failed[name] = _bare(result, todo[name])
@@ -182,10 +233,11 @@ def _read(
             described[name] = result
     made: dict[str, list[Page]] = defaultdict(list)
     total = sum(description.pages for description in described.values())
-    with progress_bar(label="Pages", total=total, show=show_progress, unit="page") as bar:
+    unit = kind_at(next(iter(todo.values()))).words.page
+    with progress_bar(label=f"{unit.capitalize()}s", total=total, show=show_progress, unit=unit) as bar:
         order = [(name, todo[name], described[name]) for name in todo if name in described]
         for (name, start), result in pool.run(_page_jobs(order, store / "images", rendering)):
-            bar.update(min(PAGES_PER_JOB, described[name].pages - start))
+            bar.update(_stop(described[name], start) - start)
             if isinstance(result, DocumentError):
                 failed.setdefault(name, _bare(result, todo[name]))
                 continue
@@ -199,8 +251,9 @@ def _page_jobs(
     order: Sequence[tuple[str, Path, Description]], images: Path, rendering: Rendering
 ) -> Iterator[tuple[tuple[str, int], Job]]:
     for name, path, described in order:
-        for start in range(0, described.pages, PAGES_PER_JOB):
-            stop = min(start + PAGES_PER_JOB, described.pages)
+        start = 0
+        while start < described.pages:
+            stop = _stop(described, start)
             yield (
                 (name, start),
                 Job(
@@ -209,9 +262,20 @@ def _page_jobs(
                     start=start,
                     stop=stop,
                     folder=str(images),
-                    rendering=rendering,
+                    rendering=dataclasses.replace(rendering, marks=described.marks),
+                    patience=_patience(path),
                 ),
             )
+            start = stop
+
+
+def _stop(described: Description, start: int) -> int:
+    """After the last page of the job that begins at `start`: what has no pages of its own is read in one go."""
+    return described.pages if described.marks else min(start + PAGES_PER_JOB, described.pages)
+
+
+def _patience(path: Path) -> float:
+    return kind_at(path).megabyte * path.stat().st_size / 2**20
 
 
 def _reader(path: Path) -> str:
@@ -233,7 +297,8 @@ def _is_done(store: Path, key: str) -> bool:
     if not marker.is_file():
         return False
     kept = json.loads(marker.read_text(encoding="utf-8"))
-    return all((store / "images" / page["image"]).is_file() for page in kept["pages"])
+    files = {name for page in kept["pages"] for name in (page["image"], picture_of(page["image"]))}
+    return all((store / "images" / name).is_file() for name in files)
 
 
 def _save(store: Path, key: str, described: Description, pages: Sequence[Page]) -> None:
@@ -251,6 +316,8 @@ def _save(store: Path, key: str, described: Description, pages: Sequence[Page]) 
                     look=page.look,
                     text=clean(page.text),
                     headings=tuple(marks),
+                    start=page.start,
+                    end=page.end,
                 )
             )
             for page, marks in zip(in_order, marked, strict=True)

@@ -10,7 +10,7 @@ from omnitune.documents.pages import Description, Page, Rendering, look, store
 from omnitune.errors import DocumentError
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, rendering: Rendering | None = None) -> Description:  # noqa: ARG001
     """Number of frames of a TIFF, 1 for every other image.
 
     Raises:

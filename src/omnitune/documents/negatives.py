@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from omnitune.data.hard_negatives import Mined, Pairs, Rules
@@ -209,5 +209,4 @@ def _rows(dataset: DocumentDataset, found: Sequence[dict[str, Any]], count: int)
     path = {page: item["path"] for page, item in dataset.corpus.items()}
     columns = {"query": [one["query"] for one in found], "page": [path[one["page_id"]] for one in found]}
     columns |= {f"negative_{n + 1}": [path[one["negatives"][n]] for one in found] for n in range(count)}
-    features = Features({name: Value("string") if name == "query" else Image() for name in columns})
-    return Dataset.from_dict(columns, features=features)
+    return dataset.with_pages(columns, [name for name in columns if name != "query"])

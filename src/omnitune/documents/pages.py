@@ -1,4 +1,7 @@
-"""What a reader of documents makes: a description of the document, then its pages, one image file each.
+"""What a reader of documents makes: a description of the document, then its pages, one file each.
+
+A page of a recording or a clip is a segment of it, and its file a small recording or clip; beside that lies a picture
+of it under the same hash, for people to look at.
 
 Page images are stored under the SHA-256 of their bytes, so that a page that occurs twice is stored once and a page that
 is made again lands on itself. They are PNG: on nine manuals rendered 900 pixels wide a grey PNG takes 83 kB and loses
@@ -11,7 +14,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -34,15 +37,21 @@ DIFFERENCE_SIDE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How a page becomes an image.
+    """How a document becomes pages.
 
     Attributes:
-        width: Width of the image in pixels; images that are files already are made smaller, never larger.
+        width: Width of the image in pixels; images that are files already, and clips, are made smaller, never larger.
         max_pixels: Most pixels of one page image; a page that would have more is rendered smaller.
+        segments: Where a recording or clip is cut, one of its kind's ways.
+        seconds: Longest segment.
+        marks: Seconds at which the segments of one document begin, and its end, as its description has them.
     """
 
     width: int = 900
     max_pixels: int = 4_000_000
+    segments: str = ""
+    seconds: float = 15.0
+    marks: tuple[float, ...] = ()
 
     def scale(self, width: float, height: float) -> float:
         """Factor from page units to pixels for a page of this width and height."""
@@ -72,11 +81,13 @@ class Description:
         pages: Number of pages, at least 1.
         title: Its title by its own metadata, or "".
         outline: In reading order.
+        marks: Of a recording or clip, the seconds at which its segments begin, and its end.
     """
 
     pages: int
     title: str = ""
     outline: tuple[OutlineEntry, ...] = ()
+    marks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +111,15 @@ class Page:
 
     Attributes:
         number: From 1.
-        label: The number printed on it ("iv", "12"), or "".
-        image: File name of its image in the image folder.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        look: Difference hash of the image, 64 hex digits; "" for a page of one colour.
+        label: The number printed on it ("iv", "12"), the times of a segment ("0:30-0:45"), or "".
+        image: File name of its image, or of a segment's recording or clip, in the image folder.
+        width: Of the image or the frames, in pixels; 0 of a recording.
+        height: Of the image or the frames, in pixels; 0 of a recording.
+        look: Difference hash of the image, 64 hex digits, or several; "" for a page of one colour, or silence.
         text: Its text layer as the document has it; "" without one.
         lines: The text layer line by line with its type sizes.
+        start: Second at which a segment begins; 0 of a page.
+        end: Second at which it ends; 0 of a page.
     """
 
     number: int
@@ -117,32 +130,56 @@ class Page:
     look: str
     text: str = ""
     lines: tuple[Line, ...] = ()
+    start: float = 0.0
+    end: float = 0.0
 
 
 class Reader(Protocol):
     """What a module that reads one kind of document offers (as module-level functions)."""
 
-    def describe(self, path: Path) -> Description:
-        """Page count, title and outline.
+    def describe(self, path: Path, rendering: Rendering) -> Description:
+        """Page count, title and outline, or where it is cut.
 
         Raises:
             DocumentError: The file cannot be opened, or has no pages.
         """
 
     def pages(self, path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
-        """Pages `start` to `stop - 1`, counted from 0, their images stored in `folder`."""
+        """Pages `start` to `stop - 1`, counted from 0, their files stored in `folder`."""
 
 
 def store(image: Image.Image, folder: Path) -> str:
     """Write an image under the hash of its bytes; returns its file name inside `folder`."""
-    data, suffix = encode(image)
+    return keep(*encode(image), folder)
+
+
+def keep(data: bytes, suffix: str, folder: Path) -> str:
+    """Write a file under the hash of its bytes; returns its name inside `folder`."""
     digest = hashlib.sha256(data).hexdigest()
     name = f"{digest[:2]}/{digest}{suffix}"
-    target = folder / name
+    _write(data, folder / name)
+    return name
+
+
+def keep_segment(data: bytes, suffix: str, picture: Image.Image, folder: Path) -> str:
+    """Write a recording or clip as `keep` does, and the picture of it; returns the name of the former."""
+    name = keep(data, suffix, folder)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="JPEG", quality=85)
+    _write(buffer.getvalue(), folder / picture_of(name))
+    return name
+
+
+def picture_of(image: str) -> str:
+    """File name of what people look at: of a page its image itself."""
+    path = PurePosixPath(image)
+    return str(path.with_suffix(".jpg")) if path.suffix in (".wav", ".mp4") else image
+
+
+def _write(data: bytes, target: Path) -> None:
     if not target.exists():
         with writing(target) as temporary:
             temporary.write_bytes(data)
-    return name
 
 
 def encode(image: Image.Image) -> tuple[bytes, str]:

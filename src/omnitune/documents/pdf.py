@@ -26,7 +26,7 @@ BOLD_WEIGHT = 600
 BOLD_NAMES = ("bold", "black", "heavy", "cmbx", "semibold")
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, rendering: Rendering | None = None) -> Description:  # noqa: ARG001
     """Page count, title and outline of a PDF.
 
     Raises:

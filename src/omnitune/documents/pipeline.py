@@ -1,4 +1,4 @@
-"""From a folder of documents to a finetuned retriever and a report of how much better it is.
+"""From a folder of documents, recordings or clips to a finetuned retriever and a report of how much better it is.
 
 Steps, each done once and redone only when what it depends on changes (`steps`): prepare the dataset, read the pages,
 encode the test with the base model and with the text baseline, mine hard negatives, train, encode the test with the
@@ -20,12 +20,14 @@ from typing import Any
 
 from omnitune import __version__, runtime
 from omnitune.documents.baselines import has_text
+from omnitune.documents.captions import caption_files
 from omnitune.documents.dataset import DocumentDataset, prepare
 from omnitune.documents.dataset import load as open_dataset
 from omnitune.documents.default_model import Choice, choose, loading, page_file_reader, text_embedder
 from omnitune.documents.encoded import Say, about, announce, encode_test
 from omnitune.documents.fit import Fitted
-from omnitune.documents.folder import find_documents
+from omnitune.documents.folder import find_documents, kind_at
+from omnitune.documents.kinds import Kind
 from omnitune.documents.recipe import Recipe, load_recipe
 from omnitune.documents.reranker import RerankerSteps
 from omnitune.documents.steps import Steps, listing
@@ -35,7 +37,7 @@ from omnitune.documents.writers import asking, make_writer
 from omnitune.errors import InputError, MissingExtraError
 from omnitune.inputs.load import load
 from omnitune.model.encoders import SentenceTransformer
-from omnitune.modules.base import Reader
+from omnitune.modules.base import Reader, sampling_through
 from omnitune.report.html import write_report
 from omnitune.report.results import Left, LossPoint, Report
 
@@ -71,12 +73,12 @@ def finetune(
     command: str = "",
     say: Say = logger.info,
 ) -> Outcome:
-    """Finetune a retriever on a folder of documents and report how much better it finds their pages.
+    """Finetune a retriever on a folder of documents and report how much better it finds their pages, or segments.
 
     Calling it again with the same `out` goes on where the last run stopped.
 
     Args:
-        folder: Documents: PDF files and images, in subfolders too.
+        folder: Documents (PDF files and images), recordings or clips, in subfolders too.
         out: Where everything goes.
         model: A directory, a repository or `"embedded"`; None takes what fits the machine.
         recipe: A recipe, its file, or the name of one that comes with omnitune; None takes the one that fits the model.
@@ -96,7 +98,8 @@ def finetune(
     """
     folder, out = Path(folder), Path(out)
     _check_places(folder, out)
-    chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
+    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    chosen = choose(model, given, kind_of_folder(folder, given))
     if negatives is not None:
         chosen = chosen.changed(negatives=replace(chosen.recipe.negatives, count=negatives))
     if reranker_model is not None:
@@ -118,21 +121,35 @@ def finetune(
         return _report(steps, chosen, dataset, command or f"omnitune finetune {folder} --out {out}", say)
 
 
+def kind_of_folder(folder: Path, recipe: Recipe | None) -> Kind:
+    """What a folder holds, or what of it a recipe asks for.
+
+    Raises:
+        DatasetError: There is nothing in it, or several kinds, of which none was chosen.
+    """
+    return kind_at(find_documents(folder, recipe.prepare.get("kind", "auto") if recipe else "auto")[0])
+
+
 def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> DocumentDataset:
     """The dataset of a folder, made in `dataset/` unless it is there."""
     place = steps.folder / "dataset"
-    documents = find_documents(folder)
+    documents = find_documents(folder, recipe.prepare.get("kind", "auto"))
+    names = [path.relative_to(folder).as_posix() for path in documents]
+    kind = kind_at(documents[0])
     inputs = {
         "version": __version__,
         "documents": [listing(path) for path in documents],
-        "names": [path.relative_to(folder).as_posix() for path in documents],
+        "names": names,
         "settings": recipe.prepare,
     }
+    if kind.captioned:
+        inputs["captions"] = [listing(path) for path in caption_files(folder, names)]
     if recipe.queries.writer != "extractive":
         inputs["queries"] = recipe.settings()["queries"]
     if steps.pending("prepare", inputs):
         size = sum(path.stat().st_size for path in documents)
-        say(f"Preparing {len(documents)} documents ({size / 1e6:.1f} MB): pages, splits, queries")
+        words = kind.words
+        say(f"Preparing {len(documents)} {words.document}s ({size / 1e6:.1f} MB): {words.page}s, splits, queries")
     steps.run("prepare", inputs, lambda _: _made(prepared(folder, place, recipe, say)), makes=[place])
     dataset = open_dataset(place)
     say(dataset.summary())
@@ -141,7 +158,8 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
 
 def prepared(folder: Path, place: Path, recipe: Recipe, say: Say) -> DocumentDataset:
     """The dataset of a folder by a recipe, made in `place` or opened there."""
-    return prepare(folder, place, reader=page_file_reader(), writer=make_writer(recipe.queries, say), **recipe.prepare)
+    reader = page_file_reader(kind_of_folder(folder, recipe))
+    return prepare(folder, place, reader=reader, writer=make_writer(recipe.queries, say), **recipe.prepare)
 
 
 def _made(dataset: DocumentDataset) -> dict[str, int]:
@@ -168,19 +186,20 @@ def _read_and_encode_base(steps: Steps, chosen: Choice, dataset: DocumentDataset
 
 def read_pages(model: SentenceTransformer, dataset: DocumentDataset, say: Say) -> None:
     """Let the model's readers read every page once; their readings are kept between runs."""
-    readers = [module for module in model.modules() if isinstance(module, Reader) and "image" in module.reads]
+    modality, unit = dataset.kind.modality, dataset.kind.words.page
+    readers = [module for module in model.modules() if isinstance(module, Reader) and modality in module.reads]
     pages = dataset.pages
 
     def read(items: list[Any]) -> None:
-        loaded = [load(item, "image", model.media_policy) for item in items]
         for reader in readers:
-            reader.read(loaded)
+            sampling = sampling_through([reader], modality)
+            reader.read([load(item, modality, model.media_policy, sampling) for item in items])
 
     if not readers:
         return
     chunk = 4 * runtime.cores()
-    announce(f"Reading {len(pages):,} pages", pages, read, say, sample=chunk)
-    with runtime.progress_bar(label="Reading pages", total=len(pages), unit="page") as bar:
+    announce(f"Reading {len(pages):,} {unit}s", pages, read, say, sample=chunk)
+    with runtime.progress_bar(label=f"Reading {unit}s", total=len(pages), unit=unit) as bar:
         for start in range(0, len(pages), chunk):
             items = list(pages[start : start + chunk])
             read(items)
@@ -192,7 +211,7 @@ def _encode(
 ) -> None:
     size = recipe.evaluation.batch_size
     pages = dataset.pages
-    what = f"Encoding {len(pages):,} pages with {name}"
+    what = f"Encoding {len(pages):,} {dataset.kind.words.page}s with {name}"
     announce(what, pages, lambda few: model.encode_document(few, batch_size=size, show_progress_bar=False), say)
     encode_test(model, dataset.test_queries, pages, place, batch_size=size, label=f"Encoding with {name}")
 
@@ -207,7 +226,8 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
         if "text" not in recipe.evaluation.baselines:
             return ""
         if not has_text(dataset.page_texts):
-            return "The documents have no text layer, so there is no baseline on it."
+            words = dataset.kind.words
+            return f"The {words.document}s have no {words.text}, so there is no baseline on it."
         try:
             model = text_embedder()
         except MissingExtraError as error:
@@ -215,7 +235,12 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
             return "The text baseline is missing, because the packages of the extra `demo` are not installed."
         size = recipe.evaluation.batch_size
         encode_test(
-            model, dataset.test_queries, dataset.page_texts, place, batch_size=size, label="Encoding the text layer"
+            model,
+            dataset.test_queries,
+            dataset.page_texts,
+            place,
+            batch_size=size,
+            label=f"Encoding the {dataset.kind.words.text}",
         )
         return ""
 

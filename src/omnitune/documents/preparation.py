@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnitune.documents import queries as asking
+from omnitune.documents.captions import UNDERSTOOD, Captions, read_captions
 from omnitune.documents.duplicates import families, groups
 from omnitune.documents.folder import Document, StoredPage
+from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import Query
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
 from omnitune.documents.text import clean, squash
@@ -79,11 +81,30 @@ def with_readings(documents: Sequence[Document], images: Path, reader: PageReade
     return [replace(document, pages=tuple(filled(page) for page in document.pages)) for document in documents]
 
 
+def captions_for(folder: Path, paths: Sequence[Path], kind: Kind) -> Captions | None:
+    """What people wrote about recordings or clips; None for pages, which say themselves what they are about.
+
+    Raises:
+        DatasetError: They wrote nothing.
+    """
+    if not kind.captioned:
+        return None
+    found = read_captions(folder, [path.relative_to(folder).as_posix() for path in paths])
+    if not any(found.of.values()):
+        broken = "".join(f"\n  {name}: {reason}" for name, reason in found.broken.items())
+        raise DatasetError(
+            f"folder: expected captions of the {kind.name} in {str(folder)!r}, which become the queries, found none. "
+            f"They are read from {UNDERSTOOD}{broken}"
+        )
+    return found
+
+
 def make_rows(
     documents: Sequence[Document],
     choices: Choices,
     keep: Keep | None = None,
     write: Callable[[Sequence[StoredPage]], Sequence[Sequence[str]]] | None = None,
+    kind: Kind = PAGES,
 ) -> Rows:
     """Group, split, question and filter the pages of some documents.
 
@@ -92,14 +113,15 @@ def make_rows(
         choices: How queries are made and dealt out.
         keep: A further filter of training queries.
         write: Questions about training pages, instead of those made of their sentences.
+        kind: What the documents are.
 
     Raises:
         DatasetError: There are too few documents to hold one out, or no query can be made for a side.
     """
-    pages = _split_pages(documents, choices.similarity)
+    pages = _split_pages(documents, choices.similarity, kind)
     split = split_pages(pages, by=choices.split, test=choices.test, validation=choices.validation, seed=choices.seed)
-    written = {document.name: asking.written_queries(document) for document in documents}
     rows = Rows(pages=[*_page_rows(documents, pages, split)])
+    written = {document.name: _written(document, kind, rows.dropped) for document in documents}
     answers = _answers(chain.from_iterable(written.values()), pages)
     for side in HELD_OUT:
         asked = [*_held_out(documents, written, split, side, answers)]
@@ -112,18 +134,34 @@ def make_rows(
         for query in written[document.name]
         if page_id(document.name, query.page) in usable
     ]
-    candidates += _made_queries(documents, usable, choices.sentences, write)
-    rows.train = _training(candidates, usable, choices, keep, rows)
-    _check_not_empty(rows)
+    if kind.own_text or write is not None:
+        candidates += _made_queries(documents, usable, choices.sentences, write)
+    rows.train = _training(candidates, usable, choices, keep, rows, kind)
+    _check_not_empty(rows, kind)
     return rows
+
+
+def _written(document: Document, kind: Kind, dropped: Counter[str]) -> list[Query]:
+    """What people wrote: lines of the document, or captions beside it."""
+    if not kind.captioned:
+        return asking.written_queries(document)
+    found, refused = asking.caption_queries(document)
+    dropped.update(refused)
+    return found
+
+
+def page_groups(texts: Sequence[str], looks: Sequence[str], kind: Kind, similarity: float) -> list[int]:
+    """Groups of near-duplicates, see `duplicates.groups`; what a model read says nothing about them."""
+    return groups(texts if kind.own_text else [""] * len(texts), looks, similarity=similarity)
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def _split_pages(documents: Sequence[Document], similarity: float) -> list[SplitPage]:
+def _split_pages(documents: Sequence[Document], similarity: float, kind: Kind) -> list[SplitPage]:
     all_pages = [(document, page) for document in documents for page in document.pages]
-    group_of = groups([page.text for _, page in all_pages], [page.look for _, page in all_pages], similarity=similarity)
+    texts, looks = [page.text for _, page in all_pages], [page.look for _, page in all_pages]
+    group_of = page_groups(texts, looks, kind, similarity)
     family_of = families([[page.text for page in document.pages] for document in documents])
     number = {document.name: index for index, document in enumerate(documents)}
     return [
@@ -197,9 +235,10 @@ def _held_out(
 
 
 def _training(
-    candidates: list[Query], usable: set[str], choices: Choices, keep: Keep | None, rows: Rows
+    candidates: list[Query], usable: set[str], choices: Choices, keep: Keep | None, rows: Rows, kind: Kind
 ) -> list[dict[str, Any]]:
-    texts = {row["page_id"]: row["text"] for row in rows.pages if row["page_id"] in usable}
+    own = {row["page_id"]: row["text"] if kind.own_text else "" for row in rows.pages}
+    texts = {page: text for page, text in own.items() if page in usable}
     order = {row["document"]: index for index, row in enumerate(rows.pages)}
     candidates.sort(key=lambda query: (order[query.document], query.page))
     test_marks = {squash(row["query"]) for asked in rows.asked.values() for row in asked}
@@ -290,14 +329,18 @@ def round_trip(depth: int) -> Keep:
     return keep
 
 
-def _check_not_empty(rows: Rows) -> None:
+def _check_not_empty(rows: Rows, kind: Kind) -> None:
     for side, made in (("test", rows.asked.get("test")), ("train", rows.train)):
         if made:
             continue
         pages = [row for row in rows.pages if row["side"] == side]
-        if any(row["text"] for row in pages):
+        if kind.captioned:
+            lack = f"no captions; they are read from {UNDERSTOOD}"
+        elif any(row["text"] for row in pages):
             lack = "no outline, captions or headings; hold out documents that have some, with test=[...] of `prepare`"
         else:
             lack = "no text; pass reader=..., which reads page images (installed: pip install 'omnitune[ocr]')"
         named = ", ".join(dict.fromkeys(row["document"] for row in pages))
-        raise DatasetError(f"folder: no {side} queries can be made: {len(pages)} page(s) of {named} have {lack}")
+        raise DatasetError(
+            f"folder: no {side} queries can be made: {len(pages)} {kind.words.page}(s) of {named} have {lack}"
+        )

@@ -4,7 +4,7 @@ Four origins, from the most to the least like what a person asks:
 
 - `title`: an entry of the outline, written by the author, numbering removed; a title that says nothing alone
   ("Introduction") is put behind its parent's.
-- `caption`: what stands beside "Figure 3" or "Table 2".
+- `caption`: what stands beside "Figure 3" or "Table 2"; of recordings and clips, what people wrote about them.
 - `heading`: a line set like a heading that the outline does not have.
 - `sentence`: the most telling words of one of a page's most telling sentences, in their order, never six words in a row
   of the page.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from omnitune.documents.captions import overlapped
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.pages import OutlineEntry
 from omnitune.documents.text import flat, script, sentences, squash, term, terms, words
@@ -64,6 +65,7 @@ _CAPTION = re.compile(
     r"(?:[A-Z][.-]?)?\d+(?:[.-]\d+)*[a-z]?\s*(?P<mark>[:.–—|-])?\s+(?P<text>\S.*)$",
     re.IGNORECASE,
 )
+_FILE_NAME = re.compile(r"\S+\.[A-Za-z0-9]{2,4}")
 _DEIXIS = re.compile(
     r"\b(?:(?:this|these|previous|preceding|following|next|above|earlier|later|last|present|current)\s+"
     r"(?:page|pages|section|sections|subsection|chapter|chapters|figure|figures|table|tables|example|examples|manual|"
@@ -124,6 +126,21 @@ def written_queries(document: Document) -> list[Query]:
             found += [_query(text, "heading", document, page) for text in _unlisted_headings(page, known)]
     kept = (query for query in found if acceptable(query.text))
     return sorted(_once(kept), key=lambda query: query.page)
+
+
+def caption_queries(document: Document) -> tuple[list[Query], list[str]]:
+    """Captions of a recording or clip, each on the segments that it is about, and why the others are left out."""
+    spans = [(page.start, page.end) for page in document.pages]
+    found, refused = list[Query](), list[str]()
+    for caption in document.captions:
+        places = overlapped(caption, spans)
+        if sum(letter.isalpha() for letter in caption.text) < FEWEST_LETTERS or _FILE_NAME.fullmatch(caption.text):
+            refused.append("a caption without words")
+        elif not places:
+            refused.append("a caption after the end of its file")
+        else:
+            found += [_query(caption.text, "caption", document, document.pages[place]) for place in places]
+    return sorted(_once(found), key=lambda query: query.page), refused
 
 
 def titles(document: Document, listings: set[int]) -> Iterator[Query]:

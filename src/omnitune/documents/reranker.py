@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from omnitune import losses, runtime
-from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.dataset import FEATURES, DocumentDataset
 from omnitune.documents.default_model import (
     EMBEDDED,
     GPU_BYTES,
@@ -53,6 +53,8 @@ VISION_LANGUAGE = "Qwen/Qwen3-VL-Reranker-2B"
 _MACHINE = ("use_cpu", "bf16", "fp16")
 """Training arguments that say what the machine can do: the retriever's hold for the reranker."""
 
+SCORES = Features({"scores": List(Value("float32"))})
+
 RIGHT = 10.0
 """Label of the right page in a list; the others' is 0. Their softmax is all but 1 for the right one, which makes
 ListNet the cross-entropy of the right page against the others."""
@@ -74,6 +76,7 @@ class RerankerSteps:
         self.name = self.settings.model or (VISION_LANGUAGE if gpu_bytes() >= GPU_BYTES else EMBEDDED)
         self.size = chosen.recipe.evaluation.batch_size
         self.out = steps.folder
+        self.words = dataset.kind.words
 
     def rerank(self) -> None:
         """Mine candidates, train the reranker, and let it order the first pages of every test query."""
@@ -121,9 +124,11 @@ class RerankerSteps:
             model = load_reranker(self.name, **kept)
             if recipe.lora is not None:
                 model.add_adapter(runtime.require("peft", extra="lora").LoraConfig(**recipe.lora))
-        documents, kind = self._documents(model)
+        documents, column = self._documents(model)
         pages = [[row["page_id"], *row["negatives"]] for row in rows]
-        self.say(f"Training the reranker ({self.shown}): {len(rows):,} queries, {len(pages[0])} pages each")
+        self.say(
+            f"Training the reranker ({self.shown}): {len(rows):,} queries, {len(pages[0])} {self.words.page}s each"
+        )
         listwise = self.settings.loss == "listwise"
         asked = [row["query"] for row in rows]
         if listwise:
@@ -132,14 +137,14 @@ class RerankerSteps:
                 "page": [[documents(page) for page in some] for some in pages],
                 "labels": [[RIGHT, *[0.0] * (len(some) - 1)] for some in pages],
             }
-            features = {"query": Value("string"), "page": List(kind), "labels": List(Value("float32"))}
+            features = {"query": Value("string"), "page": List(column), "labels": List(Value("float32"))}
         else:
             columns = {
                 "query": [query for query, some in zip(asked, pages, strict=True) for _ in some],
                 "page": [documents(page) for some in pages for page in some],
                 "label": [float(place == 0) for some in pages for place in range(len(some))],
             }
-            features = {"query": Value("string"), "page": kind, "label": Value("float32")}
+            features = {"query": Value("string"), "page": column, "label": Value("float32")}
         loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
         batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
         checkpoints = self._checkpoints(key)
@@ -170,7 +175,7 @@ class RerankerSteps:
             for query, columns in zip(test.queries, first, strict=True)
             for column in columns
         ]
-        self.say(f"Reranking the first {first.shape[1]} pages of {len(test.queries):,} test queries")
+        self.say(f"Reranking the first {first.shape[1]} {self.words.page}s of {len(test.queries):,} test queries")
         found = model.predict(pairs, batch_size=self.size)
         np.savez(file, candidates=first, scores=np.asarray(found, dtype=np.float32).reshape(first.shape))
 
@@ -197,9 +202,8 @@ class RerankerSteps:
         }
         for place in range(self.settings.negatives):
             columns[f"negative_{place + 1}"] = [path[row["negatives"][place]] for row in rows]
-        features = {name: Value("string") if name == "query" else Image() for name in columns}
-        columns["scores"] = [row["teacher"] for row in rows]
-        features["scores"] = List(Value("float32"))
+        taught = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
+        scores = Dataset.from_dict({"scores": [row["teacher"] for row in rows]}, features=SCORES)
         self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
         checkpoints = self._checkpoints(key)
         trainer = SentenceTransformerTrainer(
@@ -212,7 +216,7 @@ class RerankerSteps:
                     self.settings.batch_size,
                 )
             ),
-            train_dataset=Dataset.from_dict(columns, features=Features(features)),
+            train_dataset=concatenate_datasets([taught, scores], axis=1),
             loss=losses.MarginMSELoss(model),
         )
         run_trainer(trainer, checkpoints)
@@ -224,7 +228,7 @@ class RerankerSteps:
     @property
     def shown(self) -> str:
         """The reranker's name as people read it."""
-        return "MiniLM on the read text of a page" if self.name == EMBEDDED else self.name
+        return f"MiniLM on the read text of a {self.words.page}" if self.name == EMBEDDED else self.name
 
     def _checkpoints(self, key: str) -> Path:
         """Folder of a training's checkpoints; those of trainings with other settings are removed."""
@@ -256,14 +260,15 @@ class RerankerSteps:
 
     def _documents(self, model: CrossEncoder) -> tuple[Callable[[str], Any], Any]:
         """What the reranker sees of a page, by page id, and the type of a column of it."""
-        if model.supports("image"):
-            return self.dataset.corpus.__getitem__, Image()
+        kind = self.dataset.kind
+        if model.supports(kind.modality):
+            return self.dataset.corpus.__getitem__, FEATURES[kind.modality]
         return self._readings.__getitem__, Value("string")
 
     @cached_property
     def _readings(self) -> dict[str, str]:
         paths = [Path(item["path"]) for item in self.dataset.pages]
-        return dict(zip(self.dataset.page_ids, read_page_files(paths), strict=True))
+        return dict(zip(self.dataset.page_ids, read_page_files(paths, self.dataset.kind), strict=True))
 
 
 def load_reranker(

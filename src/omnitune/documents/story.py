@@ -61,14 +61,15 @@ def tell(story: Story) -> Report:
     test, everything = tests_of(dataset)
     resampling = Resampling(resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
     embedded = {path.name: load_test(path) for path in story.embeddings.iterdir() if path.is_dir()}
-    base = findings.measure_embedded("base", "page image", embedded["base"], test, everything)
-    tuned = findings.measure_embedded("finetuned", "page image", embedded["finetuned"], test, everything)
+    words = dataset.kind.words
+    base = findings.measure_embedded("base", words.sees, embedded["base"], test, everything)
+    tuned = findings.measure_embedded("finetuned", words.sees, embedded["finetuned"], test, everything)
     assert base.all_pages is not None and tuned.all_pages is not None
     more, further = _further(story, embedded, tuned, test, everything, resampling)
     dims = measured_dims(embedded["base"][1].shape[1], story.chosen.recipe)
     dimensions = findings.by_dimension(embedded["base"], embedded["finetuned"], test, dims, resampling)
     return Report(
-        title=f"Finding pages in {dataset.name}",
+        title=f"Finding {words.page}s in {dataset.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         metric=findings.METRIC_SHOWN,
         confidence=settings.confidence,
@@ -77,7 +78,7 @@ def tell(story: Story) -> Report:
             base.all_pages,
             tuned.all_pages,
             everything,
-            label="all pages",
+            label=f"all {words.page}s",
             dim=dims[0],
             metric=findings.METRIC,
         ),
@@ -92,7 +93,8 @@ def tell(story: Story) -> Report:
         run=_run(story),
         mining=_mining(story),
         further=further,
-        clusters="pages",
+        clusters=f"{words.page}s",
+        words=words,
     )
 
 
@@ -121,12 +123,13 @@ def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
     @cache
     def show(row: int) -> Page:
         known = table[row]
-        image = load(dataset.pages[row], "image", DEFAULT_POLICY)
+        image = load(dataset.pictures[row], "image", DEFAULT_POLICY)
         return Page(
             id=known["page_id"],
             document=known["document"],
             number=known["number"],
             image=findings.thumbnail(image),
+            times=known["label"] if dataset.kind.ways else "",
         )
 
     return show
@@ -134,11 +137,12 @@ def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
 
 def _baselines(story: Story, embedded: Mapping[str, Embedded], test: Test, everything: Test) -> list[Measured]:
     wanted, dataset = story.chosen.recipe.evaluation.baselines, story.dataset
+    reads = dataset.kind.words.text
     found = []
     if "bm25" in wanted and has_text(dataset.page_texts):
-        found.append(findings.measure_bm25(dataset.page_texts, test, everything))
+        found.append(findings.measure_bm25(dataset.page_texts, reads, test, everything))
     if "text" in wanted and "text" in embedded:
-        found.append(findings.measure_embedded("MiniLM", "text layer", embedded["text"], test, everything))
+        found.append(findings.measure_embedded("MiniLM", reads, embedded["text"], test, everything))
     return found
 
 
@@ -162,6 +166,7 @@ def _further(
 ) -> tuple[list[Measured], list[Contrast]]:
     """What came after finetuning, each against the finetuned retriever."""
     found = []
+    words = story.dataset.kind.words
     dim = embedded["finetuned"][1].shape[1]
     if story.reranked:
         kept = np.load(story.embeddings.parent / "rerank.npz")
@@ -170,10 +175,10 @@ def _further(
         depth = kept["candidates"].shape[1]
         judged = judge(reranked_scorer(first, kept["candidates"], kept["scores"]), test)
         name = f"finetuned, first {depth} reranked"
-        found.append((Measured(name=name, reads="page image", held_out=judged, all_pages=None),
-                      f"the first {depth} pages reranked by {story.reranked}"))  # fmt: skip
+        found.append((Measured(name=name, reads=words.sees, held_out=judged, all_pages=None),
+                      f"the first {depth} {words.page}s reranked by {story.reranked}"))  # fmt: skip
     if story.distilled:
-        measured = findings.measure_embedded("distilled", "page image", embedded["distilled"], test, everything)
+        measured = findings.measure_embedded("distilled", words.sees, embedded["distilled"], test, everything)
         found.append((measured, "the reranker distilled into the retriever"))
     contrasts = [
         resampling.contrast(tuned.held_out, one.held_out, test, label=label, dim=dim, metric=findings.METRIC)
@@ -212,14 +217,19 @@ def _mining(story: Story) -> Mining | None:
 def _data(story: Story, test: Test, everything: Test) -> Data:
     dataset = story.dataset
     facts = dataset.facts
+    words = dataset.kind.words
+    noun = words.document
     held_out = [one["name"] for one in facts["documents"] if "test" in one["side"]]
     notes = [
-        f"Test queries are outline titles, captions and headings of {_listed(held_out)}, as their authors wrote them.",
-        f"Intervals and p-values are about queries to {_these(held_out)}; another collection is another question.",
+        f"Test queries are {dataset.kind.written} of {_listed(held_out, noun)}, as their authors wrote them.",
+        f"Intervals and p-values are about queries to {_these(held_out, noun)}; another collection is another "
+        "question.",
         *(f"{count:,} queries dropped: {reason}." for reason, count in facts["dropped"].items() if count),
         *story.notes,
     ]
-    left_out = [Left(name=page, reason=f"nearly the held-out page {kept}") for page, kept in facts["left_out"].items()]
+    left_out = [
+        Left(name=page, reason=f"nearly the held-out {words.page} {kept}") for page, kept in facts["left_out"].items()
+    ]
     return Data(
         source=facts["source"],
         documents=[
@@ -237,14 +247,14 @@ def _data(story: Story, test: Test, everything: Test) -> Data:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], noun: str) -> str:
     if len(names) > 4:
-        return f"{len(names)} held-out documents"
+        return f"{len(names)} held-out {noun}s"
     return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _these(names: Sequence[str]) -> str:
-    return "this document" if len(names) == 1 else f"these {len(names)} documents"
+def _these(names: Sequence[str], noun: str) -> str:
+    return f"this {noun}" if len(names) == 1 else f"these {len(names)} {noun}s"
 
 
 def _run(story: Story) -> Run:

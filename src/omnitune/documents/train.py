@@ -57,12 +57,13 @@ def train(
         InputError: There is neither a folder nor a recipe with a dataset.
         RecipeError: The recipe has a dataset of its own and wants negatives mined.
     """
-    chosen = choose(model, recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe))
+    opened = None if dataset is None else open_dataset(dataset)
+    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    chosen = choose(model, given) if opened is None else choose(model, given, opened.kind)
     say(f"Model: {chosen.shown}. {chosen.why}")
     steps = Steps(writable_folder(Path(out)))
     with disk_errors(Path(out)):
-        if dataset is not None:
-            opened = open_dataset(dataset)
+        if opened is not None:
             say(opened.summary())
             return train_on(steps, chosen, opened, say)
         named = chosen.recipe.dataset

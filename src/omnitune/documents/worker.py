@@ -40,6 +40,7 @@ class Job:
         stop: After the last page; 0 asks for the description.
         folder: Where page images go.
         rendering: How pages become images.
+        patience: Seconds that it may take at least.
     """
 
     reader: str
@@ -47,6 +48,7 @@ class Job:
     start: int = 0
     stop: int = 0
     folder: str = ""
+    patience: float = 0.0
     rendering: Rendering = dataclasses.field(default_factory=Rendering)
 
 
@@ -58,7 +60,7 @@ def answer(job: Job) -> Any:
     """
     reader: Reader = importlib.import_module(job.reader)
     if not job.stop:
-        return reader.describe(Path(job.path))
+        return reader.describe(Path(job.path), job.rendering)
     return list(reader.pages(Path(job.path), job.start, job.stop, Path(job.folder), job.rendering))
 
 
@@ -78,7 +80,7 @@ class Worker:
         """
         if self._process is None:
             self._process = self._start()
-        seconds = SECONDS_PER_PAGE * max(1, job.stop - job.start)
+        seconds = max(SECONDS_PER_PAGE * max(1, job.stop - job.start), job.patience)
         overrun = threading.Event()
         timer = threading.Timer(seconds, self._give_up, (self._process, overrun))
         timer.start()
@@ -181,7 +183,8 @@ def _parse(reply: dict[str, Any], *, described: bool) -> Any:
 
 def description(fields: dict[str, Any]) -> Description:
     """A `Description` out of its JSON form."""
-    return Description(**{**fields, "outline": tuple(OutlineEntry(**entry) for entry in fields["outline"])})
+    outline = tuple(OutlineEntry(**entry) for entry in fields["outline"])
+    return Description(**{**fields, "outline": outline, "marks": tuple(fields["marks"])})
 
 
 def page(fields: dict[str, Any]) -> Page:

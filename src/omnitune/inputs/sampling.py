@@ -20,11 +20,13 @@ class Sampling:
         frames: The processor's rule for frames; None where it has none. Frames in memory are then taken as they are,
             and of a file `num_frames`, evenly spaced.
         num_frames: See `frames`.
+        sound: Whether a clip in a file is loaded with its sound track, at `rate`.
     """
 
     rate: int | None = None
     frames: FrameRule | None = None
     num_frames: int = 16
+    sound: bool = False
 
     def indices(self, facts: "VideoMetadata", *, in_memory: bool) -> list[int]:
         """Numbers of the frames of a clip that are looked at."""

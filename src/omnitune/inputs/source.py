@@ -3,12 +3,12 @@
 import base64
 import binascii
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
-import torch
 from PIL import Image
 
 from omnitune.errors import MediaError, MediaNotFoundError, MediaRefusedError
@@ -56,7 +56,8 @@ def local_path(item: str | os.PathLike[str]) -> Path:
 
 def described(item: Any, kind: str = "image") -> str:
     """A short name of an item for a message: its path or address where it has one."""
-    if isinstance(item, np.ndarray | torch.Tensor):
+    torch = sys.modules.get("torch")  # what reads files alone, in processes of their own, need not wait for it
+    if isinstance(item, np.ndarray) or (torch is not None and isinstance(item, torch.Tensor)):
         return f"array of shape {tuple(item.shape)}"
     if isinstance(item, dict):
         if item.get("path"):

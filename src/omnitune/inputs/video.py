@@ -7,7 +7,7 @@ grows with the length of a clip, and frame `i` is the frame that decoding from t
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 
 from omnitune.errors import MediaError, MediaRefusedError
+from omnitune.inputs.audio import load_audio
 from omnitune.inputs.container import check_seconds, check_whole, opened, seconds_of
 from omnitune.inputs.image import EXTENSIONS as IMAGE_EXTENSIONS
 from omnitune.inputs.image import load_image
@@ -41,10 +42,12 @@ class Clip:
     Attributes:
         frames: `(frames, height, width, 3)` or `(frames, 3, height, width)`; of a file the first, uint8.
         metadata: Of the whole clip, with the numbers of these frames in it.
+        sound: `(samples,)`, where the model asks for it and the file has a sound track.
     """
 
     frames: np.ndarray
     metadata: "VideoMetadata"
+    sound: np.ndarray | None = None
 
 
 def load_video(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
@@ -186,7 +189,9 @@ def _decoded(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
         indices = _indices(facts, sampling, name, policy, in_memory=False)
         wanted = sorted({times[index] for index in indices})
         found = dict(zip(wanted, _frames_at(container, stream, wanted, keys, name), strict=True))
-        return _clip(np.stack([found[times[index]] for index in indices]), facts, indices)
+        made = _clip(np.stack([found[times[index]] for index in indices]), facts, indices)
+        heard = sampling.sound and bool(container.streams.audio)
+    return replace(made, sound=load_audio(item, policy, sampling)) if heard else made
 
 
 def _times(container: Any, stream: Any, name: str, policy: MediaPolicy) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from omnitune.modules.audio_reader import AudioReader
 from omnitune.modules.base import InputModule, Module
+from omnitune.modules.clip_reader import ClipReader
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
@@ -17,6 +18,7 @@ from omnitune.modules.word_weights import WordWeights
 
 __all__ = [
     "AudioReader",
+    "ClipReader",
     "Dense",
     "Dropout",
     "InputModule",

@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from omnitune.errors import CheckpointError, UntrustedCodeError
 from omnitune.modules.audio_reader import AudioReader
 from omnitune.modules.clip_model import CLIPModel
+from omnitune.modules.clip_reader import ClipReader
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
@@ -47,6 +48,7 @@ WRITTEN: dict[type[nn.Module], str] = {
     Router: f"{_OLD}.Router",
     LogitScore: f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     AudioReader: "omnitune.modules.audio_reader.AudioReader",
+    ClipReader: "omnitune.modules.clip_reader.ClipReader",
     TextReader: "omnitune.modules.text_reader.TextReader",
 }
 """The type that each class is written under: the name that the most readers know."""

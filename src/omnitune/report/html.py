@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from omnitune.report import plots
-from omnitune.report.results import Contrast, Page, Report
+from omnitune.report.results import PAGE_WORDS, Contrast, Page, Report, Words
 from omnitune.runtime import writing
 
 
@@ -24,7 +24,7 @@ def render_report(report: Report) -> str:
     drawings = {
         "dimensions": plots.dimensions_plot(report.dimensions, report.metric) if len(report.dimensions) > 1 else "",
         "systems": plots.systems_plot(report.systems, report.metric),
-        "sizes": plots.sizes_plot(report.sizes, report.metric) if report.sizes else "",
+        "sizes": plots.sizes_plot(report.sizes, report.metric, report.words.page) if report.sizes else "",
         "loss": plots.loss_plot(report.losses) if len(report.losses) > 1 else "",
     }
     return (
@@ -33,7 +33,8 @@ def render_report(report: Report) -> str:
         .render(
             report=report,
             verdict=_verdict(report.headline),
-            claim=_claim(report.headline, report.metric),
+            claim=_claim(report.headline, report.metric, report.words),
+            words=report.words,
             drawings={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704 - made by plots
             settings=_flat(report.run.settings),
         )
@@ -57,9 +58,9 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     return html, data
 
 
-def render_sheet(*, query: str, model: str, pages: Sequence[tuple[Page, float]]) -> str:
+def render_sheet(*, query: str, model: str, pages: Sequence[tuple[Page, float]], words: Words = PAGE_WORDS) -> str:
     """A contact sheet: the pages found for one query with their scores, best first, as HTML."""
-    return _environment().get_template("sheet.html").render(query=query, model=model, pages=pages)
+    return _environment().get_template("sheet.html").render(query=query, model=model, pages=pages, words=words)
 
 
 def _environment() -> Environment:
@@ -113,13 +114,14 @@ def _verdict(contrast: Contrast) -> dict[str, str]:
     return {"text": text, "look": look}
 
 
-def _claim(contrast: Contrast, metric: str) -> str:
+def _claim(contrast: Contrast, metric: str, words: Words) -> str:
     """One sentence that claims what the interval allows."""
     found = f"{metric} {contrast.base.value:.3f} to {contrast.finetuned.value:.3f} on {contrast.queries:,} queries"
     if contrast.verdict == "no measurable difference":
         return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
     direction = "better" if contrast.verdict == "better" else "worse"
-    return f"{found}: the finetuned model finds the right page {direction}, on documents it never saw in training."
+    seen = f"on {words.document}s it never saw in training"
+    return f"{found}: the finetuned model finds the right {words.page} {direction}, {seen}."
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -100,8 +100,8 @@ def systems_plot(systems: Sequence[System], metric: str) -> str:
         return _svg(figure, told, "systems")
 
 
-def sizes_plot(sizes: Sequence[SizePoint], metric: str) -> str:
-    """Score of both models against the bytes that one page's embedding takes."""
+def sizes_plot(sizes: Sequence[SizePoint], metric: str, unit: str = "page") -> str:
+    """Score of both models against the bytes that the embedding of one page, or what `unit` says, takes."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(5.4, 3.9)
         for precision in dict.fromkeys(point.precision for point in sizes):
@@ -117,14 +117,14 @@ def sizes_plot(sizes: Sequence[SizePoint], metric: str) -> str:
         axes.set_xscale("log", base=4)
         axes.margins(0.08, 0.12)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
-        axes.set_xlabel("stored size of one page's embedding")
+        axes.set_xlabel(f"stored size of one {unit}'s embedding")
         axes.set_ylabel(metric)
         axes.set_ylim(top=min(axes.get_ylim()[1], _HIGHEST))
         axes.legend(loc="lower right")
         best = max(sizes, key=lambda p: p.finetuned)
         told = (
-            f"{metric} against stored bytes per page. The finetuned model is best at {best.dim} dimensions in "
-            f"{best.precision}, {_bytes(best.bytes_per_page)} a page: {best.finetuned:.3f}."
+            f"{metric} against stored bytes per {unit}. The finetuned model is best at {best.dim} dimensions in "
+            f"{best.precision}, {_bytes(best.bytes_per_page)} a {unit}: {best.finetuned:.3f}."
         )
         return _svg(figure, told, "sizes")
 

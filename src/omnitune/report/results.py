@@ -10,6 +10,28 @@ from typing import Any, Literal
 Verdict = Literal["better", "worse", "no measurable difference"]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What the parts of a collection are called, in the singular; an s makes them several.
+
+    Attributes:
+        document: A file of it.
+        page: What is found.
+        sees: What a model is given of that.
+        text: What a text retriever is given of it.
+        picture: What is shown of it.
+    """
+
+    document: str = "document"
+    page: str = "page"
+    sees: str = "page image"
+    text: str = "text layer"
+    picture: str = "page image"
+
+
+PAGE_WORDS = Words()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interval:
     """A number and the ends of its confidence interval."""
@@ -99,12 +121,19 @@ class Page:
         document: File name.
         number: Page number in the document, from 1.
         image: JPEG bytes of a thumbnail; empty in the JSON.
+        times: Where a segment of a recording or clip lies in it ("0:30-0:45"); "" for a page.
     """
 
     id: str
     document: str
     number: int
     image: bytes = dataclasses.field(default=b"", repr=False)
+    times: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as people say it."""
+        return f"{self.document}, {self.times or f'page {self.number}'}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +287,7 @@ class Report:
         mining: Hard negatives, where they were mined.
         further: Steps after finetuning; each has the finetuned model as its base.
         clusters: Units that the bootstrap resampled, in words.
+        words: What documents and pages are called.
     """
 
     title: str
@@ -277,6 +307,7 @@ class Report:
     mining: Mining | None = None
     further: Sequence[Contrast] = ()
     clusters: str = "queries"
+    words: Words = PAGE_WORDS
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, images left out, the verdict put in."""

@@ -12,7 +12,7 @@ from omnitune.errors import InputError
 from omnitune.inputs.image import load_image
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.report.html import render_sheet
-from omnitune.report.results import Page
+from omnitune.report.results import PAGE_WORDS, Page, Words
 from omnitune.search.index import Found
 
 _WIDTH = 520
@@ -27,6 +27,7 @@ def write_contact_sheet(
     found: Sequence[Found],
     images: Sequence[Any],
     policy: MediaPolicy = DEFAULT_POLICY,
+    words: Words = PAGE_WORDS,
 ) -> Path:
     """Write a self-contained HTML page with a thumbnail and the score of every page found.
 
@@ -34,9 +35,10 @@ def write_contact_sheet(
         path: The HTML file.
         query: What was looked for.
         model: Name of the model that looked.
-        found: The pages, best first; entries have an `id`, and may have a `document` and a `page` number.
+        found: The pages, best first; entries have an `id`, and may have a `document`, a `page` number and `times`.
         images: Their images in any accepted form, in the same order; None where there is none.
         policy: Limits on reading them.
+        words: What pages are called.
 
     Returns:
         `path`.
@@ -54,7 +56,7 @@ def write_contact_sheet(
     ]
     path = Path(path)
     with runtime.writing(path) as temporary:
-        temporary.write_text(render_sheet(query=query, model=model, pages=pages), encoding="utf-8")
+        temporary.write_text(render_sheet(query=query, model=model, pages=pages, words=words), encoding="utf-8")
     return path
 
 
@@ -70,4 +72,5 @@ def thumbnail(image: Image.Image, width: int = _WIDTH) -> bytes:
 def _page(hit: Found, image: bytes) -> Page:
     identifier = str(hit.entry["id"])
     document = str(hit.entry.get("document", identifier))
-    return Page(id=identifier, document=document, number=int(hit.entry.get("page", 1)), image=image)
+    times = str(hit.entry.get("times", ""))
+    return Page(id=identifier, document=document, number=int(hit.entry.get("page", 1)), image=image, times=times)

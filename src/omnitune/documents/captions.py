@@ -1,0 +1,264 @@
+"""Captions of recordings and clips, as people wrote them into files beside those.
+
+| file | what is in it |
+|---|---|
+| `talk.txt`, `talk.mp3.txt` | a caption a line, each of the whole file |
+| `talk.srt`, `talk.vtt`, `talk.en.vtt` | subtitles with their times |
+| `captions.csv`, `manifest.csv`, `metadata.csv`, or `.jsonl`, in the folder itself | a row a caption: `file`, `caption`, and perhaps `start` and `end` |
+"""  # noqa: E501 - a table row is one line
+
+import csv
+import html
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from omnitune.errors import DocumentError
+
+MANIFESTS = ("captions", "manifest", "metadata")
+"""Names of the files that hold captions of a whole folder, ending in `.csv` or `.jsonl`."""
+
+SIDECARS = (".txt", ".srt", ".vtt")
+FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "video")
+TEXT_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
+
+UNDERSTOOD = (
+    "NAME.txt (a caption a line), NAME.srt or NAME.vtt beside the file NAME.*, or a captions.csv or captions.jsonl "
+    "with the columns file, caption and perhaps start and end"
+)
+
+_LANGUAGE = re.compile(r"\.[a-z]{2,3}(?:-[A-Za-z]+)?$")
+_CLOCK = re.compile(r"(?:(?P<hours>\d+):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
+_TIMES = re.compile(r"^\s*([\d:.,]+)\s*-->\s*([\d:.,]+)")
+_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_NO_SPEECH = re.compile(r"\[[^\]]*\]|^\s*\([^)]*\)\s*$|[♪♫]+")
+"""What is said about the sound: "[Music]", or "(applause)" alone in its line."""
+_SPEAKER = re.compile(r"^\s*(?:>>+|-)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caption:
+    """What someone wrote about a recording or clip, or a part of it.
+
+    Attributes:
+        text: In one line.
+        start: Second at which the part begins; 0 where the whole is meant.
+        end: Second at which it ends; infinity where the whole, or all that follows, is meant.
+    """
+
+    text: str
+    start: float = 0.0
+    end: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captions:
+    """What the files beside some documents hold.
+
+    Attributes:
+        of: Captions by name of the document.
+        broken: Files that cannot be read, and why; by name inside the folder.
+    """
+
+    of: Mapping[str, Sequence[Caption]]
+    broken: Mapping[str, str]
+
+
+def read_captions(folder: Path, names: Sequence[str]) -> Captions:
+    """Captions of the documents of a folder.
+
+    Args:
+        folder: Where they are.
+        names: Their paths inside it, with forward slashes.
+    """
+    found: dict[str, list[Caption]] = {}
+    broken: dict[str, str] = {}
+
+    def take(path: Path, content: Iterable[tuple[str, Caption]]) -> None:
+        try:
+            for name, caption in content:
+                found.setdefault(name, []).append(caption)
+        except DocumentError as error:
+            broken[path.relative_to(folder).as_posix()] = str(error)
+
+    for path in _manifests(folder):
+        take(path, _of_manifest(path, names))
+    for path, name in _sidecars(folder, names):
+        take(path, _of_file(path, name))
+    return Captions(of=found, broken=broken)
+
+
+def caption_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The files that `read_captions` reads."""
+    return [*_manifests(folder), *(path for path, _ in _sidecars(folder, names))]
+
+
+def parse(text: str, suffix: str) -> Iterator[Caption]:
+    """Captions out of the text of a file beside a recording or clip.
+
+    Args:
+        text: Of the file.
+        suffix: `.txt`, `.srt` or `.vtt`.
+
+    Raises:
+        DocumentError: Subtitles without a single cue, or with a time that is none.
+    """
+    if suffix == ".txt":
+        yield from (Caption(text=line) for line in map(_plain, text.splitlines()) if line)
+        return
+    cues = 0
+    for cue in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
+        lines = cue.split("\n")
+        place = next((index for index, line in enumerate(lines) if _TIMES.match(line)), None)
+        if place is None:
+            continue  # the header, a note, a style
+        cues += 1
+        times = _TIMES.match(lines[place])
+        assert times is not None
+        spoken = _plain(" ".join(_SPEAKER.sub("", line) for line in lines[place + 1 :]))
+        start, end = seconds(times[1]), seconds(times[2])
+        if spoken and end > start:
+            yield Caption(text=spoken, start=start, end=end)
+    if not cues and text.strip():
+        raise DocumentError("no subtitles in it: expected lines such as 00:01:02.000 --> 00:01:04.500")
+
+
+def seconds(written: str | float | int) -> float:
+    """A time in seconds: `"75.5"`, `"1:15.5"`, `"00:01:15,500"`.
+
+    Raises:
+        DocumentError: It is none.
+    """
+    text = str(written).strip()
+    match = _CLOCK.fullmatch(text)
+    if match is not None:
+        whole = 3600 * int(match["hours"] or 0) + 60 * int(match["minutes"])
+        return whole + float(match["seconds"].replace(",", "."))
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise DocumentError(f"expected a time such as 75.5 or 0:01:15.5, got {text!r}")
+    return found
+
+
+def overlapped(caption: Caption, spans: Sequence[tuple[float, float]]) -> list[int]:
+    """Which segments a caption belongs to: the one that it overlaps most, and those that it overlaps by half.
+
+    Half of the shorter of the two is meant: a cue that runs over into the next segment by a word is not of both.
+
+    Args:
+        caption: With its times.
+        spans: Starts and ends of the segments, in seconds.
+    """
+    shared = [min(caption.end, end) - max(caption.start, start) for start, end in spans]
+    most = max(shared, default=0.0)
+    if most <= 0:
+        return []
+    length = caption.end - caption.start
+    first = shared.index(most)
+    return [
+        index
+        for index, ((start, end), share) in enumerate(zip(spans, shared, strict=True))
+        if index == first or (share > 0 and share >= 0.5 * min(length, end - start))
+    ]
+
+
+def _manifests(folder: Path) -> list[Path]:
+    places = (folder / f"{name}{suffix}" for name in MANIFESTS for suffix in (".csv", ".jsonl"))
+    return [path for path in places if path.is_file()]
+
+
+def _sidecars(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """Files with the captions of one document each, and its name; of subtitles, a language may stand in their name."""
+    called: dict[Path, dict[str, list[str]]] = {}
+    for name in names:
+        path = folder / name
+        for key in (path.stem, path.name):
+            called.setdefault(path.parent, {}).setdefault(key, []).append(name)
+    for parent, documents in called.items():
+        for path in sorted(one for one in parent.iterdir() if one.suffix.lower() in SIDECARS):
+            stem = path.name[: -len(path.suffix)]
+            bare = stem if path.suffix.lower() == ".txt" else _LANGUAGE.sub("", stem)
+            yield from ((path, name) for key in dict.fromkeys((stem, bare)) for name in documents.get(key, ()))
+
+
+def _of_file(path: Path, name: str) -> Iterator[tuple[str, Caption]]:
+    yield from ((name, caption) for caption in parse(_text(path), path.suffix.lower()))
+
+
+def _of_manifest(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Caption]]:
+    bare = Counter(PurePosixPath(name).name for name in names)
+    by_name = {PurePosixPath(name).name: name for name in names if bare[PurePosixPath(name).name] == 1}
+    by_name |= {name: name for name in names}
+    matched = number = 0
+    rows = _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
+    for number, row in rows:
+        known = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
+        file, text = (
+            next((column for column in columns if column in known), None) for columns in (FILE_COLUMNS, TEXT_COLUMNS)
+        )
+        if file is None or text is None:
+            raise DocumentError(f"expected columns 'file' and 'caption', got {sorted(known)} (row {number})")
+        name = by_name.get(str(known[file] or "").replace("\\", "/").removeprefix("./"))
+        matched += name is not None
+        written = _plain(str(known[text] or ""))
+        if name is not None and written:
+            yield name, _timed(written, known, number)
+    if number and not matched:
+        raise DocumentError("none of its rows names a file of the folder")
+
+
+def _timed(text: str, row: Mapping[str, Any], number: int) -> Caption:
+    try:
+        start, end = (None if row.get(key) in (None, "") else seconds(row[key]) for key in ("start", "end"))
+    except DocumentError as error:
+        raise DocumentError(f"row {number}: {error}") from None
+    caption = Caption(text=text, start=start or 0.0, end=math.inf if end is None else end)
+    if caption.end <= caption.start:
+        raise DocumentError(f"row {number}: expected an end after the start {caption.start:g}, got {caption.end:g}")
+    return caption
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    text = _text(path)
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        yield from enumerate(csv.DictReader(io.StringIO(text), delimiter=delimiter), start=2)
+    except csv.Error as error:
+        raise DocumentError(f"no CSV that can be read: {error}") from None
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DocumentError(f"row {number} is no JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DocumentError(f"row {number}: expected an object, got {type(row).__name__}")
+        yield number, row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise DocumentError(f"the file cannot be opened ({error.strerror})") from None
+
+
+def _plain(text: str) -> str:
+    """Without markup and remarks about the sound, in one line."""
+    return " ".join(_NO_SPEECH.sub(" ", html.unescape(_MARKUP.sub("", text))).split())

@@ -1,0 +1,97 @@
+"""What a folder holds: pages, recordings or clips, and all that differs between them but the reading itself."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from omnitune.errors import InputError
+from omnitune.report.results import Words
+
+KindName = Literal["pages", "recordings", "clips"]
+Ways = Literal["auto", "windows", "silence", "shots"]
+
+LEAST_SECONDS = 1.0
+"""Shortest that the longest segment may be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of document.
+
+    Attributes:
+        name: As the setting `kind` names it.
+        modality: What a page is to a model.
+        words: What people call its parts.
+        reader: Module that reads it; None for those that no other kind has.
+        settings: Names of the settings that decide how it becomes pages (see `pages.Rendering`).
+        ways: Where it may be cut into segments, the usual one first; none for what has pages.
+        extra: Extra with the package that reads it, and that package; None where it is always there.
+        written: What the test asks, in words.
+        own_text: Whether a page's text is the document's own; a reading of a model serves the baselines alone.
+        captioned: Whether queries are captions out of files beside the documents.
+        megabyte: Seconds that describing a megabyte of it may take.
+    """
+
+    name: KindName
+    modality: Literal["image", "audio", "video"]
+    words: Words
+    reader: str | None = None
+    settings: tuple[str, ...]
+    ways: tuple[Ways, ...] = ()
+    extra: tuple[str, str] | None = None
+    written: str
+    own_text: bool = False
+    captioned: bool = True
+    megabyte: float = 0.0
+
+
+PAGES = Kind(
+    name="pages",
+    modality="image",
+    words=Words(),
+    settings=("width", "max_pixels"),
+    written="outline titles, captions and headings",
+    own_text=True,
+    captioned=False,
+)
+RECORDINGS = Kind(
+    name="recordings",
+    modality="audio",
+    words=Words(document="recording", page="segment", sees="sound", text="transcript", picture="waveform"),
+    reader="omnitune.documents.recordings",
+    settings=("segments", "seconds"),
+    ways=("silence", "windows"),
+    extra=("audio", "av"),
+    written="the captions",
+    megabyte=10.0,
+)
+CLIPS = Kind(
+    name="clips",
+    modality="video",
+    words=Words(document="clip", page="segment", sees="frames and sound", text="text read", picture="key frames"),
+    reader="omnitune.documents.clips",
+    settings=("width", "segments", "seconds"),
+    ways=("shots", "windows"),
+    extra=("video", "av"),
+    written="the captions",
+    megabyte=10.0,
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (PAGES, RECORDINGS, CLIPS)}
+
+
+def kind_of(reader: str) -> Kind:
+    """The kind that a reader's module reads."""
+    return next((kind for kind in KINDS.values() if kind.reader == reader), PAGES)
+
+
+def way_of(kind: Kind, segments: Ways, seconds: float) -> str:
+    """Where documents of a kind are cut, "" where they are not.
+
+    Raises:
+        InputError: The kind is not cut so, or into pieces that are too short.
+    """
+    if segments != "auto" and segments not in kind.ways:
+        ways = ", ".join(map(repr, ("auto", *kind.ways)))
+        raise InputError(f"segments: expected {ways} for {kind.name}, got {segments!r}")
+    if seconds < LEAST_SECONDS:
+        raise InputError(f"seconds: expected at least {LEAST_SECONDS:g}, the longest segment, got {seconds:g}")
+    return (kind.ways[0] if segments == "auto" else segments) if kind.ways else ""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +49,11 @@ MUCH_NARROWER = 0.9
 
 @dataclass(slots=True)
 class _Lane:
-    """Items that may share a mini-batch: one modality, one role, one prompt."""
+    """Items that may share a mini-batch: one modality, one role, one prompt.
+
+    Where padding is not masked (`whole`), an item's output depends on what it is padded with; so these are the items of
+    one column, repeated ones as well, cut where the caller says and nowhere else.
+    """
 
     modality: Modality
     role: str | None
@@ -60,6 +65,7 @@ class _Lane:
     keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
     tower: str | None = None
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -80,16 +86,17 @@ class _Draft:
             kind = self.model.modality_of(item, strings_are_text=self.strings_are_text)
             lane = self._lane(kind, column)
             key = ""
-            if self.distinct or lane.tower is not None:
+            merges = self.distinct and not lane.whole
+            if merges or lane.tower is not None:
                 key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
-            if self.distinct and key in lane.known:
+            if merges and key in lane.known:
                 return lane, lane.known[key]
             cost = cost_of(item, kind, self.rule, self.model.media_policy)
         except MediaError as error:
             raise error.at(column.place(index)) from error
         except ModalityError as error:
             raise ModalityError(f"{column.place(index)}: {error}") from error
-        if self.distinct:
+        if merges:
             lane.known[key] = len(lane.items)
         lane.items.append(item)
         lane.places.append(column.place(index))
@@ -100,9 +107,10 @@ class _Draft:
         return lane, len(lane.items) - 1
 
     def _lane(self, kind: Modality, column: Column) -> _Lane:
-        name = (kind, column.role, column.prompt)
+        whole = kind == "text" and self.rule.padding_counts
+        name = (kind, column.role, column.prompt, id(column) if whole else None)
         if name not in self.lanes:
-            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind))
+            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind), whole=whole)
         return self.lanes[name]
 
 
@@ -190,7 +198,7 @@ class Engine:
         mini_batches: list[MiniBatch] = []
         row_of: dict[tuple[int, int], int] = {}
         for lane in draft.lanes.values():
-            order = sorted(range(len(lane.items)), key=lambda i, lane=lane: (-lane.costs[i], -lane.lengths[i]))  # type: ignore[misc]
+            order = _order(lane)
             row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
             mini_batches += _cut(lane, order, limits)
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
@@ -269,6 +277,14 @@ class _Limits:
     enough: int
 
 
+def _order(lane: _Lane) -> list[int]:
+    """Items in descending cost; where padding counts, in the very order in which Sentence Transformers takes them."""
+    if lane.whole:
+        chosen: list[int] = np.argsort([-length for length in lane.lengths]).tolist()
+        return chosen
+    return sorted(range(len(lane.items)), key=lambda i: (-lane.costs[i], -lane.lengths[i]))
+
+
 def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBatch]:
     """Consecutive cuts of `order`, each within `limits`; one item always fits."""
     start = 0
@@ -278,7 +294,7 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
         stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
         if limits.tokens is not None:
             stop = min(stop, start + max(limits.tokens // widest, 1))
-        enough = start + max(-(-limits.enough // widest), 1)
+        enough = stop if lane.whole else start + max(-(-limits.enough // widest), 1)
         narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
         stop = next(narrower, stop)
         cut = order[start:stop]

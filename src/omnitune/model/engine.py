@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from omnitune.errors import MediaError, ModalityError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
+from omnitune.inputs.pixels import in_floats
+from omnitune.model.input_cache import InputCache
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
 from omnitune.modules.towers import draws
@@ -65,6 +68,7 @@ class _Lane:
     keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
     tower: str | None = None
+    processing: str | None = None
     whole: bool = False
 
 
@@ -77,6 +81,7 @@ class _Draft:
     strings_are_text: bool
     rule: CostRule
     towers: TowerCache
+    inputs: InputCache
     lanes: dict[Any, _Lane] = field(default_factory=dict)
 
     def place(self, column: Column, index: int) -> tuple[_Lane, int]:
@@ -87,7 +92,7 @@ class _Draft:
             lane = self._lane(kind, column)
             key = ""
             merges = self.distinct and not lane.whole
-            if merges or lane.tower is not None:
+            if merges or lane.tower is not None or lane.processing is not None:
                 key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
             if merges and key in lane.known:
                 return lane, lane.known[key]
@@ -110,7 +115,8 @@ class _Draft:
         whole = kind == "text" and self.rule.padding_counts
         name = (kind, column.role, column.prompt, id(column) if whole else None)
         if name not in self.lanes:
-            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind), whole=whole)
+            lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, whole=whole)
+            lane.tower, lane.processing = self.towers.state(kind), self.inputs.state(kind)
         return self.lanes[name]
 
 
@@ -121,6 +127,7 @@ class Engine:
         self.model = model
         self.towers = TowerCache(model)
         self._turn = threading.Lock()
+        self.inputs = InputCache(model, self._turn)
         self._mode = threading.Lock()
         self._modes: list[tuple[nn.Module, bool]] = []
         self._inferring = 0
@@ -185,7 +192,9 @@ class Engine:
             MediaError: An item is unreadable; the message has its dataset, row and column.
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
         """
-        draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers)
+        draft = _Draft(
+            self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers, self.inputs
+        )
         slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]
         kind = "cpu" if self.model.device.type == "cpu" else "cuda"
         if mini_batch_size is None and mini_batch_num_tokens is None:
@@ -236,17 +245,22 @@ class Engine:
         kept = self.towers.features(mini_batch, kwargs)
         if kept is not None:
             return to_device(kept, self.model.device)
+        features = self.inputs.features(mini_batch, kwargs, partial(self._made, mini_batch, kwargs))
+        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
+
+    def _made(self, mini_batch: MiniBatch, kwargs: dict[str, Any], rows: Sequence[int]) -> Features:
+        """Features of some rows, decoded and processed."""
         modules, policy, loaded = list(self.model.children()), self.model.media_policy, []
-        for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
+        for row in rows:
+            item = mini_batch.items[row]
             try:
                 loaded.append(load_through(modules, item, mini_batch.modality, policy, task=mini_batch.role, **kwargs))
             except MediaError as error:
-                raise error.at(place) from error
+                raise error.at(mini_batch.places[row]) from error
         with self._turn:
-            features = self.model.preprocess_loaded(
+            return self.model.preprocess_loaded(
                 loaded, mini_batch.prompt, modality=mini_batch.modality, task=mini_batch.role, **kwargs
             )
-        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
 
     def run(self, features: Features) -> Embeddings:
         """One forward: the family's output for every row of `features`."""
@@ -254,7 +268,7 @@ class Engine:
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """One forward: everything the modules wrote. Goes through `__call__`, so that `compile` and hooks apply."""
-        result: Features = self.model(self.towers.resolved(features), **kwargs)
+        result: Features = self.model(self.towers.resolved(in_floats(features)), **kwargs)
         return result
 
 
@@ -307,5 +321,6 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
             cost=widest * len(cut),
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
+            processing=lane.processing,
         )
         start = stop

@@ -127,6 +127,7 @@ class MiniBatch:
         cost: Padded cost of the cut: items times the most expensive one (tokens, or pixels in token units).
         keys: Content of each item, where it was looked at.
         tower: State of the frozen tower whose outputs may stand for these items, or None.
+        processing: Settings under which their processed inputs are kept, or None.
     """
 
     items: Sequence[Any]
@@ -137,6 +138,7 @@ class MiniBatch:
     cost: int = 0
     keys: Sequence[str] = ()
     tower: str | None = None
+    processing: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

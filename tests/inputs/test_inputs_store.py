@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnitune.inputs.store import Store
+from omnitune.inputs.store import LOOKS, Store
 
 ENTRY = {"a": torch.arange(4.0)}
 SIZE = 16
@@ -41,14 +41,26 @@ def test_a_corrupt_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_files_stay_below_their_limit_and_old_ones_give_way(tmp_path: Path) -> None:
-    store = Store(0, tmp_path, 2 * SIZE)
-    assert [store.put(key, ENTRY) for key in ("old", "new", "none")] == [True, True, False]
+    entry = {"a": torch.zeros(1_000)}
+    store = Store(0, tmp_path, 9_000)
+    assert [store.put(key, entry) for key in ("old", "new", "none")] == [True, True, False]
     (old,) = tmp_path.rglob("old*")
     (new,) = tmp_path.rglob("new*")
     os.utime(old, (1, 1))
     size = new.stat().st_size
     assert Store(0, tmp_path, size).on_disk == size
     assert new.exists() and not old.exists()
+
+
+def test_processes_that_fill_one_folder_count_each_other(tmp_path: Path) -> None:
+    entry = {"a": torch.zeros(250)}
+    stores = [Store(0, tmp_path, 40_000) for _ in range(4)]
+    for number in range(40):
+        for place, store in enumerate(stores):
+            store.put(f"{number} {place}", entry)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert 35_000 < written <= 40_000 * (1 + len(stores) / LOOKS), "four times 40,000 if each counted its own"
+    assert stores[0].put("0 1", entry), "what another wrote is there"
 
 
 def test_writers_of_one_key_leave_one_whole_file(tmp_path: Path) -> None:

@@ -194,3 +194,12 @@ def test_cut_texts_are_still_ordered_by_length() -> None:
     items = ["x" * n for n in (90, 400, 80, 300)]
     encode(Engine(model), [Column(name="t", items=items)], mini_batch_size=2)
     assert sorted([*map(len, batch)] for batch in model.batches) == [[90, 80], [400, 300]]
+
+
+def test_where_padding_counts_a_column_is_cut_by_the_caller_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "ENOUGH_TOKENS", {"cpu": 10})
+    model = Recorder()
+    model.cost_rule = CostRule(padding_counts=True)
+    columns = [Column(name="a", items=["x" * n for n in (90, 4, 90, 300)]), Column(name="b", items=["x" * 90])]
+    assert encode(Engine(model), columns, mini_batch_size=3) == [[90, 4, 90, 300], [90]]
+    assert sorted([*map(len, batch)] for batch in model.batches) == [[4], [90], [300, 90, 90]]

@@ -213,3 +213,9 @@ def test_parts_that_do_not_hold_the_same_are_named() -> None:
     without = {key: value for key, value in whole.items() if key != "token_type_ids"}
     with pytest.raises(InputError, match="parts: expected all to hold 'token_type_ids', got it in 1 of 2"):
         cat_rows([whole, without])
+
+
+def test_rows_without_padding_are_padded_with_the_given_id() -> None:
+    parts = [{"input_ids": torch.ones(1, n, dtype=torch.int64), "attention_mask": torch.ones(1, n)} for n in (1, 3)]
+    assert cat_rows(parts, "left", 7)["input_ids"].tolist() == [[7, 7, 1], [1, 1, 1]]
+    assert cat_rows(parts, "right")["input_ids"].tolist() == [[1, 0, 0], [1, 1, 1]]

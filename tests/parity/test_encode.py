@@ -1,5 +1,7 @@
 """`encode` and its kin give what Sentence Transformers gives, for every architecture, kind of input and option."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,21 @@ def test_batch_sizes_and_order(request: Request, both: Both, texts: list[str], n
     vectors = same(pair, texts, batch_size=batch_size)
     shuffled = same(pair, [*reversed(texts)], batch_size=batch_size)
     np.testing.assert_allclose(shuffled[::-1], vectors, atol=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", [32, 100])
+def test_texts_whose_padding_no_mask_hides(both: Both, tiny_siglip: Path, tmp_path: Path, batch_size: int) -> None:
+    """As released SigLIP checkpoints say it: a text's vector depends on the mini-batch that it is padded in."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_siglip, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_input_names": ["input_ids"]}))
+    pair = both(folder)
+    assert "attention_mask" not in pair.ours.preprocess(["a"])
+    many = [text * (1 + i % 4) for i, text in enumerate(sentences(90))]
+    many += many[:20]
+    vectors = same(pair, many, batch_size=batch_size)
+    assert np.abs(pair.ours.encode(many, batch_size=7) - vectors).max() > 1e-3, "the cut has no effect here"
 
 
 @pytest.mark.parametrize("name", SEEING)

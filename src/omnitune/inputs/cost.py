@@ -123,6 +123,7 @@ class CostRule:
     Attributes:
         max_tokens: Tokens after which text is cut, or None.
         characters_per_token: Of an average token of text.
+        padding_counts: Whether no mask hides the padding of texts, so that what is padded with what changes results.
         image: Rule for images.
         audio: Rule for recordings.
         video: Rule for clips.
@@ -130,6 +131,7 @@ class CostRule:
 
     max_tokens: int | None = None
     characters_per_token: float = 4.0
+    padding_counts: bool = False
     image: ImageRule = ImageRule()
     audio: AudioRule = AudioRule()
     video: VideoRule = VideoRule()

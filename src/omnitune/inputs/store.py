@@ -23,6 +23,9 @@ Entry: TypeAlias = Mapping[str, Tensor]
 
 SUFFIX = ".safetensors"
 
+LOOKS = 20
+"""How often a folder is counted while one process fills it; so many processes exceed its limit by that part at most."""
+
 
 class Store:
     """Tensors by key.
@@ -44,6 +47,7 @@ class Store:
         self.disk = disk
         self.in_memory = 0
         self.on_disk = 0 if folder is None else _make_room(folder, disk)
+        self._uncounted = 0
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
@@ -72,14 +76,25 @@ class Store:
             if fits:
                 self._entries[key] = entry
                 self.in_memory += size
-            writes = self.folder is not None and self.on_disk + size <= self.disk
-            self.on_disk += size if writes else 0
-        if writes and self.folder is not None:
+            if self.folder is None:
+                return fits
             path = self._path(key, self.folder)
-            if not path.exists():
-                with runtime.writing(path) as temporary:
-                    save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
-        return fits or writes
+            if path.exists():
+                return True
+            self._count_others(size)
+            if self.on_disk + size > self.disk:
+                return fits
+            self.on_disk += size
+        with runtime.writing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
+        return True
+
+    def _count_others(self, size: int) -> None:
+        """Look at the folder again after every `1 / LOOKS` of the limit: other processes write there, too."""
+        self._uncounted += size
+        if self.folder is not None and self._uncounted * LOOKS > self.disk:
+            self.on_disk = sum(size for _, size, _ in _files(self.folder))
+            self._uncounted = 0
 
     def _read(self, key: str, folder: Path) -> Entry | None:
         path = self._path(key, folder)
@@ -106,8 +121,8 @@ class Store:
         return folder / key[:2] / (key + SUFFIX)
 
 
-def _make_room(folder: Path, limit: int) -> int:
-    """Delete the least recently used files until the rest take at most `limit` bytes; how many bytes are left."""
+def _files(folder: Path) -> list[tuple[float, int, Path]]:
+    """Time of last use, size and path of every file."""
     facts = []
     for path in folder.rglob("*" + SUFFIX):
         try:
@@ -115,6 +130,12 @@ def _make_room(folder: Path, limit: int) -> int:
         except FileNotFoundError:  # another process makes room, too
             continue
         facts.append((stat.st_mtime, stat.st_size, path))
+    return facts
+
+
+def _make_room(folder: Path, limit: int) -> int:
+    """Delete the least recently used files until the rest take at most `limit` bytes; how many bytes are left."""
+    facts = _files(folder)
     total = sum(size for _, size, _ in facts)
     for _, size, path in sorted(facts):
         if total <= limit:

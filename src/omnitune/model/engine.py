@@ -14,14 +14,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from omnitune.errors import MediaError, ModalityError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
+from omnitune.inputs.pixels import in_floats
+from omnitune.model.input_cache import InputCache
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
 from omnitune.modules.towers import draws
@@ -48,7 +52,11 @@ MUCH_NARROWER = 0.9
 
 @dataclass(slots=True)
 class _Lane:
-    """Items that may share a mini-batch: one modality, one role, one prompt."""
+    """Items that may share a mini-batch: one modality, one role, one prompt.
+
+    Where padding is not masked (`whole`), an item's output depends on what it is padded with; so these are the items of
+    one column, repeated ones as well, cut where the caller says and nowhere else.
+    """
 
     modality: Modality
     role: str | None
@@ -60,6 +68,8 @@ class _Lane:
     keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
     tower: str | None = None
+    processing: str | None = None
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +81,7 @@ class _Draft:
     strings_are_text: bool
     rule: CostRule
     towers: TowerCache
+    inputs: InputCache
     lanes: dict[Any, _Lane] = field(default_factory=dict)
 
     def place(self, column: Column, index: int) -> tuple[_Lane, int]:
@@ -80,16 +91,17 @@ class _Draft:
             kind = self.model.modality_of(item, strings_are_text=self.strings_are_text)
             lane = self._lane(kind, column)
             key = ""
-            if self.distinct or lane.tower is not None:
+            merges = self.distinct and not lane.whole
+            if merges or lane.tower is not None or lane.processing is not None:
                 key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
-            if self.distinct and key in lane.known:
+            if merges and key in lane.known:
                 return lane, lane.known[key]
             cost = cost_of(item, kind, self.rule, self.model.media_policy)
         except MediaError as error:
             raise error.at(column.place(index)) from error
         except ModalityError as error:
             raise ModalityError(f"{column.place(index)}: {error}") from error
-        if self.distinct:
+        if merges:
             lane.known[key] = len(lane.items)
         lane.items.append(item)
         lane.places.append(column.place(index))
@@ -100,9 +112,11 @@ class _Draft:
         return lane, len(lane.items) - 1
 
     def _lane(self, kind: Modality, column: Column) -> _Lane:
-        name = (kind, column.role, column.prompt)
+        whole = kind == "text" and self.rule.padding_counts
+        name = (kind, column.role, column.prompt, id(column) if whole else None)
         if name not in self.lanes:
-            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind))
+            lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, whole=whole)
+            lane.tower, lane.processing = self.towers.state(kind), self.inputs.state(kind)
         return self.lanes[name]
 
 
@@ -113,6 +127,7 @@ class Engine:
         self.model = model
         self.towers = TowerCache(model)
         self._turn = threading.Lock()
+        self.inputs = InputCache(model, self._turn)
         self._mode = threading.Lock()
         self._modes: list[tuple[nn.Module, bool]] = []
         self._inferring = 0
@@ -177,7 +192,9 @@ class Engine:
             MediaError: An item is unreadable; the message has its dataset, row and column.
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
         """
-        draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers)
+        draft = _Draft(
+            self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers, self.inputs
+        )
         slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]
         kind = "cpu" if self.model.device.type == "cpu" else "cuda"
         if mini_batch_size is None and mini_batch_num_tokens is None:
@@ -190,7 +207,7 @@ class Engine:
         mini_batches: list[MiniBatch] = []
         row_of: dict[tuple[int, int], int] = {}
         for lane in draft.lanes.values():
-            order = sorted(range(len(lane.items)), key=lambda i, lane=lane: (-lane.costs[i], -lane.lengths[i]))  # type: ignore[misc]
+            order = _order(lane)
             row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
             mini_batches += _cut(lane, order, limits)
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
@@ -228,17 +245,22 @@ class Engine:
         kept = self.towers.features(mini_batch, kwargs)
         if kept is not None:
             return to_device(kept, self.model.device)
+        features = self.inputs.features(mini_batch, kwargs, partial(self._made, mini_batch, kwargs))
+        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
+
+    def _made(self, mini_batch: MiniBatch, kwargs: dict[str, Any], rows: Sequence[int]) -> Features:
+        """Features of some rows, decoded and processed."""
         modules, policy, loaded = list(self.model.children()), self.model.media_policy, []
-        for item, place in zip(mini_batch.items, mini_batch.places, strict=True):
+        for row in rows:
+            item = mini_batch.items[row]
             try:
                 loaded.append(load_through(modules, item, mini_batch.modality, policy, task=mini_batch.role, **kwargs))
             except MediaError as error:
-                raise error.at(place) from error
+                raise error.at(mini_batch.places[row]) from error
         with self._turn:
-            features = self.model.preprocess_loaded(
+            return self.model.preprocess_loaded(
                 loaded, mini_batch.prompt, modality=mini_batch.modality, task=mini_batch.role, **kwargs
             )
-        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
 
     def run(self, features: Features) -> Embeddings:
         """One forward: the family's output for every row of `features`."""
@@ -246,7 +268,7 @@ class Engine:
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """One forward: everything the modules wrote. Goes through `__call__`, so that `compile` and hooks apply."""
-        result: Features = self.model(self.towers.resolved(features), **kwargs)
+        result: Features = self.model(self.towers.resolved(in_floats(features)), **kwargs)
         return result
 
 
@@ -269,6 +291,14 @@ class _Limits:
     enough: int
 
 
+def _order(lane: _Lane) -> list[int]:
+    """Items in descending cost; where padding counts, in the very order in which Sentence Transformers takes them."""
+    if lane.whole:
+        chosen: list[int] = np.argsort([-length for length in lane.lengths]).tolist()
+        return chosen
+    return sorted(range(len(lane.items)), key=lambda i: (-lane.costs[i], -lane.lengths[i]))
+
+
 def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBatch]:
     """Consecutive cuts of `order`, each within `limits`; one item always fits."""
     start = 0
@@ -278,7 +308,7 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
         stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
         if limits.tokens is not None:
             stop = min(stop, start + max(limits.tokens // widest, 1))
-        enough = start + max(-(-limits.enough // widest), 1)
+        enough = stop if lane.whole else start + max(-(-limits.enough // widest), 1)
         narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
         stop = next(narrower, stop)
         cut = order[start:stop]
@@ -291,5 +321,6 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
             cost=widest * len(cut),
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
+            processing=lane.processing,
         )
         start = stop

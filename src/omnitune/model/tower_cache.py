@@ -111,7 +111,7 @@ class TowerCache:
         backbone = (type(model).__qualname__, model.config._attn_implementation, str(model.dtype), device)
         versions = (torch.__version__, transformers.__version__)
         facts = (self._weights_key(modality, tower), backbone, autocast, versions, settings_of(tower.module))
-        return _digest(*map(repr, facts))
+        return digest(*map(repr, facts))
 
     def features(self, mini_batch: MiniBatch, arguments: dict[str, Any]) -> Features | None:
         """Features of a mini-batch all of whose outputs are kept, on the host; None if one is not."""
@@ -122,7 +122,7 @@ class TowerCache:
         if texts is None:
             return None
         side = getattr(getattr(self.model, "tokenizer", None), "padding_side", None)
-        return {**cat_rows([_unpacked(text) for text in texts], side), KEPT: kept}
+        return {**cat_rows([unpacked(text) for text in texts], side), KEPT: kept}
 
     def noted(self, mini_batch: MiniBatch, features: Features, arguments: dict[str, Any]) -> Features:
         """Prepared features, with the keys that their tower's outputs are kept under."""
@@ -133,7 +133,7 @@ class TowerCache:
         rest = tower.without_input(features)
         for i, key in enumerate(self._text_keys(mini_batch, arguments)):
             row = rest if tower.embeds else slice_rows(rest, i, i + 1)
-            self.store.put(key, _packed(row))
+            self.store.put(key, packed(row))
         return {**features, KEPT: kept}
 
     def resolved(self, features: Features) -> Features:
@@ -196,7 +196,7 @@ class TowerCache:
             return None
         # The words around an image do not reach its tower; of a text they are the input.
         asked = repr((mini_batch.prompt, mini_batch.role)) if mini_batch.modality == "text" else ""
-        keys = [_digest(mini_batch.tower, repr(arguments), asked, key) for key in mini_batch.keys]
+        keys = [digest(mini_batch.tower, repr(arguments), asked, key) for key in mini_batch.keys]
         return _Kept(mini_batch.modality, keys, self._rows(keys))
 
     def _rows(self, keys: Sequence[str]) -> list[Entry] | None:
@@ -212,7 +212,7 @@ class TowerCache:
     @staticmethod
     def _text_keys(mini_batch: MiniBatch, arguments: dict[str, Any]) -> list[str]:
         facts = (mini_batch.tower, repr(arguments), repr((mini_batch.modality, mini_batch.prompt, mini_batch.role)))
-        return [_digest(*map(str, facts), key) for key in mini_batch.keys]
+        return [digest(*map(str, facts), key) for key in mini_batch.keys]
 
     def _weights_key(self, modality: Modality, tower: Tower) -> str:
         """A digest of the tower's weights, made anew when a checksum of their bits, or where they lie, has changed."""
@@ -220,22 +220,22 @@ class TowerCache:
         check = [(w.data_ptr(), w._version, _checksum(w)) for w in weights]
         known = self._checks.get(modality)
         if known is None or known[0] != check:
-            known = (check, _digest(*(_bytes(w).cpu().numpy().data for w in weights)))
+            known = (check, digest(*(_bytes(w).cpu().numpy().data for w in weights)))
             self._checks[modality] = known
         return known[1]
 
 
-def check_place(place: str) -> None:
-    """Raise unless `place` says where outputs can be kept.
+def check_place(place: str, name: str = "tower_cache") -> None:
+    """Raise unless `place`, an argument of this name, says where something can be kept.
 
     Raises:
         InputError: It is neither "auto", "disk" nor "off".
     """
     if place not in ("auto", "disk", "off"):
-        raise InputError(f'tower_cache: expected "auto", "disk" or "off", got {place!r}')
+        raise InputError(f'{name}: expected "auto", "disk" or "off", got {place!r}')
 
 
-def _packed(features: Features) -> Entry:
+def packed(features: Features) -> Entry:
     """Features as tensors alone: what is none is written into one."""
     facts = json.dumps({key: value for key, value in features.items() if not isinstance(value, Tensor)})
     with torch.inference_mode(False):
@@ -243,7 +243,8 @@ def _packed(features: Features) -> Entry:
         return {**tensors, FACTS: torch.tensor(list(facts.encode()), dtype=torch.uint8)}
 
 
-def _unpacked(entry: Entry) -> Features:
+def unpacked(entry: Entry) -> Features:
+    """The features that were packed."""
     facts = json.loads(bytes(entry[FACTS].tolist()))
     facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     return {**{key: value for key, value in entry.items() if key != FACTS}, **facts}
@@ -252,7 +253,8 @@ def _unpacked(entry: Entry) -> Features:
 def settings_of(module: Any) -> str:
     """Everything of the processor that changes what it makes of an item."""
     processor = module.processor
-    parts = [processor, *(getattr(processor, name, None) for name in ("image_processor", "tokenizer"))]
+    kinds = ("image_processor", "video_processor", "feature_extractor", "tokenizer")
+    parts = [processor, *(getattr(processor, kind, None) for kind in kinds)]
     written = [
         {k: v for k, v in part.to_dict().items() if not k.startswith("_")} if hasattr(part, "to_dict") else None
         for part in parts
@@ -275,7 +277,8 @@ def _checksum(tensor: Tensor) -> int:
     return int(wide.sum(dtype=torch.int64))
 
 
-def _digest(*parts: str | memoryview) -> str:
+def digest(*parts: str | memoryview) -> str:
+    """32 hexadecimal digits, different for different parts."""
     made = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode(errors="surrogatepass") if isinstance(part, str) else part

@@ -67,7 +67,10 @@ def cost_rule(processor: Any, config: Any, max_tokens: int | None, frames: Sampl
         frames: Which frames of a clip are looked at.
     """
     limit = max_tokens if max_tokens is not None and max_tokens < UNLIMITED else None
-    rule = CostRule(max_tokens=limit, audio=_audio_rule(processor, config))
+    tokenizer = getattr(processor, "tokenizer", processor)
+    masked = "attention_mask" in getattr(tokenizer, "model_input_names", ("attention_mask",))
+    text = isinstance(tokenizer, transformers.PreTrainedTokenizerBase)
+    rule = CostRule(max_tokens=limit, padding_counts=text and not masked, audio=_audio_rule(processor, config))
     images = (
         processor
         if isinstance(processor, transformers.ImageProcessingMixin)

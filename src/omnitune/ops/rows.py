@@ -96,12 +96,15 @@ def split_rows(features: Features, size: int) -> list[Features]:
     return [_slice(features, edges, start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def cat_rows(parts: Sequence[Features], padding_side: PaddingSide | None = None) -> Features:
+def cat_rows(
+    parts: Sequence[Features], padding_side: PaddingSide | None = None, padding_id: int | None = None
+) -> Features:
     """Rows of all `parts` in order, tokens padded to the longest.
 
     Args:
         parts: Ready inputs of one model, of one modality and task.
         padding_side: Where padding goes; None takes the side on which a part already has some, else the right.
+        padding_id: Token id to pad with; None takes what a part is padded with, else 0.
 
     Raises:
         InputError: Parts differ in what they hold, or in a value that all rows share.
@@ -114,7 +117,7 @@ def cat_rows(parts: Sequence[Features], padding_side: PaddingSide | None = None)
         present = [value for value in values if value is not None]
         if len(present) < len(parts) and not _of_media(key, parts):
             raise InputError(f"parts: expected all to hold {key!r}, got it in {len(present)} of {len(parts)}")
-        joined[key] = _join(key, present, parts, side)
+        joined[key] = _join(key, present, parts, side, padding_id)
     return joined | _joined_counts(parts)
 
 
@@ -223,7 +226,7 @@ def _joined_counts(parts: Sequence[Features]) -> Features:
     return counts
 
 
-def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: PaddingSide) -> Any:
+def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: PaddingSide, padding_id: int | None) -> Any:
     first = values[0]
     if not isinstance(first, Tensor) or first.dim() == 0:
         if any(value != first for value in values[1:]):
@@ -237,7 +240,8 @@ def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: Padd
     if all(
         "attention_mask" in p and _is_tokens(key, v, p["attention_mask"]) for p, v in zip(parts, values, strict=False)
     ):
-        return _cat_tokens(values, side, _padding_id(parts) if key == "input_ids" else 0)
+        known = _padding_id(parts) if padding_id is None else padding_id
+        return _cat_tokens(values, side, known if key == "input_ids" else 0)
     if key in _PADDED_IMAGES and "pixel_attention_mask" in parts[0]:
         return _cat_padded(values)
     shapes = ", ".join(str(tuple(value.shape)) for value in values)

@@ -1,4 +1,4 @@
-"""Training arguments: those of `transformers.TrainingArguments`, those of Sentence Transformers, and three of ours.
+"""Training arguments: those of `transformers.TrainingArguments`, those of Sentence Transformers, and four of ours.
 
 Every field is described beneath it and checked in `__post_init__`; a message names the flag.
 """
@@ -97,6 +97,11 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
     )
     """Outputs of a frozen tower are kept in memory ("auto"), in files as well ("disk"), or not at all ("off")."""
 
+    input_cache: Place = field(
+        default="off", kw_only=True, metadata={"help": "Where processed images are kept: auto, disk or off."}
+    )
+    """Decoded and resized images are kept in memory ("auto"), in files as well ("disk"), or not at all ("off")."""
+
     on_bad_item: OnBadItem = field(
         default="raise", kw_only=True, metadata={"help": "What an unreadable or missing item does: raise or skip."}
     )
@@ -123,6 +128,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
         self.learning_rate_mapping = _parsed(self.learning_rate_mapping, "learning_rate_mapping") or {}
         self.activation_memory = _memory(self.activation_memory)
         check_place(self.tower_cache)
+        check_place(self.input_cache, "input_cache")
         if self.on_bad_item not in ("raise", "skip"):
             raise InputError(f'on_bad_item: expected "raise" or "skip", got {self.on_bad_item!r}')
         # A loss needs no predictions gathered, and a buffer that DDP overwrites in place breaks the graphs of a step.

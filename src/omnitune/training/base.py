@@ -258,6 +258,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.opening_lines = binding.negatives(
             self.loss, columns, self.args.train_batch_size, self.args.gradient_accumulation_steps
         )
+        self._feed.keep_inputs()
         self.opening_lines += self._feed.keep_towers(self.train_dataset)
         result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         return result

@@ -189,6 +189,12 @@ class Feed:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
 
+    def keep_inputs(self) -> None:
+        """Let the model keep processed inputs, as `input_cache` says; "off" leaves it as the model has it."""
+        inputs = self.model.engine.inputs
+        if self.args.input_cache != "off" and (inputs.store is None or self.args.input_cache != "auto"):
+            inputs.keep(self.args.input_cache)
+
     def keep_towers(self, dataset: AnyDataset | None) -> list[str]:
         """Let the model keep outputs of frozen towers, as `tower_cache` says; what that saves and costs, in lines.
 

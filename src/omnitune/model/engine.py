@@ -24,6 +24,8 @@ from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
+from omnitune.modules.outputs import HOST_MASK
+from omnitune.modules.packing import packs_through
 from omnitune.modules.towers import draws
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
@@ -45,6 +47,9 @@ ENOUGH_TOKENS = {"cpu": 1_024, "cuda": 8_192}
 MUCH_NARROWER = 0.9
 """Share of the widest item's cost: what is below it would be padding for the most part of one more mini-batch."""
 
+PADDED_OUTPUT = 4
+"""Padded tokens of a packed mini-batch's output, in budgets: only the last layer's vectors are padded."""
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -60,6 +65,7 @@ class _Lane:
     keys: list[str] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
     tower: str | None = None
+    packed: bool = False
 
 
 @dataclass(slots=True)
@@ -102,7 +108,8 @@ class _Draft:
     def _lane(self, kind: Modality, column: Column) -> _Lane:
         name = (kind, column.role, column.prompt)
         if name not in self.lanes:
-            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=self.towers.state(kind))
+            tower, packed = self.towers.state(kind), packs_through(self.model, kind)
+            self.lanes[name] = _Lane(kind, column.role, column.prompt, tower=tower, packed=packed)
         return self.lanes[name]
 
 
@@ -254,10 +261,11 @@ def to_device(features: Features, device: torch.device) -> Features:
     """The same features with their tensors on `device`; the host does not wait for the copy."""
     if device.type != "cuda":
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
-    return {
+    moved = {
         k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) and v.device.type == "cpu" else v
         for k, v in features.items()
     }
+    return moved | ({HOST_MASK: features["attention_mask"]} if "attention_mask" in features else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,23 +281,40 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
     """Consecutive cuts of `order`, each within `limits`; one item always fits."""
     start = 0
     while start < len(order):
-        # Costs descend, so the first item of a cut is its widest.
-        widest = max(lane.costs[order[start]], 1)
-        stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
-        if limits.tokens is not None:
-            stop = min(stop, start + max(limits.tokens // widest, 1))
-        enough = start + max(-(-limits.enough // widest), 1)
-        narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
-        stop = next(narrower, stop)
+        stop = (_packed_stop if lane.packed else _padded_stop)(lane, order, limits, start)
         cut = order[start:stop]
+        widest = max(lane.costs[order[start]], 1)
         yield MiniBatch(
             items=[lane.items[i] for i in cut],
             places=[lane.places[i] for i in cut],
             modality=lane.modality,
             role=lane.role,
             prompt=lane.prompt,
-            cost=widest * len(cut),
+            cost=sum(lane.costs[i] for i in cut) if lane.packed else widest * len(cut),
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
         )
         start = stop
+
+
+def _padded_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
+    """Where a cut ends that runs padded. Costs descend, so its first item is its widest."""
+    widest = max(lane.costs[order[start]], 1)
+    stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
+    if limits.tokens is not None:
+        stop = min(stop, start + max(limits.tokens // widest, 1))
+    enough = start + max(-(-limits.enough // widest), 1)
+    narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
+    return next(narrower, stop)
+
+
+def _packed_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
+    """Where a cut ends that runs as one row: its tokens count, and the padding of its output alone is bounded."""
+    stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
+    if limits.tokens is None:
+        return stop
+    widest = max(lane.costs[order[start]], 1)
+    stop = min(stop, start + max(PADDED_OUTPUT * limits.tokens // widest, 1))
+    totals = itertools.accumulate(lane.costs[i] for i in order[start:stop])
+    full = next((start + n for n, total in enumerate(totals) if total > limits.tokens), stop)
+    return max(full, start + 1)

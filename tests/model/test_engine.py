@@ -203,3 +203,17 @@ def test_where_padding_counts_a_column_is_cut_by_the_caller_alone(monkeypatch: p
     columns = [Column(name="a", items=["x" * n for n in (90, 4, 90, 300)]), Column(name="b", items=["x" * 90])]
     assert encode(Engine(model), columns, mini_batch_size=3) == [[90, 4, 90, 300], [90]]
     assert sorted([*map(len, batch)] for batch in model.batches) == [[4], [90], [300, 90, 90]]
+
+
+def test_packed_mini_batches_are_cut_by_their_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "packs_through", lambda model, kind: kind == "text")
+    column = Column(name="t", items=[f"{i}" + "x" * (4 * n - 1) for i, n in enumerate((58, 28, 8, 8, 8, 8, 8))])
+    engine = Engine(Recorder())  # 60, 30, 10, 10, ... tokens with the two special ones
+    plan = engine.plan([column], mini_batch_num_tokens=100)
+    assert [(len(m.items), m.cost) for m in plan.mini_batches] == [(3, 100), (4, 40)]
+    plan = engine.plan([column], mini_batch_size=5)
+    assert [(len(m.items), m.cost) for m in plan.mini_batches] == [(5, 120), (2, 20)]
+    monkeypatch.setattr(engine_module, "PADDED_OUTPUT", 1)
+    plan = engine.plan([column], mini_batch_num_tokens=100)
+    assert [len(m.items) for m in plan.mini_batches] == [1, 3, 3], "what comes out is padded to the first"
+    assert [len(m.items) for m in engine.plan([column], mini_batch_num_tokens=5).mini_batches] == [1] * 7

@@ -203,7 +203,7 @@ def test_a_prompt_that_cannot_apply_is_warned_about_once(tiny_clip, caplog):
     ]
 
 
-def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert, caplog):
+def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert):
     path = str(tiny_bert)
     with pytest.raises(InputError, match="transformer_task: expected one of .*'text-generation'], got 'fill-mask'"):
         Transformer(path, transformer_task="fill-mask")
@@ -215,8 +215,6 @@ def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert, caplog)
         Transformer(path, modality_config={"text": {"method": "forward", "method_output_name": "pooler_output"}})
     with pytest.raises(InputError, match=r"processing_kwargs: expected keys among .*got \['max_length'\]"):
         Transformer(path, processing_kwargs={"max_length": {}})
-    Transformer(path, unpad_inputs=True)
-    assert "unpad_inputs: True is not available" in caplog.text
 
 
 def test_a_custom_output_is_taken_and_kept(tiny_bert, tmp_path):

@@ -28,6 +28,8 @@ from omnitune.inputs.pixels import in_floats
 from omnitune.model.input_cache import InputCache
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
+from omnitune.modules.outputs import HOST_MASK
+from omnitune.modules.packing import packs_through
 from omnitune.modules.towers import draws
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
@@ -48,6 +50,9 @@ ENOUGH_TOKENS = {"cpu": 1_024, "cuda": 8_192}
 
 MUCH_NARROWER = 0.9
 """Share of the widest item's cost: what is below it would be padding for the most part of one more mini-batch."""
+
+PADDED_OUTPUT = 4
+"""Padded tokens of a packed mini-batch's output, in budgets: only the last layer's vectors are padded."""
 
 
 @dataclass(slots=True)
@@ -70,6 +75,7 @@ class _Lane:
     tower: str | None = None
     processing: str | None = None
     whole: bool = False
+    packed: bool = False
 
 
 @dataclass(slots=True)
@@ -117,6 +123,7 @@ class _Draft:
         if name not in self.lanes:
             lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, whole=whole)
             lane.tower, lane.processing = self.towers.state(kind), self.inputs.state(kind)
+            lane.packed = packs_through(self.model, kind)
         return self.lanes[name]
 
 
@@ -276,10 +283,11 @@ def to_device(features: Features, device: torch.device) -> Features:
     """The same features with their tensors on `device`; the host does not wait for the copy."""
     if device.type != "cuda":
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
-    return {
+    moved = {
         k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) and v.device.type == "cpu" else v
         for k, v in features.items()
     }
+    return moved | ({HOST_MASK: features["attention_mask"]} if "attention_mask" in features else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,24 +311,41 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
     """Consecutive cuts of `order`, each within `limits`; one item always fits."""
     start = 0
     while start < len(order):
-        # Costs descend, so the first item of a cut is its widest.
-        widest = max(lane.costs[order[start]], 1)
-        stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
-        if limits.tokens is not None:
-            stop = min(stop, start + max(limits.tokens // widest, 1))
-        enough = stop if lane.whole else start + max(-(-limits.enough // widest), 1)
-        narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
-        stop = next(narrower, stop)
+        stop = (_packed_stop if lane.packed else _padded_stop)(lane, order, limits, start)
         cut = order[start:stop]
+        widest = max(lane.costs[order[start]], 1)
         yield MiniBatch(
             items=[lane.items[i] for i in cut],
             places=[lane.places[i] for i in cut],
             modality=lane.modality,
             role=lane.role,
             prompt=lane.prompt,
-            cost=widest * len(cut),
+            cost=sum(lane.costs[i] for i in cut) if lane.packed else widest * len(cut),
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
             processing=lane.processing,
         )
         start = stop
+
+
+def _padded_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
+    """Where a cut ends that runs padded. Costs descend, so its first item is its widest."""
+    widest = max(lane.costs[order[start]], 1)
+    stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
+    if limits.tokens is not None:
+        stop = min(stop, start + max(limits.tokens // widest, 1))
+    enough = stop if lane.whole else start + max(-(-limits.enough // widest), 1)
+    narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
+    return next(narrower, stop)
+
+
+def _packed_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
+    """Where a cut ends that runs as one row: its tokens count, and the padding of its output alone is bounded."""
+    stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
+    if limits.tokens is None:
+        return stop
+    widest = max(lane.costs[order[start]], 1)
+    stop = min(stop, start + max(PADDED_OUTPUT * limits.tokens // widest, 1))
+    totals = itertools.accumulate(lane.costs[i] for i in order[start:stop])
+    full = next((start + n for n, total in enumerate(totals) if total > limits.tokens), stop)
+    return max(full, start + 1)

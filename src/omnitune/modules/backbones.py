@@ -28,6 +28,8 @@ class Backbone:
         structured_messages: Whether its chat template takes structured content; None looks at the template.
         flat_processor: Whether its processor takes no nested arguments.
         processing: Arguments of its processor, over the general ones.
+        packs_media: Whether texts with images and video can be packed into one row: it takes its towers' outputs, and
+            positions of its tokens in place and time.
     """
 
     encoder: str | None = None
@@ -36,6 +38,7 @@ class Backbone:
     structured_messages: bool | None = None
     flat_processor: bool = False
     processing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    packs_media: bool = False
 
 
 def _encoder(place: str) -> Backbone:
@@ -47,6 +50,7 @@ def _forward(*modalities: Modality) -> Backbone:
 
 
 _PAIR: Modality = ("image", "text")
+_PACKS_MEDIA = Backbone(packs_media=True)
 _HEARING = _forward("audio", ("audio", "text"))
 
 BACKBONES: Mapping[str, Backbone] = {
@@ -119,6 +123,11 @@ BACKBONES: Mapping[str, Backbone] = {
         flat_processor=True,
     ),
     "clipseg": Backbone(flat_processor=True),
+    # Vision-language models whose rows can be packed with their images.
+    "qwen2_vl": _PACKS_MEDIA,
+    "qwen2_5_vl": _PACKS_MEDIA,
+    "qwen3_vl": _PACKS_MEDIA,
+    "qwen3_vl_moe": _PACKS_MEDIA,
     # Chat templates that look structured and are not.
     "apertus": Backbone(structured_messages=False),
     "deepseek_v3": Backbone(structured_messages=False),

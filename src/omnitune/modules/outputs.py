@@ -25,8 +25,12 @@ class ModalityParams(TypedDict):
     format: NotRequired[str]
 
 
+HOST_MASK = "host_attention_mask"
+"""The attention mask on the host, where features are on a device: packing reads it without waiting for the device."""
+
 NOT_FOR_BACKBONES = frozenset(
     {
+        HOST_MASK,
         "input_modality",
         "modality",
         "num_audios_per_sample",

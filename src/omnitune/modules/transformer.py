@@ -16,7 +16,7 @@ from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
-from omnitune.modules import files, loading, outputs
+from omnitune.modules import files, loading, outputs, packing, varlen
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
@@ -49,7 +49,8 @@ class Transformer(InputModule):
         backend: Only `"torch"`.
         modality_config: Method and output for each modality; None finds them out.
         module_output_name: Feature that comes out; needed with `modality_config`.
-        unpad_inputs: True asks for batches without padding; they are padded still, with a warning.
+        unpad_inputs: Whether batches run without padding (`packing`): None where `attn_implementation` is
+            "omnitune_varlen" or flash attention; True switches to the former, and warns where that cannot be.
         query_length: Tokens after which a text with `task="query"` is cut.
         document_length: Tokens after which a text with `task="document"` is cut.
         query_expansion: Must be None; it belongs to multi-vector models.
@@ -103,6 +104,7 @@ class Transformer(InputModule):
         )
         if max_seq_length is not None:
             processor_kwargs.setdefault("model_max_length", max_seq_length)
+        self.attention_asked = varlen.asked(model_kwargs)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
         config = loading.load_config(folder, self.task, loading.located(config_kwargs))
         self.model: transformers.PreTrainedModel = loading.load_model(
@@ -123,8 +125,7 @@ class Transformer(InputModule):
         self.processing_kwargs = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
         processors.merged(self.processing_kwargs)
         self.unpad_inputs = unpad_inputs
-        if unpad_inputs:
-            logger.warning("unpad_inputs: True is not available; batches are padded.")
+        self.packing: dict[str, bool] = {}
         self._settle_modalities(modality_config, module_output_name)
 
     def _settle_modalities(self, config: ModalityConfig | None, output_name: str | None) -> None:
@@ -330,8 +331,7 @@ class Transformer(InputModule):
             return features
         params = self.modality_config[features.get("modality", "text")]
         method, path = params["method"], params["method_output_name"]
-        call = getattr(self.model, method)
-        signature = self._signatures.setdefault(method, inspect.signature(call))
+        signature = self._signatures.setdefault(method, inspect.signature(getattr(self.model, method)))
         arguments = outputs.accepted(
             {**features, **kwargs, "return_dict": True}, signature, any_other=method == "forward"
         )
@@ -339,7 +339,7 @@ class Transformer(InputModule):
             arguments["logits_to_keep"] = 1
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
-        result = call(**arguments)
+        result = packing.call(self, features, arguments, params)
         features[self.module_output_name] = tokens = outputs.selected(result, path)
         outputs.mask_tokens(self.model, features, tokens)
         asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)

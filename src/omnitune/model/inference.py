@@ -54,7 +54,8 @@ def make_request(
         prompt: Text put before every item.
         batch_size: Items a mini-batch holds.
         show_progress_bar: None shows it on a terminal.
-        kwargs: The verb's further arguments: `task`, `processing_kwargs`, and what the model's modules take.
+        kwargs: The verb's further arguments: `task`, `processing_kwargs`, `first_row` (number of the first item, for
+            errors), and what the model's modules take.
 
     Raises:
         InputError: `batch_size` is not positive, or no module takes one of the arguments.
@@ -63,6 +64,7 @@ def make_request(
         raise InputError(f"batch_size: expected a positive number, got {batch_size}")
     task = kwargs.pop("task", None)
     processing = kwargs.pop("processing_kwargs", None)
+    first_row = kwargs.pop("first_row", 0)
     accepted = model.get_model_kwargs()
     unknown = sorted(set(kwargs) - set(accepted))
     if unknown:
@@ -75,6 +77,7 @@ def make_request(
         strings_are_text=task == "query",
         processing={} if processing is None else {"processing_kwargs": processing},
         forward={**kwargs, "task": task} if "task" in accepted and task is not None else kwargs,
+        first_row=first_row,
     )
 
 

@@ -29,6 +29,7 @@ from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Pl
 
 if TYPE_CHECKING:
     from omnitune.model.model import Model
+    from omnitune.model.sharing import Ranks
 
 AHEAD = 2
 """Mini-batches prepared ahead of the one that computes."""
@@ -107,11 +108,18 @@ class _Draft:
 
 
 class Engine:
-    """Encodes raw columns with one model."""
+    """Encodes raw columns with one model.
+
+    Attributes:
+        model: The model.
+        towers: What frozen towers gave before.
+        ranks: Those that share the work of inference now, or None.
+    """
 
     def __init__(self, model: "Model") -> None:
         self.model = model
         self.towers = TowerCache(model)
+        self.ranks: Ranks | None = None
         self._turn = threading.Lock()
         self._mode = threading.Lock()
         self._modes: list[tuple[nn.Module, bool]] = []

@@ -18,7 +18,7 @@ from omnitune.cli.main import app
 from omnitune.documents import load
 from omnitune.search import open_index
 
-COMMANDS = ("finetune", "distill", "demo", "prepare", "generate-queries", "train", "evaluate", "search")
+COMMANDS = ("finetune", "distill", "demo", "prepare", "generate-queries", "train", "evaluate", "encode", "search")
 RECIPE = """
 prepare: {width: 240, test: [kitchen.pdf], workers: 1}
 training:
@@ -215,3 +215,42 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):
 
     monkeypatch.setattr("omnitune.documents.pipeline.finetune", stop)
     assert "The same command goes on from here." in run("finetune", manuals, "--out", tmp_path / "out", code=130)
+
+
+def test_encode_pages_of_documents(tmp_path, manuals, model):
+    out = tmp_path / "pages.npy"
+    text = run("encode", model, manuals, "--out", out, "--width", 240, "--dim", 8, "--normalize", "--rows", 7)
+    assert "Encoding 20 items" in text and "20 embeddings of 8 numbers" in text and str(out) in text
+    rows = [json.loads(line) for line in (tmp_path / "pages.npy.source" / "rows.jsonl").read_text().splitlines()]
+    images = [{"path": row["path"], "bytes": None} for row in rows]
+    expected = SentenceTransformer(str(model), device="cpu").encode_document(
+        images, truncate_dim=8, normalize_embeddings=True
+    )
+    assert np.allclose(np.load(out), expected, atol=1e-6)
+    assert "path: expected a file that is not there yet" in run("encode", model, manuals, "--out", out, code=1)
+
+
+def test_encode_queries_of_a_table(tmp_path, model):
+    (tmp_path / "asked.csv").write_text("id,question\n1,bread\n2,wheel\n")
+    words = ["encode", model, tmp_path / "asked.csv", "--out", tmp_path / "v.npy", "--query"]
+    assert "column: expected one of ['id', 'question']" in run(*words, code=1)
+    run(*words, "--column", "question", "--precision", "ubinary")
+    encoder = SentenceTransformer(str(model), device="cpu")
+    assert (np.load(tmp_path / "v.npy") == encoder.encode_query(["bread", "wheel"], precision="ubinary")).all()
+
+
+def test_encode_on_ray_is_asked_for_what_the_command_says(monkeypatch, tmp_path, model):
+    given = {}
+
+    def encode_on_ray(load, reopen, folder, **options):
+        given.update(options, items=list(reopen()), folder=folder, dim=load().get_embedding_dimension())
+        return [np.zeros((2, 3)), np.zeros((1, 3))]
+
+    monkeypatch.setattr("omnitune.model.on_ray.encode_on_ray", encode_on_ray)
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+    words = ["encode", model, tmp_path / "lines.txt", "--out", tmp_path / "out", "--workers", 3, "--address", "auto"]
+    assert "--address, --workers: expected --ray with them, got none" in run(*words, code=1)
+    assert "3 embeddings of 3 numbers" in run(*words, "--ray", "--rows", 2)
+    expected = {"workers": 3, "address": "auto", "rows_at_once": 2, "role": "document", "folder": tmp_path / "out"}
+    assert {name: given[name] for name in expected} == expected and given["items"] == ["one", "two", "three"]
+    assert given["dim"] == SentenceTransformer(str(model), device="cpu").get_embedding_dimension()

@@ -80,6 +80,13 @@ def test_other_arguments_begin_anew(model: SentenceTransformer, texts: list[str]
     assert set(items.read) == set(range(len(texts))) and np.allclose(rows, model.encode_document(texts), atol=1e-6)
 
 
+def test_a_bad_item_is_named_by_its_row_in_the_corpus(
+    model: SentenceTransformer, texts: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="row 9, column 'inputs': "):
+        encode_to_disk(model, [*texts[:9], 5, *texts[9:]], tmp_path / "v.npy", rows_at_once=4)
+
+
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [

@@ -46,8 +46,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str 
 
 
 def only_our_bars() -> None:
-    """Turn off the bars of transformers, which count weights; called inside commands, as it imports transformers."""
+    """Turn off the bars of transformers, which count weights, and of datasets; commands call it, as it imports both."""
+    import datasets
     from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
 
     transformers_logging.disable_progress_bar()
 

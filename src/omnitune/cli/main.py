@@ -12,6 +12,7 @@ from omnitune import __version__
 from omnitune.cli import console
 from omnitune.cli.demo import demo
 from omnitune.cli.distill import distill
+from omnitune.cli.encode import encode
 from omnitune.cli.evaluate import evaluate
 from omnitune.cli.finetune import finetune
 from omnitune.cli.generate_queries import generate_queries
@@ -73,7 +74,7 @@ def options(
     del debug, version  # read by Commands.invoke and by the callback
 
 
-for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, search):
+for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, search):
     app.command()(command)
 
 

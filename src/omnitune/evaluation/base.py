@@ -76,6 +76,11 @@ class BaseEvaluator:
         """Metrics of the model by their names without the evaluator's."""
         raise NotImplementedError(f"{type(self).__name__} needs a measure(model) that returns a dict of metrics")
 
+    @property
+    def every_rank(self) -> bool:
+        """Whether all ranks of a distributed run may measure together, each encoding its share: `measure` is there."""
+        return type(self).measure is not BaseEvaluator.measure
+
     def choose_primary(self, metrics: Mapping[str, float]) -> str | None:
         """Which of the `metrics` ranks models, by its name without the evaluator's."""
         del metrics

@@ -356,6 +356,10 @@ class CrossEncoderNanoBEIREvaluator(BaseEvaluator):
         }
         return every | self.record(model, together, output_path, epoch, steps)
 
+    def measure(self, model: Any) -> dict[str, float]:
+        """Metrics of every task, and of all together."""
+        return self(model)
+
     def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics of the reranked order, as columns of other programs name them."""
         return self.evaluators[0].csv_row(metrics)

@@ -64,6 +64,11 @@ class SequentialEvaluator(BaseEvaluator):
         """All metrics, and `sequential_score`."""
         return self(model)
 
+    @property
+    def every_rank(self) -> bool:
+        """Whether every one of the evaluators may."""
+        return all(getattr(evaluator, "every_rank", False) for evaluator in self.evaluators)
+
     def _called(self, index: int) -> str:
         evaluator = self.evaluators[index]
         name = getattr(evaluator, "name", "")

@@ -35,6 +35,7 @@ from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Pl
 
 if TYPE_CHECKING:
     from omnitune.model.model import Model
+    from omnitune.model.sharing import Ranks
 
 AHEAD = 2
 """Mini-batches prepared ahead of the one that computes."""
@@ -128,11 +129,18 @@ class _Draft:
 
 
 class Engine:
-    """Encodes raw columns with one model."""
+    """Encodes raw columns with one model.
+
+    Attributes:
+        model: The model.
+        towers: What frozen towers gave before.
+        ranks: Those that share the work of inference now, or None.
+    """
 
     def __init__(self, model: "Model") -> None:
         self.model = model
         self.towers = TowerCache(model)
+        self.ranks: Ranks | None = None
         self._turn = threading.Lock()
         self.inputs = InputCache(model, self._turn)
         self._mode = threading.Lock()

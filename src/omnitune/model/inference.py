@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnitune import runtime
 from omnitune.errors import InputError
-from omnitune.types import Column, Features, Plan
+from omnitune.types import Column, Features, MiniBatch, Plan
 
 if TYPE_CHECKING:
     from omnitune.model.model import Model
@@ -54,7 +54,8 @@ def make_request(
         prompt: Text put before every item.
         batch_size: Items a mini-batch holds.
         show_progress_bar: None shows it on a terminal.
-        kwargs: The verb's further arguments: `task`, `processing_kwargs`, and what the model's modules take.
+        kwargs: The verb's further arguments: `task`, `processing_kwargs`, `first_row` (number of the first item, for
+            errors), and what the model's modules take.
 
     Raises:
         InputError: `batch_size` is not positive, or no module takes one of the arguments.
@@ -63,6 +64,7 @@ def make_request(
         raise InputError(f"batch_size: expected a positive number, got {batch_size}")
     task = kwargs.pop("task", None)
     processing = kwargs.pop("processing_kwargs", None)
+    first_row = kwargs.pop("first_row", 0)
     accepted = model.get_model_kwargs()
     unknown = sorted(set(kwargs) - set(accepted))
     if unknown:
@@ -75,6 +77,7 @@ def make_request(
         strings_are_text=task == "query",
         processing={} if processing is None else {"processing_kwargs": processing},
         forward={**kwargs, "task": task} if "task" in accepted and task is not None else kwargs,
+        first_row=first_row,
     )
 
 
@@ -113,15 +116,13 @@ def stacked(
         `(items, dim)`; `(0,)` for no items.
     """
     out: Tensor | None = None
-    for rows, outputs in _outputs(model, inputs, request):
-        values = finish(model.family.read(outputs).values)
+    device = torch.device("cpu") if on_host else model.device
+    for (places, sources), values in _results(model, inputs, request, lambda o, _: finish(model.family.read(o).values)):
         if out is None:
             with torch.inference_mode(False):
-                device = "cpu" if on_host else values.device
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
-        places, sources = rows
-        out[places.to(out.device)] = values[sources.to(values.device)].to(out.device)
-    return torch.empty(0, device="cpu" if on_host else model.device) if out is None else out
+        out[places.to(device)] = values[sources.to(values.device)].to(device)
+    return torch.empty(0, device=device) if out is None else out
 
 
 def listed(
@@ -129,26 +130,47 @@ def listed(
 ) -> list[Any]:
     """One result an item, from `rows_of(outputs, rows)` for every mini-batch."""
     results: list[Any] = [None] * len(inputs)
-    for (places, sources), outputs in _outputs(model, inputs, request):
-        made = rows_of(outputs, int(sources.max()) + 1)
+    for (places, sources), made in _results(model, inputs, request, rows_of):
         for place, source in zip(places.tolist(), sources.tolist(), strict=True):
             results[place] = made[source]
     return results
 
 
-def _outputs(
-    model: "Model", inputs: Sequence[Any], request: Request
-) -> Iterator[tuple[tuple[Tensor, Tensor], Features]]:
-    """For every mini-batch: (items it answers, their rows in its outputs), and the outputs."""
+def _results(
+    model: "Model", inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[tuple[tuple[Tensor, Tensor], Any]]:
+    """For every mini-batch: (items it answers, their rows in its result), and what is `read` of its outputs.
+
+    Where ranks share the work, most results come from other ranks.
+    """
     numbers = range(request.first_row, request.first_row + len(inputs))
     column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
-    plan = model.engine.plan([column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
-    prepared = model.engine.prepare(plan.mini_batches, **request.processing)
-    bar = runtime.progress_bar(label="Encoding", total=len(inputs), show=request.show_progress_bar, unit="item")
+
+    def plan() -> Plan:
+        return model.engine.plan(
+            [column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text
+        )
+
+    if model.engine.ranks is None:
+        made = plan()
+        yield from zip(_answers(made), _run(model, made.mini_batches, request, read), strict=True)
+    else:
+        about = repr((request.processing, request.forward))
+        made, results = model.engine.ranks.share(plan, lambda some: list(_run(model, some, request, read)), about)
+        yield from zip(_answers(made), results, strict=True)
+
+
+def _run(
+    model: "Model", mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[Any]:
+    """What is read of the outputs of every mini-batch."""
+    prepared = model.engine.prepare(mini_batches, **request.processing)
+    total = sum(len(mini_batch.items) for mini_batch in mini_batches)
+    bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
     with bar as shown:
-        for rows, features in zip(_answers(plan), prepared, strict=True):
-            yield rows, model.engine.forward(features, **request.forward)
-            shown.update(len(rows[0]))
+        for mini_batch, features in zip(mini_batches, prepared, strict=True):
+            yield read(model.engine.forward(features, **request.forward), len(mini_batch.items))
+            shown.update(len(mini_batch.items))
 
 
 def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from numpy.lib.format import open_memmap
 from omnitune import runtime
 from omnitune.errors import InputError
 from omnitune.inputs.fingerprint import fingerprint
+from omnitune.model.embedding_cache import identity
 from omnitune.model.encoders import SentenceTransformer
 
 ROWS_AT_ONCE = 8_192
@@ -29,6 +30,7 @@ def encode_to_disk(
     *,
     role: Role = "document",
     rows_at_once: int = ROWS_AT_ONCE,
+    show_progress_bar: bool | None = None,
     **options: Any,
 ) -> Vectors:
     """Embed a corpus into a `.npy` file, going on where an earlier call with the same arguments was stopped.
@@ -40,6 +42,7 @@ def encode_to_disk(
         path: The file; it appears when it is whole. Until then its rows are in `<path>.partial`.
         role: Whether the model's prompt for documents or the one for queries applies.
         rows_at_once: Rows that are encoded and written together.
+        show_progress_bar: Whether to show rows that are done; None shows them on a terminal.
         **options: Of `encode`, such as `batch_size`, `normalize_embeddings`, `truncate_dim`, `precision`.
 
     Returns:
@@ -50,35 +53,49 @@ def encode_to_disk(
         MediaError: An input cannot be read; its row is named.
     """
     target = Path(path)
-    _check(inputs, rows_at_once, options)
+    check_options(len(inputs), rows_at_once, options)
     if target.exists():
         raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
     facts = target.with_name(target.name + ".json")
     partial = target.with_name(target.name + ".partial")
-    key = _key(model, inputs, role, options)
+    ends = [inputs[0], inputs[len(inputs) - 1]]
+    key = corpus_key(identity(model), model, ends, role, {**options, "items": len(inputs)})
     done = _done(facts, partial, key)
-    encode = model.encode_query if role == "query" else model.encode_document
     array: Vectors | None = open_memmap(partial, mode="r+") if done else None
     target.parent.mkdir(parents=True, exist_ok=True)
-    while done < len(inputs):
-        stop = min(done + rows_at_once, len(inputs))
-        rows = encode([inputs[i] for i in range(done, stop)], **options)
-        if array is None:
-            array = open_memmap(partial, mode="w+", dtype=rows.dtype, shape=(len(inputs), rows.shape[1]))
-        array[done:stop] = rows
-        array.flush()
-        done = stop
-        # Noted after the rows are on the disk: a stop in between costs these rows, and never leaves a gap.
-        with runtime.writing(facts) as temporary:
-            temporary.write_text(json.dumps({"key": key, "done": done}))
+    with runtime.progress_bar(label="Encoding", total=len(inputs), show=show_progress_bar, unit="item") as bar:
+        bar.update(done)
+        while done < len(inputs):
+            stop = min(done + rows_at_once, len(inputs))
+            rows = encode_rows(model, [inputs[i] for i in range(done, stop)], done, role, options)
+            if array is None:
+                array = open_memmap(partial, mode="w+", dtype=rows.dtype, shape=(len(inputs), rows.shape[1]))
+            array[done:stop] = rows
+            array.flush()
+            bar.update(stop - done)
+            done = stop
+            # Noted after the rows are on the disk: a stop in between costs these rows, and never leaves a gap.
+            with runtime.writing(facts) as temporary:
+                temporary.write_text(json.dumps({"key": key, "done": done}))
     del array
     partial.replace(target)
     facts.unlink()
     return open_memmap(target, mode="r")
 
 
-def _check(inputs: Sequence[Any], rows_at_once: int, options: dict[str, Any]) -> None:
-    if not len(inputs):
+def encode_rows(model: SentenceTransformer, items: list[Any], first: int, role: Role, options: dict[str, Any]) -> Any:
+    """Embeddings `(items, dim)` of rows from number `first` on; an error names the row of the corpus."""
+    encode = model.encode_query if role == "query" else model.encode_document
+    return encode(items, first_row=first, **{**options, "show_progress_bar": False})
+
+
+def check_options(items: int, rows_at_once: int, options: dict[str, Any]) -> None:
+    """Refuse what would not give one array of embeddings.
+
+    Raises:
+        InputError: There are no items, `rows_at_once` is not positive, or an option gives something else.
+    """
+    if not items:
         raise InputError("inputs: expected at least one item, got none")
     if rows_at_once < 1:
         raise InputError(f"rows_at_once: expected a positive number, got {rows_at_once}")
@@ -92,20 +109,27 @@ def _check(inputs: Sequence[Any], rows_at_once: int, options: dict[str, Any]) ->
         )
 
 
+def corpus_key(
+    weights: str, model: SentenceTransformer, items: Sequence[Any], role: Role, options: dict[str, Any]
+) -> str:
+    """What rows of embeddings depend on.
+
+    Args:
+        weights: `identity` of the model.
+        model: Says what an item is, and which prompts there are.
+        items: Those whose content counts.
+        role: Of the items.
+        options: Of `encode`; the size of a mini-batch is no part of the key.
+    """
+    kinds = [fingerprint(item, model.modality_of(item, strings_are_text=role == "query")) for item in items]
+    plain = sorted((name, value) for name, value in options.items() if name != "batch_size")
+    made = repr((weights, role, plain, model.prompts, model.default_prompt_name, model.truncate_dim, kinds))
+    return hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
+
+
 def _done(facts: Path, partial: Path, key: str) -> int:
     """Rows that a stopped run with the same key left."""
     if not facts.exists() or not partial.exists():
         return 0
     saved = json.loads(facts.read_text())
     return int(saved["done"]) if saved["key"] == key else 0
-
-
-def _key(model: SentenceTransformer, inputs: Sequence[Any], role: str, options: dict[str, Any]) -> str:
-    """What the rows depend on: weights, arguments, the number of inputs and the content of the first and the last."""
-    made = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        made.update(f"{name} {tuple(tensor.shape)} {float(tensor.double().sum())!r}".encode())
-    ends = [fingerprint(item, model.modality_of(item)) for item in (inputs[0], inputs[len(inputs) - 1])]
-    plain = {name: value for name, value in options.items() if name not in ("show_progress_bar", "batch_size")}
-    made.update(repr((role, sorted(plain.items()), model.prompts, model.truncate_dim, len(inputs), ends)).encode())
-    return made.hexdigest()

@@ -12,12 +12,25 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["gather_columns", "gather_rows", "leave_gloo_at_exit", "world_size"]
+__all__ = ["exchanged", "gather_columns", "gather_rows", "leave_gloo_at_exit", "world_size"]
 
 
 def world_size() -> int:
     """Number of processes that train together; 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def exchanged(value: Any) -> list[Any]:
+    """What every rank holds, by rank; every rank must call this.
+
+    Args:
+        value: Anything that pickles, small or in host memory.
+    """
+    if world_size() == 1:
+        return [value]
+    held: list[Any] = [None] * world_size()
+    dist.all_gather_object(held, value)
+    return held
 
 
 def leave_gloo_at_exit() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
@@ -37,6 +36,7 @@ from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
 from omnitune.training.gradients import average_gradients
+from omnitune.training.measuring import measure
 from omnitune.training.parts import LossParts
 from omnitune.types import Batch, Column, Features
 
@@ -369,17 +369,10 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             if prefix.removeprefix("eval_") != next(iter(self.eval_dataset)):
                 return output
             prefix = "eval"
-        found = broadcast_object_list([self._run_evaluator() if self.is_world_process_zero() else {}])[0]
+        folder = Path(self.args.output_dir) / "eval"
+        found = measure(self.evaluator, self.model, folder, epoch=self.state.epoch, steps=self.state.global_step)
         output.metrics.update({k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in found.items()})
         return output
-
-    def _run_evaluator(self) -> dict[str, float]:
-        folder = Path(self.args.output_dir) / "eval"
-        folder.mkdir(parents=True, exist_ok=True)
-        found = self.evaluator(
-            self.model, output_path=str(folder), epoch=self.state.epoch, steps=self.state.global_step
-        )
-        return found if isinstance(found, dict) else {"evaluator": found}
 
     # -- checkpoints
 

@@ -71,7 +71,7 @@ class Captions:
 
 
 def read_captions(folder: Path, names: Sequence[str]) -> Captions:
-    """Captions of the documents of a folder.
+    """Captions of the documents of a folder; of a file that is broken, none.
 
     Args:
         folder: Where they are.
@@ -82,10 +82,12 @@ def read_captions(folder: Path, names: Sequence[str]) -> Captions:
 
     def take(path: Path, content: Iterable[tuple[str, Caption]]) -> None:
         try:
-            for name, caption in content:
-                found.setdefault(name, []).append(caption)
+            whole = [*content]
         except DocumentError as error:
             broken[path.relative_to(folder).as_posix()] = str(error)
+            return
+        for name, caption in whole:
+            found.setdefault(name, []).append(caption)
 
     for path in _manifests(folder):
         take(path, _of_manifest(path, names))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from omnitune.errors import MediaError, ModalityError
+from omnitune.errors import InputError, MediaError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.tower_cache import TowerCache
@@ -87,8 +87,8 @@ class _Draft:
             cost = cost_of(item, kind, self.rule, self.model.media_policy)
         except MediaError as error:
             raise error.at(column.place(index)) from error
-        except ModalityError as error:
-            raise ModalityError(f"{column.place(index)}: {error}") from error
+        except InputError as error:
+            raise type(error)(f"{column.place(index)}: {error}") from error
         if self.distinct:
             lane.known[key] = len(lane.items)
         lane.items.append(item)
@@ -176,6 +176,7 @@ class Engine:
         Raises:
             MediaError: An item is unreadable; the message has its dataset, row and column.
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
+            InputError: A text is none; likewise.
         """
         draft = _Draft(self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers)
         slots = [[draft.place(column, i) for i in range(len(column))] for column in columns]

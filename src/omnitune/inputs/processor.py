@@ -94,6 +94,15 @@ def sampling_rate(processor: Any) -> int | None:
     return rate
 
 
+def channels(processor: Any) -> int:
+    """Channels of the audio that a processor takes: two where its feature extractor has a `feature_size` of 2.
+
+    Extractors that hand on the waveform (EnCodec's and those made after it) call their channels so; others so call the
+    bins of a spectrogram, of which none has two.
+    """
+    return 2 if getattr(getattr(processor, "feature_extractor", processor), "feature_size", None) == 2 else 1
+
+
 def _plain(
     processor: Any, columns: Mapping[str, Sequence[Any]], buckets: Buckets
 ) -> tuple[dict[str, list[Any]], Buckets]:

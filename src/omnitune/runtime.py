@@ -100,6 +100,32 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device_named(device: Any) -> Any:
+    """The `torch.device` that a caller names.
+
+    Args:
+        device: A name such as `"cpu"` or `"cuda:1"`, or a `torch.device`.
+
+    Raises:
+        InputError: There is no such kind of device, or this machine has none.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+        there = (
+            found.type not in ("cuda", "mps", "xpu")
+            or (found.index or 0) < torch.get_device_module(found).device_count()
+        )
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f'device: expected a name such as "cpu", "cuda", "cuda:1" or "mps", got {device!r}') from error
+    if not there:
+        raise InputError(
+            f"device: expected one that this machine has, got {device!r}; the best there is: {best_device()}"
+        )
+    return found
+
+
 def available_memory(device: str = "cpu") -> int:
     """Bytes that can still be allocated on `device` (`"cpu"`, `"cuda:0"`, ...)."""
     if device.startswith("cuda"):

@@ -6,15 +6,18 @@ import av
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from fixtures.recordings import clip, frames, tone, wav
 from omnitune import runtime
 from omnitune.errors import MediaError, MediaNotFoundError, MediaRefusedError, MissingExtraError
+from omnitune.inputs import processor as processors
 from omnitune.inputs.audio import audio_size, load_audio, resample
 from omnitune.inputs.detect import modality_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.sampling import Sampling
+from omnitune.modules.costs import sampling
 
 SPEECH = Sampling(rate=16_000)
 TONE = tone(440)
@@ -72,6 +75,32 @@ def test_channels_are_averaged_and_integers_scaled():
     left, right = tone(300), tone(700)
     np.testing.assert_allclose(loaded(wav(np.stack([left, right]))), (left + right) / 2, atol=5e-5)
     np.testing.assert_allclose(loaded((TONE * 32767).round().astype(np.int16)), TONE, atol=5e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_last_packet_of_one_sample_keeps_its_channels(channels):
+    content = wav(np.stack([tone(300, 1.0), tone(700, 1.0)])[:, :8193])  # FFmpeg reads WAV in packets of 4,096 bytes
+    assert loaded(content, sampling=Sampling(channels=channels)).shape[-1] == 8193
+
+
+def test_a_model_of_two_channels_hears_both(tmp_path):
+    extractor = transformers.EncodecFeatureExtractor(feature_size=2, sampling_rate=24_000)
+    asked = sampling(extractor, None, {})
+    assert (asked.rate, asked.channels) == (24_000, 2)
+    assert sampling(transformers.EncodecFeatureExtractor(feature_size=1), None, {}).channels == 1
+    assert sampling(transformers.WhisperFeatureExtractor(feature_size=32), None, {}).channels == 1
+    pair = np.stack([tone(300), tone(700)])
+    (tmp_path / "two.wav").write_bytes(wav(pair))
+    expected = np.stack([resample(side, 16_000, 24_000) for side in pair])
+    assert expected.shape == (2, 12_000)
+    for item in (tmp_path / "two.wav", {"array": pair, "sampling_rate": 16_000}, decoder(pair.T, 16_000)):
+        np.testing.assert_allclose(loaded(item, sampling=asked), expected, atol=5e-5)
+    mono, three = (loaded({"array": a, "sampling_rate": 24_000}, sampling=asked) for a in (TONE, np.stack([TONE] * 3)))
+    np.testing.assert_allclose(mono, np.stack([TONE, TONE]))
+    np.testing.assert_allclose(three, np.stack([TONE, TONE]), atol=1e-7)
+    features = processors.call(extractor, "audio", [expected, mono], processors.merged(processors.DEFAULTS))
+    np.testing.assert_array_equal(features["input_values"][0].numpy(), expected)
+    assert features["input_values"].shape == (2, 2, 12_000)
 
 
 @pytest.mark.parametrize(("codec", "container"), [("flac", "flac"), ("libmp3lame", "mp3"), ("aac", "mp4")])

@@ -116,6 +116,13 @@ def test_what_is_no_pair_is_named(bert: CrossEncoder, vlm: CrossEncoder, page_im
         vlm.predict([("a", "b"), ("a", "scans/page7.png")])
 
 
+def test_half_a_character_in_a_pair_is_named(bert: CrossEncoder) -> None:
+    with pytest.raises(
+        InputError, match=r"row 1, column 'inputs': inputs: expected text, got half of a character, '\\ud800'"
+    ):
+        bert.predict([("a", "b"), ("a", "b \ud800")])
+
+
 def test_a_query_is_never_a_path(vlm: CrossEncoder, page_files: list[Path]) -> None:
     path = str(page_files[0])
     assert vlm.pair(path, "a") == (path, "a")

@@ -12,6 +12,7 @@ from PIL import Image
 from omnitune import SentenceTransformer
 from omnitune.errors import CheckpointError, InputError, MediaError, ModalityError
 from omnitune.model.inference import _answers
+from omnitune.modules import Router, Transformer
 from omnitune.types import MiniBatch, Plan
 
 TEXTS = ["the pump", "a table lists the pressure of every valve", "filter", "the pump"]
@@ -142,6 +143,51 @@ def test_an_image_is_refused_by_a_text_model(bert: SentenceTransformer) -> None:
 def test_arguments_that_cannot_work(bert: SentenceTransformer, argument: str, value: object) -> None:
     with pytest.raises(InputError, match=argument):
         bert.encode(TEXTS, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("item", "place"), [("a p\udc00mp", "row 2"), ({"text": "a p\udc00mp"}, "row 2"), (("a pump", "\ud800"), "row 2")]
+)
+def test_half_a_character_is_named(bert: SentenceTransformer, item: object, place: str) -> None:
+    with pytest.raises(InputError, match=f"{place}, column 'inputs': inputs: expected text, got half of a character, "):
+        bert.encode(["the pump", "Motörhead 🙂", item])
+    with pytest.raises(
+        InputError, match=r"half of a character, '\\udc00', at position 3 of 'a p\\udc00mp'; text.encode\("
+    ):
+        bert.encode_query("a p\udc00mp")
+    mended = "a p\udc00mp \ud83d\ude42".encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert mended == "a p\ufffdmp 🙂"
+    assert bert.encode(mended).shape == (32,)
+
+
+def test_a_pair_is_no_input_of_two_towers(
+    clip: SentenceTransformer, bert: SentenceTransformer, tiny_clip: Path, tiny_bert: Path
+) -> None:
+    message = (
+        r"row 1, column 'inputs': inputs: this Sent.* takes single texts, as its processor takes no pairs; got the pair"
+    )
+    with pytest.raises(ModalityError, match=message):
+        clip.encode(["a", ("a", "b")])
+    assert bert.encode([("a", "b")]).shape == (1, 32)
+    for path, takes in ((tiny_clip, False), (tiny_bert, True)):
+        assert Router({"all": [Transformer(str(path))]}, default_route="all").takes_pairs is takes
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", 'device: expected a name such as "cpu", "cuda", "cuda:1" or "mps", got \'gpu\''),
+        ("cuda:93", "device: expected one that this machine has, got 'cuda:93'; the best there is: "),
+    ],
+)
+def test_devices_that_are_not_there(bert: SentenceTransformer, tiny_bert: Path, device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SentenceTransformer(str(tiny_bert), device=device)
+    for where in (device, [device]):
+        with pytest.raises(InputError, match=message):
+            bert.encode(TEXTS, device=where)
+    with pytest.raises(InputError, match=message):
+        bert.start_multi_process_pool(["cpu", device])
 
 
 def test_no_model_and_no_modules() -> None:

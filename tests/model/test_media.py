@@ -1,5 +1,6 @@
 """Audio and video go wherever an image goes: every form, mixed batches, routes by modality, training, bad items."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,27 @@ def test_padding_of_waveforms_does_not_count(tiny_wav2vec2):
     together = model.encode([short, long])
     close(together, np.stack([model.encode(short), model.encode(long)]))
     assert np.abs(together[0] - together[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["tiny_clap", "tiny_qwen2_5_omni"])
+def test_the_limit_of_texts_does_not_cut_recordings(request, name, folder, tmp_path):
+    """A tokenizer's file remembers the limit of its last call, and processors hand it to the feature extractor."""
+    model = SentenceTransformer(str(request.getfixturevalue(name)), device="cpu")
+    sounds = [folder / "2.wav", {"array": tone(300, 0.9, 48_000), "sampling_rate": 48_000}]
+    vectors = model.encode(sounds)
+    model.encode(["a pump"])
+    model.save_pretrained(str(tmp_path / "ours"))
+    model.encode(["a pump"])
+    model.save_pretrained(str(tmp_path / "others"))
+    model.encode(["a pump"])
+    model[0].processor.save_pretrained(str(tmp_path / "others"))
+    limited = [
+        json.loads((tmp_path / by / "tokenizer.json").read_text())["truncation"] is not None
+        for by in ("ours", "others")
+    ]
+    assert limited == [False, True]
+    for by in ("ours", "others"):
+        close(SentenceTransformer(str(tmp_path / by), device="cpu").encode(sounds), vectors)
 
 
 def test_costs_follow_length(omni, folder):

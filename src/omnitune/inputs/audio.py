@@ -1,4 +1,7 @@
-"""Audio in every form that inputs give it, as one channel at the rate that the model asks for.
+"""Audio in every form that inputs give it, with the channels and at the rate that the model asks for.
+
+Nearly every model hears one channel: the mean of those that a recording has. One whose feature extractor takes two
+(EnCodec's of 48 kHz) gets both, one channel twice, or of more their mean twice; see `inputs.processor.channels`.
 
 Resampling is a windowed sinc on PyTorch: the same numbers whatever decoded the recording, and no package is needed.
 """
@@ -37,17 +40,18 @@ KAISER_BETA = 14.77
 
 
 def load_audio(item: Any, policy: MediaPolicy, sampling: Sampling) -> np.ndarray:
-    """A waveform: the mean of the channels, at the model's rate.
+    """A waveform with the model's channels, at its rate.
 
     Args:
         item: Path, bytes, `{"bytes", "path"}`, `{"audio": ...}`, http(s) or data URL, `{"array", "sampling_rate"}`, a
             decoder with `get_all_samples()` as torchcodec's, or an array or tensor `(samples,)`, `(channels, samples)`
             or `(samples, channels)`, which is taken to have the model's rate already.
         policy: Limits.
-        sampling: The model's rate.
+        sampling: The model's rate, and how many channels it takes.
 
     Returns:
-        `(samples,)`, float32, in -1..1.
+        `(samples,)`, the mean of the channels, or `(channels, samples)` for a model that takes several; float32, in
+        -1..1.
 
     Raises:
         MediaError: It cannot be read, is truncated or silent of any sample; the message names it.
@@ -55,12 +59,12 @@ def load_audio(item: Any, policy: MediaPolicy, sampling: Sampling) -> np.ndarray
     """
     if isinstance(item, dict) and "audio" in item:
         return load_audio(item["audio"], policy, sampling)
-    samples, rate = _in_memory(item, sampling) or _decoded(item, policy)
+    samples, rate = _in_memory(item, sampling) or _decoded(item, policy, sampling.channels)
     if not rate > 0:
         raise MediaError(f"{described(item, 'audio')}: expected a positive sampling rate, got {rate}")
     if not samples.size:
         raise MediaError(f"{described(item, 'audio')}: it has no samples")
-    check_seconds(len(samples) / rate, described(item, "audio"), policy)
+    check_seconds(samples.shape[-1] / rate, described(item, "audio"), policy)
     if sampling.rate is None or sampling.rate == rate:
         return samples
     _say(rate, sampling.rate)
@@ -89,12 +93,12 @@ def resample(samples: np.ndarray, source: int, target: int) -> np.ndarray:
     """A waveform at another rate.
 
     Args:
-        samples: `(samples,)`.
+        samples: `(samples,)` or `(channels, samples)`.
         source: Its rate in hertz.
         target: The wanted one.
 
     Returns:
-        `(ceil(samples * target / source),)`, float32.
+        `(ceil(samples * target / source),)`, float32; with its channels, if there were any.
 
     Source:
         Smith, "Digital Audio Resampling": band-limited interpolation, here with a Kaiser window.
@@ -102,10 +106,11 @@ def resample(samples: np.ndarray, source: int, target: int) -> np.ndarray:
     divisor = math.gcd(source, target)
     step, phases = source // divisor, target // divisor
     kernel, width = _kernel(step, phases)
-    length = -(-len(samples) * phases // step)
-    padded = F.pad(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None], (width, width + step))
-    made = F.conv1d(padded[None], kernel, stride=step)[0]  # (phases, steps)
-    return made.T.reshape(-1)[:length].numpy()
+    length = -(-samples.shape[-1] * phases // step)
+    rows = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples), dtype=np.float32))
+    made = F.conv1d(F.pad(rows, (width, width + step))[:, None], kernel, stride=step)  # (channels, phases, steps)
+    resampled = made.transpose(1, 2).flatten(1)[:, :length].numpy()
+    return resampled if samples.ndim == 2 else resampled[0]
 
 
 @lru_cache(maxsize=16)
@@ -125,40 +130,53 @@ def _in_memory(item: Any, sampling: Sampling) -> tuple[np.ndarray, int] | None:
     """Samples and their rate where they are decoded already."""
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
-        return _mono(decoded.data), int(decoded.sample_rate)
+        return _mixed(decoded.data, sampling.channels), int(decoded.sample_rate)
     if isinstance(item, dict) and "array" in item:
         if "sampling_rate" not in item:
             raise MediaError(f"{described(item, 'audio')}: expected 'sampling_rate' beside 'array', got {sorted(item)}")
-        return _mono(item["array"]), int(item["sampling_rate"])
+        return _mixed(item["array"], sampling.channels), int(item["sampling_rate"])
     if isinstance(item, np.ndarray | torch.Tensor):
-        return _mono(item), sampling.rate or 16_000
+        return _mixed(item, sampling.channels), sampling.rate or 16_000
     return None
 
 
-def _mono(values: Any) -> np.ndarray:
-    """The mean of the channels `(samples,)`, float32; integers are scaled to -1..1."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().float().numpy() if values.is_floating_point() else values.cpu().numpy()
-    array = np.asarray(values)
-    if array.dtype.kind in "iu":
-        array = array.astype(np.float32) / -float(np.iinfo(array.dtype).min or -255)
-    elif array.dtype.kind != "f":
-        raise MediaError(f"{described(array, 'audio')}: expected samples as floats or integers, got {array.dtype}")
+def _mixed(values: Any, channels: int, *, axis: int | None = None) -> np.ndarray:
+    """As many channels as asked for, float32: `(samples,)` for one, else `(channels, samples)`.
+
+    Integers are scaled to -1..1; other channels than those asked for become their mean. They lie along `axis`, or where
+    that is None along the short side.
+    """
+    array = _floats(values)
     if array.ndim == 2:
-        axis = 0 if array.shape[0] <= min(array.shape[1], MOST_CHANNELS) else 1
+        if axis is None:
+            axis = 0 if array.shape[0] <= min(array.shape[1], MOST_CHANNELS) else 1
         if not array.shape[axis] or array.shape[axis] > MOST_CHANNELS:
             raise MediaError(f"{described(array, 'audio')}: expected 1 to {MOST_CHANNELS} channels")
-        array = array.mean(axis=axis)
-    if array.ndim != 1:
+        array = array.swapaxes(0, axis) if channels > 1 and array.shape[axis] == channels else array.mean(axis=axis)
+    elif array.ndim != 1:
         raise MediaError(
             f"{described(array, 'audio')}: expected (samples,), (channels, samples) or (samples, channels)"
         )
     if not np.isfinite(array).all():
         raise MediaError(f"{described(array, 'audio')}: it has samples that are no finite numbers")
+    if channels > 1 and array.ndim == 1:
+        array = np.tile(array, (channels, 1))
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _decoded(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, int]:
+def _floats(values: Any) -> np.ndarray:
+    """Samples as floats; integers are scaled to -1..1."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().float().numpy() if values.is_floating_point() else values.cpu().numpy()
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float32) / -float(np.iinfo(array.dtype).min or -255)
+    if array.dtype.kind != "f":
+        raise MediaError(f"{described(array, 'audio')}: expected samples as floats or integers, got {array.dtype}")
+    return array
+
+
+def _decoded(item: Any, policy: MediaPolicy, channels: int) -> tuple[np.ndarray, int]:
     """Samples of the first sound track, and their rate."""
     name = described(item, "audio")
     with opened(item, policy, "audio") as (container, stream):
@@ -171,11 +189,11 @@ def _decoded(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, int]:
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise MediaError(f"{name}: broken audio after {length / rate:.1f} s")
-            parts += [_mono(piece.to_ndarray()) for piece in to_float.resample(frame)]
+            parts += [_mixed(piece.to_ndarray(), channels, axis=0) for piece in to_float.resample(frame)]
             length += frame.samples
             check_seconds(length / rate, name, policy)
         check_whole(length / rate, seconds_of(container, stream), name)
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32), rate
+    return np.concatenate(parts, axis=-1) if parts else np.zeros(0, np.float32), rate
 
 
 @lru_cache(maxsize=256)

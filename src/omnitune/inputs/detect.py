@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omnitune.errors import MediaNotFoundError, ModalityError
+from omnitune.errors import InputError, MediaNotFoundError, ModalityError
 from omnitune.inputs import audio, image, video
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
@@ -86,6 +86,30 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
     if isinstance(item, tuple) and item and all(isinstance(part, str) for part in item):
         return "text"
     return _of_decoder(item)
+
+
+def check_text(item: Any) -> None:
+    """See that what an input says is text: half of a surrogate pair is not, and no tokenizer takes it.
+
+    Args:
+        item: Any accepted form; strings in it are looked at.
+
+    Raises:
+        InputError: A string has a lone surrogate.
+    """
+    if isinstance(item, dict):
+        item = [value for key, value in item.items() if key in ("text", "content")]
+    if isinstance(item, list | tuple):
+        for part in item:
+            check_text(part)
+    elif isinstance(item, str) and not item.isascii():
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"inputs: expected text, got half of a character, {item[error.start]!r}, at position {error.start} of "
+                f"{item[:80]!r}; text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it"
+            ) from error
 
 
 def is_single(inputs: Any) -> bool:

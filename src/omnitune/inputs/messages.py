@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from omnitune.errors import ModalityError
+from omnitune.inputs.video import are_frames
 from omnitune.types import Modality
 
 Message = dict[str, Any]
@@ -72,7 +73,8 @@ def _content(item: Any, modality: Modality, structured: bool) -> Any:
         item = {modality: value}
     parts = []
     for kind, value in item.items():
-        parts += [{"type": kind, kind: part} for part in (value if isinstance(value, list | tuple) else [value])]
+        several = isinstance(value, list | tuple) and not (kind == "video" and are_frames(value))
+        parts += [{"type": kind, kind: part} for part in (value if several else [value])]
     return parts
 
 

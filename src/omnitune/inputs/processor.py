@@ -94,15 +94,33 @@ def sampling_rate(processor: Any) -> int | None:
     return rate
 
 
+def channels(processor: Any) -> int:
+    """Channels of the audio that a processor takes: two where its feature extractor has a `feature_size` of 2.
+
+    Extractors that hand on the waveform (EnCodec's and those made after it) call their channels so; others so call the
+    bins of a spectrogram, of which none has two.
+    """
+    return 2 if getattr(getattr(processor, "feature_extractor", processor), "feature_size", None) == 2 else 1
+
+
 def _plain(
     processor: Any, columns: Mapping[str, Sequence[Any]], buckets: Buckets
 ) -> tuple[dict[str, list[Any]], Buckets]:
-    """Columns whose clips are bare frames, and buckets that say at which rate and from where media were sampled."""
+    """Columns whose clips are bare frames, and buckets that say at which rate and from where media were sampled.
+
+    Raises:
+        InputError: The buckets say the latter already.
+    """
     made = {kind: list(values) for kind, values in columns.items()}
     buckets = dict(buckets)
     if "audio" in made:
-        buckets["audio"] = {**buckets["audio"], "sampling_rate": sampling_rate(processor)}
+        buckets["audio"] = {**_uncut(processor), **buckets["audio"], "sampling_rate": sampling_rate(processor)}
     if "video" in made:
+        if "video_metadata" in buckets["video"]:
+            raise InputError(
+                "processing_kwargs: expected no 'video_metadata' for a whole batch, whose clips are sorted by cost; "
+                'give each clip its own, {"array": frames, "video_metadata": {"fps": 12.0, "total_num_frames": 24}}'
+            )
         clips = [clip for value in made["video"] for clip in (value if isinstance(value, list) else [value])]
         made["video"] = [
             [clip.frames for clip in value] if isinstance(value, list) else value.frames for value in made["video"]
@@ -113,6 +131,16 @@ def _plain(
         facts = [dict(clip.metadata) for clip in clips]
         buckets["video"] = {**buckets["video"], "video_metadata": facts, "do_sample_frames": False}
     return made, buckets
+
+
+def _uncut(processor: Any) -> dict[str, Any]:
+    """What keeps the limit of texts from the recordings.
+
+    A tokenizer remembers the limit of its last call, in its file too. A processor that reads it there hands it to the
+    feature extractor as well, which would cut a recording after as many samples: 4,096 are a quarter of a second.
+    """
+    remembered = getattr(getattr(processor, "tokenizer", None), "init_kwargs", {})
+    return {"max_length": None} if "max_length" in remembered else {}
 
 
 def takes_metadata(processor: Any) -> bool:

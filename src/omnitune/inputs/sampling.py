@@ -17,6 +17,7 @@ class Sampling:
 
     Attributes:
         rate: Hertz of audio; None keeps what a recording has.
+        channels: How many of audio; with one, a recording's are averaged.
         frames: The processor's rule for frames; None where it has none. Frames in memory are then taken as they are,
             and of a file `num_frames`, evenly spaced.
         num_frames: See `frames`.
@@ -24,6 +25,7 @@ class Sampling:
     """
 
     rate: int | None = None
+    channels: int = 1
     frames: FrameRule | None = None
     num_frames: int = 16
     sound: bool = False

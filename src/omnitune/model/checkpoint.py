@@ -156,17 +156,11 @@ def bare_transformer(
     Raises:
         CheckpointError: There is no model, or its weights are pickled.
     """
-    hub = {
-        "token": options.token,
-        "cache_dir": options.cache_folder,
-        "revision": options.revision,
-        "local_files_only": options.local_files_only,
-    }
     trust = {"trust_remote_code": True} if options.trust_remote_code else {}
     return Transformer(
         path_or_id,
         transformer_task=task,
-        model_kwargs={**hub, **trust, **options.model_kwargs},
+        model_kwargs={**options.hub.kwargs(), **trust, **options.model_kwargs},
         processor_kwargs={**trust, **options.processor_kwargs},
         config_kwargs={**trust, **options.config_kwargs},
         backend=options.backend,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from omnitune.errors import CheckpointError, InputError, MediaError, ModalityError
+from omnitune.errors import CheckpointError, InputError, MediaError
 from omnitune.inputs.detect import is_conversation, is_message
 from omnitune.inputs.messages import pair_to_messages
 from omnitune.model import checkpoint
@@ -18,7 +18,7 @@ from omnitune.model.family import PAIR, Family
 from omnitune.model.inference import Request, make_request, materialized, stacked
 from omnitune.model.model import Backend, Model, as_numpy
 from omnitune.modules.activations import activation_name, activation_named
-from omnitune.modules.base import read_pairs
+from omnitune.modules.base import check_becomes_text, read_pairs
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore, narrow_output_layer
 from omnitune.modules.precision import compute_in_float32
@@ -227,6 +227,8 @@ class CrossEncoder(Model, pools.PoolMixin):
                       for i, item in enumerate((query, document)))  # fmt: skip
         if kinds == ("text", "text"):
             return tuple(item["text"] if isinstance(item, dict) else item for item in (query, document))
+        if "message" not in self.modalities:
+            check_becomes_text(list(self.children()), kinds)
         return pair_to_messages(query, document, kinds)
 
     def _inputs(self, pairs: Sequence[Any]) -> list[Any]:
@@ -241,8 +243,8 @@ class CrossEncoder(Model, pools.PoolMixin):
             return self.pair(*item)
         except MediaError as error:
             raise error.at(place) from error
-        except ModalityError as error:
-            raise ModalityError(f"{place}: {error}") from error
+        except InputError as error:
+            raise type(error)(f"{place}: {error}") from error
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
         """What `item` is, for this model: one side of a pair, or what `pair` made of both.

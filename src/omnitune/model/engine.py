@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnitune.errors import MediaError, ModalityError
+from omnitune.errors import InputError, MediaError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.pixels import in_floats
@@ -106,8 +106,8 @@ class _Draft:
             cost = cost_of(item, kind, self.rule, self.model.media_policy)
         except MediaError as error:
             raise error.at(column.place(index)) from error
-        except ModalityError as error:
-            raise ModalityError(f"{column.place(index)}: {error}") from error
+        except InputError as error:
+            raise type(error)(f"{column.place(index)}: {error}") from error
         if merges:
             lane.known[key] = len(lane.items)
         lane.items.append(item)
@@ -206,6 +206,7 @@ class Engine:
         Raises:
             MediaError: An item is unreadable; the message has its dataset, row and column.
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
+            InputError: A text is none; likewise.
         """
         draft = _Draft(
             self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers, self.inputs

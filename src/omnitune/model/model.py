@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from omnitune import runtime
 from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
-from omnitune.inputs.detect import modality_of
+from omnitune.inputs.detect import check_text, modality_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.model import checkpoint
@@ -152,7 +152,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             for module in list(self.children())[1:]:
                 module.to(dtype)
         if model_kwargs.get("device_map") is None:
-            self.to(device or runtime.best_device())
+            self.to(runtime.device_named(device) if device is not None else runtime.best_device())
         elif device is not None:
             logger.warning("device: %r is ignored, because model_kwargs has a device_map.", device)
 
@@ -183,11 +183,18 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
 
         Raises:
             ModalityError: The model takes no such input.
+            InputError: A text in it is none.
             MediaNotFoundError: It looks like a path of media, and nothing is there.
         """
+        check_text(item)
         if strings_are_text and isinstance(item, str):
             return "text"
         modality = modality_of(item, supported=self.modalities)
+        if isinstance(item, tuple) and modality == "text" and not getattr(self.input_module, "takes_pairs", True):
+            raise ModalityError(
+                f"inputs: this {type(self).__name__} takes single texts, as its processor takes no pairs; got the pair "
+                f"{repr(item)[:80]}"
+            )
         if not self.supports(modality):
             raise ModalityError(
                 f"inputs: this {type(self).__name__} takes {', '.join(map(str, self.modalities))}; "
@@ -344,7 +351,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     @contextmanager
     def inference(self, device: torch.device | str | None = None) -> Iterator[None]:
         """Evaluation mode without gradients, on `device`; the mode is as it was afterwards."""
-        if device is not None and torch.device(device) != self.device:
+        if device is not None and runtime.device_named(device) != self.device:
             self.to(device)
         with self.engine.evaluating(), torch.inference_mode():
             yield

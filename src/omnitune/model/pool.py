@@ -118,6 +118,8 @@ class PoolMixin:
         if target_devices is None:
             gpus = torch.cuda.device_count()
             target_devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"] * 4
+        for device in target_devices:
+            runtime.device_named(device)
         return start(cast("Model", self), target_devices)
 
     @staticmethod

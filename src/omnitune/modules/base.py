@@ -180,6 +180,11 @@ class InputModule(Module):
         return None
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether a pair of texts can be one input."""
+        return True
+
+    @property
     def cost_rule(self) -> CostRule:
         """How the cost of an item is known without preprocessing it."""
         limit = self.max_seq_length
@@ -290,6 +295,25 @@ def _read(reader: Reader, inputs: Sequence[Any], modality: Modality | None) -> t
         items[i] = item
     made = {reader.reads.get(kind, kind) for kind in kinds}
     return items, made.pop() if len(made) == 1 else None
+
+
+def check_becomes_text(modules: Sequence[nn.Module], sides: Sequence[Modality]) -> None:
+    """See that both sides of a pair are text, or become it in the leading readers.
+
+    Of a backbone with two towers each takes one side, so it has no pairs but those of texts.
+
+    Raises:
+        ModalityError: A side does not.
+    """
+    readers = itertools.takewhile(lambda module: isinstance(module, Reader), modules)
+    made = [kind for module in readers for kind, becomes in cast(Reader, module).reads.items() if becomes == "text"]
+    foreign = [side for side in sides if side not in ("text", *made)]
+    if foreign:
+        raise ModalityError(
+            f"inputs: this model takes pairs of {', '.join(map(str, ['text', *made]))}; "
+            f"got {', '.join(map(str, foreign))}. In pairs, such media are read by a backbone whose chat template "
+            "takes them (Qwen3-VL, Qwen2.5-Omni), or by a reader before the backbone (TextReader, AudioReader)"
+        )
 
 
 def read_pairs(modules: Sequence[nn.Module], pairs: Sequence[Any]) -> list[tuple[str, str]]:

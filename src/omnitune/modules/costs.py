@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from omnitune.inputs.cost import AudioRule, CostRule, ImageRule, VideoRule
-from omnitune.inputs.processor import sampling_rate
+from omnitune.inputs.processor import channels, sampling_rate
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FRAMES_PER_SECOND = 100
 
 
 def sampling(processor: Any, config: Any, video: Mapping[str, Any]) -> Sampling:
-    """The rate of audio and the rule for frames that a processor wants.
+    """The rate and channels of audio, and the rule for frames that a processor wants.
 
     Args:
         processor: The processor.
@@ -34,7 +34,7 @@ def sampling(processor: Any, config: Any, video: Mapping[str, Any]) -> Sampling:
         video: Arguments of its calls for video, such as `num_frames` and `fps`.
     """
     frames = getattr(processor, "video_processor", processor)
-    chosen = Sampling(rate=sampling_rate(processor))
+    chosen = Sampling(rate=sampling_rate(processor), channels=channels(processor))
     if not isinstance(frames, transformers.BaseVideoProcessor):
         return replace(chosen, num_frames=video.get("num_frames") or _frames_of(config) or chosen.num_frames)
     own = {name: getattr(frames, name, None) for name in frames.valid_kwargs.__annotations__}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -49,6 +49,26 @@ class HubOptions:
     cache_folder: str | None = None
     revision: str | None = None
     local_files_only: bool = False
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Self:
+        """Out of keyword arguments of transformers, which may hold others."""
+        return cls(
+            token=kwargs.get("token"),
+            cache_folder=kwargs.get("cache_dir"),
+            revision=kwargs.get("revision"),
+            local_files_only=bool(kwargs.get("local_files_only", False)),
+        )
+
+    def kwargs(self) -> dict[str, Any]:
+        """As keyword arguments of transformers; those that say nothing are left out."""
+        named = {
+            "token": self.token,
+            "cache_dir": self.cache_folder,
+            "revision": self.revision,
+            "local_files_only": self.local_files_only or None,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Path:

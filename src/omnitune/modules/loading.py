@@ -60,14 +60,8 @@ def locate(model_name_or_path: str, *sources: dict[str, Any]) -> Path:
         *sources: Keyword arguments for transformers, which may say how the hub is reached.
     """
     asked = {key: value for source in reversed(sources) for key, value in source.items() if value is not None}
-    options = files.HubOptions(
-        token=asked.get("token"),
-        cache_folder=asked.get("cache_dir"),
-        revision=asked.get("revision"),
-        local_files_only=bool(asked.get("local_files_only", False)),
-    )
     subfolder = asked.get("subfolder") or ""
-    return files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+    return files.resolve(model_name_or_path, files.HubOptions.from_kwargs(asked), subfolder=subfolder) / subfolder
 
 
 def located(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +191,19 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
     if lower_case:
         _lower(tokenizer.backend_tokenizer)
     return processor
+
+
+def save_processor(processor: Any, folder: str) -> None:
+    """Write a processor; one for audio without the limit of its last text, which readers take for one of samples too.
+
+    Args:
+        processor: A processor or tokenizer.
+        folder: Existing folder.
+    """
+    tokenizer: Any = getattr(processor, "tokenizer", None)
+    if getattr(processor, "feature_extractor", None) is not None and hasattr(tokenizer, "backend_tokenizer"):
+        tokenizer.backend_tokenizer.no_truncation()
+    processor.save_pretrained(folder)
 
 
 def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:

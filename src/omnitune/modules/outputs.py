@@ -1,6 +1,7 @@
 """Which modalities a backbone takes, and which method and output to use for each."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_type_hints
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.utils import ModelOutput
 
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, ModalityError
 from omnitune.inputs.detect import PARTS
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.tasks import Task
@@ -178,6 +179,31 @@ def mask_tokens(model: Any, features: Features, tokens: Tensor) -> None:
 def spelt(modality: Modality) -> str:
     """A modality in words: `"image+text"` for a combined one."""
     return "+".join(modality) if isinstance(modality, tuple) else modality
+
+
+def common_kind(kinds: Sequence[Modality], config: ModalityConfig) -> Modality:
+    """The one modality that all items of a batch have, for a backbone that takes no conversations.
+
+    Raises:
+        ModalityError: They have several, or one that it does not take.
+    """
+    if len(set(kinds)) > 1 or kinds[0] not in config:
+        raise ModalityError(
+            f"inputs: this model takes one of {[*map(spelt, config)]} per batch, "
+            f"got {sorted({spelt(kind) for kind in kinds})}"
+        )
+    return kinds[0]
+
+
+def check_parts(kinds: Sequence[Modality], config: ModalityConfig) -> None:
+    """See that a backbone that takes conversations takes every part of the items.
+
+    Raises:
+        ModalityError: It does not.
+    """
+    missing = {part for kind in kinds for part in ((kind,) if isinstance(kind, str) else kind)} - {*config}
+    if missing:
+        raise ModalityError(f"inputs: this model takes {[*map(spelt, config)]}, got {sorted(missing)} too")
 
 
 def to_json(config: ModalityConfig) -> dict[str, ModalityParams]:

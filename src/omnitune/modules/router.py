@@ -184,6 +184,12 @@ class Router(InputModule):
     # -- what the input modules say
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether a pair of texts can be one input, on every route that takes text."""
+        routes = (route for route in self._routes() if "text" in modalities_through(route))
+        return all(getattr(first_input_module(route), "takes_pairs", True) for route in routes)
+
+    @property
     def modalities(self) -> list[Modality]:
         """What any route takes, in alphabetical order."""
         return sorted({kind for modules in self._routes() for kind in modalities_through(modules)}, key=str)

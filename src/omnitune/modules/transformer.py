@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,7 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from omnitune.errors import InputError, ModalityError
+from omnitune.errors import InputError
 from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
@@ -191,6 +192,11 @@ class Transformer(InputModule):
         return list(self.modality_config)
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether a pair of texts can be one input; processors of text and media tokenize single texts."""
+        return "message" in self.modality_config or not isinstance(self.processor, transformers.ProcessorMixin)
+
+    @property
     def is_text_only(self) -> bool:
         """Whether it gives token vectors of text by its forward, as every reader of the format assumes."""
         return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["feature-extraction"])
@@ -251,12 +257,7 @@ class Transformer(InputModule):
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
             return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
-        kind = kinds[0]
-        if set(kinds) != {kind} or kind not in self.modality_config:
-            raise ModalityError(
-                f"inputs: this model takes one of {[*map(outputs.spelt, self.modality_config)]} per batch, "
-                f"got {sorted({outputs.spelt(kind) for kind in kinds})}"
-            )
+        kind = outputs.common_kind(kinds, self.modality_config)
         if prompt and kind == "text":
             inputs = [processors.prefixed(prompt, text) for text in inputs]
         elif prompt and kind not in self._without_prompt:
@@ -280,11 +281,7 @@ class Transformer(InputModule):
         task: str | None,
         buckets: processors.Buckets,
     ) -> Features:
-        missing = {part for kind in kinds for part in ((kind,) if isinstance(kind, str) else kind)} - {*self.modalities}
-        if missing:
-            raise ModalityError(
-                f"inputs: this model takes {[*map(outputs.spelt, self.modality_config)]}, got {sorted(missing)} too"
-            )
+        outputs.check_parts(kinds, self.modality_config)
         conversations = [
             messages.to_messages(item, kind, prompt=prompt, structured=self._structured)
             for item, kind in zip(inputs, kinds, strict=True)
@@ -373,7 +370,7 @@ class Transformer(InputModule):
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
         self.model.save_pretrained(output_path)
-        self.processor.save_pretrained(output_path)
+        loading.save_processor(self.processor, output_path)
         self.save_config(output_path)
 
     @classmethod
@@ -416,8 +413,8 @@ class Transformer(InputModule):
         )
         folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
         config = cls.read_config(folder)
-        hub = {"token": token, "cache_dir": cache_folder, "local_files_only": local_files_only or None}
-        hub = {k: v for k, v in {**hub, "trust_remote_code": trust_remote_code or None}.items() if v is not None}
+        # A revision is this checkpoint's: a tokenizer, or an adapter's base, that lies elsewhere has its own.
+        hub = {**replace(options, revision=None).kwargs(), **({"trust_remote_code": True} if trust_remote_code else {})}
         asked = {"model_kwargs": model_kwargs, "processor_kwargs": processor_kwargs, "config_kwargs": config_kwargs}
         for key, over in asked.items():
             config[key] = {**hub, **config.get(key, {}), **(over or {})}

@@ -40,3 +40,20 @@ def test_files_in_memory_leave_room(tmp_path: Path) -> None:
     assert HEADROOM(tmp_path) == 800
     (tmp_path / "memory.max").write_text("max\n")
     assert HEADROOM(tmp_path) == HEADROOM(tmp_path / "none") == 1 << 62
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sha_ni", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd bf16 i8mm", True),
+        ("flags\t\t: fpu avx2 avx512f avx512bw", False),
+        ("model name\t: bf16", False),
+    ],
+)
+def test_bfloat16_is_told_by_the_processors_flags(tmp_path: Path, line: str, has: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert runtime.computes_bfloat16("cpu", tmp_path / "cpuinfo") is has
+    assert not runtime.computes_bfloat16("mps", tmp_path / "cpuinfo")
+    assert not runtime.computes_bfloat16("cpu", tmp_path / "nowhere")

@@ -21,6 +21,9 @@ from omnitune.errors import InputError, MissingExtraError, ResourceError
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""What Linux calls instructions for products of bfloat16: of x86 processors the first two, of Arm ones the last."""
+
 
 def require(package: str, *, extra: str) -> ModuleType:
     """Import an optional package.
@@ -124,6 +127,20 @@ def device_named(device: Any) -> Any:
             f"device: expected one that this machine has, got {device!r}; the best there is: {best_device()}"
         )
     return found
+
+
+def computes_bfloat16(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether `device` multiplies bfloat16 matrices in hardware; one that only can is slower than in float32."""
+    if device.startswith("cuda"):
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        lines = cpuinfo.read_text().splitlines() if device == "cpu" else []
+    except OSError:
+        return False
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+    return not flags.isdisjoint(BFLOAT16_FLAGS)
 
 
 def available_memory(device: str = "cpu") -> int:

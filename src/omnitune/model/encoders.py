@@ -49,7 +49,8 @@ class SentenceTransformer(Model, pools.PoolMixin):
         revision: Branch, tag or commit of the repository.
         local_files_only: Never download.
         token: Access token of the hub.
-        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`.
+        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`. `dtype="auto-bf16"` is
+            bfloat16 where the device multiplies it in hardware, else float32 with a warning.
         processor_kwargs: For the processor's, e.g. `max_pixels`.
         config_kwargs: For the configuration's.
         model_card_data: What the model card says.

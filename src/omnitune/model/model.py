@@ -26,7 +26,7 @@ from omnitune.model.adapters import AdapterMixin
 from omnitune.model.engine import Engine
 from omnitune.model.family import Family
 from omnitune.model.hub import HubMixin
-from omnitune.modules import files
+from omnitune.modules import files, precision
 from omnitune.modules.base import (
     first_input_module,
     load_through,
@@ -76,13 +76,14 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         model_card_data: card.SentenceTransformerModelCardData | None = None,
         backend: Backend = "torch",
     ) -> None:
+        model_kwargs = precision.settled(model_kwargs or {}, device or runtime.best_device())
         options = checkpoint.LoadOptions(
             token=token,
             cache_folder=cache_folder,
             revision=revision,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
-            model_kwargs=model_kwargs or {},
+            model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs or {},
             config_kwargs=config_kwargs or {},
             backend=backend,
@@ -97,7 +98,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self.model_card_data = model_card_data or card.SentenceTransformerModelCardData()
         self.engine = Engine(self)
         self._configure(loaded.config, prompts or {}, default_prompt_name)
-        self._settle(device, model_kwargs or {})
+        self._settle(device, model_kwargs)
         if model_name_or_path and not self.model_card_data.base_model:
             self.model_card_data.base_model = model_name_or_path
 

@@ -228,6 +228,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         # Ranks that fill up their last training batch from the first would mix datasets; in evaluation they must.
         self.accelerator.even_batches = not is_training
         loader: DataLoader[Any] = self.accelerator.prepare(self._feed.loader(dataset, name, batch_size, self))
+        loader = self._feed.look_ahead(loader) if is_training else loader
         if dataloader_key is not None and self.args.dataloader_persistent_workers:
             self.__dict__.setdefault("_eval_dataloaders", {})[dataloader_key] = loader
         return loader
@@ -258,9 +259,11 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.opening_lines = binding.negatives(
             self.loss, columns, self.args.train_batch_size, self.args.gradient_accumulation_steps
         )
-        self._feed.keep_inputs()
-        self.opening_lines += self._feed.keep_towers(self.train_dataset)
-        result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self.opening_lines += self._feed.keep_caches(self.train_dataset)
+        try:
+            result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self.model.engine.ahead.clear()
         return result
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -312,11 +315,9 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _features(self, columns: Sequence[Column]) -> list[Features]:
         """Ready features of every column, for a loss that calls the model itself."""
-        made = []
-        for column in columns:
-            features = self.model.preprocess(list(column.items), prompt=column.prompt, task=column.role)
-            made.append(to_device(features, self.model.device))
-        return made
+        call = self.model.preprocess
+        made = (call(list(column.items), prompt=column.prompt, task=column.role) for column in columns)
+        return [to_device(features, self.model.device) for features in made]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values, and with a loss the mean of each of its named parts."""

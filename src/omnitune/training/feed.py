@@ -134,6 +134,17 @@ class MakesSamplers(Protocol):
         """Sampler of several datasets' batches."""
 
 
+class WatchedLoader(DataLoader[Any]):
+    """A data loader that shows every batch as it is read, which is one before it is used."""
+
+    seen: Callable[[Any], None]
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            self.seen(batch)
+            yield batch
+
+
 class Feed:
     """The datasets of a run.
 
@@ -189,20 +200,28 @@ class Feed:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
 
-    def keep_inputs(self) -> None:
-        """Let the model keep processed inputs, as `input_cache` says; "off" leaves it as the model has it."""
-        inputs = self.model.engine.inputs
-        if self.args.input_cache != "off" and (inputs.store is None or self.args.input_cache != "auto"):
-            inputs.keep(self.args.input_cache)
+    def look_ahead(self, loader: "DataLoader[Any]") -> "DataLoader[Any]":
+        """The loader, as accelerate prepared it, whose batches the model's engine hears of when they are read."""
+        inner = getattr(loader, "base_dataloader", None)
+        if type(inner) is DataLoader:
+            inner.__class__ = WatchedLoader
+            inner.seen = lambda batch: self.model.engine.ahead.offer(batch["columns"])
+        return loader
 
-    def keep_towers(self, dataset: AnyDataset | None) -> list[str]:
-        """Let the model keep outputs of frozen towers, as `tower_cache` says; what that saves and costs, in lines.
+    def keep_caches(self, dataset: AnyDataset | None) -> list[str]:
+        """Let the model keep processed inputs and outputs of frozen towers, as `input_cache` and `tower_cache` say.
 
         Args:
             dataset: What is trained on; one item of each of its columns is encoded to know, where a column holds the
                 model's inputs and not one side of them.
+
+        Returns:
+            What keeping outputs saves and costs.
         """
-        towers = self.model.engine.towers
+        inputs, towers = self.model.engine.inputs, self.model.engine.towers
+        # "off" is the default, and leaves inputs as the model keeps them.
+        if self.args.input_cache != "off" and (inputs.store is None or self.args.input_cache != "auto"):
+            inputs.keep(self.args.input_cache)
         if towers.store is None or self.args.tower_cache != "auto":
             towers.keep(self.args.tower_cache)
         lines: list[str] = []

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--mini-batch-tokens", type=int)
     parser.add_argument("--activation-memory", type=int)
     parser.add_argument("--lora", type=int, default=0, help="rank of an adapter on the language model; 0 for none")
+    parser.add_argument("--attention", help="the model's attn_implementation")
     parser.add_argument("--pixels", type=int, default=320)
     options = parser.parse_args()
     library = importlib.import_module(options.library)
@@ -44,7 +45,8 @@ def main() -> None:
             self.marks[-1] += time.perf_counter()
             self.work[-1] += time.process_time()
 
-    model = library.SentenceTransformer(str(checkpoint(options)), device="cpu")
+    attention = {"attn_implementation": options.attention} if options.attention else {}
+    model = library.SentenceTransformer(str(checkpoint(options)), device="cpu", model_kwargs=attention)
     if options.lora:
         add_adapter(model, options.lora)
     ours = {"activation_memory": options.activation_memory} if options.activation_memory is not None else {}

@@ -168,6 +168,9 @@ class Encodes(Protocol):
     ) -> Plan:
         """Cost, distinct items, order and cuts of `columns`."""
 
+    def in_step(self, mini_batches: Sequence[MiniBatch]) -> Sequence[tuple[int, MiniBatch]]:
+        """What is to be run, each with its place in `mini_batches`; or with -1, for the sake of other ranks alone."""
+
     def prepare(self, mini_batches: Sequence[MiniBatch]) -> Iterator[Features]:
         """Features on the device, one dict a mini-batch, made in the background a few ahead."""
 
@@ -176,6 +179,10 @@ class Encodes(Protocol):
 
     def parameters(self) -> Iterable[Tensor]:
         """The encoder's weights."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are sharded over ranks, which must then make every forward together."""
 
     @property
     def stochastic(self) -> bool:

@@ -33,6 +33,11 @@ class Engine:
         batches = [MiniBatch(items=c, places=["" for _ in c], modality="text", cost=len(c)) for c in cuts]
         return Plan(mini_batches=batches, rows=rows)
 
+    sharded = False
+
+    def in_step(self, mini_batches: Sequence[MiniBatch]) -> list[tuple[int, MiniBatch]]:
+        return list(enumerate(mini_batches))
+
     def prepare(self, mini_batches: Sequence[MiniBatch]) -> Iterator[Features]:
         for mini_batch in mini_batches:
             self.prepared += 1

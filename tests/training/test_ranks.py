@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from omnitune.training import base
 from omnitune.training.gradients import BUCKET_BYTES, _buckets, average_gradients
 
 MODES = ("score", "gathered")
@@ -54,11 +55,20 @@ def train(model_path: str, folder: Path, batch_size: int, mode: str) -> dict[str
         loss=Parts(model) if mode == "score" else gathered,
         evaluator=Counting(),
     )
+    synced = []
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(base, "average_gradients", lambda parameters: synced.append(average_gradients(parameters)))
     trainer.train()
+    monkey.undo()
     history = trainer.state.log_history
     weights = [p.detach().double().sum() for name, p in model.named_parameters() if "pooler" not in name]
     found = {key: [entry[key] for entry in history if key in entry] for key in ("loss", "part", "eval_score")}
-    return {**found, "weight": float(sum(weights)), "calls": (folder / "eval" / "calls").read_text()}
+    return {
+        **found,
+        "synced": len(synced),
+        "weight": float(sum(weights)),
+        "calls": (folder / "eval" / "calls").read_text(),
+    }
 
 
 @pytest.mark.slow
@@ -75,6 +85,7 @@ def test_two_ranks_equal_one(bert: Path, tmp_path: Path) -> None:
         left, right, alone = first[mode], second[mode], train(str(bert), tmp_path / f"{mode}-alone", 6, mode)
         assert left["weight"] == right["weight"] == pytest.approx(alone["weight"], abs=1e-4)
         assert left["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(left["loss"]) == 4
+        assert left["synced"] == right["synced"] == 4 and alone["synced"] == 0  # once an optimizer step
         assert left["part"] == pytest.approx(alone["part"], abs=2e-4) and bool(left["part"]) == (mode == "score")
         assert left["eval_score"] == right["eval_score"] == [1.0, 1.0] and left["calls"] == "xx"
 

@@ -196,6 +196,10 @@ class _LayerEngine:
         plan: Plan = self.engine.plan(columns, **sizes)
         return plan
 
+    def in_step(self, mini_batches: Sequence[MiniBatch]) -> Sequence[tuple[int, MiniBatch]]:
+        steps: Sequence[tuple[int, MiniBatch]] = self.engine.in_step(mini_batches)
+        return steps
+
     def prepare(self, mini_batches: Sequence[MiniBatch]) -> Iterator[Features]:
         yield from self.engine.prepare(mini_batches)
 
@@ -212,6 +216,10 @@ class _LayerEngine:
     def parameters(self) -> Iterable[Tensor]:
         parameters: Iterable[Tensor] = self.engine.parameters()
         return parameters
+
+    @property
+    def sharded(self) -> bool:
+        return bool(self.engine.sharded)
 
     @property
     def stochastic(self) -> bool:

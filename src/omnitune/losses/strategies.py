@@ -77,18 +77,25 @@ class Strategy:
         if len(raw) < len(columns):
             return [engine.run(dict(c)) for c in columns if not isinstance(c, Column)]
         plan = engine.plan(raw, mini_batch_size=self.mini_batch_size, mini_batch_num_tokens=self.mini_batch_num_tokens)
+        steps = engine.in_step(plan.mini_batches)
         if torch.is_grad_enabled():
-            joined = self._with_graph(engine, plan.mini_batches)
+            joined = self._with_graph(engine, steps)
         else:
-            joined = Embeddings.cat([engine.run(f) for f in self._prepared(engine, plan.mini_batches, "Embedding")])
+            prepared = self._prepared(engine, [mini_batch for _, mini_batch in steps], "Embedding")
+            made = {place: engine.run(features) for (place, _), features in zip(steps, prepared, strict=True)}
+            joined = Embeddings.cat([made[place] for place in range(len(plan.mini_batches))])
         return [joined[rows.to(joined.values.device)] for rows in plan.rows]
 
-    def _with_graph(self, engine: Encodes, mini_batches: Sequence[MiniBatch]) -> Embeddings:
-        run = _Run(engine=engine, strategy=self, budget=None)
-        for mini_batch, features in zip(mini_batches, self._prepared(engine, mini_batches, "Embedding"), strict=True):
+    def _with_graph(self, engine: Encodes, steps: Sequence[tuple[int, MiniBatch]]) -> Embeddings:
+        run = _Run(engine=engine, strategy=self, budget=0 if engine.sharded else None)
+        prepared = self._prepared(engine, [mini_batch for _, mini_batch in steps], "Embedding")
+        for (place, mini_batch), features in zip(steps, prepared, strict=True):
             if run.budget is None:
                 run.budget = resolve_activation_memory(self.activation_memory, _device(features))
-            run.add(mini_batch, features)
+            if len(steps) == 1 and engine.sharded:
+                # One on every rank: a pass like any other. What ranks keep of several they would have to agree on.
+                return engine.run(features)
+            run.add(mini_batch, features, place)
         self.last_kept, self.last_replayed = run.kept, len(run.pieces) - run.kept
         return run.join()
 
@@ -124,9 +131,10 @@ def resolve_activation_memory(value: ActivationMemory, device: str) -> int:
 
 @dataclass(slots=True)
 class _Piece:
-    """One mini-batch of a step: its output, with its graph, or what its replay needs."""
+    """One mini-batch of a step: its output, with its graph, or what its replay needs; -1 is the place of a filler."""
 
     mini_batch: MiniBatch
+    place: int
     output: Embeddings
     kept: bool
     features: Features | None = None
@@ -150,7 +158,12 @@ class _Run:
     def kept(self) -> int:
         return sum(piece.kept for piece in self.pieces)
 
-    def add(self, mini_batch: MiniBatch, features: Features) -> None:
+    @property
+    def joined(self) -> "list[_Piece]":
+        """The pieces that are not there for other ranks' sake alone, in plan order."""
+        return sorted((piece for piece in self.pieces if piece.place >= 0), key=lambda piece: piece.place)
+
+    def add(self, mini_batch: MiniBatch, features: Features, place: int) -> None:
         """Run one mini-batch, with its graph if the budget allows."""
         if self.stochastic is None:
             self.stochastic, self.autocast = self.engine.stochastic, _Autocast.current(_device(features))
@@ -162,9 +175,9 @@ class _Run:
             with torch.no_grad():
                 output = self.engine.run(dict(features))
         if kept:
-            self.pieces.append(_Piece(mini_batch, output, kept=True))
+            self.pieces.append(_Piece(mini_batch, place, output, kept=True))
         else:
-            self.pieces.append(_Piece(mini_batch, output.detach(), False, self._retain(features), random))
+            self.pieces.append(_Piece(mini_batch, place, output.detach(), False, self._retain(features), random))
 
     def _expects_room(self, mini_batch: MiniBatch) -> bool:
         budget = self.budget or 0
@@ -203,8 +216,8 @@ class _Run:
     def join(self) -> Embeddings:
         """All outputs as one, in plan order, connected to what was kept and to the replay of what was not."""
         if all(piece.kept for piece in self.pieces):
-            return Embeddings.cat([piece.output for piece in self.pieces])
-        joined = Embeddings.cat([piece.output.detach() for piece in self.pieces])
+            return Embeddings.cat([piece.output for piece in self.joined])
+        joined = Embeddings.cat([piece.output.detach() for piece in self.joined])
         anchor = torch.zeros((), requires_grad=True)
         return Embeddings(_Boundary.apply(anchor, joined.values, self), joined.mask)
 
@@ -219,13 +232,16 @@ class _Run:
                 "backward: expected one a step, because replayed mini-batches give their memory back in it, got a "
                 "second one; add losses up before it, or keep all graphs with a larger activation_memory"
             )
-        parts = torch.split(gradient, [len(piece.output) for piece in self.pieces])
-        pairs = [(piece, _fit(part, piece.output)) for piece, part in zip(self.pieces, parts, strict=True)]
+        joined = self.joined
+        parts = torch.split(gradient, [len(piece.output) for piece in joined])
+        known = {p.place: _fit(part, p.output) for p, part in zip(joined, parts, strict=True)}
+        # In the order of the forwards, which is that of other ranks; a filler has no say in the gradient.
+        pairs = [(p, known[p.place] if p.place >= 0 else torch.zeros_like(p.output.values)) for p in self.pieces]
         kept = [(p.output.values, g) for p, g in pairs if p.kept and p.output.values.requires_grad]
         if kept:
             torch.autograd.backward([values for values, _ in kept], [g for _, g in kept])
         replayed = [(p, g) for p, g in pairs if not p.kept]
-        self.pieces, pairs, kept = [], [], []
+        self.pieces, joined, pairs, kept = [], [], [], []
         missing = self.strategy._prepared(
             self.engine, [p.mini_batch for p, _ in replayed if p.features is None], "Replaying"
         )

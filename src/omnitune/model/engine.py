@@ -26,6 +26,7 @@ from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.pixels import in_floats
 from omnitune.model.input_cache import InputCache
+from omnitune.model.lockstep import in_step, is_sharded
 from omnitune.model.lookahead import Lookahead
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
@@ -161,6 +162,15 @@ class Engine:
     def stochastic(self) -> bool:
         """Whether a forward draws random numbers now: a module in training mode with dropout or noise."""
         return any(module.training and draws(module) for module in self.model.modules())
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are sharded over ranks, which must then make every forward together."""
+        return is_sharded(self.model)
+
+    def in_step(self, mini_batches: Sequence[MiniBatch]) -> list[tuple[int, MiniBatch]]:
+        """What is to be run, each with its place in `mini_batches`; or with -1, for the sake of other ranks alone."""
+        return in_step(mini_batches) if self.sharded else list(enumerate(mini_batches))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

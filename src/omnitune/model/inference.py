@@ -1,5 +1,6 @@
 """The one inference loop: raw items in, one output a row, in the order of the items."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -163,14 +164,21 @@ def _results(
 def _run(
     model: "Model", mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
 ) -> Iterator[Any]:
-    """What is read of the outputs of every mini-batch."""
-    prepared = model.engine.prepare(mini_batches, **request.processing)
+    """What is read of the outputs of every mini-batch, in their order; of others that were run, nothing."""
+    steps = model.engine.in_step(mini_batches)
+    prepared = model.engine.prepare([mini_batch for _, mini_batch in steps], **request.processing)
     total = sum(len(mini_batch.items) for mini_batch in mini_batches)
     bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
+    made: dict[int, Any] = {}
+    following = itertools.count()
+    number = next(following)
     with bar as shown:
-        for mini_batch, features in zip(mini_batches, prepared, strict=True):
-            yield read(model.engine.forward(features, **request.forward), len(mini_batch.items))
-            shown.update(len(mini_batch.items))
+        for (place, mini_batch), features in zip(steps, prepared, strict=True):
+            made[place] = read(model.engine.forward(features, **request.forward), len(mini_batch.items))
+            while number in made:
+                yield made.pop(number)
+                shown.update(len(mini_batches[number].items))
+                number = next(following)
 
 
 def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

@@ -329,6 +329,11 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         """Dtype of the first weight, or None without weights."""
         return next((p.dtype for p in self.parameters()), None)
 
+    @property
+    def is_distributed_loading_by_transformers(self) -> bool:
+        """Whether weights are sharded already: transformers' trainer then neither wraps nor shards them again."""
+        return self.engine.sharded
+
     def get_backend(self) -> Backend:
         """What computes the forward."""
         return self.backend
@@ -354,7 +359,9 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         """Evaluation mode without gradients, on `device`; the mode is as it was afterwards."""
         if device is not None and runtime.device_named(device) != self.device:
             self.to(device)
-        with self.engine.evaluating(), torch.inference_mode():
+        # Buffers that FSDP makes in inference mode could not be trained with.
+        without_graph = torch.no_grad() if self.engine.sharded else torch.inference_mode()
+        with self.engine.evaluating(), without_graph:
             yield
 
     # -- saving
@@ -385,11 +392,16 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             safe_serialization: Must be True: only safetensors are written.
 
         Raises:
-            InputError: `safe_serialization` is False.
+            InputError: `safe_serialization` is False, or weights are sharded over ranks.
             ResourceError: The disk is full; what `path` held before is kept.
         """
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
+            raise InputError(
+                "save_pretrained: expected whole weights, got weights that are sharded over ranks; call "
+                "trainer.save_model, or on every rank enter omnitune.model.lockstep.whole(model) first"
+            )
         checkpoint.save(Path(path), dict(self.named_children()), self._model_config(), self.forward_kwargs)
         if create_model_card:
             card.write(self, Path(path), model_name=model_name, train_datasets=train_datasets)

@@ -80,7 +80,7 @@ class TowerCache:
 
         Args:
             place: "auto" for memory alone; "disk" for memory and then files in the cache folder, which later runs find
-                again; "off" to stop and forget.
+                again; "off" to stop and forget. Nothing is kept of a model whose weights are sharded.
             memory: Bytes to take of the host's memory; None takes a share of what is free.
             disk: Bytes that the files may take.
 
@@ -89,7 +89,7 @@ class TowerCache:
         """
         check_place(place)
         self._towers, self._checks = {}, {}
-        if place == "off":
+        if place == "off" or self.model.engine.sharded:
             self.store = None
             return
         share = int(MEMORY_SHARE * runtime.available_memory()) if memory is None else memory

@@ -1,7 +1,7 @@
 """Training and evaluation loops of all families, on `transformers.Trainer`.
 
 Overrides: `train`, `evaluate`, `evaluation_loop`, `compute_loss`, `training_step`, `log`, `create_optimizer`,
-`create_model_card`, `_get_dataloader`, `_save`, `_load_from_checkpoint`, `_load_best_model`.
+`create_model_card`, `save_model`, `_get_dataloader`, `_save`, `_load_from_checkpoint`, `_load_best_model`.
 
 A batch is raw columns; the loss hands them to the model's engine, which makes tensors just in time. So neither the data
 loader's workers nor the device ever hold the tensors of a whole batch.
@@ -27,6 +27,7 @@ from omnitune.errors import InputError
 from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
 from omnitune.model.engine import to_device
+from omnitune.model.lockstep import whole
 from omnitune.model.model import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.report import card
@@ -38,6 +39,7 @@ from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_
 from omnitune.training.gradients import average_gradients
 from omnitune.training.measuring import measure
 from omnitune.training.parts import LossParts
+from omnitune.training.sharded import keep_unwrapped, shard_as_asked
 from omnitune.types import Batch, Column, Features
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             raise InputError(
                 f"eval_strategy: expected an eval_dataset or an evaluator for {args.eval_strategy.value!r}, got neither"
             )
+        shard_as_asked(model, args)
         self._make_user_model = model_init
         self.loss: Any = None
         super().__init__(
@@ -118,11 +121,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _settle(self) -> None:
         """What the base class is told about raw batches, and what a run keeps beside it."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise InputError(
-                "deepspeed, fsdp: expected plain data parallelism (torchrun), got a sharded model, which cannot follow "
-                "the several forwards of one step"
-            )
+        keep_unwrapped(self)
         leave_gloo_at_exit()
         binding.check_routes(self.model, self.args.router_mapping)
         self.can_return_loss = True
@@ -370,12 +369,17 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             if prefix.removeprefix("eval_") != next(iter(self.eval_dataset)):
                 return output
             prefix = "eval"
-        folder = Path(self.args.output_dir) / "eval"
-        found = measure(self.evaluator, self.model, folder, epoch=self.state.epoch, steps=self.state.global_step)
+        place = Path(self.args.output_dir) / "eval"
+        found = measure(self.evaluator, self.model, place, epoch=self.state.epoch, steps=self.state.global_step)
         output.metrics.update({k if k.startswith(f"{prefix}_") else f"{prefix}_{k}": v for k, v in found.items()})
         return output
 
     # -- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model, with whole weights; every rank must call this."""
+        with whole(self.model):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         del state_dict

@@ -17,14 +17,15 @@ BUCKET_BYTES = 32 * 2**20
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its mean over all ranks; without a process group, leave them.
 
-    A parameter that no rank has a gradient for keeps None; one that some ranks lack counts as zero there.
+    A parameter that no rank has a gradient for keeps None; one that some ranks lack counts as zero there. Those that
+    are sharded (FSDP2) are left as they are: their gradients were averaged when each rank got its part.
 
     Args:
         parameters: The same parameters in the same order on all ranks.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
     if not trained:
         return
     present = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=trained[0].device)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch.distributed
 
+from omnitune.errors import InputError
 from omnitune.model.model import Model
 from omnitune.model.sharing import Ranks, sharing
 from omnitune.ops.collectives import world_size
@@ -25,10 +26,16 @@ def measure(evaluator: Any, model: Model, folder: Path, *, epoch: float | None, 
 
     Raises:
         ResourceError: Another rank failed; says which, and why.
+        InputError: Weights are sharded, and the evaluator is none that all ranks can run.
     """
     if world_size() == 1:
         return _called(evaluator, model, folder, epoch, steps)
     first = torch.distributed.get_rank() == 0
+    if model.engine.sharded and not getattr(evaluator, "every_rank", False):
+        raise InputError(
+            f"evaluator: expected one that has a measure(model), as every rank must encode with sharded weights, got "
+            f"{type(evaluator).__name__}"
+        )
     if getattr(evaluator, "every_rank", False):
         with sharing(model) as ranks:
             own = _called(evaluator, model, folder, epoch, steps) if first else evaluator.measure(model)

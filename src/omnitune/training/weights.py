@@ -16,6 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from omnitune import runtime
 from omnitune.errors import CheckpointError
+from omnitune.model.lockstep import is_sharded
 from omnitune.modules import files
 from omnitune.modules.router import Router
 from omnitune.runtime import writing
@@ -49,8 +50,13 @@ def restore_model(model: nn.Module, folder: Path) -> None:
     """Copy the weights of a checkpoint that this model wrote back into it.
 
     Raises:
-        CheckpointError: The checkpoint is incomplete, or of another model.
+        CheckpointError: The checkpoint is incomplete, or of another model; or the model's weights are sharded.
     """
+    if is_sharded(model):
+        raise CheckpointError(
+            f"{folder}: expected a model with whole weights to load it into, got one that is sharded over ranks; load "
+            "the checkpoint first, and shard then"
+        )
     for module, place in _places(model, folder):
         backbone = next((m for m in module.modules() if isinstance(m, PreTrainedModel)), None)
         if backbone is not None:

@@ -221,7 +221,7 @@ def test_the_report_of_clips_speaks_of_them(seen):
     found, html = numbers(seen[0]), (seen[0] / "report.html").read_text()
     assert [one["name"] for one in found["data"]["skipped"]] == ["torn.webm"]
     assert "Model: MiniLM behind a reader of frames and speech (embedded)." in "\n".join(seen[1])
-    assert "segments of held-out clips" in html and "frames and sound" in html
+    assert "segments of held-out clips" in html and {one["reads"] for one in found["systems"]} == {"clip", "text read"}
     assert len(found["losses"]) > 1
 
 

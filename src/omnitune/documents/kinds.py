@@ -67,7 +67,7 @@ RECORDINGS = Kind(
 CLIPS = Kind(
     name="clips",
     modality="video",
-    words=Words(document="clip", page="segment", sees="frames and sound", text="text read", picture="key frames"),
+    words=Words(document="clip", page="segment", sees="clip", text="text read", picture="key frames"),
     reader="omnitune.documents.clips",
     settings=("width", "segments", "seconds"),
     ways=("shots", "windows"),

@@ -1,6 +1,7 @@
 """A finished run as a `Report`: what was measured, on what, how, and the queries worth looking at."""
 
 import datetime
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ from omnitune.report.records import read_jsonl
 from omnitune.report.results import Case, Contrast, Data, Document, Left, Mining, Negative, Page, Report, Run
 
 NEGATIVES_SHOWN = 20
+READ_SHOWN = 160
+"""Characters of what was read in a segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,7 @@ def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
             number=known["number"],
             image=findings.thumbnail(image),
             times=known["label"] if dataset.kind.ways else "",
+            read="" if dataset.kind.own_text else textwrap.shorten(known["text"], READ_SHOWN, placeholder=" …"),
         )
 
     return show

@@ -65,6 +65,7 @@ class PocketSphinx:
 
     def text(self, samples: np.ndarray) -> str:
         """The most likely words, in lower case."""
+        self._decoder.reinit_feat()  # or a reading would depend on the recordings before it
         self._decoder.start_utt()
         self._decoder.process_raw((samples * 32767).astype("<i2").tobytes(), full_utt=True)
         self._decoder.end_utt()

@@ -122,6 +122,7 @@ class Page:
         number: Page number in the document, from 1.
         image: JPEG bytes of a thumbnail; empty in the JSON.
         times: Where a segment of a recording or clip lies in it ("0:30-0:45"); "" for a page.
+        read: The beginning of what was read in a segment: a picture does not show it.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Page:
     number: int
     image: bytes = dataclasses.field(default=b"", repr=False)
     times: str = ""
+    read: str = ""
 
     @property
     def place(self) -> str:

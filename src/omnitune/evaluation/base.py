@@ -76,6 +76,11 @@ class BaseEvaluator:
         """Metrics of the model by their names without the evaluator's."""
         raise NotImplementedError(f"{type(self).__name__} needs a measure(model) that returns a dict of metrics")
 
+    def metric_names(self, model: Any) -> list[str] | None:
+        """What `measure` of `model` will return, or None where that is known only once it has run."""
+        del model
+        return None
+
     def choose_primary(self, metrics: Mapping[str, float]) -> str | None:
         """Which of the `metrics` ranks models, by its name without the evaluator's."""
         del metrics

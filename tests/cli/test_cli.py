@@ -205,8 +205,10 @@ def test_options_reach_the_pipeline_and_the_reports_command(monkeypatch, tmp_pat
     assert given["command"] == " ".join(["omnitune", "finetune", str(manuals), "--out", str(out), *words])
     given.clear()
     run("distill", manuals, "--out", out, "--recipe", "demo", code=130)
-    assert given["distill"] and given["recipe"] == "demo" and "negatives" not in given
+    assert given["distill"] and given["recipe"] == "demo" and not {"negatives", "distill_loss"} & given.keys()
     assert given["command"] == f"omnitune distill {manuals} --out {out} --recipe demo"
+    run("distill", manuals, "--out", out, "--loss", "kl", code=130)
+    assert given["distill_loss"] == "kl" and given["command"].endswith("--loss kl")
 
 
 def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):

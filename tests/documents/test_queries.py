@@ -245,6 +245,8 @@ def test_copies_counts_words_in_a_row() -> None:
     [
         "What the figure above shows",
         "in this section",
+        "who speaks in this recording",
+        "what the following clip shows",
         "the following example",
         "see below",
         "as described in Section 3.2",

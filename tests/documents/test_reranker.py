@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 
 from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
-from omnitune import SentenceTransformer
+from omnitune import SentenceTransformer, losses
 from omnitune.documents import pipeline, reranker
 from omnitune.documents.measure import Test, judge, reranked_scorer
 from omnitune.documents.recipe import parse_recipe
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, RecipeError
 from omnitune.model.cross_encoder import CrossEncoder
 
 RECIPE = """
@@ -116,6 +116,39 @@ def test_the_teacher_scores_what_the_student_learns(finished):
     texts = read_page_files([Path(corpus[page]["path"]) for page in pages])
     expected = model.predict([(row["query"], text) for text in texts])
     assert np.allclose(row["teacher"], expected, atol=1e-5)
+
+
+def test_the_belief_of_the_reranker_is_taught_too(finished, manuals, models, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(finished[0], tmp_path / "out"))
+    seen = []
+    objective = losses.DistillKLDivLoss.objective
+
+    def watched(self, embeddings, labels):
+        assert self.student_temperature == reranker.TEMPERATURE and self.teacher_temperature == 1.0
+        value = objective(self, embeddings, labels)
+        cosines = torch.stack([(embeddings[0].values * e.values).sum(1) for e in embeddings[1:]], dim=1)
+        belief = (cosines / reranker.TEMPERATURE).log_softmax(1)
+        wanted = labels.softmax(1)
+        expected = (wanted * (wanted.log() - belief)).sum(1).mean() * reranker.TEMPERATURE**2
+        seen.append((value.item(), expected.item()))
+        return value
+
+    monkeypatch.setattr(losses.DistillKLDivLoss, "objective", watched)
+    run = {
+        "model": str(models[0]),
+        "recipe": parse_recipe(RECIPE, source="tiny.yaml"),
+        "reranker_model": str(models[1]),
+    }
+    said: list[str] = []
+    outcome = pipeline.finetune(manuals, out, **run, distill=True, distill_loss="kl", say=said.append)
+    assert [one.label for one in outcome.report.further][1] == "the reranker distilled into the retriever"
+    assert not any("Training the reranker" in line for line in said)
+    assert seen and all(value == pytest.approx(expected, rel=1e-3, abs=1e-7) for value, expected in seen)
+    taught, probable = (read(folder / "taught.jsonl") for folder in (out, finished[0]))
+    logits, scores = (np.array([row["teacher"] for row in rows]) for rows in (taught, probable))
+    assert np.allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-5)
+    with pytest.raises(RecipeError, match="distill_loss: expected one of margin_mse, kl, got 'mse'"):
+        pipeline.finetune(manuals, out, **run, distill=True, distill_loss="mse")
 
 
 def test_a_retriever_alone_reports_no_further_steps(finished, manuals, models, tmp_path):

@@ -1,6 +1,7 @@
 """Query writers against a stub server that speaks the protocol, and against a tiny vision-language model."""
 
 import base64
+import io
 import json
 import shutil
 import threading
@@ -9,16 +10,25 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
 from typer.testing import CliRunner
 
+from fixtures.recordings import clip, frames, tone, wav
 from fixtures.tiny_pdfs import write_folder
-from omnitune import documents
+from omnitune import SentenceTransformer, documents
 from omnitune.cli.main import app
+from omnitune.documents import shown
 from omnitune.documents.endpoint import Endpoint
 from omnitune.documents.recipe import Queries
 from omnitune.documents.writers import EndpointWriter, asking, make_writer, parse
-from omnitune.errors import EndpointError, InputError, RecipeError
+from omnitune.errors import EndpointError, InputError, MediaError, RecipeError
+from omnitune.inputs.audio import load_audio, resample
+from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.inputs.sampling import Sampling
 
 
 class Stub:
@@ -129,6 +139,59 @@ def test_what_is_sent(stub, pages):
     assert kind == "data:image/png;base64"
     assert base64.b64decode(data) == pages[0].read_bytes()
     assert "Write 3 search queries" in text["text"]
+
+
+@pytest.fixture
+def media(tmp_path) -> list[Path]:
+    """A recording of 8 kHz, and a clip of 2 seconds at 12 frames a second."""
+    (tmp_path / "pump.wav").write_bytes(wav(tone(440, 1.5, 8_000), 8_000))
+    return [tmp_path / "pump.wav", clip(tmp_path / "door.mp4", frames(24, side=64))]
+
+
+def test_recordings_and_clips_are_sent_as_servers_take_them(stub, media, pages):
+    said: list[str] = []
+    settings = Queries(writer="endpoint", model="m", concurrency=1)
+    found = make_writer(settings, said.append)([*media, pages[0]])
+    assert found == [["How warm is the soil?", "keeping slugs away"]] * 3
+    (sound, heard), (*shots, seen), (page, read) = (body["messages"][0]["content"] for _, _, body in stub.requests)
+    assert sound["type"] == "input_audio" and sound["input_audio"]["format"] == "wav"
+    decoded = load_audio(base64.b64decode(sound["input_audio"]["data"]), DEFAULT_POLICY, Sampling())
+    assert np.abs(decoded - resample(tone(440, 1.5, 8_000), 8_000, 16_000)).max() < 1e-3
+    assert [part["text"] for part in shots[::2]] == [f"{i / 4:.1f} s" for i in range(8)]
+    for place, part in enumerate(shots[1::2]):
+        kind, data = part["image_url"]["url"].split(",")
+        assert kind == "data:image/jpeg;base64"
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), dtype=float)
+        frame = frames(24, side=64)[3 * place]
+        assert image.shape == (64, 64, 3) and np.abs(image.mean((0, 1)) - frame.mean((0, 1))).max() < 8
+    assert page["type"] == "image_url"
+    for text, noun in ((heard, "recording"), (seen, "clip"), (read, "page")):
+        assert f"Write 2 search queries that this {noun} answers" in text["text"]
+    text_tokens = sum(len(part["text"]) // 4 for part in (heard, seen, read))
+    with Image.open(pages[0]) as opened:
+        expected = text_tokens + round(1.5 * 25) + 8 * 64 * 64 // 784 + opened.width * opened.height // 784
+    assert f"for each of 3 items: about {expected:,} tokens in" in said[0]
+    shutil.copy(media[0], media[0].with_name("the same.wav"))
+    said.clear()
+    make_writer(settings, said.append)([media[0].with_name("the same.wav"), media[1]])
+    assert len(stub.requests) == 3
+    assert "for each of 0 pages" in said[0] and "2 items were written before" in said[0]
+    stub.failures = [FAILURES["500"]]
+    make_writer(Queries(writer="endpoint", model="n"), said.append)(media[:1])
+    assert len(stub.requests) == 5 and "for each of 1 recordings" in said[2]
+
+
+def test_a_large_clip_is_sent_small_and_a_short_one_once(tmp_path):
+    large = shown.content(clip(tmp_path / "a.mp4", np.tile(frames(3, side=48), (1, 20, 32, 1))), "video")
+    assert len(large) == 6 and [part["text"] for part in large[::2]] == ["0.0 s", "0.1 s", "0.2 s"]
+    sent = base64.b64decode(large[1]["image_url"]["url"].split(",")[1])
+    assert Image.open(io.BytesIO(sent)).size == (768, 480)
+
+
+def test_a_broken_recording_is_named(stub, tmp_path):
+    (tmp_path / "cut.wav").write_bytes(wav(tone(440))[:300])
+    with pytest.raises(MediaError, match="cut.wav: "):
+        make_writer(Queries(writer="endpoint", model="m"), lambda line: None)([tmp_path / "cut.wav"])
 
 
 def test_the_cost_is_told_before_and_after_and_nothing_is_paid_twice(stub, pages):
@@ -307,6 +370,36 @@ def test_a_model_of_this_machine(prepared, tmp_path, tiny_qwen3_vl):
     assert writer(pages) == first and "for each of 0 pages" in said[1]
     kept = [json.loads(path.read_text()) for path in writer.cache.iterdir()]
     assert len(kept) == 2 and all(isinstance(text, str) and text for text in kept)
+
+
+@pytest.mark.parametrize("name", ["tiny_qwen2_5_omni", "tiny_qwen3_vl"])
+def test_a_model_of_this_machine_hears_and_sees(request, name, media, tmp_path, monkeypatch):
+    import transformers
+
+    seen: list[dict] = []
+    model = type("Kept", (), {})
+    from_pretrained = transformers.AutoModelForMultimodalLM.from_pretrained
+
+    def loaded(*args, **options):
+        model.it = from_pretrained(*args, **options)
+        generate = model.it.generate
+        model.it.generate = lambda **inputs: seen.append(inputs) or generate(**inputs)
+        return model.it
+
+    monkeypatch.setattr(transformers.AutoModelForMultimodalLM, "from_pretrained", loaded)
+    path = request.getfixturevalue(name)
+    files = media if "omni" in name else media[1:]
+    settings = Queries(writer="local", model=str(path), per_page=2, max_tokens=4)
+    writer = make_writer(settings, lambda line: None)
+    first = writer(files)
+    assert len(first) == len(files) and writer(files) == first and len(seen) == len(files)
+    if "omni" in name:
+        assert seen[0]["feature_attention_mask"].sum() == 150  # 1.5 s, whole
+    encoder = SentenceTransformer(str(path), device="cpu")
+    direct = encoder.preprocess([{"video": media[1], "text": shown.request("video", 2, whole=True)}])
+    assert torch.equal(seen[-1]["pixel_values_videos"], direct["pixel_values_videos"])
+    text = AutoProcessor.from_pretrained(path).batch_decode(seen[-1]["input_ids"])[0]
+    assert "The video is one clip. Write 2 search queries" in text
 
 
 def test_finetune_takes_them(stub, prepared, tmp_path):

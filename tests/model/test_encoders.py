@@ -1,6 +1,7 @@
 """The public verbs: shapes, order, prompts, precision, modes, several processes, errors."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
@@ -200,11 +201,20 @@ def test_a_missing_folder(tmp_path: Path) -> None:
         SentenceTransformer(str(tmp_path / "none"))
 
 
-def test_a_checkpoint_of_another_family(bert: SentenceTransformer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [("CrossEncoder", "open it with omnitune.CrossEncoder"), ("SparseEncoder", "this version has no SparseEncoder")],
+)
+def test_a_checkpoint_of_another_family(bert: SentenceTransformer, tmp_path: Path, kind: str, advice: str) -> None:
     bert.save_pretrained(str(tmp_path))
     config = tmp_path / "config_sentence_transformers.json"
-    config.write_text(config.read_text().replace('"SentenceTransformer"', '"CrossEncoder"'))
-    with pytest.raises(CheckpointError, match="expected a SentenceTransformer, got a checkpoint of a CrossEncoder"):
+    config.write_text(config.read_text().replace('"SentenceTransformer"', f'"{kind}"'))
+    # What it holds is looked at only afterwards: a task or a module that this version lacks is not the reason.
+    settings = {"transformer_task": "fill-mask", "modality_config": {}, "module_output_name": "token_logits"}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        CheckpointError, match=f"expected a SentenceTransformer, got a checkpoint of a {kind}: .*; {advice}"
+    ):
         SentenceTransformer(str(tmp_path))
 
 

@@ -20,6 +20,13 @@ def test_an_index_finds_what_it_was_given(compass, tmp_path):
     assert len(index) == 5
 
 
+@pytest.mark.parametrize("query", ["", " \n", {"text": "\t"}])
+def test_a_query_that_says_nothing_finds_nothing(compass, tmp_path, query):
+    index = build_index(compass, ANGLES, ENTRIES, tmp_path)
+    with pytest.raises(InputError, match=r"queries: expected text to look for, got '.*' as number 1"):
+        index.search(compass, [90, query])
+
+
 def test_an_index_survives_the_disk(compass, tmp_path):
     made = build_index(compass, ANGLES, ENTRIES, tmp_path, key="v1")
     opened = open_index(tmp_path)

@@ -440,6 +440,14 @@ class TestBadItems:
             {"loss": {"a": losses.CoSENTLoss}, "train_dataset": {"b": Dataset.from_dict({"x": ["y"]})}},
             "got none for \\['b'\\]",
         ),
+        (
+            {
+                "loss": {"a": losses.CoSENTLoss, "b": losses.CoSENTLoss, "B": losses.CoSENTLoss},
+                "train_dataset": {"a": Dataset.from_dict({"x": ["y"]})},
+                "eval_dataset": {"b": Dataset.from_dict({"x": ["y"]})},
+            },
+            "loss: expected losses for the datasets \\['a', 'b'\\] alone, got some for \\['B'\\] too",
+        ),
         ({"model": None}, "model: expected a model, or model_init"),
     ],
 )

@@ -14,6 +14,10 @@ def distill(
     model: ModelOption = None,
     recipe: RecipeOption = None,
     reranker_model: RerankerModelOption = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", help="margin_mse or kl; by default the recipe's.", metavar="LOSS"),
+    ] = None,
 ) -> None:
     """Train the finetuned retriever on a reranker's scores, and report what each step gained.
 
@@ -21,4 +25,5 @@ def distill(
     does all of it.
     """
     options = {"model": model, "recipe": recipe, "reranker_model": reranker_model}
-    run(folder, out, command=command_of("distill", folder, out, options), distill=True, **options)
+    command = command_of("distill", folder, out, {**options, "loss": loss})
+    run(folder, out, command=command, distill=True, distill_loss=loss, **options)

@@ -29,7 +29,7 @@ from omnitune.documents.fit import Fitted
 from omnitune.documents.folder import find_documents, kind_at
 from omnitune.documents.kinds import Kind
 from omnitune.documents.recipe import Recipe, load_recipe
-from omnitune.documents.reranker import RerankerSteps
+from omnitune.documents.reranker import RerankerSteps, judging
 from omnitune.documents.steps import Steps, listing
 from omnitune.documents.story import Story, tell
 from omnitune.documents.train import disk_errors, epochs_of, train_on
@@ -70,6 +70,7 @@ def finetune(
     reranker: bool = False,
     reranker_model: str | None = None,
     distill: bool = False,
+    distill_loss: str | None = None,
     command: str = "",
     say: Say = logger.info,
 ) -> Outcome:
@@ -88,6 +89,7 @@ def finetune(
         reranker: Whether to train a reranker on the finetuned retriever's candidates, and to measure both together.
         reranker_model: What it starts from; None leaves it to the recipe.
         distill: Whether to train the retriever on the reranker's scores as well, and measure that; implies `reranker`.
+        distill_loss: "margin_mse" or "kl"; None leaves it to the recipe.
         command: How the run was started, for the report.
         say: Told what is done and what it will cost, a line at a time.
 
@@ -102,8 +104,7 @@ def finetune(
     chosen = choose(model, given, kind_of_folder(folder, given))
     if negatives is not None:
         chosen = chosen.changed(negatives=replace(chosen.recipe.negatives, count=negatives))
-    if reranker_model is not None:
-        chosen = chosen.changed(reranker=replace(chosen.recipe.reranker, model=reranker_model))
+    chosen = chosen.changed(reranker=judging(chosen.recipe.reranker, reranker_model, distill_loss))
     chosen = chosen.changed(queries=asking(chosen.recipe.queries, queries, query_model))
     say(f"Model: {chosen.shown}. {chosen.why}")
     say(f"Settings: {Path(chosen.recipe.source).name}")

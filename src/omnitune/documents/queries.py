@@ -69,7 +69,7 @@ _FILE_NAME = re.compile(r"\S+\.[A-Za-z0-9]{2,4}")
 _DEIXIS = re.compile(
     r"\b(?:(?:this|these|previous|preceding|following|next|above|earlier|later|last|present|current)\s+"
     r"(?:page|pages|section|sections|subsection|chapter|chapters|figure|figures|table|tables|example|examples|manual|"
-    r"document|appendix|paragraph|list|listing|diagram|picture|image|equation|code|command|commands)"
+    r"document|appendix|paragraph|list|listing|diagram|picture|image|equation|code|command|commands|recording|clip)"
     r"|(?:figure|fig\.|table|section|chapter|page|listing|equation|appendix)\s*\(?[A-Z]?\d"
     r"|(?:figure|table|listing|example|section|diagram|picture|image|code)s?\s+(?:above|below)\b"
     r"|(?:see|described|shown|given|listed|mentioned|discussed|defined|explained|noted)\s+(?:\w+\s+){0,2}"

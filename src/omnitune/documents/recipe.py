@@ -122,6 +122,8 @@ class Reranking:
         num_train_epochs: Of the reranker.
         batch_size: Queries of a training step.
         learning_rate: Of the reranker.
+        distill_loss: `margin_mse` teaches the retriever how much better the right page scores than each other one, `kl`
+            how the reranker's belief is spread over a query's pages.
         distill_epochs: Of the retriever on the reranker's scores.
         distill_learning_rate: Of the retriever.
         seed: Of both trainings.
@@ -136,6 +138,7 @@ class Reranking:
     num_train_epochs: float = 1.0
     batch_size: int = 16
     learning_rate: float = 5e-5
+    distill_loss: Literal["margin_mse", "kl"] = "margin_mse"
     distill_epochs: float = 1.0
     distill_learning_rate: float = 2e-5
     seed: int = 12

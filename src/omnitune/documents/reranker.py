@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
+from torch import nn
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
@@ -37,7 +38,7 @@ from omnitune.documents.negatives import mine_pages
 from omnitune.documents.recipe import Reranking
 from omnitune.documents.steps import Steps
 from omnitune.documents.story import tests_of
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, RecipeError
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.cross_encoder import ANSWERS, CrossEncoder
 from omnitune.model.encoders import SentenceTransformer
@@ -58,6 +59,23 @@ SCORES = Features({"scores": List(Value("float32"))})
 RIGHT = 10.0
 """Label of the right page in a list; the others' is 0. Their softmax is all but 1 for the right one, which makes
 ListNet the cross-entropy of the right page against the others."""
+
+DISTILLATIONS = ("margin_mse", "kl")
+
+TEMPERATURE = 0.05
+"""Divides the retriever's cosines before their softmax, as in its own training; the reranker's logits need none."""
+
+
+def judging(settings: Reranking, model: str | None, distill_loss: str | None) -> Reranking:
+    """Settings with what a command says in their place.
+
+    Raises:
+        RecipeError: There is no such loss.
+    """
+    if distill_loss is not None and distill_loss not in DISTILLATIONS:
+        raise RecipeError(f"distill_loss: expected one of {', '.join(DISTILLATIONS)}, got {distill_loss!r}")
+    given: dict[str, Any] = {"model": model, "distill_loss": distill_loss}
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 class RerankerSteps:
@@ -98,7 +116,7 @@ class RerankerSteps:
 
     def distill(self) -> None:
         """Score the candidates with the reranker, and train the retriever to agree."""
-        inputs = {"reranker": self.steps.done["reranker"].key}
+        inputs = {"reranker": self.steps.done["reranker"].key, "scores": self.settings.distill_loss}
         place = self.out / "taught.jsonl"
         taught = self.steps.run("teacher", inputs, lambda _: self._score_candidates(place), makes=[place])
         settings = self.chosen.recipe.settings()["reranker"]
@@ -185,7 +203,10 @@ class RerankerSteps:
         documents, _ = self._documents(model)
         self.say(f"Scoring {sum(1 + len(row['negatives']) for row in rows):,} pairs with the reranker")
         pairs = [(row["query"], documents(page)) for row in rows for page in (row["page_id"], *row["negatives"])]
-        found = np.asarray(model.predict(pairs, batch_size=self.size), dtype=np.float64).reshape(len(rows), -1)
+        # A listwise reranker was trained on the softmax of logits; margins of cosines are those of probabilities.
+        activation = nn.Identity() if self.settings.distill_loss == "kl" else None
+        scores = model.predict(pairs, batch_size=self.size, activation_fn=activation)
+        found = np.asarray(scores, dtype=np.float64).reshape(len(rows), -1)
         write_jsonl(place, ({**row, "teacher": scores} for row, scores in zip(rows, found.tolist(), strict=True)))
 
     def _teach(self, key: str) -> None:
@@ -217,7 +238,7 @@ class RerankerSteps:
                 )
             ),
             train_dataset=concatenate_datasets([taught, scores], axis=1),
-            loss=losses.MarginMSELoss(model),
+            loss=_distillation(model, self.settings.distill_loss),
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "distilled"))
@@ -269,6 +290,15 @@ class RerankerSteps:
     def _readings(self) -> dict[str, str]:
         paths = [Path(item["path"]) for item in self.dataset.pages]
         return dict(zip(self.dataset.page_ids, read_page_files(paths, self.dataset.kind), strict=True))
+
+
+def _distillation(model: SentenceTransformer, name: str) -> losses.MarginMSELoss | losses.DistillKLDivLoss:
+    """How the retriever's scores follow the reranker's."""
+    if name == "kl":
+        return losses.DistillKLDivLoss(
+            model, model.similarity_pairwise, student_temperature=TEMPERATURE, teacher_temperature=1.0
+        )
+    return losses.MarginMSELoss(model)
 
 
 def load_reranker(

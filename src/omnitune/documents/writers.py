@@ -1,23 +1,22 @@
-"""Questions that a vision-language model writes about pages, behind an API or on this machine.
+"""Questions that a model writes about pages, recordings and clips, behind an API or on this machine.
 
-Only training pages are shown to it: people's own titles and captions stay the test. What comes back passes the filters
-of `preparation` (no pointing at the page, no copied phrases, the page's language, found again by BM25).
+What a file holds decides how it is shown and what is asked (`shown`). Only what is trained on is shown: people's own
+titles and captions stay the test. What comes back passes the filters of `preparation` (no pointing at the page, no
+copied phrases, the page's language, found again by BM25).
 """
 
-import base64
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
-
 from omnitune import runtime
+from omnitune.documents import shown
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.default_model import model_identity
 from omnitune.documents.encoded import Say
@@ -30,19 +29,9 @@ from omnitune.documents.text import squash
 from omnitune.errors import RecipeError
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.inputs.processor import ChatTemplate, merged
+from omnitune.modules.costs import sampling
 from omnitune.report.records import read_json, write_json, write_jsonl
-
-PROMPT = """\
-The image is one page of a document. Write {count} search queries that this page answers, as people would type them who
-have never seen it.
-- Use the language of the page.
-- Each query must make sense alone: never mention "this page", or a figure, table or section of it.
-- Use your own words; do not copy phrases.
-- Mix short keyword queries and full questions; ask about what is particular to this page.
-Answer with one query a line and nothing else. If the page has nothing worth asking about, answer NONE."""
-
-PIXELS_A_TOKEN = 28 * 28
-"""What one image token covers in vision-language models of the Qwen family; for the estimate alone."""
 
 WRITERS = ("extractive", "endpoint", "local")
 
@@ -50,12 +39,12 @@ _MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d+[.):]|[Qq]\d*[.:])\s+")
 
 
 class QueryWriter(Protocol):
-    """Writes questions about page images; `identity` changes when they would."""
+    """Writes questions about page images, recordings and clips; `identity` changes when they would."""
 
     identity: str
 
     def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
-        """For each page image its questions."""
+        """For each file its questions."""
 
 
 def make_writer(settings: Queries, say: Say) -> QueryWriter | None:
@@ -100,7 +89,7 @@ def asking(settings: Queries, writer: str | None, model: str | None) -> Queries:
 
 
 class EndpointWriter:
-    """Questions of a model behind an OpenAI-compatible API; images travel as data URLs.
+    """Questions of a model behind an OpenAI-compatible API; media travel in the request.
 
     Args:
         endpoint: The model.
@@ -110,51 +99,54 @@ class EndpointWriter:
 
     def __init__(self, endpoint: Endpoint, settings: Queries, say: Say) -> None:
         self.endpoint, self.settings, self.say = endpoint, settings, say
-        self.prompt = PROMPT.format(count=settings.per_page)
-        self.identity = digest(["endpoint", endpoint.url, endpoint.model, self.prompt, settings.max_tokens])
+        self.prompts = {kind: shown.request(kind, settings.per_page) for kind in shown.SUBJECTS}
+        self.identity = digest(["endpoint", endpoint.url, endpoint.model, self.prompts, settings.max_tokens])
 
     def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
-        """For each page image its questions."""
+        """For each file its questions."""
+        kinds = [shown.kind_of(page) for page in pages]
         questions = [
-            {"prompt": self.prompt, "max_tokens": self.settings.max_tokens, "image": _file_hash(page)} for page in pages
+            {"prompt": self.prompts[kind], "max_tokens": self.settings.max_tokens, kind: _file_hash(page)}
+            for page, kind in zip(pages, kinds, strict=True)
         ]
-        self._estimate(pages, [self.endpoint.known(one) for one in questions])
+        self._estimate(pages, kinds, [self.endpoint.known(one) for one in questions])
         answers = []
-        bodies = [partial(self._body, page) for page in pages]
-        with runtime.progress_bar(label="Writing queries", total=len(pages), unit="page") as bar:
+        bodies = [partial(self._body, page, kind) for page, kind in zip(pages, kinds, strict=True)]
+        with runtime.progress_bar(label="Writing queries", total=len(pages), unit="item") as bar:
             for answer in self.endpoint.ask_all(questions, bodies):
                 answers.append(answer)
                 bar.update()
-        paid = [answer for answer in answers if not answer.kept]
-        silent = sum(not answer.counted for answer in paid)
-        into, out = (sum(getattr(one, f"{side}_tokens") for one in paid) for side in ("prompt", "completion"))
+        paid = [kind for kind, answer in zip(kinds, answers, strict=True) if not answer.kept]
+        silent = sum(not answer.counted for answer in answers if not answer.kept)
+        into, out = (
+            sum(getattr(one, f"{side}_tokens") for one in answers if not one.kept) for side in ("prompt", "completion")
+        )
         self.say(
-            f"Written: {into:,} tokens in, {out:,} out for {len(paid):,} pages; {len(answers) - len(paid):,} from disk"
+            f"Written: {into:,} tokens in, {out:,} out for {shown.counted(paid)}; "
+            f"{len(answers) - len(paid):,} from disk"
             + (f"; the server did not count the tokens of {silent:,}" if silent else "")
         )
         return [parse(answer.text, self.settings.per_page) for answer in answers]
 
-    def _estimate(self, pages: Sequence[Path], known: Sequence[bool]) -> None:
-        new = [page for page, there in zip(pages, known, strict=True) if not there]
-        tokens = sum(len(self.prompt) // 4 + _pixels(page) // PIXELS_A_TOKEN for page in new)
+    def _estimate(self, pages: Sequence[Path], kinds: Sequence[shown.ShownKind], known: Sequence[bool]) -> None:
+        new = [(page, kind) for page, kind, there in zip(pages, kinds, known, strict=True) if not there]
+        old = [kind for kind, there in zip(kinds, known, strict=True) if there]
+        tokens = sum(len(self.prompts[kind]) // 4 + shown.tokens(page, kind) for page, kind in new)
         self.say(
             f"{self.endpoint.model} at {self.endpoint.url} writes {self.settings.per_page} queries for each of "
-            f"{len(new):,} pages: about {tokens:,} tokens in, at most {len(new) * self.settings.max_tokens:,} out; "
-            f"{len(pages) - len(new):,} pages were written before and cost nothing"
+            f"{shown.counted([kind for _, kind in new])}: about {tokens:,} tokens in, at most "
+            f"{len(new) * self.settings.max_tokens:,} out; {shown.counted(old)} were written before and cost nothing"
         )
 
-    def _body(self, page: Path) -> dict[str, Any]:
-        kind = "jpeg" if page.suffix.lower() in (".jpg", ".jpeg") else page.suffix.lower().removeprefix(".")
-        data = base64.b64encode(page.read_bytes()).decode()
-        content = [
-            {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}},
-            {"type": "text", "text": self.prompt},
-        ]
+    def _body(self, page: Path, kind: shown.ShownKind) -> dict[str, Any]:
+        content = [*shown.content(page, kind), {"type": "text", "text": self.prompts[kind]}]
         return {"messages": [{"role": "user", "content": content}], "max_tokens": self.settings.max_tokens}
 
 
 class LocalWriter:
-    """Questions of a vision-language model on this machine; answers are kept on disk like those of an API.
+    """Questions of a model on this machine; answers are kept on disk like those of an API.
+
+    Recordings and clips are sampled as the model's processor wants them.
 
     Args:
         settings: The model, how many questions, of how many tokens.
@@ -164,39 +156,43 @@ class LocalWriter:
     def __init__(self, settings: Queries, say: Say) -> None:
         assert settings.model is not None
         self.settings, self.say = settings, say
-        self.prompt = PROMPT.format(count=settings.per_page)
-        self.identity = digest(["local", model_identity(settings.model), self.prompt, settings.max_tokens])
+        self.prompts = {kind: shown.request(kind, settings.per_page, whole=True) for kind in shown.SUBJECTS}
+        self.identity = digest(["local", model_identity(settings.model), self.prompts, settings.max_tokens])
         self.cache = runtime.cache_folder() / "answers" / self.identity
 
     def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
-        """For each page image its questions."""
+        """For each file its questions."""
+        kinds = [shown.kind_of(page) for page in pages]
         places = [self.cache / f"{_file_hash(page)}.json" for page in pages]
-        new = [(page, place) for page, place in zip(pages, places, strict=True) if not place.is_file()]
-        self.say(f"{self.settings.model} writes {self.settings.per_page} queries for each of {len(new):,} pages")
+        asked = zip(pages, kinds, places, strict=True)
+        new = [(page, kind, place) for page, kind, place in asked if not place.is_file()]
+        count = shown.counted([kind for _, kind, _ in new])
+        self.say(f"{self.settings.model} writes {self.settings.per_page} queries for each of {count}")
         if new:
-            answer = self._loaded()
-            for page, place in runtime.progress(new, label="Writing queries", unit="page"):
-                write_json(place, answer(load(page, "image", DEFAULT_POLICY)))
+            answer = self._loaded({kind for _, kind, _ in new})
+            for page, kind, place in runtime.progress(new, label="Writing queries", unit="item"):
+                write_json(place, answer(page, kind))
         return [parse(read_json(place), self.settings.per_page) for place in places]
 
-    def _loaded(self) -> Callable[[Image.Image], str]:
-        """Loads the model; returns what answers for one image."""
+    def _loaded(self, kinds: Collection[shown.ShownKind]) -> Callable[[Path, shown.ShownKind], str]:
+        """Loads the model; returns what answers for one file."""
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        import transformers
 
-        processor = AutoProcessor.from_pretrained(self.settings.model)
-        model = AutoModelForImageTextToText.from_pretrained(self.settings.model, dtype="auto")
+        processor = transformers.AutoProcessor.from_pretrained(self.settings.model)
+        images = all(kind == "image" for kind in kinds)
+        loader = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForMultimodalLM
+        model = loader.from_pretrained(self.settings.model, dtype="auto")
         model.to(runtime.best_device()).eval()
+        sampled = sampling(processor, model.config, {})
+        options = merged({"common": {"return_tensors": "pt"}, "chat_template": {"add_generation_prompt": True}})
+        template = ChatTemplate(processor)
 
-        def answer(image: Image.Image) -> str:
-            content = [{"type": "image", "image": image}, {"type": "text", "text": self.prompt}]
-            inputs = processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            ).to(model.device)
+        def answer(path: Path, kind: shown.ShownKind) -> str:
+            item = load(path, kind, DEFAULT_POLICY, sampled)
+            content = [{"type": kind, kind: item}, {"type": "text", "text": self.prompts[kind]}]
+            features = template.features([[{"role": "user", "content": content}]], options, max_length=None)
+            inputs = {name: value.to(model.device) for name, value in features.items()}
             with torch.inference_mode():
                 made = model.generate(**inputs, max_new_tokens=self.settings.max_tokens, do_sample=False)
             return str(processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
@@ -229,11 +225,6 @@ def _bare(line: str) -> str:
 
 def _file_hash(page: Path) -> str:
     return hashlib.blake2b(page.read_bytes(), digest_size=16).hexdigest()
-
-
-def _pixels(page: Path) -> int:
-    with Image.open(page) as image:
-        return image.width * image.height
 
 
 def generate(

@@ -81,6 +81,11 @@ class BaseEvaluator:
         """Whether all ranks of a distributed run may measure together, each encoding its share: `measure` is there."""
         return type(self).measure is not BaseEvaluator.measure
 
+    def metric_names(self, model: Any) -> list[str] | None:
+        """What `measure` of `model` will return, or None where that is known only once it has run."""
+        del model
+        return None
+
     def choose_primary(self, metrics: Mapping[str, float]) -> str | None:
         """Which of the `metrics` ranks models, by its name without the evaluator's."""
         del metrics

@@ -345,13 +345,22 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                 return chosen
         return max((key for key in sorted(metrics) if key.endswith(suffix)), key=metrics.__getitem__)
 
-    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Columns such as `cosine-Accuracy@1`, by similarity in alphabetical order."""
+    def metric_names(self, model: Any) -> list[str]:
+        """Every kind at every cut-off, for every similarity."""
+        similarities = self.score_functions or [model.similarity_fn_name]
+        return [f"{name}_{kind.lower()}@{k}" for name in similarities for kind, k in self._kinds()]
+
+    def _kinds(self) -> list[tuple[str, int]]:
+        """What is measured, at which cut-off."""
         kinds = [(kind, k) for k in self.accuracy_at_k for kind in ("Accuracy",)]
         kinds += [(kind, k) for k in self.precision_recall_at_k for kind in ("Precision", "Recall")]
         kinds += [("MRR", k) for k in self.mrr_at_k]
         kinds += [("NDCG", k) for k in self.ndcg_at_k]
-        kinds += [("MAP", k) for k in self.map_at_k]
+        return [*kinds, *(("MAP", k) for k in self.map_at_k)]
+
+    def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Columns such as `cosine-Accuracy@1`, by similarity in alphabetical order."""
+        kinds = self._kinds()
         suffix = f"_ndcg@{self.ndcg_at_k[0]}"
         names = sorted(key.removesuffix(suffix) for key in metrics if key.endswith(suffix))
         return {f"{name}-{kind}@{k}": metrics[f"{name}_{kind.lower()}@{k}"] for name in names for kind, k in kinds}

@@ -112,14 +112,20 @@ def load(
             leaves its configuration, which is about other modules.
 
     Raises:
-        CheckpointError: There is nothing to load, it is incomplete, or it needs other package versions.
+        CheckpointError: There is nothing to load, it is incomplete, it is of a family that this one does not convert,
+            or it needs other package versions.
         UntrustedCodeError: It needs code that the caller did not allow.
     """
     folder = files.resolve(path_or_id, options.hub)
     config = files.read_json(folder / CONFIG)
     check_requirements(config.get("requirements") or {}, folder)
     kind = config.get("model_type", UNNAMED_FAMILY)
-    if family.converts and kind != family.name and (folder / MODULES).is_file():
+    if kind != family.name and not family.converts:
+        raise CheckpointError(
+            f"model_name_or_path: expected a {family.name}, got a checkpoint of a {kind}: {path_or_id}; "
+            + (f"open it with omnitune.{kind}" if hasattr(omnitune, kind) else f"this version has no {kind}")
+        )
+    if kind != family.name and (folder / MODULES).is_file():
         logger.warning("%s: a %s, whose backbone is taken for a %s with a new head.", folder, kind, family.name)
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config={})
     if not (folder / MODULES).is_file():

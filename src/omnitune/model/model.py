@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from omnitune import runtime
-from omnitune.errors import CheckpointError, InputError, ModalityError
+from omnitune.errors import InputError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import check_text, modality_of
 from omnitune.inputs.fingerprint import fingerprint
@@ -129,15 +129,8 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         """Take over what the checkpoint says about the model, where the caller did not say otherwise.
 
         Raises:
-            CheckpointError: It is a model of another family.
             InputError: `default_prompt_name` names no prompt.
         """
-        kind = config.get("model_type", self.family.name)
-        if kind != self.family.name:
-            raise CheckpointError(
-                f"model_name_or_path: expected a {self.family.name}, got a checkpoint of a {kind}; load it with the "
-                "class of that name"
-            )
         saved = {name: text or "" for name, text in (config.get("prompts") or {}).items()}
         self.prompts: dict[str, str] = {**self.default_prompts, **saved, **prompts}
         self.default_prompt_name = default_prompt_name or config.get("default_prompt_name")

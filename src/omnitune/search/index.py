@@ -71,9 +71,14 @@ class Index:
             **options: For `model.encode_query`.
 
         Raises:
-            InputError: The model's embeddings are of another dimension than the index's.
+            InputError: A query says nothing, or the model's embeddings are of another dimension than the index's.
         """
-        encoded = model.encode_query(list(queries), convert_to_tensor=True, **options).float().cpu()
+        queries = list(queries)
+        for place, query in enumerate(queries):
+            said = query.get("text") if isinstance(query, dict) and query.keys() == {"text"} else query
+            if isinstance(said, str) and not said.strip():
+                raise InputError(f"queries: expected text to look for, got {said!r} as number {place}")
+        encoded = model.encode_query(queries, convert_to_tensor=True, **options).float().cpu()
         if encoded.shape[-1] != self.embeddings.shape[-1]:
             raise InputError(
                 f"model: expected embeddings of {self.embeddings.shape[-1]} dimensions as in the index, "

@@ -32,7 +32,7 @@ from omnitune.model.model import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.report import card
 from omnitune.report.card import TrainingFacts
-from omnitune.training import binding, weights
+from omnitune.training import best_metric, binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
@@ -118,6 +118,8 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self.evaluator: Any = SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) else evaluator
         self._settle()
         self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
+        if args.eval_strategy != "no" and args.metric_for_best_model is not None:
+            best_metric.check(args.metric_for_best_model, list(named(self.eval_dataset)), self.evaluator, self.model)
 
     def _settle(self) -> None:
         """What the base class is told about raw batches, and what a run keeps beside it."""
@@ -142,14 +144,9 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _bound(self, loss: Any) -> binding.Losses:
         """The loss or losses, bound to the model."""
-        memory = self.args.activation_memory
-        if not isinstance(loss, Mapping):
-            return binding.bind(loss, self.model, memory)
-        for kind, dataset in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
-            missing = [name for name in named(dataset) if name not in loss]
-            if missing:
-                raise InputError(f"loss: expected a loss for every dataset of {kind}, got none for {missing}")
-        return {name: binding.bind(one, self.model, memory) for name, one in loss.items()}
+        datasets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+        names = {argument: list(named(dataset)) for argument, dataset in datasets.items()}
+        return binding.bind_all(loss, names, self.model, self.args.activation_memory)
 
     def _make_model(self, trial: Any) -> Model:
         """A model for a new run or trial, and the losses bound to it."""

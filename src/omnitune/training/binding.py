@@ -53,6 +53,36 @@ def bind(loss: LossLike, model: Model, activation_memory: str | int | float) -> 
     return bound.to(model.device)
 
 
+def bind_all(
+    loss: LossLike | Mapping[str, LossLike],
+    datasets: Mapping[str, Sequence[str | None]],
+    model: Model,
+    activation_memory: str | int | float,
+) -> Losses:
+    """The loss of all datasets, or one a dataset, bound to the model.
+
+    Args:
+        loss: One, or several by the name of their dataset.
+        datasets: Names of the datasets by the argument that they came in; None for a single one.
+        model: The model that is trained.
+        activation_memory: See `bind`.
+
+    Raises:
+        InputError: A dataset has no loss, or a loss no dataset.
+    """
+    if not isinstance(loss, Mapping):
+        return bind(loss, model, activation_memory)
+    for argument, names in datasets.items():
+        missing = [name for name in names if name not in loss]
+        if missing:
+            raise InputError(f"loss: expected a loss for every dataset of {argument}, got none for {missing}")
+    known = sorted({str(name) for names in datasets.values() for name in names})
+    unknown = sorted(set(loss) - set(known))
+    if unknown:
+        raise InputError(f"loss: expected losses for the datasets {known} alone, got some for {unknown} too")
+    return {name: bind(one, model, activation_memory) for name, one in loss.items()}
+
+
 def parts(loss: nn.Module) -> Iterator[nn.Module]:
     """The loss and the losses within it, without the models that they hold."""
     yield loss

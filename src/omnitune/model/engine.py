@@ -30,6 +30,7 @@ from omnitune.model.lookahead import Lookahead
 from omnitune.model.tower_cache import TowerCache
 from omnitune.modules.base import load_through
 from omnitune.modules.towers import draws
+from omnitune.ops.rows import ON_HOST
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
 if TYPE_CHECKING:
@@ -294,13 +295,11 @@ class Engine:
 
 
 def to_device(features: Features, device: torch.device) -> Features:
-    """The same features with their tensors on `device`; the host does not wait for the copy."""
-    if device.type != "cuda":
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
-    return {
-        k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) and v.device.type == "cpu" else v
-        for k, v in features.items()
-    }
+    """The same features with their tensors on `device`, but for those that the host reads; it waits for no copy."""
+    moved = {k: v for k, v in features.items() if isinstance(v, Tensor) and k not in ON_HOST and v.device != device}
+    if device.type == "cuda":
+        moved = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in moved.items()}
+    return {**features, **{k: v.to(device, non_blocking=device.type == "cuda") for k, v in moved.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

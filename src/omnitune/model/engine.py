@@ -33,6 +33,7 @@ from omnitune.modules.base import load_through
 from omnitune.modules.outputs import HOST_MASK
 from omnitune.modules.packing import packs_through
 from omnitune.modules.towers import draws
+from omnitune.ops.rows import ON_HOST
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
 if TYPE_CHECKING:
@@ -320,14 +321,15 @@ class Engine:
 
 
 def to_device(features: Features, device: torch.device) -> Features:
-    """The same features with their tensors on `device`; the host does not wait for the copy."""
+    """The same features with their tensors on `device`, but for those that the host reads; it waits for no copy."""
+    moved = {k: v for k, v in features.items() if isinstance(v, Tensor) and k not in ON_HOST and v.device != device}
     if device.type != "cuda":
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        return {**features, **{k: v.to(device) for k, v in moved.items()}}
     moved = {
-        k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) and v.device.type == "cpu" else v
-        for k, v in features.items()
+        k: (v.pin_memory() if v.device.type == "cpu" else v).to(device, non_blocking=True) for k, v in moved.items()
     }
-    return moved | ({HOST_MASK: features["attention_mask"]} if "attention_mask" in features else {})
+    mask = {HOST_MASK: features["attention_mask"]} if "attention_mask" in features else {}
+    return {**features, **moved, **mask}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,7 +217,10 @@ class TowerCache:
     def _weights_key(self, modality: Modality, tower: Tower) -> str:
         """A digest of the tower's weights, made anew when a checksum of their bits, or where they lie, has changed."""
         weights = list(tower.weights())
-        check = [(w.data_ptr(), w._version, _checksum(w)) for w in weights]
+        sums = [_checksum(weight) for weight in weights]
+        # Read at once: every read of a device's number waits for the device.
+        read = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
+        check = [(w.data_ptr(), w._version, number) for w, number in zip(weights, read, strict=True)]
         known = self._checks.get(modality)
         if known is None or known[0] != check:
             known = (check, digest(*(_bytes(w).cpu().numpy().data for w in weights)))
@@ -270,11 +273,11 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def _checksum(tensor: Tensor) -> int:
-    """Sum of the tensor's bits, read as integers as wide as they go."""
+def _checksum(tensor: Tensor) -> Tensor:
+    """Sum of the tensor's bits, read as integers as wide as they go: a scalar, int64."""
     flat = _bytes(tensor)
     wide = flat.view(torch.int64) if flat.numel() % 8 == 0 and flat.storage_offset() % 8 == 0 else flat
-    return int(wide.sum(dtype=torch.int64))
+    return wide.sum(dtype=torch.int64)
 
 
 def digest(*parts: str | memoryview) -> str:

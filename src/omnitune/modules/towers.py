@@ -19,7 +19,7 @@ from omnitune.inputs.store import Entry
 from omnitune.modules import outputs
 from omnitune.modules.backbones import EMBEDDING
 from omnitune.modules.transformer import TOWER_OUTPUT, Transformer
-from omnitune.ops.rows import row_count, slice_rows
+from omnitune.ops.rows import ON_HOST, row_count, slice_rows
 from omnitune.types import Features, Modality
 
 FIELDS = ("pooler_output", "deepstack_features")
@@ -134,7 +134,7 @@ def _probed(module: Transformer, method: str, modality: str, *, embeds: bool) ->
     if modality not in module.modality_config:
         return None
     features = {
-        key: value.to(device) if isinstance(value, Tensor) else value
+        key: value.to(device) if isinstance(value, Tensor) and key not in ON_HOST else value
         for key, value in module.preprocess(PROBES[modality], modality=modality).items()
     }
     called: set[nn.Module] = set()
@@ -168,7 +168,8 @@ def _with_holders(root: nn.Module, called: set[nn.Module]) -> list[nn.Module]:
 def _media_counts(features: Features) -> list[int]:
     """Images of every row."""
     counts = features.get("num_images_per_sample")
-    return [1] * row_count(features) if counts is None else [int(n) for n in counts]
+    numbers: list[int] = [1] * row_count(features) if counts is None else counts.tolist()
+    return numbers
 
 
 def _split(output: Any, counts: Sequence[int]) -> list[Entry] | None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from omnitune.errors import InputError, ShapeError
 from omnitune.types import Features
 
-__all__ = ["cat_rows", "row_count", "slice_rows", "split_rows"]
+__all__ = ["ON_HOST", "cat_rows", "row_count", "slice_rows", "split_rows"]
 
 PaddingSide: TypeAlias = Literal["left", "right"]
 
@@ -36,6 +36,9 @@ _INDEXED_BY: dict[str, tuple[str, ...]] = {
 
 _COUNTS = {"image": "num_images_per_sample", "video": "num_videos_per_sample", "audio": "num_audios_per_sample"}
 """Keys that say how many images, videos, recordings each row has `(rows,)`; without them, one each."""
+
+ON_HOST = frozenset(_COUNTS.values())
+"""Features that only the host reads, to cut rows; to read one of a device is to wait for all that was started there."""
 
 _TOKENS = (
     "input_ids",
@@ -161,7 +164,8 @@ def _per_row(medium: str, features: Features, rows: int) -> list[int]:
     """
     counts = features.get(_COUNTS[medium])
     if counts is not None:
-        return [int(n) for n in counts]
+        numbers: list[int] = counts.tolist()
+        return numbers
     grid = features.get(f"{medium}_grid_thw")
     found = 0 if grid is None else len(grid)
     if found not in (0, rows):

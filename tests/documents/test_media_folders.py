@@ -288,6 +288,14 @@ def test_a_speech_or_vision_model_takes_the_place_of_the_embedded_one(request, t
     assert np.abs(found - base.encode_document(dataset.pages[:3])).max() > 1e-6, "it was trained"
 
 
+def test_no_transcript_is_made_for_a_model_that_needs_none(talks, tiny_clap, tmp_path):
+    text = RECIPE.replace("TEST", json.dumps(TALKS_TEST)).replace("embedded, max_seq_length: 64", str(tiny_clap))
+    outcome = pipeline.finetune(talks, tmp_path / "out", recipe=parse_recipe(text, source="tiny.yaml"))
+    assert not any(load(outcome.dataset).page_texts)
+    assert [one.name for one in outcome.report.systems if one.name not in ("base", "finetuned")] == []
+    assert "The recordings have no transcript, so there is no baseline on it." in outcome.report.data.notes
+
+
 def test_a_model_that_takes_no_clips_says_so(seen, tiny_bert):
     dataset = load(seen[0] / "dataset")
     with pytest.raises(ModalityError, match="takes text; got 'video'"):

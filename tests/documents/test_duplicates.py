@@ -51,6 +51,13 @@ def test_looks_differ_by_bits_and_almost_empty_ones_by_fewer() -> None:
     assert groups(["", ""], [bits(1, 9), bits(1, 9, 12)]) == [0, 1]
 
 
+def test_looks_of_several_parts_must_be_alike_in_each() -> None:
+    picture, sound = "0f" * 32, "3c" * 32
+    near = "0e" + "0f" * 31
+    looks = [picture + sound, near + sound, picture + "f0" * 32, picture + "0" * 64, near + "0" * 64]
+    assert groups([""] * 5, looks) == [0, 0, 2, 3, 3]
+
+
 def test_minhash_estimates_jaccard_similarity() -> None:
     shared, one, two = (np.arange(start, start + 3000, dtype=np.uint64) for start in (0, 10_000, 20_000))
     first, second = minhash([np.concatenate([shared, one]), np.concatenate([shared, two])])

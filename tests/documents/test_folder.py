@@ -1,5 +1,6 @@
 """A folder is read document by document: failures cost only themselves, and nothing is read twice."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from omnitune.documents import folder as folder_module
 from omnitune.documents.folder import find_documents, key_of, read_folder
 from omnitune.documents.pages import Rendering
 from omnitune.documents.worker import Job, Worker, Workers
-from omnitune.errors import DatasetError, DocumentError, ResourceError
+from omnitune.errors import DatasetError, DocumentError, MissingExtraError, ResourceError
 
 SMALL = Rendering(width=120)
 
@@ -135,6 +136,40 @@ def test_the_width_is_part_of_the_key(tmp_path: Path) -> None:
     assert key_of(path, Rendering(width=100)) != key_of(path, Rendering(width=101))
 
 
+def test_a_kind_has_the_settings_that_decide_it(tmp_path: Path) -> None:
+    for name in ("a.pdf", "a.wav", "a.mp4"):
+        (tmp_path / name).write_bytes(b"same")
+    usual = Rendering(segments="windows")
+    keys = {name: key_of(tmp_path / name, usual) for name in ("a.pdf", "a.wav", "a.mp4")}
+    assert len(set(keys.values())) == 3
+
+    def changed(rendering: Rendering) -> set[str]:
+        return {name for name, key in keys.items() if key_of(tmp_path / name, rendering) != key}
+
+    assert changed(dataclasses.replace(usual, width=100)) == {"a.pdf", "a.mp4"}
+    assert changed(dataclasses.replace(usual, max_pixels=100)) == {"a.pdf"}
+    assert changed(dataclasses.replace(usual, seconds=3.0)) == {"a.wav", "a.mp4"}
+    assert changed(dataclasses.replace(usual, segments="silence", marks=(0.0, 1.0))) == {"a.wav", "a.mp4"}
+
+
+def test_a_kind_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+
+    def require(package: str, *, extra: str) -> None:
+        raise MissingExtraError(f"{package}: pip install 'omnitune[{extra}]'")
+
+    monkeypatch.setattr(folder_module, "require", require)
+    with pytest.raises(MissingExtraError, match=r"av: pip install 'omnitune\[audio\]'"):
+        read_folder(tmp_path, tmp_path / "out", SMALL)
+
+
+def test_long_files_may_take_long_to_describe(tmp_path: Path) -> None:
+    with (tmp_path / "a.mp4").open("wb") as file:
+        file.truncate(50 << 20)
+    (tmp_path / "a.pdf").write_bytes(b"x")
+    assert folder_module._patience(tmp_path / "a.mp4") == 500 and folder_module._patience(tmp_path / "a.pdf") == 0
+
+
 def test_a_killed_run_keeps_what_was_done(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", ["garden", "kitchen", "workshop"])
     many = [Sheet(f"Page {n}", [f"line {k} of page {n}" for k in range(20)]) for n in range(64)]
@@ -242,7 +277,10 @@ def test_a_full_disk_stops_the_run(tmp_path: Path, reader: str) -> None:
     worker.close()
 
 
-def test_a_worker_imports_neither_torch_nor_datasets() -> None:
-    code = "import omnitune.documents.worker, omnitune.documents.pdf, sys, json; print(json.dumps(sorted(sys.modules)))"
+@pytest.mark.parametrize("reader", ["pdf", "images", "recordings", "clips"])
+def test_a_worker_imports_neither_torch_nor_datasets(reader: str) -> None:
+    code = (
+        f"import omnitune.documents.worker, omnitune.documents.{reader}, sys, json; print(json.dumps([*sys.modules]))"
+    )
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     assert not {"torch", "datasets", "transformers"} & set(loaded)

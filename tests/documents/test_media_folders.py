@@ -14,9 +14,9 @@ from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune import SentenceTransformer
 from omnitune.cli.main import app
 from omnitune.documents import folder as folder_module
-from omnitune.documents import load, pipeline, prepare
+from omnitune.documents import load, pipeline, prepare, train
 from omnitune.documents.recipe import parse_recipe
-from omnitune.errors import DatasetError, InputError, LeakageError, RecipeError
+from omnitune.errors import DatasetError, InputError, LeakageError, ModalityError, RecipeError
 
 RECIPE = """
 model: {model_name_or_path: embedded, max_seq_length: 64}
@@ -269,6 +269,37 @@ def test_tables_of_clips_and_recordings_embed_their_files(heard, seen):
         made = load(out / "dataset").to_datasets()
         assert type(made["pages"].features["image"]).__name__ == kind
         assert Path(made["pages"][0]["image"]["path"]).is_file()
+
+
+# --- other models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("run", "name"), [("heard", "tiny_clap"), ("seen", "tiny_qwen3_vl")])
+def test_a_speech_or_vision_model_takes_the_place_of_the_embedded_one(request, tmp_path, run, name):
+    dataset = load(request.getfixturevalue(run)[0] / "dataset")
+    model = request.getfixturevalue(name)
+    text = RECIPE.replace("TEST", "0.2").replace("model: {model_name_or_path: embedded, max_seq_length: 64}\n", "")
+    wanted = parse_recipe(text.replace("logging_steps: 1", "logging_steps: 1\n  max_steps: 2"), source="tiny.yaml")
+    place = train.train(dataset.folder, tmp_path / "out", model=str(model), recipe=wanted)
+    trained = SentenceTransformer(str(place), device="cpu")
+    base = SentenceTransformer(str(model), device="cpu")
+    found = trained.encode_document(dataset.pages[:3])
+    assert found.shape == base.encode_document(dataset.pages[:3]).shape
+    assert np.abs(found - base.encode_document(dataset.pages[:3])).max() > 1e-6, "it was trained"
+
+
+def test_no_transcript_is_made_for_a_model_that_needs_none(talks, tiny_clap, tmp_path):
+    text = RECIPE.replace("TEST", json.dumps(TALKS_TEST)).replace("embedded, max_seq_length: 64", str(tiny_clap))
+    outcome = pipeline.finetune(talks, tmp_path / "out", recipe=parse_recipe(text, source="tiny.yaml"))
+    assert not any(load(outcome.dataset).page_texts)
+    assert [one.name for one in outcome.report.systems if one.name not in ("base", "finetuned")] == []
+    assert "The recordings have no transcript, so there is no baseline on it." in outcome.report.data.notes
+
+
+def test_a_model_that_takes_no_clips_says_so(seen, tiny_bert):
+    dataset = load(seen[0] / "dataset")
+    with pytest.raises(ModalityError, match="takes text; got 'video'"):
+        SentenceTransformer(str(tiny_bert), device="cpu").encode_document(dataset.pages[:1])
 
 
 # --- what a folder must hold ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from omnitune.report.results import (
     Run,
     SizePoint,
     System,
+    Words,
 )
 
 
@@ -247,3 +248,18 @@ def test_duration(seconds, text):
 def test_p_value_is_never_zero():
     assert p_value(0.0) == "p < 0.001"
     assert p_value(0.0421) == "p = 0.042"
+
+
+def test_a_sheet_of_segments_gives_their_times():
+    page = Page(id="a.mp3#2", document="a.mp3", number=2, times="0:30-0:45")
+    html = render_sheet(query="q", model="m", pages=[(page, 0.5)], words=Words(document="recording", page="segment"))
+    assert "1 segments found by m" in html and "a.mp3, 0:30-0:45" in html and "page 2" not in html
+
+
+def test_the_report_says_segment_where_pages_are_segments(report):
+    words = Words(document="recording", page="segment", sees="sound", text="transcript", picture="waveform")
+    shown = Page(id="a.mp3#2", document="a.mp3", number=2, times="0:30-0:45", read="what was <heard>")
+    case = replace(report.worst[0], expected=shown)
+    html = render_report(replace(report, words=words, worst=[case]))
+    assert "a.mp3, 0:30-0:45" in html and "what was &lt;heard&gt;" in html
+    assert "segments of held-out recordings" in html and "Split by recording" in html and "bytes a segment" in html

@@ -43,6 +43,8 @@ STANDS_OUT = 5.0
 """Times by which a cut changes more than nine in ten of the other frames between the key frames around it: a moving
 camera changes every frame."""
 THUMBNAIL = (16, 9)
+EXACT = 1e-6
+"""Seconds by which times may differ for being rounded."""
 
 
 def describe(path: Path, rendering: Rendering) -> Description:
@@ -133,26 +135,26 @@ def _cuts(path: Path, course: _Course) -> Iterator[float]:
     """Seconds at which another shot begins: looked for where a key frame differs from the one before it."""
     known = zip(course.times, course.thumbnails, strict=True)
     for (one, before), (other, after) in pairwise(known):
-        if _change(before, after) < CUT:
-            continue
-        changes = [*_changes(path, one, other)]
-        others = sorted(change for _, change in changes)[:-1]
-        usual = float(np.quantile(others, 0.9)) if others else 0.0
-        yield from (time for time, change in changes if change >= max(CUT, STANDS_OUT * usual))
+        if _change(before, after) >= CUT:
+            times, thumbnails = zip(*_between(path, one, other), strict=True)
+            yield from (times[place] for place in _places(thumbnails))
 
 
-def _changes(path: Path, start: float, stop: float) -> Iterator[tuple[float, float]]:
-    """Time of every frame after the key frame at `start` up to the one at `stop`, and its change."""
-    before: NDArray[np.float32] | None = None
+def _places(thumbnails: Sequence[NDArray[np.float32]]) -> Iterator[int]:
+    """Which of some frames in a row begin another shot."""
+    changes = [_change(before, after) for before, after in pairwise(thumbnails)]
+    others = sorted(changes)[:-1]
+    enough = max(CUT, STANDS_OUT * float(np.quantile(others, 0.9))) if others else CUT
+    yield from (place for place, change in enumerate(changes, start=1) if change >= enough)
+
+
+def _between(path: Path, start: float, stop: float) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Times and thumbnails of the frames from the key frame at `start` to the one at `stop`."""
     for time, frame in _decoded(path, start):
-        if time > stop + 1e-6:
+        if time > stop + EXACT:
             return
-        if time < start - 1e-6:
-            continue
-        now = _thumbnail(frame)
-        if before is not None:
-            yield time, _change(before, now)
-        before = now
+        if time >= start - EXACT:
+            yield time, _thumbnail(frame)
 
 
 def _change(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -188,10 +190,10 @@ def _frames(path: Path, marks: Sequence[float], width: int) -> Iterator[list[Fra
     index, found, following = 0, list[Frame](), marks[0]
     last: Any = None
     for time, frame in _decoded(path):
-        while index + 2 < len(marks) and time >= marks[index + 1] - 1e-6:
+        while index + 2 < len(marks) and time >= marks[index + 1] - EXACT:
             yield found or [_pixels(last or frame, width)]
             index, found, following = index + 1, [], marks[index + 1]
-        if time >= following - 1e-6 and len(found) < MOST_FRAMES:
+        if time >= following - EXACT and len(found) < MOST_FRAMES:
             found.append(_pixels(frame, width))
             following += max(1 / FPS, (marks[index + 1] - marks[index]) / MOST_FRAMES)
         last = frame

@@ -23,7 +23,7 @@ from omnitune.documents.baselines import has_text
 from omnitune.documents.captions import caption_files
 from omnitune.documents.dataset import DocumentDataset, prepare
 from omnitune.documents.dataset import load as open_dataset
-from omnitune.documents.default_model import Choice, choose, loading, page_file_reader, text_embedder
+from omnitune.documents.default_model import EMBEDDED, Choice, choose, loading, page_file_reader, text_embedder
 from omnitune.documents.encoded import Say, about, announce, encode_test
 from omnitune.documents.fit import Fitted
 from omnitune.documents.folder import find_documents, kind_at
@@ -145,6 +145,7 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
     }
     if kind.captioned:
         inputs["captions"] = [listing(path) for path in caption_files(folder, names)]
+        inputs["read"] = _reads(kind, recipe)
     if recipe.queries.writer != "extractive":
         inputs["queries"] = recipe.settings()["queries"]
     if steps.pending("prepare", inputs):
@@ -159,8 +160,14 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
 
 def prepared(folder: Path, place: Path, recipe: Recipe, say: Say) -> DocumentDataset:
     """The dataset of a folder by a recipe, made in `place` or opened there."""
-    reader = page_file_reader(kind_of_folder(folder, recipe))
+    kind = kind_of_folder(folder, recipe)
+    reader = page_file_reader(kind) if _reads(kind, recipe) else None
     return prepare(folder, place, reader=reader, writer=make_writer(recipe.queries, say), **recipe.prepare)
+
+
+def _reads(kind: Kind, recipe: Recipe) -> bool:
+    """Whether pages without text are read; recordings, which takes their own length, only for a model that needs it."""
+    return kind.own_text or recipe.model.get("model_name_or_path", EMBEDDED) == EMBEDDED
 
 
 def _made(dataset: DocumentDataset) -> dict[str, int]:

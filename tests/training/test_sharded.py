@@ -93,6 +93,23 @@ def train(path: str, folder: Path, batch_size: int, **changes: Any) -> Any:
     return trainer
 
 
+def own_weights(path: str, folder: Path, **changes: Any) -> float:
+    """Size of what a loss with weights of its own has learnt, which were drawn with another seed on every rank."""
+    from omnitune import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+
+    model = encoder(path)
+    torch.manual_seed(int(os.environ["RANK"]))
+    loss = losses.SoftmaxLoss(model, model.get_embedding_dimension(), 3)
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder), report_to=[], disable_tqdm=True, use_cpu=True, max_steps=2, save_strategy="no",
+        per_device_train_batch_size=2, dataloader_pin_memory=False, **changes,
+    )  # fmt: skip
+    texts = [words(i) for i in range(8)]
+    pairs = Dataset.from_dict({"a": texts, "b": texts[::-1], "label": [i % 3 for i in range(8)]})
+    SentenceTransformerTrainer(model=model, args=args, train_dataset=pairs, loss=loss).train()
+    return sum(float(p.detach().abs().sum()) for n, p in loss.named_parameters() if not n.startswith("model."))
+
+
 def history(trainer: Any) -> dict[str, Any]:
     entries = trainer.state.log_history
     keys = ("loss", "grad_norm", "eval_cosine_ndcg@10")
@@ -137,6 +154,7 @@ def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
         found[f"{kind} whole"] = loss
         if rank == 0:
             torch.save(gradients, folder / f"{kind} whole.pt")
+    found["own"] = [own_weights(path, folder / "own"), own_weights(path, folder / "own", fsdp=True)]
     # Each rank encodes what it likes, as long as all encode: rank zero more, or in another way.
     mine = [words(i) for i in range(9 if rank == 0 else 2)]
     found["encoded"] = sharded.encode_query(mine, batch_size=2).tolist()
@@ -221,6 +239,12 @@ def test_ranks_run_equally_many_of_every_kind(two_ranks: Ranks) -> None:
         [0, "b", ["10", "x"], 8],
         [1, "b", ["11", "x"], 8],
     ]
+
+
+@pytest.mark.slow
+def test_a_losss_own_weights_are_the_same_on_all_ranks(two_ranks: Ranks) -> None:
+    first, second = (found["own"] for found in two_ranks[1])
+    assert first == second and first[0] == pytest.approx(first[1], abs=1e-4)
 
 
 @pytest.mark.slow

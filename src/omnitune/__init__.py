@@ -24,6 +24,7 @@ _HOME = {
     "SentenceTransformerTrainer": "omnitune.training.trainer",
     "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
     "SimilarityFunction": "omnitune.ops.similarity",
+    "encode_on_ray": "omnitune.model.on_ray",
     "encode_to_disk": "omnitune.model.to_disk",
     "mine_hard_negatives": "omnitune.training.mining",
     "quantize_embeddings": "omnitune.ops.quantize",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
     from omnitune.model.cross_encoder import CrossEncoder as CrossEncoder
     from omnitune.model.encoders import SentenceTransformer as SentenceTransformer
+    from omnitune.model.on_ray import encode_on_ray as encode_on_ray
     from omnitune.model.to_disk import encode_to_disk as encode_to_disk
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction

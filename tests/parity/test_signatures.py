@@ -47,7 +47,7 @@ PATHS = (
 OURS_ALONE = {
     "": {
         "BatchSamplers", "DEFAULT_POLICY", "MediaPolicy", "MultiDatasetBatchSamplers", "documents",
-        "encode_to_disk", "errors", "modules", "search",
+        "encode_on_ray", "encode_to_disk", "errors", "modules", "search",
     },
     "cross_encoder.losses": {"BaseWeightingScheme", "ListLoss", "PairLoss"},
     "losses": {"Loss", "Strategy"},

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed
 from datasets import Dataset
+from PIL import Image
 from torch import Tensor
 
 from omnitune.errors import CheckpointError, InputError
@@ -20,6 +21,9 @@ from omnitune.types import Column
 
 SHARES = ([0, 1, 2, 3, 4, 5], [6, 7, 6, 7, 6, 7])
 """Rows of the two ranks; equal ones are encoded once, so of two at a time they are three mini-batches and one."""
+
+PAGES = ([1, 3, 5, 7], [0, 2, 4, 6])
+"""Of a model of texts and images: rank zero has no images, and the other no texts."""
 
 LOSSES = ("plain", "cached", "one")
 
@@ -36,6 +40,15 @@ def columns(rows: list[int]) -> list[Column]:
     ]
 
 
+def mixed(rows: list[int]) -> list[Column]:
+    """Documents that are texts where the number is odd, and else images."""
+    seeds = {i: torch.Generator().manual_seed(i) for i in rows}
+    noise = {i: torch.randint(0, 255, (40 + 8 * (i % 3), 56, 3), generator=seeds[i], dtype=torch.uint8) for i in rows}
+    documents = [words(i) if i % 2 else Image.fromarray(noise[i].numpy()) for i in rows]
+    queries = Column(name="query", items=[f"query {i}" for i in rows], role="query")
+    return [queries, Column(name="page", items=documents, role="document")]
+
+
 def step(model: Any, kind: str, rows: list[int], average: bool = False) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one step; the latter whole."""
     from omnitune import losses
@@ -46,9 +59,9 @@ def step(model: Any, kind: str, rows: list[int], average: bool = False) -> tuple
     if kind == "plain":
         loss = losses.MultipleNegativesRankingLoss(model, **options)
     else:
-        size = 2 if kind == "cached" else 64
+        size = 64 if kind == "one" else 2
         loss = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=size, **options)
-    value = loss(columns(rows), None)
+    value = loss(mixed(rows) if kind == "mixed" else columns(rows), None)
     value.backward()
     if average:
         average_gradients(model.parameters())
@@ -93,6 +106,23 @@ def train(path: str, folder: Path, batch_size: int, **changes: Any) -> Any:
     return trainer
 
 
+def own_weights(path: str, folder: Path, **changes: Any) -> float:
+    """Size of what a loss with weights of its own has learnt, which were drawn with another seed on every rank."""
+    from omnitune import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+
+    model = encoder(path)
+    torch.manual_seed(int(os.environ["RANK"]))
+    loss = losses.SoftmaxLoss(model, model.get_embedding_dimension(), 3)
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder), report_to=[], disable_tqdm=True, use_cpu=True, max_steps=2, save_strategy="no",
+        per_device_train_batch_size=2, dataloader_pin_memory=False, **changes,
+    )  # fmt: skip
+    texts = [words(i) for i in range(8)]
+    pairs = Dataset.from_dict({"a": texts, "b": texts[::-1], "label": [i % 3 for i in range(8)]})
+    SentenceTransformerTrainer(model=model, args=args, train_dataset=pairs, loss=loss).train()
+    return sum(float(p.detach().abs().sum()) for n, p in loss.named_parameters() if not n.startswith("model."))
+
+
 def history(trainer: Any) -> dict[str, Any]:
     entries = trainer.state.log_history
     keys = ("loss", "grad_norm", "eval_cosine_ndcg@10")
@@ -107,7 +137,7 @@ def attempt(work: Callable[[], Any]) -> str:
     return "fine"
 
 
-def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
+def on_a_rank(path: str, vision: str, folder: Path) -> dict[str, Any]:
     """What each of the two processes does."""
     from omnitune.model.lockstep import FILLER, in_step, shard
     from omnitune.types import MiniBatch
@@ -137,6 +167,11 @@ def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
         found[f"{kind} whole"] = loss
         if rank == 0:
             torch.save(gradients, folder / f"{kind} whole.pt")
+    found["own"] = [own_weights(path, folder / "own"), own_weights(path, folder / "own", fsdp=True)]
+    loss, gradients = step(shard(encoder(vision)), "mixed", PAGES[rank])
+    found["mixed"] = loss
+    if rank == 0:
+        torch.save(gradients, folder / "mixed.pt")
     # Each rank encodes what it likes, as long as all encode: rank zero more, or in another way.
     mine = [words(i) for i in range(9 if rank == 0 else 2)]
     found["encoded"] = sharded.encode_query(mine, batch_size=2).tolist()
@@ -153,11 +188,13 @@ def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def two_ranks(
+    bert: Path, tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *launch, __file__, str(bert), str(folder)]
+    command = [sys.executable, *launch, __file__, str(bert), str(tiny_qwen3_vl), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -171,12 +208,25 @@ Ranks = tuple[Path, list[dict[str, Any]]]
 @pytest.mark.parametrize("kind", LOSSES)
 def test_loss_and_gradients_are_those_of_one_process(bert: Path, two_ranks: Ranks, kind: str, weights: str) -> None:
     folder, found = two_ranks
-    loss, gradients = step(encoder(str(bert)), kind, [*SHARES[0], *SHARES[1]])
-    assert sum(one[f"{kind}{weights}"] for one in found) / 2 == pytest.approx(loss, rel=1e-5)
-    of_ranks = torch.load(folder / f"{kind}{weights}.pt")
-    assert of_ranks.keys() == gradients.keys() and max(g.abs().max() for g in gradients.values()) > 0.01
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(of_ranks[name], gradient, rtol=1e-4, atol=1e-6)
+    alone = step(encoder(str(bert)), kind, [*SHARES[0], *SHARES[1]])
+    assert_equal(alone, [one[f"{kind}{weights}"] for one in found], folder / f"{kind}{weights}.pt")
+
+
+@pytest.mark.slow
+def test_ranks_of_different_modalities_make_the_same_forwards(tiny_qwen3_vl: Path, two_ranks: Ranks) -> None:
+    folder, found = two_ranks
+    alone = step(encoder(str(tiny_qwen3_vl)), "mixed", [*PAGES[0], *PAGES[1]])
+    assert any("visual" in name for name in alone[1])
+    assert_equal(alone, [one["mixed"] for one in found], folder / "mixed.pt")
+
+
+def assert_equal(alone: tuple[float, dict[str, Tensor]], losses: list[float], gradients: Path) -> None:
+    loss, expected = alone
+    assert sum(losses) / 2 == pytest.approx(loss, rel=1e-5)
+    found = torch.load(gradients)
+    assert found.keys() == expected.keys() and max(g.abs().max() for g in expected.values()) > 0.01
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.slow
@@ -224,6 +274,12 @@ def test_ranks_run_equally_many_of_every_kind(two_ranks: Ranks) -> None:
 
 
 @pytest.mark.slow
+def test_a_losss_own_weights_are_the_same_on_all_ranks(two_ranks: Ranks) -> None:
+    first, second = (found["own"] for found in two_ranks[1])
+    assert first == second and first[0] == pytest.approx(first[1], abs=1e-4)
+
+
+@pytest.mark.slow
 def test_messages(two_ranks: Ranks) -> None:
     for found in two_ranks[1]:
         assert found["saving"].startswith("save_pretrained: expected whole weights, got weights that are sharded")
@@ -259,6 +315,6 @@ def test_a_model_that_others_wrap_is_refused(wrapped: str) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[2])
-    results = on_a_rank(sys.argv[1], target)
+    target = Path(sys.argv[3])
+    results = on_a_rank(sys.argv[1], sys.argv[2], target)
     (target / f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))

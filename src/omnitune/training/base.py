@@ -36,7 +36,7 @@ from omnitune.training import best_metric, binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
-from omnitune.training.gradients import average_gradients
+from omnitune.training.gradients import average_gradients, start_alike
 from omnitune.training.measuring import measure
 from omnitune.training.parts import LossParts
 from omnitune.training.sharded import keep_unwrapped, shard_as_asked
@@ -256,6 +256,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.loss, columns, self.args.train_batch_size, self.args.gradient_accumulation_steps
         )
         self.opening_lines += self._feed.keep_caches(self.train_dataset)
+        start_alike(binding.Trainable(self.loss, self.model))
         try:
             result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:

@@ -1,4 +1,4 @@
-"""Average gradients over ranks, once an optimizer step.
+"""Average gradients over ranks, once an optimizer step; and start from the same weights.
 
 Losses encode on the model itself and not on its distributed wrapper, because a step has many forwards and some of their
 backwards run inside another backward; so the wrapper's own reduction never starts, and this takes its place.
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 BUCKET_BYTES = 32 * 2**20
 """Gradients that travel together."""
@@ -42,6 +42,22 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         torch.distributed.all_reduce(flat)
         for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def start_alike(module: nn.Module) -> None:
+    """Copy rank zero's parameters and buffers to all ranks; what is sharded is one already.
+
+    Args:
+        module: Of the same parameters in the same order on all ranks; a loss's own are drawn at random on each.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if not hasattr(tensor, "full_tensor"):
+                same = tensor.detach().contiguous()
+                torch.distributed.broadcast(same, src=0)
+                tensor.copy_(same)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -136,7 +136,7 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
     documents = find_documents(folder, recipe.prepare.get("kind", "auto"))
     names = [path.relative_to(folder).as_posix() for path in documents]
     kind = kind_at(documents[0])
-    inputs = {
+    inputs: dict[str, Any] = {
         "version": __version__,
         "documents": [listing(path) for path in documents],
         "names": names,

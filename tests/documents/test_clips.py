@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -167,12 +168,57 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, content: bytes, reason
         described(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
-def test_a_clip_that_is_cut_off(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "reason"),
+    [
+        (".avi", "truncated: its header says .* bytes, and it has"),
+        (".mkv", "truncated: its header says 5.0 s, and it ends after"),
+        (".mp4", "no video that can be read"),
+    ],
+)
+def test_a_clip_that_is_cut_off(tmp_path: Path, suffix: str, reason: str) -> None:
     content = broken(tmp_path / f"whole{suffix}")
     (tmp_path / f"a{suffix}").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DocumentError, match=rf"a{suffix}: (truncated|no video that can be read|broken video)"):
+    with pytest.raises(DocumentError, match=f"a{suffix}: {reason}"):
         described(tmp_path / f"a{suffix}")
+
+
+def test_a_clip_whose_header_came_first_and_is_cut_off(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mp4", frames(60), fps=FPS, options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        DocumentError, match="a.mp4: (broken video after [0-9]+ frames|truncated: its header says 60 frames)"
+    ):
+        described(path)
+
+
+@pytest.mark.parametrize(("suffix", "reason"), [(".mkv", "broken video$"), (".ts", "broken video after [0-9]+ frames")])
+def test_a_clip_with_a_hole(tmp_path: Path, suffix: str, reason: str) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = 96
+        stream.codec_context.gop_size = 30
+        for number in range(60):
+            rng = np.random.default_rng(number)
+            noise = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(whole.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 9000] = bytes(9000)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DocumentError, match=rf"a{suffix}: {reason}"):
+        marks = described(path).marks
+        list(clips.pages(path, 0, len(marks) - 1, tmp_path / "out", Rendering(marks=marks)))
+
+
+def test_a_frame_without_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clip(tmp_path / "a.mp4", frames(24), fps=FPS)
+    monkeypatch.setattr(clips, "_at", lambda timed: timed.pts if timed.pts else None)
+    with pytest.raises(DocumentError, match="a.mp4: broken video after 0 frames"):
+        described(path)
 
 
 def test_a_recording_is_no_clip(tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ def test_only_a_segment_is_in_memory() -> None:
     [
         ("a.mp3", b"", "a.mp3: empty"),
         ("a.wav", wav(noise(2, 0))[:20_000], "a.wav: truncated: its header says .* bytes, and it has 20000"),
-        ("a.mp3", b"not sound at all" * 100, "a.mp3: (no audio that can be read|broken audio)"),
-        ("a.wav", wav(np.zeros(0, np.float32)), "a.wav: (it has no samples|there is no audio in it)"),
+        ("a.mp3", b"not sound at all" * 100, "a.mp3: no audio that can be read"),
+        ("a.wav", wav(np.zeros(0, np.float32)), "a.wav: it has no samples"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -134,13 +134,26 @@ def test_what_is_wrong_is_said(tmp_path: Path, name: str, content: bytes, reason
         recordings.describe(tmp_path / name, Rendering(segments="silence"))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "reason"),
+    [
+        (".mp3", "truncated: its header says 8.0 s, and it ends after 4.0 s"),
+        (".flac", "broken audio: Invalid data"),
+        (".m4a", "no audio that can be read"),
+    ],
+)
+def test_a_recording_that_is_cut_off(tmp_path: Path, suffix: str, reason: str) -> None:
+    content = write_sound(tmp_path / f"whole{suffix}", tone(300, 8.0)).read_bytes()
+    (tmp_path / f"a{suffix}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DocumentError, match=f"a{suffix}: {reason}"):
+        recordings.describe(tmp_path / f"a{suffix}", Rendering(segments="silence"))
+
+
 def test_a_stream_without_channels(tmp_path: Path) -> None:
     content = bytearray(wav(noise(1, 0)))
     content[22:24] = (0).to_bytes(2, "little")
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(
-        DocumentError, match=r"a.wav: (its sound track has no channels|no audio|there is no audio|broken)"
-    ):
+    with pytest.raises(DocumentError, match="a.wav: its sound track has no channels"):
         recordings.describe(tmp_path / "a.wav", Rendering(segments="silence"))
 
 

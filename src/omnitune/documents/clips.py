@@ -188,17 +188,15 @@ def _decoded(path: Path, start: float = 0.0) -> Iterator[tuple[float, Any]]:
 def _frames(path: Path, marks: Sequence[float], width: int) -> Iterator[list[Frame]]:
     """Frames of every segment in turn, at least one."""
     index, found, following = 0, list[Frame](), marks[0]
-    last: Any = None
+    last: Any = None  # a described clip has frames
     for time, frame in _decoded(path):
         while index + 2 < len(marks) and time >= marks[index + 1] - EXACT:
-            yield found or [_pixels(last or frame, width)]
+            yield found or [_pixels(last, width)]
             index, found, following = index + 1, [], marks[index + 1]
         if time >= following - EXACT and len(found) < MOST_FRAMES:
             found.append(_pixels(frame, width))
             following += max(1 / FPS, (marks[index + 1] - marks[index]) / MOST_FRAMES)
         last = frame
-    if last is None:
-        raise DocumentError(f"{path.name}: it has no frames")
     yield found or [_pixels(last, width)]
 
 

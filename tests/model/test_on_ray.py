@@ -47,18 +47,31 @@ def load(path: Path, told: Path | None = None) -> SentenceTransformer:
     return SentenceTransformer(str(path), device="cpu", prompts={"query": "find ", "document": "page "})
 
 
-def call(folder: Path, model: Path, name: str, kill: bool) -> None:
-    """What the child processes do."""
-    lines = partial(Lines, folder / name, os.getpid() if kill else 0)
+def call(folder: Path, model: Path, name: str, workers: int, victim: int = 0) -> None:
     encode_on_ray(
         partial(load, model, folder / "told"),
-        lines,
-        folder / "out",
+        partial(Lines, folder / name, victim),
+        folder / f"{name}.shards",
         rows_at_once=ROWS,
-        workers=1 if kill else 2,
+        workers=workers,
         show_progress_bar=True,
         normalize_embeddings=True,
     )
+
+
+def killed(folder: Path, model: Path) -> None:
+    """A run on a cluster of its own whose driver is killed in the third block."""
+    call(folder, model, "texts", 1, os.getpid())
+
+
+def resumed(folder: Path, model: Path) -> None:
+    """The same again on a cluster that is there, and then one with a bad item."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+    call(folder, model, "texts", 2)
+    call(folder, model, "broken", 1)
 
 
 def child(folder: Path, *arguments: object) -> tuple[int, str]:
@@ -73,22 +86,21 @@ def child(folder: Path, *arguments: object) -> tuple[int, str]:
 def test_a_killed_run_goes_on_and_equals_encode(tiny_bert: Path, texts: list[str], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     (tmp_path / "texts").write_text(json.dumps(texts))
-    assert child(tmp_path, tiny_bert, "texts", True)[0] == -signal.SIGKILL
-    with pytest.raises(InputError, match="folder: expected a complete corpus, got .*out without corpus.json"):
-        open_shards(tmp_path / "out")
-    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npy")}
+    (tmp_path / "broken").write_text(json.dumps([*texts[:-2], 5, texts[-1]]))
+    assert child(tmp_path, "killed", tiny_bert)[0] == -signal.SIGKILL
+    assert (tmp_path / "told").read_text() == "0"
+    with pytest.raises(InputError, match="folder: expected a complete corpus, got .*texts.shards without corpus.json"):
+        open_shards(tmp_path / "texts.shards")
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "texts.shards").glob("*.npy")}
     assert sorted(path.name for path in left) == ["00000000.npy", "00000001.npy"]
-    code, said = child(tmp_path, tiny_bert, "texts", False)
-    assert code == 0 and "Encoding: 100%" in said, said[-3000:]
+    code, said = child(tmp_path, "resumed", tiny_bert)
+    assert "Encoding: 100%" in said, said[-3000:]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in left.items())
-    shards = open_shards(tmp_path / "out")
+    shards = open_shards(tmp_path / "texts.shards")
     assert [len(shard) for shard in shards] == [7, 7, 7, 3] and isinstance(shards[0], np.memmap)
     expected = load(tiny_bert).encode_document(texts, normalize_embeddings=True)
     assert np.allclose(np.concatenate(shards), expected, rtol=0, atol=1e-6)
-    assert (tmp_path / "told").read_text() == "0"
-    # A block with a bad item names its row; the shards of the others stay.
-    (tmp_path / "broken").write_text(json.dumps([*texts[:-2], 5, texts[-1]]))
-    code, said = child(tmp_path, tiny_bert, "broken", False)
+    # A block with a bad item names its row.
     assert code == 1 and "ModalityError: row 22, column 'inputs': " in said, said[-3000:]
 
 
@@ -145,8 +157,11 @@ def test_shards_of_a_longer_run_are_removed(tmp_path: Path) -> None:
     for number in (0, 1, 12):
         for kind in ("npy", "json"):
             (tmp_path / f"{number:08}.{kind}").write_text("")
+    others = ["00000099.npy", "2024.npy", "rows.jsonl"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
     on_ray._remove_others(tmp_path, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.json", "00000000.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.json", "00000000.npy", *others]
 
 
 def test_workers_are_counted(tmp_path: Path) -> None:
@@ -190,4 +205,4 @@ def test_workers_ask_for_what_machines_have(nodes: Any, workers: int | None, exp
 
 
 if __name__ == "__main__":
-    call(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "True")
+    {"killed": killed, "resumed": resumed}[sys.argv[2]](Path(sys.argv[1]), Path(sys.argv[3]))

@@ -1,6 +1,5 @@
 """The one inference loop: raw items in, one output a row, in the order of the items."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -170,15 +169,14 @@ def _run(
     total = sum(len(mini_batch.items) for mini_batch in mini_batches)
     bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
     made: dict[int, Any] = {}
-    following = itertools.count()
-    number = next(following)
+    number = 0
     with bar as shown:
         for (place, mini_batch), features in zip(steps, prepared, strict=True):
             made[place] = read(model.engine.forward(features, **request.forward), len(mini_batch.items))
             while number in made:
                 yield made.pop(number)
                 shown.update(len(mini_batches[number].items))
-                number = next(following)
+                number += 1
 
 
 def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

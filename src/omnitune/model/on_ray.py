@@ -24,6 +24,7 @@ from omnitune import errors, runtime
 from omnitune.model.embedding_cache import identity
 from omnitune.model.encoders import SentenceTransformer
 from omnitune.model.to_disk import ROWS_AT_ONCE, Role, Vectors, check_options, corpus_key, encode_rows
+from omnitune.types import Column
 
 FACTS = "corpus.json"
 
@@ -139,19 +140,17 @@ class _Worker:
 
     def _encode(self, start: int, stop: int) -> None:
         model, weights, items = self._open()
-        held = [items[row] for row in range(start, stop)]
-        try:
-            key = corpus_key(weights, model, held, self.role, self.options)
-        except errors.OmnituneError:
-            key = ""  # an item that has no content: encoding names its row
+        rows = range(start, stop)
+        held = [items[row] for row in rows]
+        key = corpus_key(weights, model, Column(name="inputs", items=held, rows=rows), self.role, self.options)
         shard = _shard(self.folder, start // self.rows_at_once)
         facts = shard.with_suffix(".json")
-        if key and facts.is_file() and shard.is_file() and json.loads(facts.read_text())["key"] == key:
+        if facts.is_file() and shard.is_file() and json.loads(facts.read_text())["key"] == key:
             return
-        rows = encode_rows(model, held, start, self.role, self.options)
+        encoded = encode_rows(model, held, start, self.role, self.options)
         facts.unlink(missing_ok=True)
         with runtime.writing(shard) as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
+            np.save(file, encoded)
         with runtime.writing(facts) as temporary:
             temporary.write_text(json.dumps({"key": key, "rows": [start, stop]}))
 
@@ -173,11 +172,11 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _remove_others(folder: Path, shards: int) -> None:
-    """Delete what an earlier run with more blocks left."""
-    for path in folder.glob("[0-9]*.npy"):
-        if int(path.stem) >= shards:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink()
+    """Delete the shards that an earlier run with more blocks left, and nothing else."""
+    for facts in folder.glob("[0-9]" * 8 + ".json"):
+        if int(facts.stem) >= shards:
+            facts.with_suffix(".npy").unlink(missing_ok=True)
+            facts.unlink()
 
 
 @contextmanager

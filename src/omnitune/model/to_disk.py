@@ -10,10 +10,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from omnitune import runtime
-from omnitune.errors import InputError
+from omnitune.errors import InputError, MediaError, ModalityError
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.embedding_cache import identity
 from omnitune.model.encoders import SentenceTransformer
+from omnitune.types import Column
 
 ROWS_AT_ONCE = 8_192
 """Rows that are encoded, written and noted as done together; what a stop can lose."""
@@ -58,7 +59,8 @@ def encode_to_disk(
         raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
     facts = target.with_name(target.name + ".json")
     partial = target.with_name(target.name + ".partial")
-    ends = [inputs[0], inputs[len(inputs) - 1]]
+    last = len(inputs) - 1
+    ends = Column(name="inputs", items=[inputs[0], inputs[last]], rows=[0, last])
     key = corpus_key(identity(model), model, ends, role, {**options, "items": len(inputs)})
     done = _done(facts, partial, key)
     array: Vectors | None = open_memmap(partial, mode="r+") if done else None
@@ -109,9 +111,7 @@ def check_options(items: int, rows_at_once: int, options: dict[str, Any]) -> Non
         )
 
 
-def corpus_key(
-    weights: str, model: SentenceTransformer, items: Sequence[Any], role: Role, options: dict[str, Any]
-) -> str:
+def corpus_key(weights: str, model: SentenceTransformer, items: Column, role: Role, options: dict[str, Any]) -> str:
     """What rows of embeddings depend on.
 
     Args:
@@ -120,11 +120,25 @@ def corpus_key(
         items: Those whose content counts.
         role: Of the items.
         options: Of `encode`; the size of a mini-batch is no part of the key.
+
+    Raises:
+        ModalityError: The model does not take one of the items; its row is named.
+        MediaError: One of them is not there; its row is named.
     """
-    kinds = [fingerprint(item, model.modality_of(item, strings_are_text=role == "query")) for item in items]
+    kinds = [_content(model, items, index, strings_are_text=role == "query") for index in range(len(items))]
     plain = sorted((name, value) for name, value in options.items() if name != "batch_size")
     made = repr((weights, role, plain, model.prompts, model.default_prompt_name, model.truncate_dim, kinds))
     return hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
+
+
+def _content(model: SentenceTransformer, column: Column, index: int, *, strings_are_text: bool) -> str:
+    item = column.items[index]
+    try:
+        return fingerprint(item, model.modality_of(item, strings_are_text=strings_are_text))
+    except MediaError as error:
+        raise error.at(column.place(index)) from error
+    except ModalityError as error:
+        raise ModalityError(f"{column.place(index)}: {error}") from error
 
 
 def _done(facts: Path, partial: Path, key: str) -> int:

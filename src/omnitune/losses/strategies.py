@@ -10,7 +10,7 @@ Source: Gao et al. 2021 (arXiv:2101.06983) for the replay; keeping a part of the
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,6 +145,7 @@ class _Run:
     pieces: list[_Piece] = field(default_factory=list)
     autocast: "_Autocast | None" = None
     stochastic: bool | None = None
+    weights: frozenset[int] | None = None
 
     @property
     def kept(self) -> int:
@@ -174,7 +175,9 @@ class _Run:
 
     def _run_kept(self, mini_batch: MiniBatch, features: Features) -> tuple[Embeddings | None, bool]:
         """Run with a graph and weigh it: the output, or None when memory ran out, and whether its graph fits."""
-        scale = _Scale(_device(features), self.engine.parameters())
+        if self.weights is None:
+            self.weights = frozenset(weight.untyped_storage().data_ptr() for weight in self.engine.parameters())
+        scale = _Scale(_device(features), self.weights)
         try:
             with scale.weighing():
                 output = self.engine.run(dict(features))
@@ -284,7 +287,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 class _Scale:
     """Weighs the graph of one forward: on CUDA by the allocator, elsewhere by the tensors that autograd saves."""
 
-    def __init__(self, device: str, weights: Iterable[Tensor]) -> None:
+    def __init__(self, device: str, weights: frozenset[int]) -> None:
         self.device = device
         self.weights = weights
         self.bytes = 0
@@ -297,7 +300,7 @@ class _Scale:
             self.bytes = max(torch.cuda.memory_allocated(self.device) - before, 0)
             return
         # Weights are saved by every graph that uses them and cost nothing more.
-        seen = {weight.untyped_storage().data_ptr() for weight in self.weights}
+        seen = set(self.weights)
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()

@@ -3,6 +3,7 @@
 What differs between families is the `family` value and the public verbs in `encoders`; everything here serves all.
 """
 
+import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -314,7 +315,9 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        # One weight is looked at, not all: this is asked several times a mini-batch.
+        weights = itertools.chain(self.parameters(), self.buffers())
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype | None:

@@ -9,6 +9,7 @@ compares the packed row with each text alone.
 import inspect
 import logging
 import threading
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -133,8 +134,17 @@ def packs(module: "Transformer", *, media: bool = False) -> bool:
 
 def packs_through(model: nn.Module, modality: Modality) -> bool:
     """Whether every backbone in `model` packs items of `modality`, and there is one."""
-    backbones = [cast("Transformer", module) for module in model.modules() if hasattr(module, "packing")]
+    backbones = [*_backbones(model)]
     return bool(backbones) and all(packs(module, media=_may_hold_media(module, modality)) for module in backbones)
+
+
+def _backbones(module: nn.Module) -> Iterator["Transformer"]:
+    """Those in `module`; what is in a backbone is not looked through."""
+    if hasattr(module, "packing"):
+        yield cast("Transformer", module)
+        return
+    for part in module.children():
+        yield from _backbones(part)
 
 
 def _may_hold_media(module: "Transformer", modality: Modality) -> bool:

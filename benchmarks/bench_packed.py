@@ -1,7 +1,7 @@
 """Texts of lognormal length (sigma 1.1) in packed rows: against the same batches padded, and against the rival.
 
 Nothing is promised: packed rows are opt-in, and this says what they are worth on this machine. Outputs and losses are
-compared first.
+compared first. The rival trains in one pass, its default.
 
     python benchmarks/bench_packed.py [--quick]
 """

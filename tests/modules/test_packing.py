@@ -313,6 +313,16 @@ def test_a_probe_that_differs_keeps_the_padding(
     assert "packed, the outputs differ by" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_qwen3_vl"])
+def test_half_precision_and_autocast_pack_too(request: pytest.FixtureRequest, name: str) -> None:
+    path = str(request.getfixturevalue(name))
+    half = Transformer(path, unpad_inputs=True, model_kwargs={"dtype": torch.bfloat16})
+    assert packing.packs(half)
+    usual = Transformer(path, unpad_inputs=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert packing.packs(usual)
+
+
 def test_images_of_other_architectures_stay_padded(
     tiny_smolvlm: Path, page_images: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:

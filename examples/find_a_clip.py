@@ -15,16 +15,12 @@ import av
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset
+from measured import finetuned, report
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from omnitune import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-    losses,
-)
+from omnitune import SentenceTransformer
 from omnitune.evaluation import InformationRetrievalEvaluator
+from omnitune.ops.significance import Comparison
 
 COLOURS = {
     "red": (230, 40, 40), "green": (40, 220, 40), "blue": (50, 60, 240), "yellow": (235, 225, 40),
@@ -92,7 +88,7 @@ def untrained(folder: Path) -> Path:
     return folder
 
 
-def main(folder: Path, epochs: int = 12) -> tuple[float, float]:
+def main(folder: Path, epochs: int = 12) -> Comparison:
     """NDCG@10 on the held-out clips, before and after training."""
     rng = np.random.default_rng(0)
     pairs = [*itertools.product(COLOURS, DIRECTIONS)]
@@ -113,19 +109,10 @@ def main(folder: Path, epochs: int = 12) -> tuple[float, float]:
         name="clips",
     )
     model = SentenceTransformer(str(untrained(folder / "untrained")), device="cpu")
-    before = evaluator(model)["clips_cosine_ndcg@10"]
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "run"), num_train_epochs=epochs, per_device_train_batch_size=16, learning_rate=2e-3,
-        warmup_steps=0.1, batch_sampler="no_duplicates", report_to="none", save_strategy="no", seed=0,
-        disable_tqdm=True, logging_steps=50,
-    )  # fmt: skip
-    loss = losses.MultipleNegativesRankingLoss(model)
-    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), loss=loss)
-    trainer.train()
-    return before, evaluator(model)["clips_cosine_ndcg@10"]
+    settings = {"num_train_epochs": epochs, "per_device_train_batch_size": 16, "learning_rate": 2e-3}
+    return finetuned(model, rows, evaluator, folder / "run", **settings)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        before, after = main(Path(made))
-    print(f"NDCG@10 of sentences and clips never trained on: {before:.3f} before, {after:.3f} after")
+        print(report(main(Path(made))))

@@ -257,7 +257,7 @@ def test_a_sheet_of_segments_gives_their_times():
 
 
 def test_the_report_says_segment_where_pages_are_segments(report):
-    words = Words(document="recording", page="segment", sees="sound", text="transcript", picture="waveform")
+    words = Words(document="recording", page="segment", sees="sound", text="transcript")
     shown = Page(id="a.mp3#2", document="a.mp3", number=2, times="0:30-0:45", read="what was <heard>")
     case = replace(report.worst[0], expected=shown)
     html = render_report(replace(report, words=words, worst=[case]))

@@ -56,7 +56,7 @@ PAGES = Kind(
 RECORDINGS = Kind(
     name="recordings",
     modality="audio",
-    words=Words(document="recording", page="segment", sees="sound", text="transcript", picture="waveform"),
+    words=Words(document="recording", page="segment", sees="sound", text="transcript"),
     reader="omnitune.documents.recordings",
     settings=("segments", "seconds"),
     ways=("silence", "windows"),
@@ -67,7 +67,7 @@ RECORDINGS = Kind(
 CLIPS = Kind(
     name="clips",
     modality="video",
-    words=Words(document="clip", page="segment", sees="clip", text="text read", picture="key frames"),
+    words=Words(document="clip", page="segment", sees="clip", text="text read"),
     reader="omnitune.documents.clips",
     settings=("width", "segments", "seconds"),
     ways=("shots", "windows"),

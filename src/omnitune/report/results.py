@@ -19,14 +19,12 @@ class Words:
         page: What is found.
         sees: What a model is given of that.
         text: What a text retriever is given of it.
-        picture: What is shown of it.
     """
 
     document: str = "document"
     page: str = "page"
     sees: str = "page image"
     text: str = "text layer"
-    picture: str = "page image"
 
 
 PAGE_WORDS = Words()

@@ -75,6 +75,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
     "CrossEncoderTrainingArguments.__init__": {
         "activation_memory": EXTENSION,
+        "input_cache": EXTENSION,
         "tower_cache": EXTENSION,
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",
@@ -91,6 +92,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     },
     "SentenceTransformerTrainingArguments.__init__": {
         "activation_memory": EXTENSION,
+        "input_cache": EXTENSION,
         "tower_cache": EXTENSION,
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",

@@ -125,6 +125,25 @@ def test_round_robin_takes_turns_and_proportional_takes_all() -> None:
     assert all(len({row >= 24 for row in batch}) == 1 for batch in every)
 
 
+def test_a_users_own_order_of_datasets() -> None:
+    class LastFirst(ours.MultiDatasetDefaultBatchSampler):
+        def __iter__(self):
+            starts = self._start()
+            for start, sampler in reversed([*zip(starts[:-1], self.batch_samplers, strict=True)]):
+                yield from ([start + row for row in batch] for batch in sampler)
+
+        def __len__(self) -> int:
+            return sum(len(sampler) for sampler in self.batch_samplers)
+
+    datasets, shared = [pairs(16, 99), pairs(24, 99, seed=1)], options()
+    sampler = LastFirst(ConcatDataset(datasets), [DEFAULT(d, **shared) for d in datasets], shared["generator"], 7)
+    first = list(sampler)
+    assert [batch[0] >= 16 for batch in first] == [True] * 3 + [False] * 2
+    assert list(sampler) == first, "the seed of the epoch"
+    sampler.set_epoch(1)
+    assert all(one.epoch == 1 for one in sampler.batch_samplers) and list(sampler) != first
+
+
 @pytest.mark.parity
 class TestSameBatchesAsSentenceTransformers:
     theirs = staticmethod(lambda: importlib.import_module("sentence_transformers.base.sampler"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation import InformationRetrievalEvaluator
+from omnitune.evaluation import InformationRetrievalEvaluator, Ranking
 from omnitune.evaluation.search import Hits
 from omnitune.ops.similarity import cos_sim, dot_score
 
@@ -56,6 +56,7 @@ def test_measure_is_pure_and_has_no_prefix(line, tmp_path):
 
 def test_every_query_has_its_value(line):
     ranking = InformationRetrievalEvaluator(**line).rank(Lookup())["euclidean"]
+    assert isinstance(ranking, Ranking)
     assert ranking.query_ids == ["q0", "q10"]
     assert ranking.per_query["mrr@10"].tolist() == [0.5, 1.0]
     assert [document for document, _ in ranking.found(0)] == ["b", "a", "c"]

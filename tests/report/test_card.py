@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 from omnitune.report import card
-from omnitune.report.card import DatasetFacts, ModelFacts, SentenceTransformerModelCardData, TrainingFacts
+from omnitune.report.card import (
+    CrossEncoderModelCardData,
+    DatasetFacts,
+    ModelFacts,
+    SentenceTransformerModelCardData,
+    TrainingFacts,
+)
 
 FACTS = ModelFacts(
     family="SentenceTransformer",
@@ -108,6 +114,12 @@ def test_an_untrained_model_has_a_short_card() -> None:
     assert "## Training" not in text and "## Evaluation" not in text and "## Citations" not in text
     assert "page.png" not in text
     assert "base_model" not in front(text) and "model-index" not in front(text)
+
+
+def test_a_rerankers_card_says_what_it_is_for() -> None:
+    text = card.render(CrossEncoderModelCardData(), dataclasses.replace(FACTS, family="CrossEncoder"))
+    assert front(text)["tags"] == ["sentence-transformers", "cross-encoder", "reranker", "omnitune"]
+    assert "reranking of search results" in text and "CrossEncoder(" in text
 
 
 def test_a_folder_is_no_repository(tmp_path) -> None:

@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
+
+from fixtures.ranks import run_on_two_ranks
 
 MODES = ("pointwise", "listwise", "cached")
 ROWS, BATCH = 24, 6
@@ -86,13 +87,8 @@ def train(model_path: str, folder: Path, batch_size: int, mode: str) -> dict[str
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(bert: Path, tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *launch, __file__, str(bert), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = run_on_two_ranks(__file__, tmp_path, bert)
     assert [(tmp_path / f"left{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     for mode in MODES:
         left, right, alone = first[mode], second[mode], train(str(bert), tmp_path / f"{mode}-alone", BATCH, mode)
         assert left["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(left["loss"]) == 4

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.distributed
 
+from fixtures.ranks import run_on_two_ranks
 from omnitune.errors import OmnituneError
 from omnitune.model.sharing import deal
 
@@ -182,12 +182,7 @@ def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two_ranks(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *launch, __file__, str(bert), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, run_on_two_ranks(__file__, folder, bert)
 
 
 def timeless(metrics: dict[str, float]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from fixtures.ranks import run_on_two_ranks
 from omnitune.training import base
 from omnitune.training.gradients import BUCKET_BYTES, _buckets, average_gradients
 
@@ -73,14 +73,9 @@ def train(model_path: str, folder: Path, batch_size: int, mode: str) -> dict[str
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(bert: Path, tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *launch, __file__, str(bert), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = run_on_two_ranks(__file__, tmp_path, bert)
     # A gloo group that is still there when the interpreter ends aborts its process now and then.
     assert [(tmp_path / f"left{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     for mode in MODES:
         left, right, alone = first[mode], second[mode], train(str(bert), tmp_path / f"{mode}-alone", 6, mode)
         assert left["weight"] == right["weight"] == pytest.approx(alone["weight"], abs=1e-4)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets import Dataset
 from PIL import Image
 from torch import Tensor
 
+from fixtures.ranks import run_on_two_ranks
 from omnitune.errors import CheckpointError, InputError
 from omnitune.types import Column
 
@@ -192,12 +192,7 @@ def two_ranks(
     bert: Path, tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, *launch, __file__, str(bert), str(tiny_qwen3_vl), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, run_on_two_ranks(__file__, folder, bert, tiny_qwen3_vl)
 
 
 Ranks = tuple[Path, list[dict[str, Any]]]

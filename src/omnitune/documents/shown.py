@@ -8,7 +8,6 @@ many images (`--limit-mm-per-prompt '{"image": 8}'`).
 
 import base64
 import io
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from PIL import Image
 
+from omnitune.documents.media import RATE, wav
 from omnitune.inputs.audio import audio_size, load_audio
 from omnitune.inputs.detect import MEDIA, modality_of
 from omnitune.inputs.policy import DEFAULT_POLICY
@@ -33,9 +33,6 @@ have never {met} it.
 - Use your own words; do not copy phrases.
 - Mix short keyword queries and full questions; ask about what is particular to this {noun}.
 Answer with one query a line and nothing else. If the {noun} has nothing worth asking about, answer NONE."""
-
-RATE = 16_000
-"""Hertz of sound that is sent: what speech is recognised at."""
 
 FRAMES = 8
 """Frames of a clip that are sent, evenly spaced."""
@@ -133,7 +130,8 @@ def content(path: Path, kind: ShownKind) -> list[dict[str, Any]]:
     """
     if kind == "audio":
         samples = load_audio(path, DEFAULT_POLICY, Sampling(rate=RATE))
-        return [{"type": "input_audio", "input_audio": {"data": _wav(samples), "format": "wav"}}]
+        file = wav((samples.clip(-1, 1) * 32767).round().astype(np.int16))
+        return [{"type": "input_audio", "input_audio": {"data": base64.b64encode(file).decode(), "format": "wav"}}]
     if kind == "video":
         return _frames(path)
     form = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix.lower().removeprefix(".")
@@ -160,14 +158,3 @@ def _frames(path: Path) -> list[dict[str, Any]]:
         image.save(file, "JPEG", quality=90)
         made += [{"type": "text", "text": f"{seconds:.1f} s"}, _picture("jpeg", file.getvalue())]
     return made
-
-
-def _wav(samples: np.ndarray) -> str:
-    """A WAV file of 16 bits in base64, of `(samples,)` in -1..1 at `RATE`."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as made:
-        made.setnchannels(1)
-        made.setsampwidth(2)
-        made.setframerate(RATE)
-        made.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
-    return base64.b64encode(file.getvalue()).decode()

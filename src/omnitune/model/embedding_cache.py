@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from omnitune import runtime
 from omnitune.inputs.fingerprint import fingerprint
+from omnitune.model.kept import settings_of
 from omnitune.model.model import Model
-from omnitune.model.tower_cache import settings_of
 from omnitune.modules.transformer import Transformer
 
 CHUNK = 4096

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from omnitune import runtime
 from omnitune.errors import InputError, ShapeError
 from omnitune.inputs import pixels
 from omnitune.inputs.store import Entry, Store
-from omnitune.model.tower_cache import MEMORY_SHARE, Place, check_place, digest, packed, settings_of, unpacked
+from omnitune.model.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.rows import cat_rows, slice_rows
 from omnitune.types import Features, MiniBatch, Modality
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from omnitune.model.model import Model
 
 logger = logging.getLogger(__name__)
-
-DISK_BYTES = 20 << 30
-"""Bytes of inputs that are kept in files, of all models together."""
 
 MADE_TOGETHER = ("input_features", "input_values", "feature_attention_mask")
 """Features of a recording, which depend on what it is padded with."""
@@ -81,11 +77,7 @@ class InputCache:
             InputError: `place` is none of these.
         """
         check_place(place, "input_cache")
-        if place == "off":
-            self.store = None
-            return
-        share = int(MEMORY_SHARE * runtime.available_memory()) if memory is None else memory
-        self.store = Store(share, runtime.cache_folder() / "inputs" if place == "disk" else None, disk)
+        self.store = open_store(place, "inputs", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
         """What the inputs of this kind depend on besides the items, as a key; None if they are not kept."""

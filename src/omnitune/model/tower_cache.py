@@ -7,21 +7,18 @@ Nothing is approximate: outputs are kept in the precision in which they were com
 content, the processor's settings, the tower's weights and autocast.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
 
-from omnitune import runtime
-from omnitune.errors import InputError
 from omnitune.inputs.store import Entry, Store
+from omnitune.model.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
 from omnitune.modules.towers import Tower, find_tower
 from omnitune.ops.rows import cat_rows, slice_rows
 from omnitune.types import Column, Features, MiniBatch, Modality
@@ -30,17 +27,6 @@ if TYPE_CHECKING:
     from omnitune.model.model import Model
 
 logger = logging.getLogger(__name__)
-
-Place = Literal["auto", "disk", "off"]
-
-MEMORY_SHARE = 0.1
-"""Share of the host's free memory that kept outputs may take."""
-
-DISK_BYTES = 20 << 30
-"""Bytes of outputs that are kept in files, of all models together."""
-
-FACTS = "facts"
-"""Name of the tensor that holds, as JSON, what of a row's features is no tensor."""
 
 KEPT = "kept_tower_rows"
 """Feature that holds what the cache knows of a mini-batch until its forward."""
@@ -89,11 +75,7 @@ class TowerCache:
         """
         check_place(place)
         self._towers, self._checks = {}, {}
-        if place == "off" or self.model.engine.sharded:
-            self.store = None
-            return
-        share = int(MEMORY_SHARE * runtime.available_memory()) if memory is None else memory
-        self.store = Store(share, runtime.cache_folder() / "towers" if place == "disk" else None, disk)
+        self.store = open_store("off" if self.model.engine.sharded else place, "towers", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
         """What the outputs for items of this kind depend on besides the items, as a key; None if they change.
@@ -228,47 +210,6 @@ class TowerCache:
         return known[1]
 
 
-def check_place(place: str, name: str = "tower_cache") -> None:
-    """Raise unless `place`, an argument of this name, says where something can be kept.
-
-    Raises:
-        InputError: It is neither "auto", "disk" nor "off".
-    """
-    if place not in ("auto", "disk", "off"):
-        raise InputError(f'{name}: expected "auto", "disk" or "off", got {place!r}')
-
-
-def packed(features: Features) -> Entry:
-    """Features as tensors alone: what is none is written into one."""
-    facts = json.dumps({key: value for key, value in features.items() if not isinstance(value, Tensor)})
-    with torch.inference_mode(False):
-        tensors = {key: value.clone() for key, value in features.items() if isinstance(value, Tensor)}
-        return {**tensors, FACTS: torch.tensor(list(facts.encode()), dtype=torch.uint8)}
-
-
-def unpacked(entry: Entry) -> Features:
-    """The features that were packed."""
-    facts = json.loads(bytes(entry[FACTS].tolist()))
-    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-    return {**{key: value for key, value in entry.items() if key != FACTS}, **facts}
-
-
-def settings_of(module: Any) -> str:
-    """Everything of the processor that changes what it makes of an item."""
-    processor = module.processor
-    kinds = ("image_processor", "video_processor", "feature_extractor", "tokenizer")
-    parts = [processor, *(getattr(processor, kind, None) for kind in kinds)]
-    written = [
-        {k: v for k, v in part.to_dict().items() if not k.startswith("_")} if hasattr(part, "to_dict") else None
-        for part in parts
-    ]
-    tokenizer = module.tokenizer
-    names = ("model_max_length", "padding_side", "truncation_side", "chat_template", "vocab_size", "name_or_path")
-    text = [str(getattr(tokenizer, name, None)) for name in names]
-    limits = (module.processing_kwargs, module.query_length, module.document_length)
-    return repr((written, text, getattr(processor, "chat_template", None), limits))
-
-
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
@@ -278,13 +219,3 @@ def _checksum(tensor: Tensor) -> Tensor:
     flat = _bytes(tensor)
     wide = flat.view(torch.int64) if flat.numel() % 8 == 0 and flat.storage_offset() % 8 == 0 else flat
     return wide.sum(dtype=torch.int64)
-
-
-def digest(*parts: str | memoryview) -> str:
-    """32 hexadecimal digits, different for different parts."""
-    made = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
-        made.update(len(data).to_bytes(8, "little"))
-        made.update(data)
-    return made.hexdigest()

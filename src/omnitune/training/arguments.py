@@ -23,7 +23,7 @@ from omnitune.data.samplers import (
 )
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory
-from omnitune.model.tower_cache import Place, check_place
+from omnitune.model.kept import Place, check_place
 from omnitune.types import OnBadItem
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@
 | folder that `omnitune prepare` made | a page image |
 | folder of documents with at least one PDF | a page image, rendered once and kept |
 | folder of images | an image |
+| folder of recordings or of clips | a whole recording or clip; what `omnitune prepare` made of it: a segment |
 | `.jsonl`, `.json`, `.csv`, `.parquet`, or a folder of `datasets.save_to_disk` | a row's value in one column |
 | `.txt` | a line |
 """

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from fixtures.ranks import run_on_two_ranks
+from fixtures.ranks import has_left, run_on_two_ranks
 
 MODES = ("pointwise", "listwise", "cached")
 ROWS, BATCH = 24, 6
@@ -104,6 +104,6 @@ if __name__ == "__main__":
     path, target = sys.argv[1], Path(sys.argv[2])
     rank = os.environ["RANK"]
     # Runs after the trainer's own exit handler, which is registered later.
-    atexit.register(lambda: Path(target, f"left{rank}").write_text(str(not torch.distributed.is_initialized())))
+    atexit.register(lambda: Path(target, f"left{rank}").write_text(str(has_left())))
     results = {mode: train(path, target / mode, BATCH // 2, mode) for mode in MODES}
     (target / f"rank{rank}.json").write_text(json.dumps(results))

@@ -11,11 +11,14 @@ import pytest
 import torch
 from datasets import Dataset
 
-from fixtures.ranks import run_on_two_ranks
+from fixtures.ranks import has_left, run_on_two_ranks
 from omnitune.training import base
 from omnitune.training.gradients import BUCKET_BYTES, _buckets, average_gradients
 
 MODES = ("score", "gathered")
+
+HELD: list[Any] = []
+"""Trainers that a script still holds when it ends."""
 
 
 def words(i: int) -> str:
@@ -55,6 +58,7 @@ def train(model_path: str, folder: Path, batch_size: int, mode: str) -> dict[str
         loss=Parts(model) if mode == "score" else gathered,
         evaluator=Counting(),
     )
+    HELD.append(trainer)
     synced = []
     monkey = pytest.MonkeyPatch()
     monkey.setattr(base, "average_gradients", lambda parameters: synced.append(average_gradients(parameters)))
@@ -103,6 +107,6 @@ if __name__ == "__main__":
     path, target = sys.argv[1], Path(sys.argv[2])
     rank = os.environ["RANK"]
     # Runs after the trainer's own exit handler, which is registered later.
-    atexit.register(lambda: Path(target, f"left{rank}").write_text(str(not torch.distributed.is_initialized())))
+    atexit.register(lambda: Path(target, f"left{rank}").write_text(str(has_left())))
     results = {mode: train(path, target / mode, 3, mode) for mode in MODES}
     (target / f"rank{rank}.json").write_text(json.dumps(results))

@@ -4,8 +4,10 @@ With one process, or none of `torch.distributed` in use, gathering is the identi
 """
 
 import atexit
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 import torch.distributed as dist
@@ -33,20 +35,36 @@ def exchanged(value: Any) -> list[Any]:
     return held
 
 
-def leave_gloo_at_exit() -> None:
+def leave_gloo_at_exit(release: Callable[[], None]) -> None:
     """Leave a gloo process group before the interpreter ends; other backends end by themselves.
 
     Gloo's threads, when the interpreter takes them down, now and then abort a process whose work is done, and torchrun
-    then reports a failed run.
+    then reports a failed run. They live as long as anything that holds the group, such as a wrapped model, even after
+    the group was left: so what holds it is released and collected first. (A wrapper in a reference cycle: 13 of 42 runs
+    aborted without that, 0 of 60 with it.)
+
+    Args:
+        release: Method that gives up what its object holds of the group; not called once the object is gone.
     """
     if world_size() > 1 and dist.get_backend() == "gloo":
+        _releases.append(WeakMethod(release))
         atexit.unregister(_leave)
         atexit.register(_leave)
 
 
+_releases: list[WeakMethod[Callable[[], None]]] = []
+
+
 def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    for reference in _releases:
+        release = reference()
+        if release is not None:
+            release()
+    gc.collect()
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:

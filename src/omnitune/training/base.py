@@ -124,7 +124,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def _settle(self) -> None:
         """What the base class is told about raw batches, and what a run keeps beside it."""
         keep_unwrapped(self)
-        leave_gloo_at_exit()
+        leave_gloo_at_exit(self._release)
         binding.check_routes(self.model, self.args.router_mapping)
         self.can_return_loss = True
         self.model_accepts_loss_kwargs = False
@@ -141,6 +141,11 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.add_callback(callback)
         self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
         self.add_callback(OpeningLines(lambda: self.opening_lines, lambda: [str(item) for item in self.skipped_items]))
+
+    def _release(self) -> None:
+        """Give up the distributed wrapper of the model."""
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
 
     def _bound(self, loss: Any) -> binding.Losses:
         """The loss or losses, bound to the model."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from omnitune import runtime
+from omnitune import io, runtime
 from omnitune.errors import MissingExtraError, ResourceError
 
 HEADROOM = runtime._cgroup_headroom
@@ -27,10 +27,10 @@ def test_a_package_that_is_there_and_broken_says_why(
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_long_work(tmp_path: Path) -> None:
-    assert list(runtime.writable_folder(tmp_path / "new" / "one").iterdir()) == []
+    assert list(io.writable_folder(tmp_path / "new" / "one").iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="file: expected a folder that can be written to, got: File exists"):
-        runtime.writable_folder(tmp_path / "file")
+        io.writable_folder(tmp_path / "file")
 
 
 def test_files_in_memory_leave_room(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BatchSamplers": "omnitune.data.samplers",
-    "CrossEncoder": "omnitune.model.cross_encoder",
+    "CrossEncoder": "omnitune.model.pair",
     "CrossEncoderModelCardData": "omnitune.report.card",
     "CrossEncoderTrainer": "omnitune.training.cross_encoder",
     "CrossEncoderTrainingArguments": "omnitune.training.arguments",
@@ -19,14 +19,14 @@ _HOME = {
     "MediaPolicy": "omnitune.inputs.policy",
     "MultiDatasetBatchSamplers": "omnitune.data.samplers",
     "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
-    "SentenceTransformer": "omnitune.model.encoders",
+    "SentenceTransformer": "omnitune.model.dense",
     "SentenceTransformerModelCardData": "omnitune.report.card",
     "SentenceTransformerTrainer": "omnitune.training.trainer",
     "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
     "SimilarityFunction": "omnitune.ops.similarity",
-    "encode_on_ray": "omnitune.model.on_ray",
-    "encode_to_disk": "omnitune.model.to_disk",
-    "mine_hard_negatives": "omnitune.training.mining",
+    "encode_on_ray": "omnitune.retrieval.ray",
+    "encode_to_disk": "omnitune.retrieval.to_disk",
+    "mine_hard_negatives": "omnitune.retrieval.mining",
     "quantize_embeddings": "omnitune.ops.quantize",
 }
 _ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
@@ -75,18 +75,18 @@ if TYPE_CHECKING:
     )
     from omnitune.inputs.policy import DEFAULT_POLICY as DEFAULT_POLICY
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
-    from omnitune.model.cross_encoder import CrossEncoder as CrossEncoder
-    from omnitune.model.encoders import SentenceTransformer as SentenceTransformer
-    from omnitune.model.on_ray import encode_on_ray as encode_on_ray
-    from omnitune.model.to_disk import encode_to_disk as encode_to_disk
+    from omnitune.model.dense import SentenceTransformer as SentenceTransformer
+    from omnitune.model.pair import CrossEncoder as CrossEncoder
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
     from omnitune.report.card import CrossEncoderModelCardData as CrossEncoderModelCardData
     from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
+    from omnitune.retrieval.mining import mine_hard_negatives as mine_hard_negatives
+    from omnitune.retrieval.ray import encode_on_ray as encode_on_ray
+    from omnitune.retrieval.to_disk import encode_to_disk as encode_to_disk
     from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
     from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
-    from omnitune.training.mining import mine_hard_negatives as mine_hard_negatives
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
 
 

@@ -3,20 +3,16 @@
 The only module that reads the environment.
 """
 
-import errno
 import importlib
 import logging
 import os
-import shutil
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from omnitune.errors import InputError, MissingExtraError, ResourceError
+from omnitune.errors import InputError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -204,43 +200,3 @@ def progress_bar(*, label: str, total: int | None, show: bool | None = None, uni
     visible = (sys.stderr.isatty() or logger.isEnabledFor(logging.INFO)) if show is None else show
     with tqdm(total=total, desc=label, unit=unit, disable=not visible or rank() != 0, dynamic_ncols=True) as bar:
         yield bar
-
-
-def writable_folder(folder: Path) -> Path:
-    """A folder that files can be written to, made when missing: asked before long work, not found out after it.
-
-    Raises:
-        ResourceError: It cannot be made, or nothing can be written to it; says why.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise ResourceError(
-            f"{folder}: expected a folder that can be written to, got: {error.strerror or error}"
-        ) from error
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, so no half-written file is left.
-
-    Raises:
-        ResourceError: The disk is full; names the path and the bytes that are free.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise ResourceError(
-            f"{path}: the disk is full ({free / 1e6:.0f} MB free); nothing made before is lost"
-        ) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()

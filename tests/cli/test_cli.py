@@ -196,7 +196,7 @@ def test_options_reach_the_pipeline_and_the_reports_command(monkeypatch, tmp_pat
         given.update(kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omnitune.documents.pipeline.finetune", stop)
+    monkeypatch.setattr("omnitune.finetune.run.finetune", stop)
     out = tmp_path / "out"
     words = ["--negatives", "4", "--queries", "local", "--query-model", "m", "--reranker", "--reranker-model", "r"]
     run("finetune", manuals, "--out", out, *words, code=130)
@@ -215,7 +215,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omnitune.documents.pipeline.finetune", stop)
+    monkeypatch.setattr("omnitune.finetune.run.finetune", stop)
     assert "The same command goes on from here." in run("finetune", manuals, "--out", tmp_path / "out", code=130)
 
 
@@ -248,7 +248,7 @@ def test_encode_on_ray_is_asked_for_what_the_command_says(monkeypatch, tmp_path,
         given.update(options, items=list(reopen()), folder=folder, dim=load().get_embedding_dimension())
         return [np.zeros((2, 3)), np.zeros((1, 3))]
 
-    monkeypatch.setattr("omnitune.model.on_ray.encode_on_ray", encode_on_ray)
+    monkeypatch.setattr("omnitune.retrieval.ray.encode_on_ray", encode_on_ray)
     (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
     words = ["encode", model, tmp_path / "lines.txt", "--out", tmp_path / "out", "--workers", 3, "--address", "auto"]
     assert "--address, --workers: expected --ray with them, got none" in run(*words, code=1)

@@ -13,8 +13,8 @@ from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from omnitune.documents import DocumentDataset, check_leaks, load, prepare
 from omnitune.documents import dataset as dataset_module
 from omnitune.documents.folder import read_folder
-from omnitune.documents.pages import Rendering
 from omnitune.documents.preparation import Choices, make_rows, round_trip, with_readings
+from omnitune.documents.read.pages import Rendering
 from omnitune.errors import DatasetError, LeakageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"

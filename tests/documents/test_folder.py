@@ -15,8 +15,8 @@ from PIL import Image
 from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from omnitune.documents import folder as folder_module
 from omnitune.documents.folder import find_documents, key_of, read_folder
-from omnitune.documents.pages import Rendering
-from omnitune.documents.worker import Job, Worker, Workers
+from omnitune.documents.read.pages import Rendering
+from omnitune.documents.read.worker import Job, Worker, Workers
 from omnitune.errors import DatasetError, DocumentError, MissingExtraError, ResourceError
 
 SMALL = Rendering(width=120)
@@ -177,7 +177,7 @@ def test_a_killed_run_keeps_what_was_done(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path\n"
         "from omnitune.documents.folder import read_folder\n"
-        "from omnitune.documents.pages import Rendering\n"
+        "from omnitune.documents.read.pages import Rendering\n"
         f"read_folder(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'out')!r}), Rendering(width=900), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
@@ -199,7 +199,7 @@ def test_a_killed_run_keeps_what_was_done(tmp_path: Path) -> None:
 
 READER = """
 import os, time
-from omnitune.documents.pages import Description, Page
+from omnitune.documents.read.pages import Description, Page
 
 def describe(path, rendering):
     return Description(pages=int(path.read_text()))
@@ -239,7 +239,7 @@ def make(reader: str, path: Path, pages: int) -> Job:
 def test_a_worker_survives_what_a_document_does_to_it(
     tmp_path: Path, reader: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnitune.documents.worker.SECONDS_PER_PAGE", 0.25)
+    monkeypatch.setattr("omnitune.documents.read.worker.SECONDS_PER_PAGE", 0.25)
     bad, good = make(reader, tmp_path / name, 4), make(reader, tmp_path / "good.x", 40)
     worker = Worker()
     with pytest.raises(DocumentError, match=reason):
@@ -277,10 +277,9 @@ def test_a_full_disk_stops_the_run(tmp_path: Path, reader: str) -> None:
     worker.close()
 
 
-@pytest.mark.parametrize("reader", ["pdf", "images", "recordings", "clips"])
+@pytest.mark.parametrize("reader", ["pdf", "images", "audio", "video"])
 def test_a_worker_imports_neither_torch_nor_datasets(reader: str) -> None:
-    code = (
-        f"import omnitune.documents.worker, omnitune.documents.{reader}, sys, json; print(json.dumps([*sys.modules]))"
-    )
+    room = "omnitune.documents.read"
+    code = f"import {room}.worker, {room}.{reader}, sys, json; print(json.dumps([*sys.modules]))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     assert not {"torch", "datasets", "transformers"} & set(loaded)

@@ -14,9 +14,11 @@ from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune import SentenceTransformer
 from omnitune.cli.main import app
 from omnitune.documents import folder as folder_module
-from omnitune.documents import load, pipeline, prepare, train
-from omnitune.documents.recipe import parse_recipe
+from omnitune.documents import load, prepare
 from omnitune.errors import DatasetError, InputError, LeakageError, ModalityError, RecipeError
+from omnitune.finetune import run as pipeline
+from omnitune.finetune import train
+from omnitune.finetune.recipe import parse_recipe
 
 RECIPE = """
 model: {model_name_or_path: embedded, max_seq_length: 64}
@@ -86,7 +88,7 @@ def forbid(monkeypatch, *steps: str) -> None:
         raise AssertionError("this step was done before")
 
     for step in steps:
-        monkeypatch.setattr(f"omnitune.documents.{step}", never)
+        monkeypatch.setattr(f"omnitune.{step}", never)
 
 
 def numbers(out: Path) -> dict:
@@ -150,7 +152,12 @@ def test_the_report_of_recordings_speaks_of_them(heard):
 def test_a_second_run_on_recordings_makes_nothing_twice(heard, talks, tmp_path, monkeypatch):
     out = Path(shutil.copytree(heard[0], tmp_path / "out"))
     forbid(
-        monkeypatch, "train.fit", "pipeline.encode_test", "pipeline.read_pages", "folder.Workers", "pipeline.prepare"
+        monkeypatch,
+        "finetune.train.fit",
+        "finetune.run.encode_test",
+        "finetune.run.read_pages",
+        "documents.folder.Workers",
+        "finetune.run.prepare",
     )
     pipeline.finetune(talks, out, recipe=recipe(TALKS_TEST))
     assert numbers(out)["headline"] == numbers(heard[0])["headline"]
@@ -228,7 +235,12 @@ def test_the_report_of_clips_speaks_of_them(seen):
 def test_a_second_run_on_clips_makes_nothing_twice(seen, shows, monkeypatch):
     before = numbers(seen[0])["headline"]
     forbid(
-        monkeypatch, "train.fit", "pipeline.encode_test", "pipeline.read_pages", "folder.Workers", "pipeline.prepare"
+        monkeypatch,
+        "finetune.train.fit",
+        "finetune.run.encode_test",
+        "finetune.run.read_pages",
+        "documents.folder.Workers",
+        "finetune.run.prepare",
     )
     pipeline.finetune(shows, seen[0], recipe=recipe(SHOWS_TEST))
     assert numbers(seen[0])["headline"] == before

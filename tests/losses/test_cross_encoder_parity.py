@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitune.losses import cross_encoder as losses
-from omnitune.model.cross_encoder import CrossEncoder
+from omnitune.model.pair import CrossEncoder
 
 pytestmark = pytest.mark.parity
 

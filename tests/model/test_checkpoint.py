@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from omnitune.errors import CheckpointError, InputError, ResourceError, UntrustedCodeError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import LoadOptions
-from omnitune.model.encoders import SentenceTransformer
+from omnitune.model.dense import SentenceTransformer
 from omnitune.modules import (
     Dense,
     Dropout,

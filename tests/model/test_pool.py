@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from omnitune.engine.inference import Request
 from omnitune.model import pool as pools
-from omnitune.model.inference import Request
 
 
 def answering() -> tuple[pools.Pool, list[int]]:

@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from omnitune import io
 from omnitune.report import records
 
 
@@ -26,25 +27,25 @@ def test_csv_rows_of_another_shape_begin_a_new_file(tmp_path, caplog):
 
 def test_json_lines_round_trip(tmp_path):
     rows = [{"id": 1, "text": "Größe\nzwei"}, {"id": 2, "nested": [1.5, None]}]
-    records.write_jsonl(tmp_path / "x.jsonl", rows)
-    assert list(records.read_jsonl(tmp_path / "x.jsonl")) == rows
+    io.write_jsonl(tmp_path / "x.jsonl", rows)
+    assert list(io.read_jsonl(tmp_path / "x.jsonl")) == rows
 
 
 def test_an_interrupted_file_leaves_nothing_and_keeps_what_was_there(tmp_path):
     path = tmp_path / "x.jsonl"
-    records.write_jsonl(path, [{"old": 1}])
+    io.write_jsonl(path, [{"old": 1}])
 
     def rows():
         yield {"new": 1}
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write_jsonl(path, rows())
-    assert list(records.read_jsonl(path)) == [{"old": 1}]
+        io.write_jsonl(path, rows())
+    assert list(io.read_jsonl(path)) == [{"old": 1}]
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_json_round_trip(tmp_path):
-    records.write_json(tmp_path / "x.json", {"a": "ü", "b": [1]})
-    assert records.read_json(tmp_path / "x.json") == {"a": "ü", "b": [1]}
+    io.write_json(tmp_path / "x.json", {"a": "ü", "b": [1]})
+    assert io.read_json(tmp_path / "x.json") == {"a": "ü", "b": [1]}
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["a"] == "ü"

@@ -14,8 +14,8 @@ import torch
 import torch.distributed
 
 from fixtures.ranks import run_on_two_ranks
+from omnitune.engine.sharing import deal
 from omnitune.errors import OmnituneError
-from omnitune.model.sharing import deal
 
 BATCH = 4
 
@@ -157,7 +157,7 @@ def attempt(work: Callable[[], Any]) -> str:
 
 def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
     """What each of the two processes does."""
-    from omnitune.model.sharing import sharing
+    from omnitune.engine.sharing import sharing
 
     metrics, model = by_trainer(path, folder / "together", evaluators(path))
     found: dict[str, Any] = {"metrics": metrics, "ran": list(model.ran)}

@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Finetune the embedded page retriever on some manuals, on a CPU, in minutes."""
     folder = documents()
-    from omnitune.documents.recipe import load_recipe
+    from omnitune.finetune.recipe import load_recipe
 
     recipe = load_recipe("demo")
     recipe = dataclasses.replace(recipe, prepare={**recipe.prepare, "test": HELD_OUT})

@@ -36,13 +36,13 @@ def encode(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by default one a GPU.")] = None,
 ) -> None:
     """Encode a corpus into embeddings on disk; a run that was stopped goes on when it is started again."""
-    from omnitune.documents.corpus import open_corpus
-    from omnitune.documents.default_model import load_model
-    from omnitune.documents.pages import Rendering
+    from omnitune.documents.read.pages import Rendering
     from omnitune.errors import InputError
-    from omnitune.model.on_ray import encode_on_ray
-    from omnitune.model.to_disk import encode_to_disk
-    from omnitune.runtime import writable_folder
+    from omnitune.finetune.choose import load_model
+    from omnitune.io import writable_folder
+    from omnitune.retrieval.corpus import open_corpus
+    from omnitune.retrieval.ray import encode_on_ray
+    from omnitune.retrieval.to_disk import encode_to_disk
 
     console.only_our_bars()
     if not ray and (address or workers):

@@ -76,7 +76,7 @@ def finetune(
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     """Run the pipeline and print what came out; `options` are those of `documents.pipeline.finetune`."""
     from omnitune.cli.indexes import index_outcome
-    from omnitune.documents import pipeline
+    from omnitune.finetune import run as pipeline
 
     console.only_our_bars()
     given = {name: value for name, value in options.items() if value is not None}

@@ -27,8 +27,8 @@ def generate_queries(
 ) -> None:
     """Write queries for the training pages of a dataset; answers are kept, so that `finetune` does not pay again."""
     from omnitune.documents.dataset import load
-    from omnitune.documents.recipe import Recipe, load_recipe
-    from omnitune.documents.writers import asking, generate, make_writer
+    from omnitune.finetune.recipe import Recipe, load_recipe
+    from omnitune.finetune.writers import asking, generate, make_writer
 
     settings = asking((Recipe() if recipe is None else load_recipe(recipe)).queries, writer, query_model)
     if per_page is not None:

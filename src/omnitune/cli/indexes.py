@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omnitune.documents.dataset import DocumentDataset
-    from omnitune.documents.pipeline import Outcome
+    from omnitune.finetune.run import Outcome
 
 
 def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
@@ -16,8 +16,8 @@ def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
         model: Model directory, repository, or "embedded"; a directory's key changes with its files.
         dataset: The pages.
     """
-    from omnitune.documents.default_model import model_identity
-    from omnitune.documents.steps import digest
+    from omnitune.finetune.choose import model_identity
+    from omnitune.io import digest
     from omnitune.runtime import cache_folder
 
     key = digest({"model": model_identity(model), "dataset": dataset.facts["fingerprint"]})
@@ -35,7 +35,7 @@ def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
 def index_outcome(outcome: "Outcome") -> None:
     """Make an index of what a run encoded for its report, so that the first search need not wait."""
     from omnitune.documents.dataset import load
-    from omnitune.documents.encoded import load_test
+    from omnitune.finetune.encoded import load_test
     from omnitune.modules.files import read_json
     from omnitune.search import is_index, keep_index
 

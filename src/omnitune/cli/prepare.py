@@ -15,8 +15,8 @@ def prepare(
     recipe: RecipeOption = None,
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
-    from omnitune.documents.pipeline import prepared
-    from omnitune.documents.recipe import Recipe, load_recipe
+    from omnitune.finetune.recipe import Recipe, load_recipe
+    from omnitune.finetune.run import prepared
 
     settings = Recipe() if recipe is None else load_recipe(recipe)
     dataset = prepared(folder, out, settings, console.say)

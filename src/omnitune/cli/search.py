@@ -18,10 +18,10 @@ def search(
     """Find the pages or segments of a dataset that answer a query; the first search indexes them."""
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
-    from omnitune.documents.default_model import load_model
-    from omnitune.runtime import writable_folder
+    from omnitune.finetune.choose import load_model
+    from omnitune.io import writable_folder
+    from omnitune.retrieval.contact_sheet import write_contact_sheet
     from omnitune.search import build_index, is_index, open_index
-    from omnitune.search.contact_sheet import write_contact_sheet
 
     console.only_our_bars()
     pages = load(dataset)

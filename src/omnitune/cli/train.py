@@ -18,8 +18,8 @@ def train(
     recipe: RecipeOption = None,
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
-    from omnitune.documents.train import train as train_model
-    from omnitune.report.records import read_json
+    from omnitune.finetune.train import train as train_model
+    from omnitune.io import read_json
 
     console.only_our_bars()
     place = train_model(dataset, out, model=model, recipe=recipe, say=console.say)

@@ -1,6 +1,6 @@
 """The cross-encoder family under Sentence Transformers' path; nothing inside omnitune imports it."""
 
-from omnitune.model.cross_encoder import CrossEncoder
+from omnitune.model.pair import CrossEncoder
 from omnitune.report.card import CrossEncoderModelCardData
 from omnitune.training.arguments import CrossEncoderTrainingArguments
 from omnitune.training.cross_encoder import CrossEncoderTrainer

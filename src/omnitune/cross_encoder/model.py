@@ -1,5 +1,5 @@
 """The encoder, under Sentence Transformers' path."""
 
-from omnitune.model.cross_encoder import CrossEncoder
+from omnitune.model.pair import CrossEncoder
 
 __all__ = ["CrossEncoder"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from omnitune.documents.kinds import KINDS, PAGES
-from omnitune.runtime import writing
+from omnitune.io import writing
 
 _HEAD = """# {page}s and queries from {name}
 

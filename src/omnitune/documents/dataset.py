@@ -41,7 +41,6 @@ from omnitune.documents.card import write_card
 from omnitune.documents.duplicates import members
 from omnitune.documents.folder import LAYOUT_VERSION, Document, Skipped, find_documents, kind_at, read_folder
 from omnitune.documents.kinds import KINDS, Kind, KindName, Ways, way_of
-from omnitune.documents.pages import Rendering, picture_of
 from omnitune.documents.preparation import (
     QUERY_VERSION,
     Choices,
@@ -54,9 +53,10 @@ from omnitune.documents.preparation import (
     page_groups,
     with_readings,
 )
+from omnitune.documents.read.pages import Rendering, picture_of
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
 from omnitune.errors import DatasetError
-from omnitune.runtime import writable_folder, writing
+from omnitune.io import writable_folder, writing
 
 TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omnitune.documents.text import squash, terms
+from omnitune.documents.read.text import squash, terms
 
 SHINGLE = 3
 FEWEST_WORDS = 12

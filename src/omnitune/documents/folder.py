@@ -14,20 +14,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from omnitune.documents.captions import Caption
-from omnitune.documents.headings import headings
 from omnitune.documents.kinds import Kind, KindName, kind_of
-from omnitune.documents.pages import Description, OutlineEntry, Page, Rendering, picture_of
-from omnitune.documents.text import clean
-from omnitune.documents.worker import Job, Workers
+from omnitune.documents.queries.captions import Caption
+from omnitune.documents.read.headings import headings
+from omnitune.documents.read.pages import Description, OutlineEntry, Page, Rendering, picture_of
+from omnitune.documents.read.text import clean
+from omnitune.documents.read.worker import Job, Workers
 from omnitune.errors import DatasetError, DocumentError
-from omnitune.runtime import cores, progress_bar, require, writing
+from omnitune.io import writing
+from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
 
-_IMAGES = "omnitune.documents.images"
+_IMAGES = "omnitune.documents.read.images"
 READERS = {
-    ".pdf": "omnitune.documents.pdf",
+    ".pdf": "omnitune.documents.read.pdf",
     ".png": _IMAGES,
     ".jpg": _IMAGES,
     ".jpeg": _IMAGES,
@@ -37,10 +38,11 @@ READERS = {
     ".bmp": _IMAGES,
     **dict.fromkeys(
         (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma"),
-        "omnitune.documents.recordings",
+        "omnitune.documents.read.audio",
     ),
     **dict.fromkeys(
-        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".wmv", ".flv", ".mpg", ".mpeg"), "omnitune.documents.clips"
+        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".wmv", ".flv", ".mpg", ".mpeg"),
+        "omnitune.documents.read.video",
     ),
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""

@@ -11,14 +11,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from omnitune.documents import queries as asking
-from omnitune.documents.captions import UNDERSTOOD, Captions, read_captions
 from omnitune.documents.duplicates import families, groups
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.kinds import PAGES, Kind
-from omnitune.documents.queries import Query
+from omnitune.documents.queries import extract as asking
+from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
+from omnitune.documents.queries.extract import Query
+from omnitune.documents.read.text import clean, squash
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
-from omnitune.documents.text import clean, squash
 from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
 

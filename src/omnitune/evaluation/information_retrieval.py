@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnitune import io
 from omnitune.errors import InputError, ShapeError
 from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
 from omnitune.evaluation.search import Hits, Rows, Score, chunks, retrieve_each
 from omnitune.ops.metrics import mark_relevant, retrieval_metrics
 from omnitune.ops.similarity import SimilarityFunction
-from omnitune.report import records
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             logger.info("%s: %s", name, ", ".join(f"{key} {value:.4f}" for key, value in ranking.means().items()))
             if self.write_predictions and output_path is not None:
                 file = self.predictions_file.replace(".jsonl", f"_{name}.jsonl")
-                records.write_jsonl(Path(output_path) / file, self.predictions(ranking))
+                io.write_jsonl(Path(output_path) / file, self.predictions(ranking))
         return self.record(model, _flat(rankings), output_path, epoch, steps)
 
     def measure(self, model: Any) -> dict[str, float]:

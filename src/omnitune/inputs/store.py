@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from omnitune import runtime
+from omnitune import io
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Store:
             if self.on_disk + size > self.disk:
                 return fits
             self.on_disk += size
-        with runtime.writing(path) as temporary:
+        with io.writing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
         return True
 

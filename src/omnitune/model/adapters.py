@@ -17,7 +17,7 @@ from omnitune.modules.backbones import TOWERS
 from omnitune.types import Column, Embeddings
 
 if TYPE_CHECKING:
-    from omnitune.model.model import Model
+    from omnitune.model.base import Model
 
 Treatment = Literal["lora", "frozen"]
 

@@ -17,7 +17,7 @@ from omnitune import runtime
 from omnitune.errors import InputError, OmnituneError, ResourceError
 
 if TYPE_CHECKING:
-    from omnitune.model.model import Model
+    from omnitune.model.base import Model
 
 Pool = dict[Literal["input", "output", "processes"], Any]
 

@@ -1,15 +1,15 @@
 """The modules a checkpoint lists: from inputs to token vectors to one embedding."""
 
-from omnitune.modules.audio_reader import AudioReader
 from omnitune.modules.base import InputModule, Module
-from omnitune.modules.clip_reader import ClipReader
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
 from omnitune.modules.pooling import Pooling
+from omnitune.modules.readers.audio import AudioReader
+from omnitune.modules.readers.clip import ClipReader
+from omnitune.modules.readers.text import TextReader
 from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
-from omnitune.modules.text_reader import TextReader
 from omnitune.modules.transformer import Transformer
 from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
 from omnitune.modules.word_embeddings import WordEmbeddings

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from omnitune.io import writing
 from omnitune.report.wording import WORDING, Wording
-from omnitune.runtime import writing
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
 """Packages whose versions a card states, where they are installed."""

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from omnitune.io import writing
 from omnitune.report import plots
 from omnitune.report.results import PAGE_WORDS, Contrast, Page, Report, Words
-from omnitune.runtime import writing
 
 
 def render_report(report: Report) -> str:

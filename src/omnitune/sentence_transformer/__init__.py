@@ -1,6 +1,6 @@
 """The dense family under Sentence Transformers' path; nothing inside omnitune imports it."""
 
-from omnitune.model.encoders import SentenceTransformer
+from omnitune.model.dense import SentenceTransformer
 from omnitune.report.card import SentenceTransformerModelCardData
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.trainer import SentenceTransformerTrainer

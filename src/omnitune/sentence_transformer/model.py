@@ -1,5 +1,5 @@
 """The encoder, under Sentence Transformers' path."""
 
-from omnitune.model.encoders import SentenceTransformer
+from omnitune.model.dense import SentenceTransformer
 
 __all__ = ["SentenceTransformer"]

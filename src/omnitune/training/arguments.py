@@ -21,9 +21,9 @@ from omnitune.data.samplers import (
     MultiDatasetBatchSamplers,
     MultiDatasetDefaultBatchSampler,
 )
+from omnitune.engine.kept import Place, check_place
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory
-from omnitune.model.kept import Place, check_place
 from omnitune.types import OnBadItem
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from omnitune.data.check import BadItem
 from omnitune.data.collator import Collator
 from omnitune.data.columns import input_columns
+from omnitune.engine.engine import to_device
+from omnitune.engine.lockstep import whole
 from omnitune.errors import InputError
 from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
-from omnitune.model.engine import to_device
-from omnitune.model.lockstep import whole
-from omnitune.model.model import Model
+from omnitune.model.base import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.report import card
 from omnitune.report.card import TrainingFacts

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omnitune.data.columns import input_columns, label_column
 from omnitune.errors import InputError
 from omnitune.losses import Loss, Strategy
-from omnitune.model.model import Model
+from omnitune.model.base import Model
 from omnitune.modules.router import Router
 from omnitune.report.card import DatasetFacts, TrainingFacts
 

@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from omnitune.data.collator import Collator
 from omnitune.evaluation import BaseEvaluator
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLoss
-from omnitune.model.cross_encoder import CrossEncoder
+from omnitune.model.pair import CrossEncoder
 from omnitune.training.arguments import CrossEncoderTrainingArguments
 from omnitune.training.base import BaseTrainer, LossArgument
 from omnitune.types import Column

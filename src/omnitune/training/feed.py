@@ -35,7 +35,7 @@ from omnitune.errors import DatasetError, OmnituneError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.detect import inputs_of
 from omnitune.inputs.fingerprint import fingerprint
-from omnitune.model.model import Model
+from omnitune.model.base import Model
 from omnitune.modules.base import load_through
 from omnitune.training.arguments import BaseTrainingArguments
 

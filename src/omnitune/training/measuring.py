@@ -5,9 +5,9 @@ from typing import Any
 
 import torch.distributed
 
+from omnitune.engine.sharing import Ranks, sharing
 from omnitune.errors import InputError
-from omnitune.model.model import Model
-from omnitune.model.sharing import Ranks, sharing
+from omnitune.model.base import Model
 from omnitune.ops.collectives import world_size
 
 

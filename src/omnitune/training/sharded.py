@@ -9,9 +9,9 @@ from typing import Any
 
 import torch.distributed
 
+from omnitune.engine.lockstep import shard
 from omnitune.errors import InputError
-from omnitune.model.lockstep import shard
-from omnitune.model.model import Model
+from omnitune.model.base import Model
 from omnitune.training.arguments import BaseTrainingArguments
 
 ACCEPTED: dict[str, tuple[Any, ...]] = {

@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from omnitune.data.collator import Collator
 from omnitune.evaluation import BaseEvaluator
 from omnitune.losses import CoSENTLoss
-from omnitune.model.encoders import SentenceTransformer
+from omnitune.model.dense import SentenceTransformer
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.base import BaseTrainer, LossArgument
 

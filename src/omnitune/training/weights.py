@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from omnitune import runtime
+from omnitune.engine.lockstep import is_sharded
 from omnitune.errors import CheckpointError
-from omnitune.model.lockstep import is_sharded
+from omnitune.io import writing
 from omnitune.modules import files
 from omnitune.modules.router import Router
-from omnitune.runtime import writing
 from omnitune.training.binding import Losses, own_state
 
 LOSS_WEIGHTS = "loss.safetensors"

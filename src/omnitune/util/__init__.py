@@ -9,14 +9,14 @@ _SIMILARITY = (
 )
 _HOME = {
     **dict.fromkeys(_SIMILARITY.split(), "omnitune.ops.similarity"),
-    "mine_hard_negatives": "omnitune.training.mining",
+    "mine_hard_negatives": "omnitune.retrieval.mining",
     "pytorch_cos_sim": "omnitune.ops.similarity",
     "quantize_embeddings": "omnitune.ops.quantize",
-    "community_detection": "omnitune.search.semantic",
-    "information_retrieval": "omnitune.search.semantic",
-    "paraphrase_mining": "omnitune.search.semantic",
-    "paraphrase_mining_embeddings": "omnitune.search.semantic",
-    "semantic_search": "omnitune.search.semantic",
+    "community_detection": "omnitune.retrieval.semantic",
+    "information_retrieval": "omnitune.retrieval.semantic",
+    "paraphrase_mining": "omnitune.retrieval.semantic",
+    "paraphrase_mining_embeddings": "omnitune.retrieval.semantic",
+    "semantic_search": "omnitune.retrieval.semantic",
     "truncate_embeddings": "omnitune.ops.quantize",
 }
 _RENAMED = {"information_retrieval": "semantic_search", "pytorch_cos_sim": "cos_sim"}

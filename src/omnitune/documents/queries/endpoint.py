@@ -1,0 +1,161 @@
+"""Chat completions of a model behind an OpenAI-compatible API: many at once, tried again, paid for once.
+
+An answer is kept on disk under a hash of all that was asked, so the same question is never sent twice, whatever stopped
+the run in between. Only the standard library speaks HTTP here.
+"""
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from omnitune.errors import EndpointError
+from omnitune.io import digest, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+"""Statuses that say: try again later."""
+
+LONGEST_WAIT = 60.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the model wrote, the tokens that the server counted, and whether it came from disk.
+
+    `counted` is False where the server does not say how many tokens it used.
+    """
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    counted: bool = True
+    kept: bool = False
+
+
+class _Passing(Exception):
+    """A failure that may pass; `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A model behind an address.
+
+    Attributes:
+        url: Up to and including the version: `http://localhost:8000/v1`.
+        key: Sent as a bearer token; "" sends none.
+        model: Name of the model there.
+        cache: Folder of the answers.
+        concurrency: Questions under way at once.
+        attempts: Tries of one question.
+        timeout: Seconds to wait for an answer.
+        backoff: Seconds before the second try; doubled each time.
+    """
+
+    url: str
+    key: str
+    model: str
+    cache: Path
+    concurrency: int = 8
+    attempts: int = 6
+    timeout: float = 120.0
+    backoff: float = 1.0
+
+    def known(self, question: Mapping[str, Any]) -> bool:
+        """Whether the answer lies on disk."""
+        return self._place(question).is_file()
+
+    def ask_all(self, questions: Sequence[Mapping[str, Any]], bodies: Sequence[Any]) -> Iterator[Answer]:
+        """The answers, in order, as they come.
+
+        Args:
+            questions: What identifies each question: JSON values, media by their hash.
+            bodies: For each a function that makes the request's `messages` and settings, called when it is sent.
+
+        Raises:
+            EndpointError: The server refuses, or does not answer after all attempts; answers so far are kept.
+        """
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            waiting = [pool.submit(self.ask, *one) for one in zip(questions, bodies, strict=True)]
+            try:
+                for future in waiting:
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(self, question: Mapping[str, Any], body: Any) -> Answer:
+        """One answer, from disk or from the server."""
+        place = self._place(question)
+        if place.is_file():
+            return Answer(**read_json(place), kept=True)
+        for attempt in range(1, self.attempts + 1):
+            try:
+                answer = self._post({"model": self.model, **body()})
+            except _Passing as failure:
+                if attempt == self.attempts:
+                    raise EndpointError(
+                        f"{self.url}: expected an answer of {self.model!r}, got none in {attempt} attempts, the last: "
+                        f"{failure}; answers so far are kept: run the same command again"
+                    ) from failure
+                wait = self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                time.sleep(min(LONGEST_WAIT, wait if failure.wait is None else failure.wait))
+                logger.info("%s: attempt %d failed: %s", self.url, attempt, failure)
+            else:
+                kept = {"text": answer.text, "prompt_tokens": answer.prompt_tokens,
+                        "completion_tokens": answer.completion_tokens, "counted": answer.counted}  # fmt: skip
+                write_json(place, kept)
+                return answer
+        raise AssertionError("the last attempt returns or raises")
+
+    def _place(self, question: Mapping[str, Any]) -> Path:
+        key = digest([self.url, self.model, question])
+        return self.cache / key[:2] / f"{key}.json"
+
+    def _post(self, body: Mapping[str, Any]) -> Answer:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        request = Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers, method="POST")  # noqa: S310
+        try:
+            with urlopen(request, timeout=self.timeout) as reply:  # noqa: S310 - the user names the address
+                return _read(json.loads(reply.read()))
+        except HTTPError as error:
+            said = error.read().decode(errors="replace")[:300]
+            if error.code in PASSING:
+                raise _Passing(f"{error.code} {said}", _seconds(error.headers.get("Retry-After"))) from error
+            raise EndpointError(
+                f"{self.url}: expected an answer of {self.model!r}, got {error.code} {error.reason}: {said}; "
+                "check OPENAI_BASE_URL, OPENAI_API_KEY and the model's name"
+            ) from error
+        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
+            raise _Passing(str(error) or type(error).__name__) from error
+        except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+            raise _Passing(f"an answer that is no chat completion ({type(error).__name__}: {error})") from error
+
+
+def _read(reply: Any) -> Answer:
+    if not isinstance(reply, dict):
+        raise TypeError(f"expected an object, got {str(reply)[:80]}")
+    usage = reply.get("usage") or {}
+    return Answer(
+        text=reply["choices"][0]["message"]["content"] or "",
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        completion_tokens=usage.get("completion_tokens", 0),
+        counted=bool(usage),
+    )
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header is not None and header.replace(".", "", 1).isdigit() else None

@@ -1,0 +1,1 @@
+"""Read documents: pages out of PDFs and images, segments out of recordings and clips."""

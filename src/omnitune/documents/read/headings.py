@@ -1,0 +1,75 @@
+"""Lines that are set like headings: larger than the body of the document, or bold on a line of their own.
+
+Word processors rarely write an outline into a PDF; what a reader takes for a heading is still there, in the type.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from omnitune.documents.read.pages import Line, Page
+from omnitune.documents.read.text import flat, squash
+
+LARGER = 1.15
+"""A heading is this much larger than the body; faces of one size differ by up to a tenth in the height of their box."""
+
+MOST_LETTERS = 100
+MOST_PER_PAGE = 8
+MOST_PAGES = 2
+"""A line that stands on more pages than this is a running head."""
+
+_HAS_WORD = re.compile(r"[^\W\d_]{3}")
+
+
+def headings(pages: Sequence[Page]) -> list[list[str]]:
+    """For each page of one document its headings from the top, as clean text."""
+    body = body_size(pages)
+    found = [list(_on_page(without_running_heads(page), body)) for page in pages]
+    seen = Counter(mark for marks in found for mark in {_undigited(mark) for mark in marks})
+    kept = [[mark for mark in marks if seen[_undigited(mark)] <= MOST_PAGES] for marks in found]
+    return [marks if len(marks) <= MOST_PER_PAGE else [] for marks in kept]
+
+
+def without_running_heads(page: Page) -> Sequence[Line]:
+    """The lines of a page without a first or last one that begins or ends with the page's number."""
+    numbers = {page.label, str(page.number)} - {""}
+    lines = list(page.lines)
+    for end in (0, -1):
+        tokens = lines[end].text.split() if lines else []
+        if len(tokens) > 1 and numbers & {tokens[0], tokens[-1]}:
+            lines.pop(end)
+    return lines
+
+
+def _undigited(text: str) -> str:
+    """What stays the same of a running head from page to page."""
+    return "".join(letter for letter in squash(text) if not letter.isdigit())
+
+
+def body_size(pages: Sequence[Page]) -> float:
+    """The type size that most letters of a document are set in; 0 without text."""
+    letters: Counter[float] = Counter()
+    for page in pages:
+        for line in page.lines:
+            letters[line.size] += len(line.text)
+    return max(letters, key=lambda size: (letters[size], -size)) if letters else 0.0
+
+
+def _on_page(lines: Sequence[Line], body: float) -> Iterator[str]:
+    """Runs of neighbouring lines of one size that are set like a heading, as one text each."""
+    run: list[Line] = []
+    for line in [*lines, Line(text="", size=0.0, bold=False)]:
+        if run and (line.size != run[-1].size or line.bold != run[-1].bold):
+            text = flat(" ".join(part.text for part in run))
+            if _like_heading(text, run, body):
+                yield text
+            run = []
+        run.append(line)
+
+
+def _like_heading(text: str, run: Sequence[Line], body: float) -> bool:
+    if not _HAS_WORD.search(text) or len(text) > MOST_LETTERS or len(run) > 3:
+        return False
+    if run[0].size >= LARGER * body:
+        return True
+    return run[0].bold and run[0].size >= body and text[-1] not in ".,;:"

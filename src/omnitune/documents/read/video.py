@@ -1,0 +1,261 @@
+"""Clips as documents: a page is a shot, or a window, kept as a small clip with its sound and as a few key frames.
+
+A segment is encoded again, at `FPS` frames a second and at most so wide as pages are: small, cut exactly, of one format
+whatever the file was. MPEG-4 is what every FFmpeg can write.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from omnitune import runtime
+from omnitune.documents.read import media, segments
+from omnitune.documents.read.media import RATE, Samples
+from omnitune.documents.read.pages import Description, Page, Rendering, keep_segment, look
+from omnitune.errors import DocumentError
+from omnitune.inputs.container import check_whole, seconds_of
+
+Frame = NDArray[np.uint8]
+"""`(height, width, 3)`."""
+
+FPS = 4
+MOST_FRAMES = 64
+"""Of one segment; a longer one has fewer frames a second."""
+
+QUALITY = 3
+"""Coarseness of the quantizer, from 1 (finest) to 31: letters stay legible."""
+KEY_FRAMES = 4
+LOOKS = (1, 2)
+"""Key frames whose looks tell a segment from others."""
+
+CUT = 0.004
+"""Mean change of a thumbnail's channels, of a full scale of 1, from which two frames are not of one shot. Two slides of
+one template with three lines of text differ in 0.003 to 0.009, frames of one still slide, compressed, in 0.0001."""
+STANDS_OUT = 5.0
+"""Times by which a cut changes more than nine in ten of the other frames between the key frames around it: a moving
+camera changes every frame."""
+THUMBNAIL = (16, 9)
+EXACT = 1e-6
+"""Seconds by which times may differ for being rounded."""
+
+
+def describe(path: Path, rendering: Rendering) -> Description:
+    """Where a clip is cut.
+
+    Raises:
+        DocumentError: It is empty, broken or truncated, or has no frames.
+    """
+    course = _course(path)
+    if rendering.segments == "windows":
+        marks = segments.windows(course.duration, rendering.seconds)
+    else:
+        marks = segments.even([*_cuts(path, course)], course.duration, rendering.seconds)
+    return Description(pages=len(marks) - 1, marks=tuple(marks))
+
+
+def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
+    """Segments `start` to `stop - 1` of a clip.
+
+    Raises:
+        DocumentError: It cannot be read.
+    """
+    marks = rendering.marks
+    pieces = zip(_frames(path, marks, rendering.width), _sounds(path, marks), strict=False)
+    for index, (frames, samples) in enumerate(islice(pieces, stop)):
+        if index < start:
+            continue
+        shown = [frames[(2 * place + 1) * len(frames) // (2 * KEY_FRAMES)] for place in range(KEY_FRAMES)]
+        seconds = marks[index + 1] - marks[index]
+        yield Page(
+            number=index + 1,
+            label=segments.label(marks[index], marks[index + 1]),
+            image=keep_segment(_encoded(frames, seconds, samples), ".mp4", _mosaic(shown), folder),
+            width=frames[0].shape[1],
+            height=frames[0].shape[0],
+            look=_look([shown[place] for place in LOOKS], samples),
+            start=marks[index],
+            end=marks[index + 1],
+        )
+
+
+# --- cuts -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """What a first pass over a clip finds: its key frames alone are decoded.
+
+    Attributes:
+        duration: Seconds.
+        times: Seconds of the key frames from the first frame.
+        thumbnails: Of the key frames.
+    """
+
+    duration: float = 0.0
+    times: list[float] = field(default_factory=list)
+    thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+def _course(path: Path) -> _Course:
+    found = _Course()
+    with media.document(path, "video") as (container, stream):
+        stream.codec_context.skip_frame = "NONKEY"
+        shown: list[int] = []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                if packet.is_corrupt or _at(packet) is None:
+                    raise DocumentError(f"{path.name}: broken video after {len(shown)} frames")
+                shown.append(_at(packet) or 0)
+            for frame in packet.decode():
+                found.times.append(float((_at(frame) or 0) * stream.time_base))
+                found.thumbnails.append(_thumbnail(frame))
+        if not shown or not found.times:
+            raise DocumentError(f"{path.name}: it has no frames")
+        if stream.frames > len(shown):
+            raise DocumentError(
+                f"{path.name}: truncated: its header says {stream.frames} frames, and it has {len(shown)}"
+            )
+        first = min(shown)
+        found.duration = float((max(shown) - first) * stream.time_base) + 1 / float(stream.average_rate or FPS)
+        check_whole(found.duration, seconds_of(container, stream), str(path))
+        begin = float(first * stream.time_base)
+        found.times = [time - begin for time in found.times]
+    return found
+
+
+def _cuts(path: Path, course: _Course) -> Iterator[float]:
+    """Seconds at which another shot begins: looked for where a key frame differs from the one before it."""
+    known = zip(course.times, course.thumbnails, strict=True)
+    for (one, before), (other, after) in pairwise(known):
+        if _change(before, after) >= CUT:
+            times, thumbnails = zip(*_between(path, one, other), strict=True)
+            yield from (times[place] for place in _places(thumbnails))
+
+
+def _places(thumbnails: Sequence[NDArray[np.float32]]) -> Iterator[int]:
+    """Which of some frames in a row begin another shot."""
+    changes = [_change(before, after) for before, after in pairwise(thumbnails)]
+    others = sorted(changes)[:-1]
+    enough = max(CUT, STANDS_OUT * float(np.quantile(others, 0.9))) if others else CUT
+    yield from (place for place, change in enumerate(changes, start=1) if change >= enough)
+
+
+def _between(path: Path, start: float, stop: float) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Times and thumbnails of the frames from the key frame at `start` to the one at `stop`."""
+    for time, frame in _decoded(path, start):
+        if time > stop + EXACT:
+            return
+        if time >= start - EXACT:
+            yield time, _thumbnail(frame)
+
+
+def _change(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(np.abs(one - other).mean())
+
+
+def _thumbnail(frame: Any) -> NDArray[np.float32]:
+    small: NDArray[np.float32] = frame.reformat(
+        width=THUMBNAIL[0], height=THUMBNAIL[1], format="rgb24", interpolation="AREA"
+    ).to_ndarray() / np.float32(255)
+    return small
+
+
+# --- frames and sound -------------------------------------------------------------------------------------------------
+
+
+def _decoded(path: Path, start: float = 0.0) -> Iterator[tuple[float, Any]]:
+    """Seconds and frames from the key frame at or before `start` on."""
+    with media.document(path, "video") as (container, stream):
+        begin = stream.start_time or 0
+        if start:
+            container.seek(begin + round(start / float(stream.time_base)), stream=stream)
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise DocumentError(f"{path.name}: broken video")
+            at = _at(frame)
+            if at is not None:
+                yield float((at - begin) * stream.time_base), frame
+
+
+def _frames(path: Path, marks: Sequence[float], width: int) -> Iterator[list[Frame]]:
+    """Frames of every segment in turn, at least one."""
+    index, found, following = 0, list[Frame](), marks[0]
+    last: Any = None  # a described clip has frames
+    for time, frame in _decoded(path):
+        while index + 2 < len(marks) and time >= marks[index + 1] - EXACT:
+            yield found or [_pixels(last, width)]
+            index, found, following = index + 1, [], marks[index + 1]
+        if time >= following - EXACT and len(found) < MOST_FRAMES:
+            found.append(_pixels(frame, width))
+            following += max(1 / FPS, (marks[index + 1] - marks[index]) / MOST_FRAMES)
+        last = frame
+    yield found or [_pixels(last, width)]
+
+
+def _pixels(frame: Any, width: int) -> Frame:
+    """A frame at most so wide, its sides even as encoders want them."""
+    scale = min(1.0, width / frame.width)
+    size = {"width": max(2, round(frame.width * scale / 2) * 2), "height": max(2, round(frame.height * scale / 2) * 2)}
+    pixels: Frame = frame.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray()
+    return pixels
+
+
+def _sounds(path: Path, marks: Sequence[float]) -> Iterator[Samples]:
+    """The sound of every segment in turn; no samples without a sound track, or where it has ended."""
+    with media.document(path, "video") as (container, _):
+        has_sound = bool(container.streams.audio)
+    yield from media.cut(media.sound(path) if has_sound else iter(()), marks)
+
+
+def _at(timed: Any) -> int | None:
+    """Time of a packet or frame in its stream's units."""
+    time: int | None = timed.pts if timed.pts is not None else timed.dts
+    return time
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def _encoded(frames: Sequence[Frame], seconds: float, samples: Samples) -> bytes:
+    """An MP4 file: equal frames and samples give equal bytes."""
+    av = runtime.require("av", extra="video")
+    buffer = io.BytesIO()
+    rate = Fraction(len(frames) / seconds).limit_denominator(1000)
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        pictures = container.add_stream("mpeg4", rate=rate, options={"qmin": str(QUALITY), "qmax": str(QUALITY)})
+        pictures.height, pictures.width = frames[0].shape[:2]
+        pictures.pix_fmt = "yuv420p"
+        pictures.codec_context.thread_count = 1
+        track = container.add_stream("aac", rate=RATE, layout="mono") if len(samples) else None
+        for frame in frames:
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(pictures.encode())
+        if track is not None:
+            whole = av.AudioFrame.from_ndarray((samples / np.float32(media.FULL))[None], format="fltp", layout="mono")
+            whole.sample_rate, whole.pts, whole.time_base = RATE, 0, Fraction(1, RATE)
+            fifo = av.AudioFifo()
+            fifo.write(whole)
+            for part in fifo.read_many(1024, partial=True):
+                container.mux(track.encode(part))
+            container.mux(track.encode())
+    return buffer.getvalue()
+
+
+def _mosaic(frames: Sequence[Frame]) -> Image.Image:
+    """Four frames as one picture, in reading order."""
+    top, bottom = np.concatenate(frames[:2], axis=1), np.concatenate(frames[2:], axis=1)
+    return Image.fromarray(np.concatenate([top, bottom]))
+
+
+def _look(frames: Sequence[Frame], samples: Samples) -> str:
+    """Difference hashes of some frames and of the sound, one after another; "" where nothing is seen or heard."""
+    parts = [*(look(Image.fromarray(frame)) for frame in frames), media.hear(samples)]
+    return "".join(part or "0" * 64 for part in parts) if any(parts) else ""

@@ -1,0 +1,1 @@
+"""Run any stack of modules over any items: plan, prepare, run; caches and ranks."""

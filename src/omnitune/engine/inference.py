@@ -1,0 +1,192 @@
+"""The one inference loop: raw items in, one output a row, in the order of the items."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnitune import runtime
+from omnitune.errors import InputError
+from omnitune.types import Column, Features, MiniBatch, Plan
+
+if TYPE_CHECKING:
+    from omnitune.model.base import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to encode and how; small enough to send to another process.
+
+    Attributes:
+        prompt: Text put before every item.
+        task: Role the items have, for a `Router` ("query", "document").
+        batch_size: Items a mini-batch holds.
+        show_progress_bar: None shows it on a terminal.
+        strings_are_text: A bare string is never taken for the path or URL of media.
+        processing: Extra arguments of the preprocessing.
+        forward: Extra arguments of the modules' forward.
+        first_row: Number of the first item, for errors: of a chunk, its place in the whole.
+    """
+
+    prompt: str | None = None
+    task: str | None = None
+    batch_size: int = 32
+    show_progress_bar: bool | None = None
+    strings_are_text: bool = False
+    processing: dict[str, Any]
+    forward: dict[str, Any]
+    first_row: int = 0
+
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+def make_request(
+    model: "Model", *, prompt: str | None, batch_size: int, show_progress_bar: bool | None, kwargs: dict[str, Any]
+) -> Request:
+    """The request of a public verb.
+
+    Args:
+        model: The model.
+        prompt: Text put before every item.
+        batch_size: Items a mini-batch holds.
+        show_progress_bar: None shows it on a terminal.
+        kwargs: The verb's further arguments: `task`, `processing_kwargs`, `first_row` (number of the first item, for
+            errors), and what the model's modules take.
+
+    Raises:
+        InputError: `batch_size` is not positive, or no module takes one of the arguments.
+    """
+    if batch_size <= 0:
+        raise InputError(f"batch_size: expected a positive number, got {batch_size}")
+    task = kwargs.pop("task", None)
+    processing = kwargs.pop("processing_kwargs", None)
+    first_row = kwargs.pop("first_row", 0)
+    accepted = model.get_model_kwargs()
+    unknown = sorted(set(kwargs) - set(accepted))
+    if unknown:
+        raise InputError(f"encode: unknown arguments {unknown}; this model's modules take {accepted}")
+    return Request(
+        prompt=prompt,
+        task=task,
+        batch_size=batch_size,
+        show_progress_bar=show_progress_bar,
+        strings_are_text=task == "query",
+        processing={} if processing is None else {"processing_kwargs": processing},
+        forward={**kwargs, "task": task} if "task" in accepted and task is not None else kwargs,
+        first_row=first_row,
+    )
+
+
+def materialized(inputs: Any) -> list[Any]:
+    """The items of a sequence, an array or a dataset's column as a list."""
+    return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
+
+
+def check_options(precision: str | None, output_value: str | None, truncate_dim: int | None) -> None:
+    """Refuse options of `encode` that would give something else than what was meant.
+
+    Raises:
+        InputError: One has a value that cannot work; the message names it.
+    """
+    if truncate_dim is not None and truncate_dim < 1:
+        raise InputError(f"truncate_dim: expected a positive number, got {truncate_dim}")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if output_value not in ("sentence_embedding", "token_embeddings", None):
+        raise InputError(f"output_value: expected sentence_embedding, token_embeddings or None, got {output_value!r}")
+
+
+def stacked(
+    model: "Model", inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor], *, on_host: bool
+) -> Tensor:
+    """One vector an item, written into one array as they come.
+
+    Args:
+        model: In inference mode.
+        inputs: Raw items.
+        request: How to encode them.
+        finish: Applied to the outputs of a mini-batch `(rows, dim)`: truncation, scaling.
+        on_host: Whether the array is in host memory.
+
+    Returns:
+        `(items, dim)`; `(0,)` for no items.
+    """
+    out: Tensor | None = None
+    device = torch.device("cpu") if on_host else model.device
+    for (places, sources), values in _results(model, inputs, request, lambda o, _: finish(model.family.read(o).values)):
+        if out is None:
+            with torch.inference_mode(False):
+                out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
+        out[places.to(device)] = values[sources.to(values.device)].to(device)
+    return torch.empty(0, device=device) if out is None else out
+
+
+def listed(
+    model: "Model", inputs: Sequence[Any], request: Request, rows_of: Callable[[Features, int], Sequence[Any]]
+) -> list[Any]:
+    """One result an item, from `rows_of(outputs, rows)` for every mini-batch."""
+    results: list[Any] = [None] * len(inputs)
+    for (places, sources), made in _results(model, inputs, request, rows_of):
+        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
+            results[place] = made[source]
+    return results
+
+
+def _results(
+    model: "Model", inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[tuple[tuple[Tensor, Tensor], Any]]:
+    """For every mini-batch: (items it answers, their rows in its result), and what is `read` of its outputs.
+
+    Where ranks share the work, most results come from other ranks.
+    """
+    numbers = range(request.first_row, request.first_row + len(inputs))
+    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
+
+    def plan() -> Plan:
+        return model.engine.plan(
+            [column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text
+        )
+
+    if model.engine.ranks is None:
+        made = plan()
+        yield from zip(_answers(made), _run(model, made.mini_batches, request, read), strict=True)
+    else:
+        about = repr((request.processing, request.forward))
+        made, results = model.engine.ranks.share(plan, lambda some: list(_run(model, some, request, read)), about)
+        yield from zip(_answers(made), results, strict=True)
+
+
+def _run(
+    model: "Model", mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[Any]:
+    """What is read of the outputs of every mini-batch, in their order; of others that were run, nothing."""
+    steps = model.engine.in_step(mini_batches)
+    prepared = model.engine.prepare([mini_batch for _, mini_batch in steps], **request.processing)
+    total = sum(len(mini_batch.items) for mini_batch in mini_batches)
+    bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
+    made: dict[int, Any] = {}
+    number = 0
+    with bar as shown:
+        for (place, mini_batch), features in zip(steps, prepared, strict=True):
+            made[place] = read(model.engine.forward(features, **request.forward), len(mini_batch.items))
+            while number in made:
+                yield made.pop(number)
+                shown.update(len(mini_batches[number].items))
+                number += 1
+
+
+def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every mini-batch, the items that its rows answer (equal items share a row), and those rows."""
+    rows = plan.rows[0]
+    order = torch.argsort(rows, stable=True)
+    starts = torch.tensor([len(m.items) for m in plan.mini_batches], dtype=torch.int64).cumsum(0)
+    cuts = torch.searchsorted(rows[order], starts).tolist()
+    begin, offset = 0, 0
+    for cut, end in zip(cuts, starts.tolist(), strict=True):
+        places = order[begin:cut]
+        yield places, rows[places] - offset
+        begin, offset = cut, end

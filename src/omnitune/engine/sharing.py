@@ -1,0 +1,158 @@
+"""What all ranks of a distributed run encode together: each its share of the work, and every rank gets all of it.
+
+Every rank makes the same calls with the same items and so the same plan; its mini-batches are dealt by cost and run by
+one rank each, cut as one process would cut them, so the results are those of one process. Nothing waits for a rank that
+failed or does something else: every exchange carries what its sender is about to do. Ranks that turn out to encode
+different items, as an evaluator that draws them at random makes them, go on alone, each with all of its own items.
+"""
+
+import hashlib
+import heapq
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch.distributed
+from torch import Tensor
+
+from omnitune.errors import ResourceError
+from omnitune.ops.collectives import exchanged, world_size
+from omnitune.types import MiniBatch, Plan
+
+if TYPE_CHECKING:
+    from omnitune.model.base import Model
+
+logger = logging.getLogger(__name__)
+
+Doing = Literal["encode", "encoded", "finished", "failed"]
+Encode = Callable[[Sequence[MiniBatch]], list[Any]]
+"""Mini-batches to one result each."""
+
+
+class Ranks:
+    """The ranks that encode together.
+
+    Attributes:
+        together: Whether they still do; ranks that found themselves encoding different items go on alone.
+        over: Whether one of them has failed, and no rank exchanges anything any more.
+    """
+
+    def __init__(self) -> None:
+        self.together = True
+        self.over = False
+
+    def share(self, make: Callable[[], Plan], encode: Encode, about: str) -> tuple[Plan, list[Any]]:
+        """Encode what is planned, together.
+
+        Args:
+            make: Makes the plan.
+            encode: Encodes mini-batches, in any order.
+            about: What else decides the results, beside the items.
+
+        Returns:
+            The plan, and the result of each of its mini-batches; tensors are on the CPU.
+
+        Raises:
+            ResourceError: Another rank failed; says which, and why.
+        """
+        plan = self._attempt(make)
+        mark = _mark(plan, about)
+        if self.together and any(one != ("encode", mark) for one in self._exchange("encode", mark)):
+            self.together = False
+            logger.warning(
+                "evaluator: the ranks do not encode the same items, as with an evaluator that draws them at random; "
+                "from here on every rank encodes everything itself."
+            )
+        if not self.together:
+            return plan, encode(plan.mini_batches)
+        own = deal([mini_batch.cost for mini_batch in plan.mini_batches], world_size())[torch.distributed.get_rank()]
+        made = self._attempt(lambda: encode([plan.mini_batches[number] for number in own]))
+        results: dict[int, Any] = {}
+        for _, part in self._exchange("encoded", dict(zip(own, map(_on_cpu, made), strict=True))):
+            results |= part
+        return plan, [results[number] for number in range(len(plan.mini_batches))]
+
+    def finish(self, result: Any) -> list[Any]:
+        """What every rank ends with, by rank.
+
+        Raises:
+            ResourceError: Another rank failed; says which, and why.
+        """
+        found = self._exchange("finished", result)
+        if any(doing != "finished" for doing, _ in found):  # others encode what this rank did not; they come alone
+            self.together = False
+            found = self._exchange("finished", result)
+        return [value for _, value in found]
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others, once, that this rank cannot go on."""
+        if not self.over:
+            self.over = True
+            exchanged(("failed", f"{type(error).__name__}: {error}"))
+
+    def _attempt(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns; where it fails, the others, who wait, are told."""
+        try:
+            return work()
+        except Exception as error:
+            self.fail(error)
+            raise
+
+    def _exchange(self, doing: Doing, value: Any) -> list[tuple[Doing, Any]]:
+        self.over = True  # until the others have answered: where the connection is lost, nobody is to be told
+        found: list[tuple[Doing, Any]] = exchanged((doing, value))
+        for rank, (other, said) in enumerate(found):
+            if other == "failed":
+                raise ResourceError(f"rank {rank} failed, and the others stop with it: {said}")
+        self.over = False
+        return found
+
+
+@contextmanager
+def sharing(model: "Model") -> Iterator[Ranks]:
+    """Within this context all ranks call the same verbs of `model` with the same items, and share the work."""
+    ranks = Ranks()
+    model.engine.ranks = ranks
+    try:
+        yield ranks
+    except BaseException as error:
+        ranks.fail(error)
+        raise
+    finally:
+        model.engine.ranks = None
+
+
+def deal(costs: Sequence[int], ranks: int) -> list[list[int]]:
+    """Numbers of the pieces of work that each rank takes: every piece goes to whoever has the least so far.
+
+    Args:
+        costs: Of each piece.
+        ranks: How many there are; with fewer pieces than ranks, some get none.
+    """
+    loads = [(0, rank) for rank in range(ranks)]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(number)
+        heapq.heappush(loads, (load + max(costs[number], 1), rank))
+    return shares
+
+
+def _mark(plan: Plan, about: str) -> str:
+    """Equal for plans of equal items that are encoded alike."""
+    made = hashlib.blake2b(about.encode(), digest_size=16)
+    for rows in plan.rows:
+        made.update(rows.numpy().tobytes())
+    for one in plan.mini_batches:
+        made.update(repr((one.modality, one.role, one.prompt, one.cost, one.keys)).encode())
+    return made.hexdigest()
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with its tensors on the CPU: a device of one rank is no device of another."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
+    return [_on_cpu(part) for part in value] if isinstance(value, list) else value

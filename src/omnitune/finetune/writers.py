@@ -1,0 +1,263 @@
+"""Questions that a model writes about pages, recordings and clips, behind an API or on this machine.
+
+What a file holds decides how it is shown and what is asked (`shown`). Only what is trained on is shown: people's own
+titles and captions stay the test. What comes back passes the filters of `preparation` (no pointing at the page, no
+copied phrases, the page's language, found again by BM25).
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from omnitune import runtime
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.preparation import refusal, round_trip
+from omnitune.documents.queries import shown
+from omnitune.documents.queries.endpoint import Endpoint
+from omnitune.documents.queries.extract import is_listing
+from omnitune.documents.read.text import squash
+from omnitune.errors import RecipeError
+from omnitune.finetune.choose import model_identity
+from omnitune.finetune.encoded import Say
+from omnitune.finetune.recipe import Queries
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.inputs.processor import ChatTemplate, merged
+from omnitune.io import digest, read_json, write_json, write_jsonl
+from omnitune.modules.costs import sampling
+
+WRITERS = ("extractive", "endpoint", "local")
+
+_MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d+[.):]|[Qq]\d*[.:])\s+")
+
+
+class QueryWriter(Protocol):
+    """Writes questions about page images, recordings and clips; `identity` changes when they would."""
+
+    identity: str
+
+    def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
+        """For each file its questions."""
+
+
+def make_writer(settings: Queries, say: Say) -> QueryWriter | None:
+    """The writer that a recipe asks for; None for `extractive`.
+
+    Raises:
+        RecipeError: It needs a model and none is named.
+        InputError: The address of the API is not set.
+    """
+    if settings.writer == "extractive":
+        return None
+    if not settings.model:
+        raise RecipeError(
+            f"queries.model: expected the name of a vision-language model for the writer {settings.writer!r}, "
+            "got nothing; add queries.model, or --query-model"
+        )
+    if settings.writer == "local":
+        return LocalWriter(settings, say)
+    url, key = runtime.endpoint()
+    endpoint = Endpoint(
+        url=url,
+        key=key,
+        model=settings.model,
+        cache=runtime.cache_folder() / "answers",
+        concurrency=settings.concurrency,
+        attempts=settings.attempts,
+        timeout=settings.timeout,
+    )
+    return EndpointWriter(endpoint, settings, say)
+
+
+def asking(settings: Queries, writer: str | None, model: str | None) -> Queries:
+    """Settings with what a command says in their place.
+
+    Raises:
+        RecipeError: There is no such writer.
+    """
+    if writer is not None and writer not in WRITERS:
+        raise RecipeError(f"queries: expected one of {', '.join(WRITERS)}, got {writer!r}")
+    given: dict[str, Any] = {"writer": writer, "model": model}
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+class EndpointWriter:
+    """Questions of a model behind an OpenAI-compatible API; media travel in the request.
+
+    Args:
+        endpoint: The model.
+        settings: How many questions, of how many tokens.
+        say: Told the cost before and after, in tokens.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Queries, say: Say) -> None:
+        self.endpoint, self.settings, self.say = endpoint, settings, say
+        self.prompts = {kind: shown.request(kind, settings.per_page) for kind in shown.SUBJECTS}
+        self.identity = digest(["endpoint", endpoint.url, endpoint.model, self.prompts, settings.max_tokens])
+
+    def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
+        """For each file its questions."""
+        kinds = [shown.kind_of(page) for page in pages]
+        questions = [
+            {"prompt": self.prompts[kind], "max_tokens": self.settings.max_tokens, kind: _file_hash(page)}
+            for page, kind in zip(pages, kinds, strict=True)
+        ]
+        self._estimate(pages, kinds, [self.endpoint.known(one) for one in questions])
+        answers = []
+        bodies = [partial(self._body, page, kind) for page, kind in zip(pages, kinds, strict=True)]
+        with runtime.progress_bar(label="Writing queries", total=len(pages), unit="item") as bar:
+            for answer in self.endpoint.ask_all(questions, bodies):
+                answers.append(answer)
+                bar.update()
+        paid = [kind for kind, answer in zip(kinds, answers, strict=True) if not answer.kept]
+        silent = sum(not answer.counted for answer in answers if not answer.kept)
+        into, out = (
+            sum(getattr(one, f"{side}_tokens") for one in answers if not one.kept) for side in ("prompt", "completion")
+        )
+        self.say(
+            f"Written: {into:,} tokens in, {out:,} out for {shown.counted(paid)}; "
+            f"{len(answers) - len(paid):,} from disk"
+            + (f"; the server did not count the tokens of {silent:,}" if silent else "")
+        )
+        return [parse(answer.text, self.settings.per_page) for answer in answers]
+
+    def _estimate(self, pages: Sequence[Path], kinds: Sequence[shown.ShownKind], known: Sequence[bool]) -> None:
+        new = [(page, kind) for page, kind, there in zip(pages, kinds, known, strict=True) if not there]
+        old = [kind for kind, there in zip(kinds, known, strict=True) if there]
+        tokens = sum(len(self.prompts[kind]) // 4 + shown.tokens(page, kind) for page, kind in new)
+        self.say(
+            f"{self.endpoint.model} at {self.endpoint.url} writes {self.settings.per_page} queries for each of "
+            f"{shown.counted([kind for _, kind in new])}: about {tokens:,} tokens in, at most "
+            f"{len(new) * self.settings.max_tokens:,} out; {shown.counted(old)} were written before and cost nothing"
+        )
+
+    def _body(self, page: Path, kind: shown.ShownKind) -> dict[str, Any]:
+        content = [*shown.content(page, kind), {"type": "text", "text": self.prompts[kind]}]
+        return {"messages": [{"role": "user", "content": content}], "max_tokens": self.settings.max_tokens}
+
+
+class LocalWriter:
+    """Questions of a model on this machine; answers are kept on disk like those of an API.
+
+    Recordings and clips are sampled as the model's processor wants them.
+
+    Args:
+        settings: The model, how many questions, of how many tokens.
+        say: Told what is written.
+    """
+
+    def __init__(self, settings: Queries, say: Say) -> None:
+        assert settings.model is not None
+        self.settings, self.say = settings, say
+        self.prompts = {kind: shown.request(kind, settings.per_page, whole=True) for kind in shown.SUBJECTS}
+        self.identity = digest(["local", model_identity(settings.model), self.prompts, settings.max_tokens])
+        self.cache = runtime.cache_folder() / "answers" / self.identity
+
+    def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
+        """For each file its questions."""
+        kinds = [shown.kind_of(page) for page in pages]
+        places = [self.cache / f"{_file_hash(page)}.json" for page in pages]
+        asked = zip(pages, kinds, places, strict=True)
+        new = [(page, kind, place) for page, kind, place in asked if not place.is_file()]
+        count = shown.counted([kind for _, kind, _ in new])
+        self.say(f"{self.settings.model} writes {self.settings.per_page} queries for each of {count}")
+        if new:
+            answer = self._loaded({kind for _, kind, _ in new})
+            for page, kind, place in runtime.progress(new, label="Writing queries", unit="item"):
+                write_json(place, answer(page, kind))
+        return [parse(read_json(place), self.settings.per_page) for place in places]
+
+    def _loaded(self, kinds: Collection[shown.ShownKind]) -> Callable[[Path, shown.ShownKind], str]:
+        """Loads the model; returns what answers for one file."""
+        import torch
+        import transformers
+
+        processor = transformers.AutoProcessor.from_pretrained(self.settings.model)
+        images = all(kind == "image" for kind in kinds)
+        loader = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForMultimodalLM
+        model = loader.from_pretrained(self.settings.model, dtype="auto")
+        model.to(runtime.best_device()).eval()
+        sampled = sampling(processor, model.config, {})
+        options = merged({"common": {"return_tensors": "pt"}, "chat_template": {"add_generation_prompt": True}})
+        template = ChatTemplate(processor)
+
+        def answer(path: Path, kind: shown.ShownKind) -> str:
+            item = load(path, kind, DEFAULT_POLICY, sampled)
+            content = [{"type": kind, kind: item}, {"type": "text", "text": self.prompts[kind]}]
+            features = template.features([[{"role": "user", "content": content}]], options, max_length=None)
+            inputs = {name: value.to(model.device) for name, value in features.items()}
+            with torch.inference_mode():
+                made = model.generate(**inputs, max_new_tokens=self.settings.max_tokens, do_sample=False)
+            return str(processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
+
+        return answer
+
+
+def parse(text: str, most: int) -> list[str]:
+    """Questions of an answer: a line each, or a JSON list, without numbers, bullets and quotation marks."""
+    return list(dict.fromkeys(_bare(line) for line in _lines(text) if _bare(line)))[:most]
+
+
+def _lines(text: str) -> Iterator[str]:
+    listed = re.search(r"\[.*\]", text, re.DOTALL)
+    if listed:
+        try:
+            found = json.loads(listed[0])
+        except json.JSONDecodeError:
+            found = []
+        if found and all(isinstance(one, str) for one in found):
+            yield from found
+            return
+    yield from (line for line in text.splitlines() if not line.strip().startswith("```"))
+
+
+def _bare(line: str) -> str:
+    bare = _MARK.sub("", line).strip().strip("\"'\u201c\u201d\u00ab\u00bb`").strip()
+    return "" if bare.rstrip(".").upper() == "NONE" or bare.endswith(":") else bare
+
+
+def _file_hash(page: Path) -> str:
+    return hashlib.blake2b(page.read_bytes(), digest_size=16).hexdigest()
+
+
+def generate(
+    dataset: DocumentDataset, writer: QueryWriter, out: Path, *, limit: int | None = None, depth: int = 100
+) -> Counter[str]:
+    """Write questions about a dataset's training pages into a JSONL file, with what each filter says of them.
+
+    Args:
+        dataset: Pages.
+        writer: Asks about them.
+        out: Rows of `page_id`, `query`, and `dropped`: the reason, "" for a question that would be trained on.
+        limit: Pages to ask about; None takes all.
+        depth: A question is kept if BM25 finds its page among so many.
+
+    Returns:
+        Number of questions by reason, "" for the kept.
+    """
+    table = dataset.tables["pages"]
+    columns = (table["side"], table["left_out_for"], table["look"], table["text"])
+    rows = [
+        row
+        for row, (side, held_out_page, look, text) in enumerate(zip(*columns, strict=True))
+        if side == "train" and not held_out_page and look and not is_listing(text)
+    ][:limit]
+    asked = writer([Path(dataset.pages[row]["path"]) for row in rows])
+    pairs = [(row, query) for row, queries in zip(rows, asked, strict=True) for query in queries]
+    texts = {dataset.page_ids[row]: dataset.page_texts[row] for row, side in enumerate(columns[0]) if side == "train"}
+    found = round_trip(depth)([query for _, query in pairs], [dataset.page_ids[row] for row, _ in pairs], texts)
+    held_out = {squash(query) for side in (dataset.test, dataset.validation) for query in side.queries.values()}
+    made = []
+    for (row, query), good in zip(pairs, found, strict=True):
+        reason = refusal(query, dataset.page_texts[row], written=True) or ("" if good else "round trip")
+        if squash(query) in held_out:
+            reason = "also asked in the test"
+        made.append({"page_id": dataset.page_ids[row], "query": query, "dropped": reason})
+    write_jsonl(out, made)
+    return Counter(one["dropped"] for one in made)

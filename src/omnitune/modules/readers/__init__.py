@@ -1,0 +1,1 @@
+"""Read media as text inside a model, so that a text encoder serves pages, speech and clips."""

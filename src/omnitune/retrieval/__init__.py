@@ -1,0 +1,1 @@
+"""Everything over a whole corpus: encode it, index it, search it, mine it."""

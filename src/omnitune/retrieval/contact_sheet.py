@@ -1,0 +1,76 @@
+"""The pages found for a query, side by side, as one HTML file to look at."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from omnitune.errors import InputError
+from omnitune.inputs.image import load_image
+from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
+from omnitune.io import writing
+from omnitune.report.html import render_sheet
+from omnitune.report.results import PAGE_WORDS, Page, Words
+from omnitune.retrieval.index import Found
+
+_WIDTH = 520
+_QUALITY = 72
+
+
+def write_contact_sheet(
+    path: str | Path,
+    *,
+    query: str,
+    model: str,
+    found: Sequence[Found],
+    images: Sequence[Any],
+    policy: MediaPolicy = DEFAULT_POLICY,
+    words: Words = PAGE_WORDS,
+) -> Path:
+    """Write a self-contained HTML page with a thumbnail and the score of every page found.
+
+    Args:
+        path: The HTML file.
+        query: What was looked for.
+        model: Name of the model that looked.
+        found: The pages, best first; entries have an `id`, and may have a `document`, a `page` number and `times`.
+        images: Their images in any accepted form, in the same order; None where there is none.
+        policy: Limits on reading them.
+        words: What pages are called.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: There is not one image for each page found.
+        MediaError: An image cannot be read.
+        ResourceError: The disk is full.
+    """
+    if len(images) != len(found):
+        raise InputError(f"images: expected one for each of {len(found)} pages found, got {len(images)}")
+    pages = [
+        (_page(hit, b"" if image is None else thumbnail(load_image(image, policy))), hit.score)
+        for hit, image in zip(found, images, strict=True)
+    ]
+    path = Path(path)
+    with writing(path) as temporary:
+        temporary.write_text(render_sheet(query=query, model=model, pages=pages, words=words), encoding="utf-8")
+    return path
+
+
+def thumbnail(image: Image.Image, width: int = _WIDTH) -> bytes:
+    """A JPEG of the image, at most `width` pixels wide."""
+    small = image.convert("RGB")
+    small.thumbnail((width, 4 * width))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def _page(hit: Found, image: bytes) -> Page:
+    identifier = str(hit.entry["id"])
+    document = str(hit.entry.get("document", identifier))
+    times = str(hit.entry.get("times", ""))
+    return Page(id=identifier, document=document, number=int(hit.entry.get("page", 1)), image=image, times=times)

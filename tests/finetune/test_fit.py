@@ -1,0 +1,122 @@
+"""Loss, arguments and checkpoints of the training step."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from omnitune import SentenceTransformer
+from omnitune.errors import DatasetError, RecipeError
+from omnitune.finetune.encoded import about, announce
+from omnitune.finetune.fit import (
+    LOGGED_SHARE,
+    default_dims,
+    fit,
+    last_checkpoint,
+    make_loss,
+    measured_dims,
+    training_arguments,
+    width_of,
+)
+from omnitune.finetune.recipe import parse_recipe
+from omnitune.finetune.train import epochs_of
+
+
+@pytest.fixture
+def model(tiny_bert) -> SentenceTransformer:
+    return SentenceTransformer(str(tiny_bert), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("width", "dims"),
+    [(384, [384, 256, 128, 64]), (2048, [2048, 1024, 512, 256, 128, 64]), (32, [32, 16, 8]), (8, [8])],
+)
+def test_default_dims(width, dims):
+    assert default_dims(width) == dims
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dims"),
+    [
+        ("", [384, 256, 128, 64]),
+        ("matryoshka:", [384]),
+        ("matryoshka: {matryoshka_dims: [384, 96]}", [384, 96]),
+        ("matryoshka: {matryoshka_dims: [96]}", [384, 96]),
+        ("evaluation: {dims: [32, 512]}", [384, 32]),
+    ],
+)
+def test_measured_dims(recipe, dims):
+    assert measured_dims(384, parse_recipe(recipe, source="x")) == dims
+
+
+def test_the_loss_of_a_recipe(model):
+    width = width_of(model)
+    loss = make_loss(model, parse_recipe("loss: {scale: 10}", source="x"))
+    assert type(loss).__name__ == "MatryoshkaLoss" and list(loss.matryoshka_dims) == default_dims(width)
+    assert type(loss.loss).__name__ == "CachedMultipleNegativesRankingLoss" and loss.loss.scale == 10
+    plain = make_loss(model, parse_recipe("loss: {name: MultipleNegativesRankingLoss}\nmatryoshka:", source="x"))
+    assert type(plain).__name__ == "MultipleNegativesRankingLoss"
+
+
+def test_a_curve_is_logged_unless_the_recipe_says_otherwise(tmp_path):
+    found = training_arguments(parse_recipe("", source="x"), tmp_path, evaluated=False)
+    assert found.logging_steps == LOGGED_SHARE
+    found = training_arguments(parse_recipe("training: {logging_steps: 7}", source="x"), tmp_path, evaluated=False)
+    assert found.logging_steps == 7
+
+
+def test_arguments_that_contradict_each_other_name_the_recipe(tmp_path):
+    recipe = parse_recipe(
+        "training: {load_best_model_at_end: true, eval_strategy: 'no', save_strategy: steps}", source="x"
+    )
+    with pytest.raises(RecipeError, match="x: training: .*load_best_model_at_end"):
+        training_arguments(recipe, tmp_path, evaluated=True)
+
+
+def test_evaluation_settings_are_left_out_without_an_evaluator(tmp_path):
+    recipe = parse_recipe("training: {eval_strategy: steps, eval_steps: 0.1, use_cpu: true}", source="x")
+    assert training_arguments(recipe, tmp_path, evaluated=False).eval_strategy == "no"
+    assert training_arguments(recipe, tmp_path, evaluated=True).eval_strategy == "steps"
+
+
+def test_last_checkpoint_is_a_complete_one(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for step in (9, 10, 11, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+TRAIN = "training: {num_train_epochs: 1, per_device_train_batch_size: 2, use_cpu: true, logging_steps: 1"
+
+
+def test_a_bad_item_stops_the_run_before_it_starts_or_is_listed(model, tmp_path):
+    rows = Dataset.from_dict({"query": ["a", "b", None, "d"], "page": ["one", "two", "three", "four"]})
+    with pytest.raises(DatasetError, match="row 2.*query"):
+        fit(model, rows, parse_recipe(TRAIN + "}", source="x"), tmp_path / "raise")
+    fitted = fit(model, rows, parse_recipe(TRAIN + ", on_bad_item: skip}", source="x"), tmp_path / "skip")
+    assert [one.name for one in fitted.bad_items] == ["row 2, column 'query'"]
+    assert fitted.facts["batch"] == "2 pairs" and fitted.facts["negatives a query"] == "1"
+    assert [point.step for point in fitted.losses] == [1, 2]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (41, "41 s"), (125, "2 min"), (9000, "2.5 h")])
+def test_about(seconds, text):
+    assert about(seconds) == text
+
+
+def test_cost_is_announced_from_a_sample_that_is_warm():
+    said, worked = [], []
+    announce("Reading 100 pages", list(range(100)), worked.append, said.append, sample=4)
+    assert worked == [[0], [1, 2, 3]]
+    assert said[0].startswith("Reading 100 pages: about 1 s (")
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs"),
+    [("{}", 3), ("{num_train_epochs: 0.5}", 0.5), ("{max_steps: 10, per_device_train_batch_size: 4}", 2)],
+)
+def test_epochs_of_a_recipe(training, epochs):
+    assert epochs_of(parse_recipe(f"training: {training}", source="x"), 20) == epochs

@@ -1,0 +1,319 @@
+"""The pipeline on tiny manuals: what it leaves, and that it never does twice what it did once."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import TrainerCallback
+
+from fixtures.tiny_pdfs import write_folder
+from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
+from omnitune import SentenceTransformer
+from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
+from omnitune.finetune import run as pipeline
+from omnitune.finetune import train
+from omnitune.finetune.recipe import parse_recipe
+
+RECIPE = """
+prepare: {width: 400, test: [kitchen.pdf], workers: 1}
+loss: {name: CachedMultipleNegativesRankingLoss, scale: 20}
+training:
+  num_train_epochs: 2
+  per_device_train_batch_size: 8
+  learning_rate: 1e-3
+  batch_sampler: no_duplicates
+  logging_steps: 1
+  save_strategy: steps
+  save_steps: 3
+  seed: 5
+  use_cpu: true
+evaluation: {baselines: [bm25], resamples: 200, batch_size: 8}
+"""
+
+
+def recipe(**changes: str):
+    text = RECIPE
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    return parse_recipe(text, source="tiny.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Readings are shared by the tests of this file and by nobody else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory) -> Path:
+    folder = write_folder(tmp_path_factory.mktemp("docs") / "manuals")
+    (folder / "torn.pdf").write_bytes(b"%PDF-1.4\nnothing else")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, manuals, model) -> tuple[Path, list[str]]:
+    """A run that was never disturbed, and what it said."""
+    out, said = tmp_path_factory.mktemp("run") / "out", []
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe(), say=said.append, command="omnitune finetune it")
+    return out, said
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """A copy of the finished run, to disturb."""
+    return Path(shutil.copytree(finished[0], tmp_path / "out"))
+
+
+def numbers(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+def losses(out: Path) -> list[float]:
+    return [one["loss"] for one in numbers(out)["losses"]]
+
+
+def asked(out: Path) -> list[str]:
+    from omnitune.documents import load
+
+    return load(out / "dataset").test_queries
+
+
+def forbid(monkeypatch, *steps: str) -> None:
+    def never(*args, **kwargs):
+        raise AssertionError("this step was done before")
+
+    for step in steps:
+        monkeypatch.setattr(f"omnitune.finetune.{step}", never)
+
+
+def test_what_a_run_leaves(finished):
+    out, _ = finished
+    assert {"dataset", "embeddings", "model", "report.html", "report.json"} <= {p.name for p in out.iterdir()}
+    assert not (out / "checkpoints").exists()
+    found = numbers(out)
+    assert found["headline"] == found["dimensions"][0]
+    assert [one["dim"] for one in found["dimensions"]] == [32, 16, 8]
+    assert {one["name"] for one in found["systems"]} == {"finetuned", "base", "BM25"}
+    assert found["data"]["test_pages"] == 5 and found["data"]["all_pages"] == 20
+    assert found["run"]["command"] == "omnitune finetune it"
+    assert set(found["run"]["seconds"]) == {"prepare", "read", "base", "text baseline", "train", "evaluate"}
+    assert len(found["losses"]) > 3 and found["losses"][-1]["loss"] < found["losses"][0]["loss"]
+    assert found["run"]["facts"]["negatives a query"] == "7"
+
+
+def test_a_broken_document_is_named_and_skipped(finished):
+    skipped = numbers(finished[0])["data"]["skipped"]
+    assert [one["name"] for one in skipped] == ["torn.pdf"]
+    assert "torn.pdf" in (finished[0] / "report.html").read_text()
+
+
+def test_no_test_document_is_trained_on(finished):
+    documents = {one["name"]: one["split"] for one in numbers(finished[0])["data"]["documents"]}
+    assert documents["kitchen.pdf"] == "test"
+    assert set(documents.values()) == {"train", "test"}
+
+
+def test_it_says_what_it_will_cost(finished):
+    said = "\n".join(finished[1])
+    for line in (
+        "It was asked for.",
+        "Reading 20 pages: about",
+        "Encoding 20 pages",
+        "Training on 36 rows, 2 epochs: about",
+    ):
+        assert line in said
+
+
+def test_the_model_finds_pages(finished):
+    model = SentenceTransformer(str(finished[0] / "model"), device="cpu")
+    stored = np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy")
+    assert model.encode_query(asked(finished[0])) == pytest.approx(stored, abs=1e-5)
+
+
+def test_running_again_does_nothing_twice(out, manuals, model, monkeypatch):
+    before = numbers(out)
+    forbid(monkeypatch, "train.fit", "run.encode_test", "run.read_pages")
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert numbers(out)["headline"] == before["headline"]
+
+
+def test_another_confidence_only_makes_another_report(out, manuals, model, monkeypatch):
+    forbid(monkeypatch, "train.fit", "run.encode_test", "run.read_pages")
+    changed = recipe(evaluation=("resamples: 200", "resamples: 100, confidence: 0.8"))
+    pipeline.finetune(manuals, out, model=str(model), recipe=changed)
+    assert numbers(out)["confidence"] == 0.8
+
+
+def test_improved_queries_are_shown_with_their_pages(out, manuals, model):
+    path = out / "embeddings" / "base" / "queries.npy"
+    np.save(path, -np.load(path))
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    found = numbers(out)
+    assert found["verdict"] == "better"
+    assert len(found["improved"]) == 5
+    first = found["improved"][0]
+    assert first["expected"]["document"] == first["base_first"]["document"] == "kitchen.pdf"
+    assert first["base_rank"] > first["finetuned_rank"] == 1
+    html = (out / "report.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 15
+    assert "Better" in html and first["query"] in html
+
+
+def test_other_training_keeps_what_does_not_depend_on_it(out, manuals, model, monkeypatch):
+    encoded = []
+    original = pipeline.encode_test
+    forbid(monkeypatch, "run.read_pages")
+    monkeypatch.setattr(
+        pipeline, "encode_test", lambda *args, **kwargs: (encoded.append(kwargs["label"]), original(*args, **kwargs))
+    )
+    before = numbers(out)
+    changed = recipe(rate=("learning_rate: 1e-3", "learning_rate: 1e-4"))
+    pipeline.finetune(manuals, out, model=str(model), recipe=changed)
+    assert encoded == ["Encoding with the finetuned model"]
+    assert numbers(out)["headline"]["base"] == before["headline"]["base"]
+    assert numbers(out)["losses"] != before["losses"]
+
+
+class Killed(BaseException):
+    pass
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, manuals, model, monkeypatch):
+    from omnitune.finetune import fit
+
+    shutil.rmtree(out / "model")
+    (out / ".steps" / "train.json").unlink()
+    monkeypatch.setattr(fit, "Bar", lambda: KillAt(5))
+    with pytest.raises(Killed):
+        pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    monkeypatch.undo()
+    (checkpoints,) = (out / "checkpoints").iterdir()
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-3"]
+    half = checkpoints / "checkpoint-4"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"epoch": ')
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert losses(out) == pytest.approx(losses(finished[0]))
+    for name in ("queries", "pages"):
+        undisturbed = np.load(finished[0] / "embeddings" / "finetuned" / f"{name}.npy")
+        assert np.load(out / "embeddings" / "finetuned" / f"{name}.npy") == pytest.approx(undisturbed, abs=1e-5)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (out / ".steps" / "evaluate.json").unlink()
+    monkeypatch.setattr(pipeline, "encode_test", full)
+    with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
+        pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    monkeypatch.undo()
+    forbid(monkeypatch, "train.fit")
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+
+
+def test_a_model_that_is_nowhere_is_named_before_the_documents_are_read(tmp_path, manuals, monkeypatch):
+    forbid(monkeypatch, "run.prepare")
+    monkeypatch.setattr("omnitune.modules.files.snapshot_download", offline)
+    with pytest.raises(CheckpointNotFoundError, match="'owner/name' is neither a directory here nor a repository"):
+        pipeline.finetune(manuals, tmp_path / "out", model="owner/name", recipe=recipe())
+
+
+def offline(*args, **kwargs):
+    raise OSError("no network")
+
+
+def test_results_among_the_documents_are_refused(manuals, model):
+    with pytest.raises(InputError, match="out: expected a folder outside the documents"):
+        pipeline.finetune(manuals, manuals / "out", model=str(model), recipe=recipe())
+
+
+def test_train_on_a_prepared_dataset(finished, model, tmp_path):
+    said = []
+    place = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), say=said.append)
+    again = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
+    assert place == again == tmp_path / "model"
+    trained = SentenceTransformer(str(place), device="cpu").encode_query(asked(finished[0]))
+    assert trained == pytest.approx(np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy"), abs=1e-5)
+
+
+def test_train_without_a_dataset(model, tmp_path):
+    with pytest.raises(InputError, match="a recipe with a section 'dataset'"):
+        train.train(None, tmp_path, model=str(model), recipe=recipe())
+
+
+def test_train_on_the_recipes_dataset(finished, model, tmp_path):
+    from datasets import DatasetDict, Image
+
+    from omnitune.documents import load
+
+    rows = load(finished[0] / "dataset").train.cast_column("page", Image(decode=False))
+    rows = rows.add_column("wrong", rows["page"][::-1]).cast_column("wrong", Image(decode=False))
+    DatasetDict({"train": rows, "eval": rows.select(range(6))}).save_to_disk(str(tmp_path / "rows"))
+    section = f"dataset: {{path: {tmp_path / 'rows'}, split: train, columns: [query, page], eval_split: eval}}\n"
+    wanted = parse_recipe(section + RECIPE.replace("logging_steps: 1", "logging_steps: 1\n  eval_strategy: epoch"),
+                          source="x")  # fmt: skip
+    train.train(None, tmp_path / "out", model=str(model), recipe=wanted)
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["queries"] == 6 and found["pages"] == 12
+    assert [row["dim"] for row in found["dimensions"]] == [32, 16, 8]
+    full = found["dimensions"][0]
+    assert (
+        0 < full["base"] <= full["finetuned"] <= 1 and full["low"] <= full["finetuned"] - full["base"] <= full["high"]
+    )
+
+
+def test_lora_on_a_vision_language_model(finished, tiny_qwen3_vl, tmp_path):
+    lora = "lora: {r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj], task_type: FEATURE_EXTRACTION}\n"
+    section = f"model: {{processor_kwargs: {{max_pixels: {64 * 64}}}}}\n"
+    place = train.train(
+        finished[0] / "dataset",
+        tmp_path,
+        model=str(tiny_qwen3_vl),
+        recipe=parse_recipe(lora + section + RECIPE, source="lora.yaml"),
+    )
+    facts = json.loads((tmp_path / ".steps" / "train.json").read_text())["result"]["facts"]
+    trained, everything = (int(n.replace(",", "")) for n in facts["trained parameters"].split(" of "))
+    assert 0 < trained < everything / 10
+    queries = asked(finished[0])
+    base = SentenceTransformer(str(tiny_qwen3_vl), device="cpu").encode_query(queries)
+    tuned = SentenceTransformer(str(place), device="cpu").encode_query(queries)
+    assert np.abs(base - tuned).max() > 1e-3, "the adapter is in the saved model"
+
+
+def test_validation_documents_are_evaluated_while_training(manuals, model, tmp_path):
+    from omnitune.documents import prepare
+
+    prepare(manuals, tmp_path / "dataset", width=400, test=["kitchen.pdf"], validation=["harbour.pdf"], workers=1)
+    wanted = recipe(evaluated=("seed: 5", "seed: 5\n  eval_strategy: epoch\n  save_total_limit: 1"))
+    seen = []
+    original = train.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train, "fit", lambda *args, **kwargs: seen.append(kwargs["evaluator"]) or original(*args, **kwargs)
+        )
+        train.train(tmp_path / "dataset", tmp_path / "out", model=str(model), recipe=wanted)
+    assert seen[0].name == "validation" and len(seen[0].corpus) == 5
+    assert set(seen[0].corpus) == {f"harbour.pdf#{n}" for n in range(1, 6)}

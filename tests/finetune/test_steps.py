@@ -1,0 +1,60 @@
+"""Steps of a run: done once, redone when what they depend on changes, or when what they made is gone."""
+
+import pytest
+
+from omnitune.finetune.steps import Steps
+from omnitune.io import digest, listing
+
+
+def test_a_step_is_done_once(tmp_path):
+    calls = []
+
+    def work(key):
+        calls.append(key)
+        return {"n": len(calls)}
+
+    first = Steps(tmp_path).run("a", {"x": 1}, work)
+    second = Steps(tmp_path).run("a", {"x": 1}, work)
+    assert len(calls) == 1
+    assert first.fresh and not second.fresh
+    assert second.result == {"n": 1} and second.seconds == first.seconds
+
+
+def test_changed_inputs_redo_it(tmp_path):
+    calls = []
+    for value in (1, 2, 2, 1):
+        Steps(tmp_path).run("a", {"x": value}, lambda key: calls.append(key))
+    assert len(calls) == 3
+
+
+def test_a_missing_result_redoes_it(tmp_path):
+    made = tmp_path / "made"
+    steps = Steps(tmp_path)
+    steps.run("a", {}, lambda _: made.write_text("1"), makes=[made])
+    made.unlink()
+    assert steps.run("a", {}, lambda _: made.write_text("2"), makes=[made]).fresh
+
+
+def test_a_step_that_fails_leaves_no_marker(tmp_path):
+    steps = Steps(tmp_path)
+    steps.run("a", {"x": 1}, lambda _: None)
+    with pytest.raises(RuntimeError, match="killed"):
+        steps.run("a", {"x": 2}, _killed)
+    assert steps.pending("a", {"x": 2}) and steps.pending("a", {"x": 1})
+
+
+def _killed(_key):
+    raise RuntimeError("killed")
+
+
+def test_digest_ignores_the_order_of_keys():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_listing_changes_with_a_file(tmp_path):
+    (tmp_path / "a.pdf").write_text("one")
+    before = listing(tmp_path)
+    (tmp_path / "a.pdf").write_text("three")
+    assert listing(tmp_path) != before
+    assert [row[0] for row in before] == ["a.pdf"]

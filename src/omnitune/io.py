@@ -48,7 +48,8 @@ def full_disk_named(path: Path) -> Iterator[None]:
         at = next(folder for folder in (path, *path.parents) if folder.is_dir())
         free = shutil.disk_usage(at).free
         raise ResourceError(
-            f"{path}: the disk is full ({free / 1e6:.0f} MB free); nothing made before is lost"
+            f"{path}: the disk is full ({free / 1e6:.0f} MB free); what was made before is kept: free some space and "
+            "run the same command again"
         ) from error
 
 

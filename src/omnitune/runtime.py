@@ -85,6 +85,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def ranks() -> int:
+    """Number of processes of a distributed run; 1 when there is one process."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

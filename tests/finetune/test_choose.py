@@ -52,7 +52,20 @@ def test_a_recipe_names_the_model(gpu):
     assert choose(None, load_recipe("demo")).name == "embedded"
     chosen = choose(None, load_recipe("vdr-qwen3vl-2b"))
     assert chosen.name == "Qwen/Qwen3-VL-Embedding-2B" and chosen.why == "The recipe vdr-qwen3vl-2b.yaml names it."
-    assert choose(None, parse_recipe("", source="x")).name == "embedded"
+
+
+def test_a_recipe_that_names_no_model_takes_what_fits_the_machine_and_says_so(gpu):
+    own = parse_recipe("training: {num_train_epochs: 2}", source="own.yaml")
+    gpu(0)
+    chosen = choose(None, own)
+    assert chosen.name == "embedded" and "there is no GPU" in chosen.why and "own.yaml" not in chosen.why
+    assert chosen.recipe.model["max_seq_length"] == 256 and chosen.recipe.training == {"num_train_epochs": 2}
+    gpu(24 << 30)
+    chosen = choose(None, own)
+    assert chosen.name == "Qwen/Qwen3-VL-Embedding-2B" and "26 GB free" in chosen.why
+    assert chosen.recipe.lora["r"] == 32 and chosen.recipe.model["model_kwargs"] == {"dtype": "bfloat16"}
+    assert chosen.recipe.training == {"num_train_epochs": 2}
+    assert choose(None, own, KINDS["recordings"]).name == "embedded"
 
 
 def test_a_named_model_does_not_inherit_settings_of_the_embedded_one(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from omnitune import SentenceTransformer
-from omnitune.errors import DatasetError, RecipeError
+from omnitune.errors import DatasetError, RecipeError, ResourceError
 from omnitune.finetune.encoded import about, announce
 from omnitune.finetune.fit import (
     LOGGED_SHARE,
@@ -18,8 +18,8 @@ from omnitune.finetune.fit import (
     training_arguments,
     width_of,
 )
-from omnitune.finetune.recipe import parse_recipe
-from omnitune.finetune.train import epochs_of
+from omnitune.finetune.recipe import Recipe, parse_recipe
+from omnitune.finetune.train import checkpoint_folder, epochs_of, remove_checkpoints, training_settings
 
 
 @pytest.fixture
@@ -87,6 +87,58 @@ def test_last_checkpoint_is_a_complete_one(tmp_path):
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_kept_and_named(tmp_path, monkeypatch):
+    state = tmp_path / "checkpoint-9" / "trainer_state.json"
+    state.parent.mkdir()
+    state.write_text("{}")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", denied)
+    with pytest.raises(ResourceError, match="checkpoint-9: expected a checkpoint that can be read, got: Permission"):
+        last_checkpoint(tmp_path)
+    assert state.is_file()
+
+
+def test_checkpoints_of_other_trainings_are_kept_and_named(tmp_path):
+    said = []
+    first = checkpoint_folder(tmp_path, "first", said.append)
+    (first / "checkpoint-1").mkdir()
+    (first / "checkpoint-1" / "optimizer.pt").write_bytes(b"x" * 2_000_000)
+    second = checkpoint_folder(tmp_path, "second", said.append)
+    assert said == [f"{first}: checkpoints of a training with other settings (2 MB) are kept; delete them when you "
+                    "no longer need them"]  # fmt: skip
+    remove_checkpoints(second)
+    assert (first / "checkpoint-1" / "optimizer.pt").is_file() and not second.exists()
+    remove_checkpoints(first)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ("training: {logging_steps: 9}", True),
+        ("training: {report_to: tensorboard}", True),
+        ("training: {save_total_limit: 3}", True),
+        ("evaluation: {cases: 3}", True),
+        ("prepare: {workers: 3}", True),
+        ("training: {learning_rate: 1.0}", False),
+        ("loss: {scale: 3}", False),
+        ("negatives: {count: 3}", False),
+        ("matryoshka:", False),
+    ],
+)
+def test_a_training_is_begun_anew_only_where_a_setting_changes_the_weights(changed, same):
+    assert (training_settings(parse_recipe(changed, source="x")) == training_settings(Recipe())) is same
+
+
+def test_ranks_share_the_rows(monkeypatch):
+    recipe = parse_recipe("training: {max_steps: 10, per_device_train_batch_size: 4}", source="x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert epochs_of(recipe, 20) == 8
 
 
 TRAIN = "training: {num_train_epochs: 1, per_device_train_batch_size: 2, use_cpu: true, logging_steps: 1"

@@ -116,6 +116,15 @@ def test_a_prepared_dataset_is_mined_too(finished, model, tmp_path):
     assert listed(tmp_path / "out") == listed(finished[0])
 
 
+def test_embeddings_of_another_model_are_not_mined_with(finished, tmp_path):
+    """A run's folder has base embeddings; `train` into it with another model must not take them for its own."""
+    out = Path(shutil.copytree(finished[0], tmp_path / "out"))
+    other = write_tiny_reader(tmp_path / "reader", write_tiny_bert(tmp_path / "bert", seed=7))
+    train.train(out / "dataset", out, model=str(other), recipe=RECIPE)
+    train.train(out / "dataset", tmp_path / "fresh", model=str(other), recipe=RECIPE)
+    assert listed(out) == listed(tmp_path / "fresh") != listed(finished[0])
+
+
 def test_near_duplicates_are_left_out(finished):
     dataset = load(finished[0] / "dataset")
     pages = negatives._Pages(dataset)

@@ -171,6 +171,20 @@ def test_only_the_first_pages_change_places():
     assert judge(scorer, test).rank.tolist() == [1, 4]
 
 
+def test_pages_that_the_retriever_did_not_find_stay_last():
+    never = -torch.inf
+    found = torch.tensor([[never, 0.8, never, 0.1], [never] * 4])
+    scorer = reranked_scorer(
+        lambda block: found[block],
+        np.array([[1, 3], [2, 1]]),
+        np.array([[0.5, 0.5], [0.0, 1.0]], dtype=np.float32),
+    )
+    scores = scorer(slice(None))
+    assert not scores.isnan().any()
+    assert scores.argsort(dim=1, descending=True, stable=True).tolist() == [[1, 3, 0, 2], [1, 2, 0, 3]]
+    assert scores[0, [0, 2]].tolist() == [never, never]
+
+
 @pytest.mark.parametrize("loss", ["listwise", "bce"])
 def test_a_vision_language_model_sees_the_pages(finished, manuals, models, seeing, tmp_path, loss, monkeypatch):
     loaded = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 from transformers import TrainerCallback
 
 from fixtures.tiny_pdfs import write_folder
@@ -16,6 +17,7 @@ from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
 from omnitune.finetune import run as pipeline
 from omnitune.finetune import train
 from omnitune.finetune.recipe import parse_recipe
+from omnitune.io import locked
 
 RECIPE = """
 prepare: {width: 400, test: [kitchen.pdf], workers: 1}
@@ -157,6 +159,33 @@ def test_another_confidence_only_makes_another_report(out, manuals, model, monke
     assert numbers(out)["confidence"] == 0.8
 
 
+def test_embeddings_of_another_run_are_left_alone(out, manuals, model):
+    """A later report loads what this run made, not whatever lies in `embeddings/`."""
+    half = out / "embeddings" / "distilled"
+    half.mkdir()
+    (half / "pages.npy").write_bytes(b"\x93NUMPY")
+    (out / "embeddings" / "text").mkdir()
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert {one["name"] for one in numbers(out)["systems"]} == {"finetuned", "base", "BM25"}
+
+
+@pytest.mark.parametrize("name", ["queries", "pages"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-50])])
+def test_a_file_that_is_gone_or_cut_is_made_again(finished, out, manuals, model, name, damage):
+    damage(out / "embeddings" / "base" / f"{name}.npy")
+    damage(out / "embeddings" / "finetuned" / f"{name}.npy")
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert numbers(out)["headline"] == numbers(finished[0])["headline"]
+
+
+def test_a_model_with_cut_weights_is_trained_again(finished, out, manuals, model):
+    weights = next((out / "model").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert losses(out) == pytest.approx(losses(finished[0]))
+    assert SentenceTransformer(str(out / "model"), device="cpu").encode_query(["bread"]).shape == (1, 32)
+
+
 def test_improved_queries_are_shown_with_their_pages(out, manuals, model):
     path = out / "embeddings" / "base" / "queries.npy"
     np.save(path, -np.load(path))
@@ -232,6 +261,34 @@ def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch)
     monkeypatch.undo()
     forbid(monkeypatch, "train.fit")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0: file write failed"),
+        safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_said_however_it_is_noticed(out, manuals, model, monkeypatch, error):
+    """`torch.save` of an optimizer raises a RuntimeError, safetensors one of its own."""
+
+    def full(*args, **kwargs):
+        raise error
+
+    (out / ".steps" / "train.json").unlink()
+    monkeypatch.setattr(train, "fit", full)
+    with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
+        pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+
+
+def test_two_runs_do_not_share_a_folder(finished, out, manuals, model):
+    with locked(out, task="finetuning"):
+        with pytest.raises(ResourceError, match="another process is finetuning here; wait until it has ended"):
+            pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+        with pytest.raises(ResourceError, match="another process is training here"):
+            train.train(finished[0] / "dataset", out, model=str(model), recipe=recipe())
 
 
 def test_a_model_that_is_nowhere_is_named_before_the_documents_are_read(tmp_path, manuals, monkeypatch):

@@ -32,7 +32,40 @@ def test_a_missing_result_redoes_it(tmp_path):
     steps = Steps(tmp_path)
     steps.run("a", {}, lambda _: made.write_text("1"), makes=[made])
     made.unlink()
+    assert not steps.holds("a", {})
     assert steps.run("a", {}, lambda _: made.write_text("2"), makes=[made]).fresh
+    assert steps.holds("a", {}) and not steps.holds("a", {"x": 1}) and not steps.holds("b", {})
+
+
+def make_model(folder, weights="w" * 100):
+    folder.mkdir(exist_ok=True)
+    (folder / "modules.json").write_text("[]")
+    (folder / "model.safetensors").write_text(weights)
+    (folder / "README.md").write_text("card")
+
+
+def test_a_result_that_was_cut_redoes_it_and_an_edited_card_does_not(tmp_path):
+    made = tmp_path / "model"
+    assert Steps(tmp_path).run("train", {}, lambda _: make_model(made), makes=[made]).fresh
+    (made / "README.md").write_text("a longer card of my own")
+    (made / "notes.txt").write_text("mine")
+    assert not Steps(tmp_path).run("train", {}, lambda _: make_model(made), makes=[made]).fresh
+    (made / "model.safetensors").write_text("w" * 40)
+    assert Steps(tmp_path).run("train", {}, lambda _: make_model(made), makes=[made]).fresh
+
+
+def test_a_result_that_was_never_made_is_not_missed(tmp_path):
+    place = tmp_path / "text"
+    assert Steps(tmp_path).run("text", {}, lambda _: "no text layer", makes=[place]).fresh
+    assert not Steps(tmp_path).run("text", {}, lambda _: "no text layer", makes=[place]).fresh
+
+
+@pytest.mark.parametrize("left", ["", '{"key": ', "[]", '{"key": "x"}', "\x00" * 50])
+def test_a_torn_marker_is_absent(tmp_path, left):
+    steps = Steps(tmp_path)
+    steps.run("a", {}, lambda _: None)
+    (tmp_path / ".steps" / "a.json").write_text(left)
+    assert steps.run("a", {}, lambda _: None).fresh
 
 
 def test_a_step_that_fails_leaves_no_marker(tmp_path):
@@ -40,7 +73,7 @@ def test_a_step_that_fails_leaves_no_marker(tmp_path):
     steps.run("a", {"x": 1}, lambda _: None)
     with pytest.raises(RuntimeError, match="killed"):
         steps.run("a", {"x": 2}, _killed)
-    assert steps.pending("a", {"x": 2}) and steps.pending("a", {"x": 1})
+    assert not steps.holds("a", {"x": 2}) and not steps.holds("a", {"x": 1})
 
 
 def _killed(_key):

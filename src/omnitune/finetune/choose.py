@@ -113,20 +113,26 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Choi
     if model is not None:
         _check_path(model)
         return _chosen(model, recipe, kind)
-    if recipe is not None:
-        name = recipe.model.get("model_name_or_path") or EMBEDDED
+    named = recipe.model.get("model_name_or_path") if recipe is not None else None
+    if recipe is not None and named:
         why = f"The recipe {Path(recipe.source).name} names it."
-        return Choice(name=name, why=why, recipe=_with_model(recipe, name), kind=kind)
-    if kind is not PAGES:
-        why = f"No model was named: of {kind.name} this one reads the words, and finetunes on a CPU in minutes."
-        return Choice(name=EMBEDDED, why=why, recipe=load_recipe("demo"), kind=kind)
+        return Choice(name=named, why=why, recipe=recipe, kind=kind)
     free = gpu_bytes()
-    if free >= GPU_BYTES:
+    if kind is not PAGES:
+        name, fitting = EMBEDDED, load_recipe("demo")
+        why = f"No model was named: of {kind.name} this one reads the words, and finetunes on a CPU in minutes."
+    elif free >= GPU_BYTES:
+        name, fitting = VISION_LANGUAGE, load_recipe("vdr-lora")
         why = f"No model was named and the GPU has {free / 1e9:.0f} GB free, enough for LoRA on {VISION_LANGUAGE}."
-        return Choice(name=VISION_LANGUAGE, why=why, recipe=load_recipe("vdr-lora"))
-    found = "there is no GPU" if free == 0 else f"the GPU has {free / 1e9:.0f} GB free, too little for a larger one"
-    why = f"No model was named and {found}: this one finetunes on a CPU in minutes."
-    return Choice(name=EMBEDDED, why=why, recipe=load_recipe("demo"))
+    else:
+        name, fitting = EMBEDDED, load_recipe("demo")
+        found = "there is no GPU" if free == 0 else f"the GPU has {free / 1e9:.0f} GB free, too little for a larger one"
+        why = f"No model was named and {found}: this one finetunes on a CPU in minutes."
+    if recipe is None:
+        return Choice(name=name, why=why, recipe=fitting, kind=kind)
+    # How a model is loaded and which of its weights are trained belong to the model, all else to the recipe.
+    completed = dataclasses.replace(recipe, model={**fitting.model, **recipe.model}, lora=recipe.lora or fitting.lora)
+    return Choice(name=name, why=why, recipe=_with_model(completed, name), kind=kind)
 
 
 def _chosen(model: str, recipe: Recipe | None, kind: Kind) -> Choice:

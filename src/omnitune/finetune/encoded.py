@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnitune import io, runtime
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.finetune.choose import Choice
 from omnitune.model.dense import SentenceTransformer
 
 Matrix = NDArray[np.float32]
@@ -50,6 +52,15 @@ def encode_test(
             parts.append(_array(model.encode_document(chunk, batch_size=batch_size, show_progress_bar=False)))
             bar.update(len(chunk))
     _save(folder / "pages.npy", np.concatenate(parts))
+
+
+def base_inputs(chosen: Choice, dataset: DocumentDataset) -> dict[str, Any]:
+    """All that the embeddings of the base model depend on."""
+    return {
+        "dataset": dataset.facts["fingerprint"],
+        "model": chosen.identity(),
+        "batch_size": chosen.recipe.evaluation.batch_size,
+    }
 
 
 def load_test(folder: Path) -> tuple[Matrix, Matrix]:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from omnitune import losses, runtime
-from omnitune.errors import RecipeError
+from omnitune.errors import RecipeError, ResourceError
 from omnitune.evaluation import BaseEvaluator
 from omnitune.finetune.recipe import DEFAULT_LOSS, Recipe
 from omnitune.model.dense import SentenceTransformer
@@ -153,12 +153,27 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluated: bool) -> Sent
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    """Find the newest checkpoint that was written to its end, or None; half-written ones are removed.
+
+    Raises:
+        ResourceError: One cannot be read, though it may be whole; it is left where it is.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
     for path in reversed(found):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-        except (OSError, json.JSONDecodeError):
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise ResourceError(
+                    f"{path}: expected a checkpoint that can be read, got: {error.strerror}; make it readable, or "
+                    "delete it to begin the training anew"
+                ) from error
+            half = True
+        except ValueError:  # cut JSON, or no text
+            half = True
+        else:
+            half = False
+        if half:
             logger.warning("%s was not written to its end and is removed", path)
             shutil.rmtree(path)
             continue

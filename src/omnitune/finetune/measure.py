@@ -134,7 +134,9 @@ def cosine_scorer(
 
 
 def reranked_scorer(first: Scorer, candidates: NDArray[np.int64], scores: Matrix) -> Scorer:
-    """Another model's order of each query's first candidates; behind them the order that they were found in.
+    """Order each query's first candidates by another model's scores, and the rest behind them as they were found.
+
+    Positions are scores here, not the scores themselves: those may be -inf, or be on another scale.
 
     Args:
         first: Scores of all pages.
@@ -145,12 +147,17 @@ def reranked_scorer(first: Scorer, candidates: NDArray[np.int64], scores: Matrix
 
     def scores_of(block: slice) -> Tensor:
         found = first(block)
-        # Below zero for what was not scored again, above for what was.
-        behind = (found - found.max()) / (found.max() - found.min() + 1e-9) - 1
-        ahead = again[block].argsort(dim=1).argsort(dim=1).float() + 1
-        return behind.scatter(1, columns[block], ahead)
+        behind = _above(found).where(found > -torch.inf, -torch.inf)
+        # Above the number of pages for what was scored again; equal new scores keep the old order.
+        return behind.scatter(1, columns[block], _above(again[block]) + found.shape[1])
 
     return scores_of
+
+
+def _above(scores: Tensor) -> Tensor:
+    """Number of columns that each score is before `(queries, pages)`: equal ones are before those after them."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    return scores.shape[1] - 1 - order.argsort(dim=1).float()
 
 
 def stored_bytes(dim: int, precision: Precision) -> int:

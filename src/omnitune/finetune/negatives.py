@@ -17,7 +17,7 @@ from omnitune.data.hard_negatives import Mined, Pairs, Rules
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import DatasetError
 from omnitune.finetune.choose import Choice
-from omnitune.finetune.encoded import Say
+from omnitune.finetune.encoded import Matrix, Say, base_inputs, load_test
 from omnitune.finetune.measure import unit
 from omnitune.finetune.recipe import Negatives
 from omnitune.finetune.steps import Steps
@@ -52,10 +52,12 @@ def training_rows(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: S
         "model": chosen.identity(),
         "negatives": chosen.recipe.settings()["negatives"],
     }
-    known = steps.folder / "embeddings" / "base" / "pages.npy"
     size = chosen.recipe.evaluation.batch_size
 
     def work(_: str) -> dict[str, Any]:
+        # Embeddings in the folder may be of another model or dataset: only those of the same inputs are used.
+        there = steps.holds("base", base_inputs(chosen, dataset))
+        known = load_test(steps.folder / "embeddings" / "base")[1] if there else None
         return mine_pages(chosen.load(), dataset, settings, place, known=known, batch_size=size)
 
     steps.run("negatives", inputs, work, makes=[place])
@@ -71,7 +73,7 @@ def mine_pages(
     settings: Negatives,
     place: Path,
     *,
-    known: Path,
+    known: Matrix | None,
     batch_size: int,
 ) -> dict[str, Any]:
     """Mine hard negatives for the training pairs into the file `place`.
@@ -81,7 +83,7 @@ def mine_pages(
         dataset: Pages and training pairs.
         settings: How many, and what they have to be.
         place: A row a pair: `query`, `page_id`, `score`, `negatives` (page ids), `scores`.
-        known: Embeddings of all pages by the model; where the file is not there, training pages are encoded.
+        known: Embeddings of all pages by this model `(pages, dim)`; None encodes the training pages.
         batch_size: Items encoded at once.
 
     Returns:
@@ -91,8 +93,8 @@ def mine_pages(
         DatasetError: No query has enough negatives.
     """
     pages = _Pages(dataset)
-    if known.is_file():
-        encoded = np.load(known, mmap_mode="r")[pages.usable]
+    if known is not None:
+        encoded = known[pages.usable]
     else:
         items = [dataset.pages[row] for row in pages.usable]
         encoded = model.encode_document(items, batch_size=batch_size)

@@ -6,7 +6,6 @@ reranker/          the cross encoder             rerank.npz   its order of each 
 taught.jsonl       its scores of the candidates  distilled/   the retriever, trained on them
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -39,6 +38,7 @@ from omnitune.finetune.negatives import mine_pages
 from omnitune.finetune.recipe import Reranking
 from omnitune.finetune.results import tests_of
 from omnitune.finetune.steps import Steps
+from omnitune.finetune.train import checkpoint_folder, remove_checkpoints
 from omnitune.io import read_jsonl, write_jsonl
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.dense import SentenceTransformer
@@ -109,7 +109,7 @@ class RerankerSteps:
         trained = {name: value for name, value in settings.items() if not name.startswith(("distill", "depth"))}
         inputs = {"candidates": candidates.key, "model": model_identity(self.name), "settings": trained}
         folder = self.out / "reranker"
-        reranker = self.steps.run("reranker", inputs, self._train, makes=[folder / "modules.json"])
+        reranker = self.steps.run("reranker", inputs, self._train, makes=[folder])
         inputs = {"reranker": reranker.key, "depth": self.settings.depth}
         file = self.out / "rerank.npz"
         self.steps.run("rerank", inputs, lambda _: self._rerank_test(file), makes=[file])
@@ -122,14 +122,14 @@ class RerankerSteps:
         settings = self.chosen.recipe.settings()["reranker"]
         inputs = {"teacher": taught.key, **{name: settings[name] for name in settings if name.startswith("distill")}}
         folder = self.out / "distilled"
-        self.steps.run("distill", inputs, self._teach, makes=[folder / "modules.json"])
+        self.steps.run("distill", inputs, self._teach, makes=[folder])
 
     # -- steps
 
     def _mine(self, place: Path) -> dict[str, Any]:
         model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
         rules = replace(self.chosen.recipe.negatives, count=self.settings.negatives, range_max=self.settings.range_max)
-        known = self.out / "embeddings" / "finetuned" / "pages.npy"
+        _, known = load_test(self.out / "embeddings" / "finetuned")  # made by the step before this one
         return mine_pages(model, self.dataset, rules, place, known=known, batch_size=self.size)
 
     def _train(self, key: str) -> str:
@@ -165,7 +165,7 @@ class RerankerSteps:
             features = {"query": Value("string"), "page": column, "label": Value("float32")}
         loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
         batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
-        checkpoints = self._checkpoints(key)
+        checkpoints = checkpoint_folder(self.out, key, self.say)
         trainer = CrossEncoderTrainer(
             model=model,
             args=CrossEncoderTrainingArguments(
@@ -176,7 +176,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "reranker"))
-        shutil.rmtree(checkpoints.parent)
+        remove_checkpoints(checkpoints)
         return self.shown
 
     def _rerank_test(self, file: Path) -> None:
@@ -226,7 +226,7 @@ class RerankerSteps:
         taught = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
         scores = Dataset.from_dict({"scores": [row["teacher"] for row in rows]}, features=SCORES)
         self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
-        checkpoints = self._checkpoints(key)
+        checkpoints = checkpoint_folder(self.out, key, self.say)
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
@@ -242,7 +242,7 @@ class RerankerSteps:
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "distilled"))
-        shutil.rmtree(checkpoints.parent)
+        remove_checkpoints(checkpoints)
 
     # -- parts
 
@@ -250,15 +250,6 @@ class RerankerSteps:
     def shown(self) -> str:
         """The reranker's name as people read it."""
         return f"MiniLM on the read text of a {self.words.page}" if self.name == EMBEDDED else self.name
-
-    def _checkpoints(self, key: str) -> Path:
-        """Folder of a training's checkpoints; those of trainings with other settings are removed."""
-        folder = self.out / "checkpoints" / key
-        folder.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.glob("*"):
-            if other != folder:
-                shutil.rmtree(other)
-        return folder
 
     def _arguments(self, folder: Path, epochs: float, rate: float, batch: int) -> dict[str, Any]:
         return {

@@ -37,7 +37,9 @@ class Story:
         dataset: Pages, queries, splits.
         chosen: Model and settings.
         fitted: What training left.
-        embeddings: Folder with `base`, `finetuned` and, where there is one, `text`.
+        embeddings: Folder of the run's embeddings; one of another run may lie in it too.
+        encoded: Models that this run encoded the test with: `base`, `finetuned`, and `text` or `distilled` where
+            there is one.
         command: How the run was started.
         seconds: Duration of every step.
         mined: What the mining of hard negatives told, where there was one.
@@ -50,6 +52,7 @@ class Story:
     chosen: Choice
     fitted: Fitted
     embeddings: Path
+    encoded: Sequence[str]
     command: str
     seconds: Mapping[str, float]
     reranked: str = ""
@@ -63,7 +66,7 @@ def tell(story: Story) -> Report:
     dataset, settings = story.dataset, story.chosen.recipe.evaluation
     test, everything = tests_of(dataset)
     resampling = Resampling(resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
-    embedded = {path.name: load_test(path) for path in story.embeddings.iterdir() if path.is_dir()}
+    embedded = {name: load_test(story.embeddings / name) for name in story.encoded}
     words = dataset.kind.words
     base = findings.measure_embedded("base", words.sees, embedded["base"], test, everything)
     tuned = findings.measure_embedded("finetuned", words.sees, embedded["finetuned"], test, everything)

@@ -27,13 +27,13 @@ from omnitune.documents.queries.captions import caption_files
 from omnitune.errors import InputError, MissingExtraError
 from omnitune.finetune.baselines import has_text
 from omnitune.finetune.choose import EMBEDDED, Choice, choose, loading, page_file_reader, text_embedder
-from omnitune.finetune.encoded import Say, about, announce, encode_test
+from omnitune.finetune.encoded import Say, about, announce, base_inputs, encode_test
 from omnitune.finetune.fit import Fitted
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps, judging
 from omnitune.finetune.results import Story, tell
-from omnitune.finetune.steps import Steps
-from omnitune.finetune.train import disk_errors, epochs_of, train_on
+from omnitune.finetune.steps import Steps, open_run
+from omnitune.finetune.train import epochs_of, train_on
 from omnitune.finetune.writers import asking, make_writer
 from omnitune.inputs.load import load
 from omnitune.io import listing
@@ -97,7 +97,7 @@ def finetune(
     Raises:
         RecipeError: The recipe has an unknown key or value.
         DatasetError: The folder has too few documents, or too little text to make queries from.
-        ResourceError: The disk is full; what was made before is kept.
+        ResourceError: The disk is full, and what was made before is kept; or another process works in `out`.
     """
     folder, out = Path(folder), Path(out)
     _check_places(folder, out)
@@ -110,8 +110,7 @@ def finetune(
     say(f"Model: {chosen.shown}. {chosen.why}")
     say(f"Settings: {Path(chosen.recipe.source).name}")
     chosen.fetch()
-    steps = Steps(out)
-    with disk_errors(out):
+    with open_run(out, task="finetuning") as steps:
         dataset = prepare_step(steps, folder, chosen.recipe, say)
         _read_and_encode_base(steps, chosen, dataset, say)
         _encode_text(steps, chosen.recipe, dataset, say)
@@ -149,11 +148,15 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, say: Say) -> Docume
         inputs["read"] = _reads(kind, recipe)
     if recipe.queries.writer != "extractive":
         inputs["queries"] = recipe.settings()["queries"]
-    if steps.pending("prepare", inputs):
+
+    def work(_: str) -> dict[str, int]:
         size = sum(path.stat().st_size for path in documents)
         words = kind.words
         say(f"Preparing {len(documents)} {words.document}s ({size / 1e6:.1f} MB): {words.page}s, splits, queries")
-    steps.run("prepare", inputs, lambda _: _made(prepared(folder, place, recipe, say)), makes=[place])
+        made = prepared(folder, place, recipe, say)
+        return {"training pairs": len(made.train), "test queries": len(made.queries), "pages": len(made.pages)}
+
+    steps.run("prepare", inputs, work, makes=[place])
     dataset = open_dataset(place)
     say(dataset.summary())
     return dataset
@@ -171,17 +174,9 @@ def _reads(kind: Kind, recipe: Recipe) -> bool:
     return kind.own_text or recipe.model.get("model_name_or_path", EMBEDDED) == EMBEDDED
 
 
-def _made(dataset: DocumentDataset) -> dict[str, int]:
-    return {"training pairs": len(dataset.train), "test queries": len(dataset.queries), "pages": len(dataset.pages)}
-
-
 def _read_and_encode_base(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say) -> None:
     """Read all pages where the model has a reader, then encode the test with the base model."""
-    inputs = {
-        "dataset": dataset.facts["fingerprint"],
-        "model": chosen.identity(),
-        "batch_size": chosen.recipe.evaluation.batch_size,
-    }
+    inputs = base_inputs(chosen, dataset)
     place = steps.folder / "embeddings" / "base"
     loaded = cache(chosen.load)
     steps.run("read", inputs, lambda _: read_pages(loaded(), dataset, say))
@@ -189,7 +184,7 @@ def _read_and_encode_base(steps: Steps, chosen: Choice, dataset: DocumentDataset
         "base",
         inputs,
         lambda _: _encode(loaded(), dataset, place, chosen.recipe, say, "the base model"),
-        makes=[place / "pages.npy"],
+        makes=[place],
     )
 
 
@@ -230,18 +225,20 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
     inputs = {"dataset": dataset.facts["fingerprint"], "wanted": "text" in recipe.evaluation.baselines}
     place = steps.folder / "embeddings" / "text"
 
-    def work(_: str) -> str:
+    def work(_: str) -> dict[str, Any]:
         shutil.rmtree(place, ignore_errors=True)
         if "text" not in recipe.evaluation.baselines:
-            return ""
+            return {"encoded": False, "note": ""}
         if not has_text(dataset.page_texts):
             words = dataset.kind.words
-            return f"The {words.document}s have no {words.text}, so there is no baseline on it."
+            note = f"The {words.document}s have no {words.text}, so there is no baseline on it."
+            return {"encoded": False, "note": note}
         try:
             model = text_embedder()
         except MissingExtraError as error:
             say(f"No text baseline: {error}")
-            return "The text baseline is missing, because the packages of the extra `demo` are not installed."
+            note = "The text baseline is missing, because the packages of the extra `demo` are not installed."
+            return {"encoded": False, "note": note}
         size = recipe.evaluation.batch_size
         encode_test(
             model,
@@ -251,15 +248,16 @@ def _encode_text(steps: Steps, recipe: Recipe, dataset: DocumentDataset, say: Sa
             batch_size=size,
             label=f"Encoding the {dataset.kind.words.text}",
         )
-        return ""
+        return {"encoded": True, "note": ""}
 
-    steps.run("text baseline", inputs, work)
+    steps.run("text baseline", inputs, work, makes=[place])
 
 
 def _training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> str:
+    """Estimate from the time that encoding took; the ranks of a distributed run share the pages."""
     each = steps.done["base"].seconds / max(1, len(dataset.pages))
     rows = len(dataset.train)
-    pages = rows * (1 + recipe.negatives.count)
+    pages = rows * (1 + recipe.negatives.count) / runtime.ranks()
     return f": about {about(_PASSES * each * pages * epochs_of(recipe, rows))}"
 
 
@@ -274,7 +272,7 @@ def _encode_trained(
         model = SentenceTransformer(str(steps.folder / folder), **loading(recipe))
         _encode(model, dataset, place, recipe, say, f"the {name} model")
 
-    steps.run("evaluate distilled" if distilled else "evaluate", inputs, work, makes=[place / "pages.npy"])
+    steps.run("evaluate distilled" if distilled else "evaluate", inputs, work, makes=[place])
 
 
 def _rerank(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say, *, distill: bool) -> None:
@@ -298,12 +296,18 @@ def _report(steps: Steps, chosen: Choice, dataset: DocumentDataset, command: str
         chosen=chosen,
         fitted=fitted,
         embeddings=steps.folder / "embeddings",
+        encoded=[
+            "base",
+            "finetuned",
+            *(["text"] if steps.done["text baseline"].result["encoded"] else []),
+            *(["distilled"] if "distill" in steps.done else []),
+        ],
         command=command,
         seconds={name: done.seconds for name, done in steps.done.items()},
         reranked=steps.done["reranker"].result if "reranker" in steps.done else "",
         distilled="distill" in steps.done,
         mined=steps.done["negatives"].result if "negatives" in steps.done else None,
-        notes=[note for note in (steps.done["text baseline"].result,) if note],
+        notes=[note for note in (steps.done["text baseline"].result["note"],) if note],
     )
     report = tell(story)
     html, data = write_report(report, steps.folder)

@@ -1,15 +1,17 @@
-"""Steps of a run that are done once: each leaves a marker with a hash of what it depends on.
+"""Steps of a run that are done once: each leaves a marker with a hash of its inputs and a list of the files it made.
 
-A step whose marker carries the same hash is not done again; one whose inputs changed is. The marker is written after
-the step's last file, so a run that was killed repeats at most the step it was in.
+A step is done when its marker carries the same hash and every file in the list still has its size. The marker is
+removed before the step begins and written after its last file, so a run that was killed repeats at most one step.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnitune import io, runtime
 from omnitune.io import digest, read_json_or_none, write_json
 
 
@@ -35,9 +37,9 @@ class Steps:
         self.markers = folder / ".steps"
         self.done: dict[str, Done] = {}
 
-    def pending(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether `run` would do this step."""
-        return self._marker(name, digest(inputs)) is None
+    def holds(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Tell whether an earlier step with these inputs is done and its files are whole."""
+        return self._marker(name, digest(inputs)) is not None
 
     def run(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[str], Any], *, makes: Iterable[Path] = ()
@@ -48,25 +50,57 @@ class Steps:
             name: Of the step; unique in the run.
             inputs: All that its result depends on, as JSON values.
             work: Called with the hash of `inputs`; returns JSON values to keep.
-            makes: Files or folders that must be there for the step to count as done.
+            makes: Files and folders under the run's folder that it writes; one that it may leave out counts once it
+                is there.
         """
         key = digest(inputs)
-        kept = self._marker(name, key)
-        if kept is not None and all(path.exists() for path in makes):
-            self.done[name] = Done(key, kept["seconds"], kept["result"], fresh=False)
-            return self.done[name]
-        self._path(name).unlink(missing_ok=True)
-        started = time.perf_counter()
-        result = work(key)
-        seconds = time.perf_counter() - started
-        write_json(self._path(name), {"key": key, "seconds": seconds, "result": result})
-        self.done[name] = Done(key, seconds, result, fresh=True)
+        marker = self._marker(name, key)
+        if marker is None:
+            self._path(name).unlink(missing_ok=True)
+            started = time.perf_counter()
+            result = work(key)
+            seconds = time.perf_counter() - started
+            made = {path.relative_to(self.folder).as_posix(): _sizes(path) for path in makes}
+            write_json(self._path(name), {"key": key, "seconds": seconds, "result": result, "made": made})
+            self.done[name] = Done(key, seconds, result, fresh=True)
+        else:
+            self.done[name] = Done(key, marker["seconds"], marker["result"], fresh=False)
         return self.done[name]
 
     def _path(self, name: str) -> Path:
         return self.markers / f"{name}.json"
 
     def _marker(self, name: str, key: str) -> dict[str, Any] | None:
+        """Read the marker of a step that is done, or None."""
         marker = read_json_or_none(self._path(name))
-        whole = isinstance(marker, dict) and marker.keys() >= {"key", "seconds", "result"}
-        return marker if whole and marker["key"] == key else None
+        if not isinstance(marker, dict) or not marker.keys() >= {"key", "seconds", "result", "made"}:
+            return None
+        if marker["key"] != key:
+            return None
+        for place, sizes in marker["made"].items():
+            if not sizes.items() <= _sizes(self.folder / place).items():
+                return None
+        return marker
+
+
+@contextmanager
+def open_run(out: Path, *, task: str) -> Iterator[Steps]:
+    """Hold a run's folder for this process, and turn a full disk into one sentence.
+
+    Raises:
+        ResourceError: The disk is full, and what was made before is kept; or another process works in `out`.
+    """
+    with ExitStack() as stack:
+        if runtime.rank() == 0:  # the other ranks belong to the same run
+            stack.enter_context(io.locked(out, task=task))
+        stack.enter_context(io.full_disk_named(out))
+        yield Steps(out)
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes of a file, or of every file under a folder, by name; empty where nothing is.
+
+    A README is left out: people edit the card of a model, and a new card is no reason to train again.
+    """
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and one.name != "README.md"]
+    return {one.relative_to(path).as_posix(): one.stat().st_size for one in files}

@@ -1,20 +1,17 @@
 """The training step: one model on one dataset, resumed where it stopped, its directory written at the end."""
 
-import errno
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from omnitune import __version__
+from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.dataset import load as open_dataset
-from omnitune.errors import InputError, RecipeError, ResourceError
+from omnitune.errors import InputError, RecipeError
 from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.finetune.choose import Choice, choose
 from omnitune.finetune.encoded import Say
@@ -23,8 +20,8 @@ from omnitune.finetune.fit import fit, last_checkpoint
 from omnitune.finetune.hub_dataset import evaluator_of, load_rows
 from omnitune.finetune.negatives import training_rows
 from omnitune.finetune.recipe import Recipe, load_recipe
-from omnitune.finetune.steps import Steps
-from omnitune.io import digest, writable_folder, write_json
+from omnitune.finetune.steps import Steps, open_run
+from omnitune.io import digest, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +51,15 @@ def train(
 
     Raises:
         InputError: There is neither a folder nor a recipe with a dataset.
+        ResourceError: The disk is full, or another process works in `out`.
         RecipeError: The recipe has a dataset of its own and wants negatives mined.
     """
     opened = None if dataset is None else open_dataset(dataset)
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     chosen = choose(model, given) if opened is None else choose(model, given, opened.kind)
     say(f"Model: {chosen.shown}. {chosen.why}")
-    steps = Steps(writable_folder(Path(out)))
-    with disk_errors(Path(out)):
+    out = Path(out)
+    with open_run(out, task="training") as steps:
         if opened is not None:
             say(opened.summary())
             return train_on(steps, chosen, opened, say)
@@ -112,7 +110,7 @@ def epochs_of(recipe: Recipe, rows: int) -> float:
     if steps <= 0:
         return float(arguments.get("num_train_epochs", 3))
     batch = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
-    return float(steps * batch / max(1, rows))
+    return float(steps * batch * runtime.ranks() / max(1, rows))
 
 
 def train_step(
@@ -139,41 +137,62 @@ def train_step(
     Returns:
         The model's directory.
     """
-    later = ("evaluation", "reranker")
-    settings = {name: value for name, value in chosen.recipe.settings().items() if name not in later}
-    inputs = {"version": __version__, "dataset": key, "model": chosen.identity(), "settings": settings}
+    inputs = {"dataset": key, "model": chosen.identity(), "settings": training_settings(chosen.recipe)}
     place = steps.folder / "model"
 
     def work(key: str) -> dict[str, Any]:
-        checkpoints = steps.folder / "checkpoints"
-        for other in checkpoints.glob("*"):
-            if other.name != key:
-                shutil.rmtree(other)
+        checkpoints = checkpoint_folder(steps.folder, key, say)
         epochs = epochs_of(chosen.recipe, len(rows))
         say(f"Training on {len(rows):,} rows, {epochs:.3g} epoch{'' if epochs == 1 else 's'}{cost}")
-        last = last_checkpoint(checkpoints / key)
+        last = last_checkpoint(checkpoints)
         if last is not None:
             say(f"Going on from step {last.name.removeprefix('checkpoint-')}, where an earlier run stopped")
         model = chosen.load()
-        fitted = fit(model, rows, chosen.recipe, checkpoints / key, evaluator=evaluator)
+        fitted = fit(model, rows, chosen.recipe, checkpoints, evaluator=evaluator)
         model.save_pretrained(str(place))
-        shutil.rmtree(checkpoints)
+        remove_checkpoints(checkpoints)
         return asdict(fitted)
 
-    steps.run("train", inputs, work, makes=[place / "modules.json"])
+    steps.run("train", inputs, work, makes=[place])
     return place
 
 
-@contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turn a full disk, wherever it is noticed, into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        free = shutil.disk_usage(out).free
-        raise ResourceError(
-            f"{out}: the disk is full ({free / 1e6:.0f} MB free); what was made before is kept: "
-            "free some space and run the same command again"
-        ) from error
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """Settings that decide what is trained: a training is only done anew, or begun anew, when one of them changes.
+
+    The dataset has a hash of its own, so `prepare` and `queries` are not among them; nor is what only decides how a
+    training is told, saved or fed.
+    """
+    settings = recipe.settings()
+    kept = {name: settings[name] for name in ("lora", "loss", "matryoshka", "negatives")}
+    kept["training"] = {name: value for name, value in recipe.training.items() if not name.startswith(_WITHOUT_EFFECT)}
+    return kept
+
+
+_WITHOUT_EFFECT = (
+    "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+    "disable_tqdm", "hub_", "include_num_input_tokens_seen", "log", "project", "push_to_hub", "report_to", "run_name",
+    "save_on_each_node", "save_total_limit", "skip_memory_metrics", "trackio", "enable_jit_checkpoint",
+)  # fmt: skip
+"""Beginnings of the names of training arguments that do not change the weights."""
+
+
+def checkpoint_folder(out: Path, key: str, say: Say) -> Path:
+    """Folder of a training's checkpoints, under the hash of its inputs; those of other trainings are left alone."""
+    folder = out / "checkpoints" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in sorted(folder.parent.iterdir()):
+        size = sum(path.stat().st_size for path in other.rglob("*") if path.is_file())
+        if other != folder and size:
+            say(f"{other}: checkpoints of a training with other settings ({size / 1e6:,.0f} MB) are kept; "
+                "delete them when you no longer need them")  # fmt: skip
+    return folder
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a training that is finished, and `checkpoints/` where no other training has some."""
+    if runtime.rank() != 0:
+        return
+    shutil.rmtree(folder)
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()

@@ -7,6 +7,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, Image
@@ -16,7 +17,7 @@ from omnitune.data.hard_negatives import Pairs, Rules
 from omnitune.errors import DatasetError, InputError
 from omnitune.modules import StaticEmbedding
 from omnitune.retrieval import mining
-from omnitune.retrieval.embedding_cache import content_keys, encode_cached, identity
+from omnitune.retrieval.store import identity
 from omnitune.util import mine_hard_negatives
 
 
@@ -221,27 +222,10 @@ def test_other_pixels_or_words_are_another_cache(tiny_qwen3_vl, tiny_bert):
     assert identity(first) != before
 
 
-def test_a_killed_run_goes_on_where_it_was(model, texts, tmp_path):
-    keys = content_keys(model, texts)
-    done: list[str] = []
-
-    def encode(some: list[str]) -> Any:
-        if len(done) >= 10:
-            raise KeyboardInterrupt
-        done.extend(some)
-        return [[float(len(text)), 1.0] for text in some]
-
-    with pytest.raises(KeyboardInterrupt):
-        encode_cached(encode, texts, keys, tmp_path, chunk_size=5)
-    again: list[str] = []
-
-    def rest(some: list[str]) -> Any:
-        again.extend(some)
-        return [[float(len(text)), 1.0] for text in some]
-
-    found = encode_cached(rest, [*texts, texts[0]], np.append(keys, keys[0]), tmp_path, chunk_size=5)
-    assert not set(done) & set(again)
-    assert found[:, 0].tolist() == [len(text) for text in [*texts, texts[0]]]
+@pytest.mark.parametrize("form", [np.array, pd.Series, lambda texts: Dataset.from_dict({"t": texts})["t"]])
+def test_a_corpus_of_any_form(model, pairs, texts, form):
+    few = pairs.select(range(8))
+    assert_equal(mine_hard_negatives(few, model, corpus=form(texts)), mine_hard_negatives(few, model, corpus=texts))
 
 
 def test_old_names_and_needless_arguments_are_told(model, pairs, caplog):

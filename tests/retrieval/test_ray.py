@@ -124,7 +124,7 @@ def test_a_shard_serves_its_own_content_alone(worker: Any, texts: list[str], tmp
     block = {"start": 7, "stop": 14}
     assert worker(texts)(block) == {**block, "kind": "", "error": ""}
     first = stamp(tmp_path)
-    assert json.loads((tmp_path / "00000001.json").read_text())["rows"] == [7, 14]
+    assert (tmp_path / "00000001.keys").stat().st_size == 7 * 16
     worker(["changed", *texts[1:]])(block)
     worker(texts, batch_size=2)(block)
     assert stamp(tmp_path) == first  # another block's content, or mini-batches, are not this shard's
@@ -147,7 +147,7 @@ def test_what_fails_in_a_worker_is_told(worker: Any, texts: list[str], monkeypat
         "InputError",
         "source: expected 25 items on every machine, got 24; it must not change during the run",
     )
-    monkeypatch.setattr(on_ray, "encode_rows", lambda *_: 1 / 0)
+    monkeypatch.setattr(on_ray, "fill_rows", lambda *_: 1 / 0)
     found = worker(texts)({"start": 7, "stop": 14})
     assert found["kind"] == "ResourceError"
     assert found["error"].startswith("rows 7 to 13: a worker failed:\n") and "ZeroDivisionError" in found["error"]
@@ -155,13 +155,13 @@ def test_what_fails_in_a_worker_is_told(worker: Any, texts: list[str], monkeypat
 
 def test_shards_of_a_longer_run_are_removed(tmp_path: Path) -> None:
     for number in (0, 1, 12):
-        for kind in ("npy", "json"):
+        for kind in ("npy", "keys"):
             (tmp_path / f"{number:08}.{kind}").write_text("")
     others = ["00000099.npy", "2024.npy", "rows.jsonl"]
     for name in others:
         (tmp_path / name).write_text("mine")
     on_ray._remove_others(tmp_path, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.json", "00000000.npy", *others]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.keys", "00000000.npy", *others]
 
 
 def test_workers_are_counted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from omnitune import util
+from omnitune.errors import InputError
 from omnitune.search import semantic_search
 from omnitune.util import cos_sim, dot_score, euclidean_sim
 
@@ -118,3 +119,9 @@ def test_communities_agree_with_st(groups, threshold, smallest, batch_size):
     ours = util.community_detection(groups, **options)
     assert ours == theirs.community_detection(groups, **options)
     assert util.community_detection(groups.numpy(), **options) == ours
+
+
+def test_no_documents_are_wanted():
+    assert semantic_search(torch.eye(3), torch.eye(3), top_k=0) == [[], [], []]
+    with pytest.raises(InputError, match="top_k: expected a number of documents, got -1"):
+        semantic_search(torch.eye(3), torch.eye(3), top_k=-1)

@@ -1,5 +1,8 @@
 """A corpus in a file: the same vectors, and a stopped run goes on."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,8 @@ import numpy as np
 import pytest
 
 from omnitune import SentenceTransformer
-from omnitune.errors import InputError
+from omnitune.errors import InputError, ResourceError
+from omnitune.retrieval.ordered import OrderedRows
 from omnitune.retrieval.to_disk import encode_to_disk
 
 
@@ -41,7 +45,23 @@ def test_the_file_holds_what_encode_returns(
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["v.npy"]
 
 
-def test_a_killed_run_goes_on(model: SentenceTransformer, tiny_bert: Path, texts: list[str], tmp_path: Path) -> None:
+def counted(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is encoded from now on."""
+    seen: list[str] = []
+    for verb in ("encode_query", "encode_document"):
+        encode = getattr(model, verb)
+
+        def counting(inputs: Any, *args: Any, encode: Any = encode, **options: Any) -> Any:
+            seen.extend(inputs)
+            return encode(inputs, *args, **options)
+
+        monkeypatch.setattr(model, verb, counting)
+    return seen
+
+
+def test_a_killed_run_goes_on(
+    model: SentenceTransformer, tiny_bert: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = f"""
 import os, sys
 from omnitune import SentenceTransformer
@@ -56,28 +76,129 @@ encode_to_disk(model, Dying({texts!r}), {str(tmp_path / "v.npy")!r}, rows_at_onc
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 9
     assert not (tmp_path / "v.npy").exists()
-    items = Texts(texts)
-    rows = encode_to_disk(model, items, tmp_path / "v.npy", rows_at_once=6)
-    assert sorted(set(items.read)) == [0, *range(12, len(texts))]  # row 0 for the key
+    encoded = counted(model, monkeypatch)
+    rows = encode_to_disk(model, texts, tmp_path / "v.npy", rows_at_once=6)
+    assert encoded == texts[12:]
     assert np.allclose(rows, model.encode_document(texts), atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
-def test_other_arguments_begin_anew(model: SentenceTransformer, texts: list[str], tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    pass
 
-    class Stopping(Texts):
+
+class Stopping(Texts):
+    """Stops at a row."""
+
+    def __init__(self, items: list[str], row: int) -> None:
+        super().__init__(items)
+        self.row = row
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == self.row:
+            raise Stop
+        return super().__getitem__(index)
+
+
+def stopped(model: SentenceTransformer, texts: list[str], path: Path, row: int, **options: Any) -> None:
+    with pytest.raises(Stop):
+        encode_to_disk(model, Stopping(texts, row), path, rows_at_once=4, **options)
+
+
+def test_rows_that_changed_in_the_middle_are_encoded_again(
+    model: SentenceTransformer, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(model, texts, tmp_path / "v.npy", 20)
+    changed = [*texts[:5], "changed", *texts[6:9], "another", *texts[10:]]
+    encoded = counted(model, monkeypatch)
+    rows = encode_to_disk(model, changed, tmp_path / "v.npy", rows_at_once=4)
+    assert sorted(encoded) == sorted(["changed", "another", *texts[20:]])
+    assert np.allclose(rows, model.encode_document(changed), atol=1e-6)
+
+
+def test_rows_of_another_run_are_not_taken(
+    model: SentenceTransformer, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notes 20 rows, B (other options) goes over some of them and dies, A goes on."""
+    path = tmp_path / "v.npy"
+    for other in ({"normalize_embeddings": True}, {"role": "query"}, {"truncate_dim": 8}):
+        stopped(model, texts, path, 20)
+        stopped(model, texts, path, 9, **other)
+        # B is killed after its rows were written and before their keys were.
+        with monkeypatch.context() as killed:
+            put = OrderedRows._put
+
+            def dies(file: Path, place: int, values: Any, put: Any = put) -> None:
+                if file.suffix == ".keys" and values.any():
+                    raise Stop
+                put(file, place, values)
+
+            killed.setattr(OrderedRows, "_put", staticmethod(dies))
+            with pytest.raises(Stop):
+                encode_to_disk(model, texts, path, rows_at_once=4, **other)
+        rows = encode_to_disk(model, texts, path, rows_at_once=4)
+        assert np.allclose(rows, model.encode_document(texts), atol=1e-6)
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", ["keys cut", "rows cut", "no rows", "no keys", "rubbish", "an old file"])
+def test_torn_files_are_made_again(model: SentenceTransformer, texts: list[str], tmp_path: Path, damage: str) -> None:
+    path, partial = tmp_path / "v.npy", tmp_path / "v.npy.partial"
+    stopped(model, texts, path, 20)
+    rows, keys = partial / "rows.npy", partial / "rows.keys"
+    if damage == "keys cut":
+        keys.write_bytes(keys.read_bytes()[:100])
+    elif damage == "rows cut":
+        rows.write_bytes(rows.read_bytes()[:-8])
+    elif damage == "rubbish":
+        rows.write_bytes(b"{}")
+    elif damage == "an old file":
+        shutil.rmtree(partial)
+        partial.write_bytes(b"")
+        (tmp_path / "v.npy.json").write_text("{")
+    else:
+        (rows if damage == "no rows" else keys).unlink()
+    assert np.allclose(encode_to_disk(model, texts, path, rows_at_once=4), model.encode_document(texts), atol=1e-6)
+
+
+def test_a_full_disk_is_a_sentence(
+    model: SentenceTransformer, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(ResourceError, match=r"rows.npy: the disk is full \(\d+ MB free\)"):
+            encode_to_disk(model, texts, tmp_path / "v.npy", rows_at_once=4)
+    assert len(encode_to_disk(model, texts, tmp_path / "v.npy", rows_at_once=4)) == len(texts)
+
+
+def test_two_runs_to_one_path(model: SentenceTransformer, texts: list[str], tmp_path: Path) -> None:
+    class Nosy(Texts):
         def __getitem__(self, index: Any) -> Any:
-            if index == 9:
-                raise Stop
+            if index == 5:
+                with pytest.raises(ResourceError, match=r"v\.npy\.partial: another process is encoding here"):
+                    encode_to_disk(model, texts, tmp_path / "v.npy")
             return super().__getitem__(index)
 
-    for role in ("document", "query"):
-        with pytest.raises(Stop):
-            encode_to_disk(model, Stopping(texts), tmp_path / "v.npy", role=role, rows_at_once=4)  # type: ignore[arg-type]
-    items = Texts(texts)
-    rows = encode_to_disk(model, items, tmp_path / "v.npy", rows_at_once=4)
-    assert set(items.read) == set(range(len(texts))) and np.allclose(rows, model.encode_document(texts), atol=1e-6)
+    assert len(encode_to_disk(model, Nosy(texts), tmp_path / "v.npy", rows_at_once=4)) == len(texts)
+
+
+def test_embeddings_that_are_not_finite_are_not_written(
+    model: SentenceTransformer, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = model.encode_document
+
+    def broken(inputs: Any, **options: Any) -> Any:
+        made = encode(inputs, **options)
+        made[[row for row, text in enumerate(inputs) if text == texts[10]]] = np.nan
+        return made
+
+    monkeypatch.setattr(model, "encode_document", broken)
+    with pytest.raises(InputError, match="row 10: expected finite embeddings, got NaN or infinity"):
+        encode_to_disk(model, texts, tmp_path / "v.npy", rows_at_once=4)
+    assert not (tmp_path / "v.npy").exists()
 
 
 def test_a_bad_item_is_named_by_its_row_in_the_corpus(
@@ -87,7 +208,6 @@ def test_a_bad_item_is_named_by_its_row_in_the_corpus(
         encode_to_disk(model, [*texts[:9], 5, *texts[9:]], tmp_path / "v.npy", rows_at_once=4)
     with pytest.raises(InputError, match="row 24, column 'inputs': "):
         encode_to_disk(model, [*texts, 5], tmp_path / "new.npy", rows_at_once=4)
-    assert not (tmp_path / "new.npy.partial").exists()  # found out before the other rows are encoded
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,10 @@ The search goes tile by tile (some queries against some documents) and keeps eac
 against a million documents need the memory of their embeddings, of one tile of scores and of the candidates.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnitune.data.hard_negatives import POSITIVE, Candidates, Format, Mined, Pairs, Rules, Sampling, Table, arranged
+from omnitune.engine.inference import materialized
 from omnitune.errors import DatasetError, InputError
 from omnitune.evaluation.search import chunks, retrieve
 from omnitune.model.dense import SentenceTransformer
 from omnitune.ops.similarity import SimilarityFunction
-from omnitune.retrieval.embedding_cache import Keys, content_keys, encode_cached, identity
+from omnitune.retrieval.store import CHUNK, Keys, content_keys, encode_corpus, identity
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def mine_hard_negatives(
     model: SentenceTransformer,
     anchor_column_name: str | None = None,
     positive_column_name: str | None = None,
-    corpus: list[Any] | None = None,
+    corpus: Sequence[Any] | None = None,
     cross_encoder: Reranker | None = None,
     range_min: int = 0,
     range_max: int | None = None,
@@ -169,7 +168,8 @@ def mine_hard_negatives(
         model: Finds the nearest documents.
         anchor_column_name: Column of the queries; None takes the first.
         positive_column_name: Column of the positives; None takes the second.
-        corpus: Further documents to choose negatives from; the positives are always among them.
+        corpus: Further documents to choose negatives from, as a list, a column, an array or a pandas Series; the
+            positives are always among them.
         cross_encoder: Scores the candidates and positives again where a margin, `max_score` or `min_score` is given.
         range_min: Nearest candidates to pass over.
         range_max: Candidates to choose from; None takes what suffices.
@@ -224,9 +224,34 @@ def mine_hard_negatives(
     )
     columns = _columns(dataset, anchor_column_name, positive_column_name)
     items = _items(model, dataset, columns, corpus)
-    with _Encoder(model, batch_size, cache_folder, use_multi_process) as encoder:
-        documents = encoder.encode(items.documents, items.document_keys, corpus_prompt, corpus_prompt_name)
-        asked = encoder.encode(items.queries, items.query_keys, query_prompt, query_prompt_name, queries=True)
+    options: dict[str, Any] = {"batch_size": batch_size, "normalize_embeddings": True}
+    weights = None if cache_folder is None else identity(model)
+    pool = None
+    if use_multi_process:
+        pool = model.start_multi_process_pool(None if isinstance(use_multi_process, bool) else use_multi_process)
+    try:
+        documents, asked = (
+            encode_corpus(
+                model,
+                some,
+                cache_folder,
+                queries=queries,
+                chunk_size=len(some) if cache_folder is None else CHUNK,
+                weights=weights,
+                keys=keys,
+                prompt=prompt,
+                prompt_name=name,
+                pool=pool,
+                **options,
+            ).values
+            for some, keys, queries, prompt, name in (
+                (items.documents, items.document_keys, False, corpus_prompt, corpus_prompt_name),
+                (items.queries, items.query_keys, True, query_prompt, query_prompt_name),
+            )
+        )
+    finally:
+        if pool is not None:
+            model.stop_multi_process_pool(pool)
     mined = mine(
         asked,
         documents,
@@ -286,7 +311,8 @@ def _items(
     # As stored: media stay bytes and paths, and nothing is decoded.
     stored = dataset.with_format("arrow")[:]
     asked, answers = (stored.column(name).to_pylist() for name in columns)
-    every = [*(corpus or []), *answers]
+    further = [] if corpus is None else materialized(corpus)
+    every = [*further, *answers]
     queries, query_keys, query_of = _distinct(asked, content_keys(model, asked, queries=True))
     documents, document_keys, document_of = _distinct(every, content_keys(model, every))
     document_of = document_of[len(every) - len(answers) :]
@@ -311,41 +337,6 @@ def _distinct(items: Sequence[Any], keys: Keys) -> tuple[list[Any], Keys, NDArra
     place[order] = np.arange(len(order))
     chosen = first[order]
     return [items[row] for row in chosen], keys[chosen], place[inverse]
-
-
-class _Encoder:
-    """Encodes with a pool of processes where that was asked for, and a cache where there is a folder."""
-
-    def __init__(
-        self, model: SentenceTransformer, batch_size: int, folder: str | None, processes: list[str] | bool
-    ) -> None:
-        self.model, self.batch_size, self.processes = model, batch_size, processes
-        self.folder = None if folder is None else Path(folder) / identity(model)
-        self.pool: Any = None
-
-    def __enter__(self) -> Self:
-        if self.processes:
-            devices = None if isinstance(self.processes, bool) else self.processes
-            self.pool = self.model.start_multi_process_pool(devices)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.model.stop_multi_process_pool(self.pool)
-
-    def encode(
-        self, items: list[Any], keys: Keys, prompt: str | None, prompt_name: str | None, *, queries: bool = False
-    ) -> Matrix:
-        """Normalised embeddings `(items, dim)`."""
-        verb = self.model.encode_query if queries else self.model.encode_document
-
-        def encode(some: list[Any]) -> Any:
-            return verb(some, prompt_name, prompt, self.batch_size, normalize_embeddings=True, pool=self.pool)
-
-        if self.folder is None:
-            return np.asarray(encode(items), dtype=np.float32)
-        asked = hashlib.blake2b(repr((queries, prompt_name, prompt)).encode(), digest_size=8).hexdigest()
-        return encode_cached(encode, items, keys, self.folder / asked)
 
 
 def _rescorer(reranker: Reranker, items: _Items, batch_size: int) -> Rescore:

@@ -1,15 +1,14 @@
 """Encoding a corpus on a Ray cluster: blocks of rows, each encoded by some worker into a shard of its own.
 
     folder/00000000.npy    embeddings of block 0 `(rows, dim)`
-           00000000.json   what they depend on: `{"key", "rows"}`
+           00000000.keys   digest of what each of its rows depends on (see `ordered`)
            corpus.json     there when every shard is: `{"rows", "rows_at_once", "shards"}`
 
 A block travels as two row numbers: workers open the corpus themselves and write where they are, so folder, corpus and
-model must be at the same paths on every machine, and the object store stays empty. A shard appears when it is whole. A
-run that was stopped reads the content of the blocks that are done and encodes the others.
+model must be at the same paths on every machine, and the object store stays empty. A run that was stopped reads the
+content of all items and encodes the rows that are not done.
 """
 
-import json
 import logging
 import math
 import traceback
@@ -22,9 +21,9 @@ import numpy as np
 
 from omnitune import errors, io, runtime
 from omnitune.model.dense import SentenceTransformer
-from omnitune.retrieval.embedding_cache import identity
-from omnitune.retrieval.to_disk import ROWS_AT_ONCE, Role, Vectors, check_options, corpus_key, encode_rows
-from omnitune.types import Column
+from omnitune.retrieval.ordered import OrderedRows
+from omnitune.retrieval.store import identity
+from omnitune.retrieval.to_disk import ROWS_AT_ONCE, Role, Vectors, check_options, fill_rows, rows_made_from
 
 FACTS = "corpus.json"
 
@@ -74,13 +73,14 @@ def encode_on_ray(
     check_options(total, rows_at_once, options)
     if workers is not None and workers < 1:
         raise errors.InputError(f"workers: expected a positive number, got {workers}")
-    io.writable_folder(place)
-    (place / FACTS).unlink(missing_ok=True)
     starts = range(0, total, rows_at_once)
     blocks = [{"start": start, "stop": min(start + rows_at_once, total)} for start in starts]
-    with _cluster(ray, address), runtime.progress_bar(
-        label="Encoding", total=total, show=show_progress_bar, unit="item"
-    ) as bar:  # fmt: skip
+    with (
+        io.locked(place, task="encoding"),
+        _cluster(ray, address),
+        runtime.progress_bar(label="Encoding", total=total, show=show_progress_bar, unit="item") as bar,
+    ):
+        (place / FACTS).unlink(missing_ok=True)
         made = data.from_items(blocks, override_num_blocks=len(blocks)).map(
             _Worker,
             fn_constructor_args=(load, reopen, total, str(place), rows_at_once, role, options),
@@ -90,9 +90,8 @@ def encode_on_ray(
             if block["error"]:
                 raise getattr(errors, block["kind"])(block["error"])
             bar.update(block["stop"] - block["start"])
-    _remove_others(place, len(blocks))
-    with io.writing(place / FACTS) as temporary:
-        temporary.write_text(json.dumps({"rows": total, "rows_at_once": rows_at_once, "shards": len(blocks)}))
+        _remove_others(place, len(blocks))
+        io.write_json(place / FACTS, {"rows": total, "rows_at_once": rows_at_once, "shards": len(blocks)})
     return open_shards(place)
 
 
@@ -102,11 +101,10 @@ def open_shards(folder: str | Path) -> list[Vectors]:
     Raises:
         InputError: The folder does not hold a complete corpus.
     """
-    facts = Path(folder) / FACTS
-    if not facts.is_file():
+    facts = io.read_json_or_none(Path(folder) / FACTS)
+    if facts is None:
         raise errors.InputError(f"folder: expected a complete corpus, got {folder} without {FACTS}; encode it again")
-    shards = range(json.loads(facts.read_text())["shards"])
-    return [np.load(_shard(Path(folder), number), mmap_mode="r") for number in shards]
+    return [np.load(_shard(Path(folder), number), mmap_mode="r") for number in range(facts["shards"])]
 
 
 class _Worker:
@@ -139,20 +137,10 @@ class _Worker:
         return {"start": start, "stop": stop, "kind": "", "error": ""}
 
     def _encode(self, start: int, stop: int) -> None:
-        model, weights, items = self._open()
-        rows = range(start, stop)
-        held = [items[row] for row in rows]
-        key = corpus_key(weights, model, Column(name="inputs", items=held, rows=rows), self.role, self.options)
-        shard = _shard(self.folder, start // self.rows_at_once)
-        facts = shard.with_suffix(".json")
-        if facts.is_file() and shard.is_file() and json.loads(facts.read_text())["key"] == key:
-            return
-        encoded = encode_rows(model, held, start, self.role, self.options)
-        facts.unlink(missing_ok=True)
-        with io.writing(shard) as temporary, temporary.open("wb") as file:
-            np.save(file, encoded)
-        with io.writing(facts) as temporary:
-            temporary.write_text(json.dumps({"key": key, "rows": [start, stop]}))
+        model, made_from, items = self._open()
+        rows = OrderedRows(_shard(self.folder, start // self.rows_at_once), stop - start)
+        held = [items[row] for row in range(start, stop)]
+        fill_rows(model, rows, held, start, 0, made_from, self.role, self.options)
 
     def _open(self) -> tuple[SentenceTransformer, str, Sequence[Any]]:
         """Model and corpus, from the first block on: an error must belong to a block to reach the caller."""
@@ -163,7 +151,8 @@ class _Worker:
                     f"source: expected {self.total} items on every machine, got {len(items)}; it must not change "
                     "during the run"
                 )
-            self.opened = model, identity(model), items
+            made_from = rows_made_from(identity(model), model, self.role, self.options)
+            self.opened = model, made_from, items
         return self.opened
 
 
@@ -173,10 +162,10 @@ def _shard(folder: Path, number: int) -> Path:
 
 def _remove_others(folder: Path, shards: int) -> None:
     """Delete the shards that an earlier run with more blocks left, and nothing else."""
-    for facts in folder.glob("[0-9]" * 8 + ".json"):
-        if int(facts.stem) >= shards:
-            facts.with_suffix(".npy").unlink(missing_ok=True)
-            facts.unlink()
+    for keys in folder.glob("[0-9]" * 8 + ".keys"):
+        if int(keys.stem) >= shards:
+            keys.with_suffix(".npy").unlink(missing_ok=True)
+            keys.unlink()
 
 
 @contextmanager

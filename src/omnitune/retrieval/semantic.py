@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
 from omnitune.evaluation.search import chunks, nearest_pairs, retrieve
 from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
@@ -34,10 +35,21 @@ def semantic_search(
 
     Returns:
         For every query a list of `{"corpus_id": row, "score": similarity}`, best first, equal scores by row.
+
+    Raises:
+        InputError: `top_k` is negative.
+
+    Example:
+        >>> semantic_search(model.encode_query(["greasing"]), model.encode_document(pages), top_k=1)
+        [[{'corpus_id': 17, 'score': 0.61}]]
     """
+    if top_k < 0:
+        raise InputError(f"top_k: expected a number of documents, got {top_k}")
     corpus = _as_tensor(corpus_embeddings)
     queries = _as_tensor(query_embeddings).to(corpus.device)
     queries = queries.unsqueeze(0) if queries.dim() == 1 else queries
+    if not top_k:
+        return [[] for _ in queries]
     parts: Any = chunks(corpus, corpus_chunk_size)
     score: Callable[[Any, Any], Tensor] = score_function
     if score_function is cos_sim:

@@ -1,7 +1,7 @@
 """Encoding a corpus into a file: more vectors than fit in memory, and a run that was stopped goes on."""
 
 import hashlib
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from omnitune import io, runtime
-from omnitune.errors import InputError, MediaError, ModalityError
-from omnitune.inputs.fingerprint import fingerprint
+from omnitune.errors import InputError
 from omnitune.model.dense import SentenceTransformer
-from omnitune.retrieval.embedding_cache import identity
-from omnitune.types import Column
+from omnitune.retrieval.ordered import OrderedRows, row_keys, runs
+from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.store import check_finite, content_keys, identity
 
 ROWS_AT_ONCE = 8_192
 """Rows that are encoded, written and noted as done together; what a stop can lose."""
@@ -34,13 +34,16 @@ def encode_to_disk(
     show_progress_bar: bool | None = None,
     **options: Any,
 ) -> Vectors:
-    """Embed a corpus into a `.npy` file, going on where an earlier call with the same arguments was stopped.
+    """Embed a corpus into a `.npy` file, going on where an earlier call was stopped.
+
+    A row is kept from an earlier call when its item, the weights, the role and the options are the same; every other
+    row is encoded, wherever it lies.
 
     Args:
         model: A dense encoder.
         inputs: Anything with a length whose items can be asked for by number, such as a list or a dataset's column;
             only the rows at hand are read.
-        path: The file; it appears when it is whole. Until then its rows are in `<path>.partial`.
+        path: The file; it appears when it is whole. Until then its rows are in the folder `<path>.partial`.
         role: Whether the model's prompt for documents or the one for queries applies.
         rows_at_once: Rows that are encoded and written together.
         show_progress_bar: Whether to show rows that are done; None shows them on a terminal.
@@ -50,39 +53,63 @@ def encode_to_disk(
         `(items, dim)`, a memory map of the file, read-only.
 
     Raises:
-        InputError: There are no inputs, `rows_at_once` is not positive, or an option would not give one array.
+        InputError: There are no inputs, `rows_at_once` is not positive, an option would not give one array, or an
+            embedding is NaN or infinite; its row is named.
         MediaError: An input cannot be read; its row is named.
+        ResourceError: The disk is full (the space of all rows is taken at the start), or another process is encoding
+            to the same path.
+
+    Example:
+        >>> encode_to_disk(model, texts, "vectors.npy", batch_size=64).shape
+        (1000000, 384)
     """
     target = Path(path)
     check_options(len(inputs), rows_at_once, options)
     if target.exists():
         raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
-    facts = target.with_name(target.name + ".json")
     partial = target.with_name(target.name + ".partial")
-    last = len(inputs) - 1
-    ends = Column(name="inputs", items=[inputs[0], inputs[last]], rows=[0, last])
-    key = corpus_key(identity(model), model, ends, role, {**options, "items": len(inputs)})
-    done = _done(facts, partial, key)
-    array: Vectors | None = open_memmap(partial, mode="r+") if done else None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with runtime.progress_bar(label="Encoding", total=len(inputs), show=show_progress_bar, unit="item") as bar:
-        bar.update(done)
-        while done < len(inputs):
-            stop = min(done + rows_at_once, len(inputs))
-            rows = encode_rows(model, [inputs[i] for i in range(done, stop)], done, role, options)
-            if array is None:
-                array = open_memmap(partial, mode="w+", dtype=rows.dtype, shape=(len(inputs), rows.shape[1]))
-            array[done:stop] = rows
-            array.flush()
-            bar.update(stop - done)
-            done = stop
-            # Noted after the rows are on the disk: a stop in between costs these rows, and never leaves a gap.
-            with io.writing(facts) as temporary:
-                temporary.write_text(json.dumps({"key": key, "done": done}))
-    del array
-    partial.replace(target)
-    facts.unlink()
+    if partial.is_file():  # of a release that kept its rows in a file of this name
+        partial.unlink()
+    with io.locked(partial, task="encoding"):
+        rows = OrderedRows(partial / "rows.npy", len(inputs))
+        made_from = rows_made_from(identity(model), model, role, options)
+        with runtime.progress_bar(label="Encoding", total=len(inputs), show=show_progress_bar, unit="item") as bar:
+            for start in range(0, len(inputs), rows_at_once):
+                held = [inputs[row] for row in range(start, min(start + rows_at_once, len(inputs)))]
+                fill_rows(model, rows, held, start, start, made_from, role, options)
+                bar.update(len(held))
+        rows.path.replace(target)
+    shutil.rmtree(partial, ignore_errors=True)
     return open_memmap(target, mode="r")
+
+
+def fill_rows(
+    model: SentenceTransformer,
+    rows: OrderedRows,
+    items: list[Any],
+    first_row: int,
+    start: int,
+    made_from: str,
+    role: Role,
+    options: dict[str, Any],
+) -> None:
+    """Encode those of some consecutive rows that a file does not hold yet.
+
+    Args:
+        model: A dense encoder.
+        rows: The file.
+        items: The rows' items.
+        first_row: Number of the first one in the corpus, for errors.
+        start: Its place in the file.
+        made_from: See `rows_made_from`.
+        role: Of the items.
+        options: Of `encode`.
+    """
+    keys = row_keys(made_from, content_keys(model, items, queries=role == "query", first_row=first_row))
+    for run in runs(rows.missing(start, keys)):
+        some = encode_rows(model, [items[row] for row in run], first_row + int(run[0]), role, options)
+        check_finite(Packed(values=some, dim=some.shape[1]), first_row + int(run[0]))
+        rows.write(start + run, some, keys[run])
 
 
 def encode_rows(model: SentenceTransformer, items: list[Any], first: int, role: Role, options: dict[str, Any]) -> Any:
@@ -111,39 +138,15 @@ def check_options(items: int, rows_at_once: int, options: dict[str, Any]) -> Non
         )
 
 
-def corpus_key(weights: str, model: SentenceTransformer, items: Column, role: Role, options: dict[str, Any]) -> str:
-    """What rows of embeddings depend on.
+def rows_made_from(weights: str, model: SentenceTransformer, role: Role, options: dict[str, Any]) -> str:
+    """Digest what every row of embeddings depends on, besides its item.
 
     Args:
         weights: `identity` of the model.
-        model: Says what an item is, and which prompts there are.
-        items: Those whose content counts.
+        model: Says which prompts there are.
         role: Of the items.
-        options: Of `encode`; the size of a mini-batch is no part of the key.
-
-    Raises:
-        ModalityError: The model does not take one of the items; its row is named.
-        MediaError: One of them is not there; its row is named.
+        options: Of `encode`; the size of a mini-batch is no part of it.
     """
-    kinds = [_content(model, items, index, strings_are_text=role == "query") for index in range(len(items))]
     plain = sorted((name, value) for name, value in options.items() if name != "batch_size")
-    made = repr((weights, role, plain, model.prompts, model.default_prompt_name, model.truncate_dim, kinds))
+    made = repr((weights, role, plain, model.prompts, model.default_prompt_name, model.truncate_dim))
     return hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
-
-
-def _content(model: SentenceTransformer, column: Column, index: int, *, strings_are_text: bool) -> str:
-    item = column.items[index]
-    try:
-        return fingerprint(item, model.modality_of(item, strings_are_text=strings_are_text))
-    except MediaError as error:
-        raise error.at(column.place(index)) from error
-    except ModalityError as error:
-        raise ModalityError(f"{column.place(index)}: {error}") from error
-
-
-def _done(facts: Path, partial: Path, key: str) -> int:
-    """Rows that a stopped run with the same key left."""
-    if not facts.exists() or not partial.exists():
-        return 0
-    saved = json.loads(facts.read_text())
-    return int(saved["done"]) if saved["key"] == key else 0

@@ -1,0 +1,137 @@
+"""Rows of embeddings in any layout, on disk or in memory: one vector a row, many vectors a row, or sparse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnitune.errors import ShapeError
+from omnitune.retrieval.arrays import Array, offsets_of, take_ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """Embeddings of rows without padding.
+
+    Attributes:
+        values: Dense `(rows, dim)`; ragged `(sum of tokens, dim)`; sparse (CSR) `(nonzeros,)`.
+        offsets: Where each row of a ragged or sparse layout starts in `values`, and the end `(rows + 1,)`, int64.
+        indices: Column of every value of a sparse layout `(nonzeros,)`, int32.
+        dim: Length of a vector.
+
+    Example:
+        >>> pages = Packed.of([np.zeros((12, 128)), np.zeros((700, 128))])
+        >>> len(pages), pages.values.shape, pages[1].shape
+        (2, (712, 128), (700, 128))
+    """
+
+    values: Array
+    offsets: NDArray[np.int64] | None = None
+    indices: Array | None = None
+    dim: int
+
+    @classmethod
+    def of(cls, rows: Any, dtype: Any = None) -> "Packed":
+        """Pack what an encoder returned.
+
+        Args:
+            rows: An array or tensor `(rows, dim)`; a list of arrays or tensors `(tokens, dim)`; or a sparse tensor
+                `(rows, dim)` of torch, COO or CSR.
+            dtype: Number format to keep; None keeps that of `rows`.
+
+        Raises:
+            ShapeError: `rows` is none of these.
+        """
+        if isinstance(rows, Packed):
+            return rows.astype(dtype)
+        if getattr(rows, "is_sparse", False) or str(getattr(rows, "layout", "")) == "torch.sparse_csr":
+            coo = rows.detach().cpu().to_sparse_coo().coalesce()
+            row, column = coo.indices()
+            made = cls(
+                values=coo.values().float().numpy(),
+                offsets=offsets_of(row.bincount(minlength=coo.shape[0]).tolist()),
+                indices=column.numpy().astype(np.int32),
+                dim=int(coo.shape[1]),
+            )
+            return made.astype(dtype)
+        if isinstance(rows, Sequence) and len(rows) and getattr(rows[0], "ndim", 1) == 2:
+            parts = [_array(row) for row in rows]
+            values = np.concatenate(parts)
+            return cls(values=values, offsets=offsets_of(map(len, parts)), dim=values.shape[1]).astype(dtype)
+        if isinstance(rows, Sequence) and len(rows) and hasattr(rows[0], "ndim"):
+            rows = np.stack([_array(row) for row in rows])
+        values = _array(rows)
+        if values.ndim != 2:
+            raise ShapeError(
+                "rows: expected embeddings (rows, dim), a list of token vectors (tokens, dim), or a sparse tensor, got "
+                f"shape {values.shape}"
+            )
+        return cls(values=values, dim=values.shape[1]).astype(dtype)
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Array:
+        """The vector `(dim,)` or the vectors `(tokens, dim)` of one row; of a sparse row, its values."""
+        if self.offsets is None:
+            return np.asarray(self.values[row])
+        return np.asarray(self.values[self.offsets[row] : self.offsets[row + 1]])
+
+    def astype(self, dtype: Any) -> "Packed":
+        """The same rows in another number format; None changes nothing."""
+        if dtype is None or self.values.dtype == dtype:
+            return self
+        return Packed(values=self.values.astype(dtype), offsets=self.offsets, indices=self.indices, dim=self.dim)
+
+    def take(self, rows: NDArray[np.int64]) -> "Packed":
+        """Chosen rows, in the order asked for."""
+        if self.offsets is None:
+            return Packed(values=np.asarray(self.values[rows]), dim=self.dim)
+        lengths = np.diff(self.offsets)[rows]
+        places = take_ranges(self.offsets[:-1][rows], lengths)
+        indices = None if self.indices is None else np.asarray(self.indices[places])
+        return Packed(
+            values=np.asarray(self.values[places]), offsets=offsets_of(lengths), indices=indices, dim=self.dim
+        )
+
+    @staticmethod
+    def cat(parts: Sequence["Packed"]) -> "Packed":
+        """Rows of all parts, in order; all have the same layout."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        values = np.concatenate([part.values for part in parts])
+        if first.offsets is None:
+            return Packed(values=values, dim=first.dim)
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts if part.offsets is not None])
+        indices = None if first.indices is None else np.concatenate([p.indices for p in parts if p.indices is not None])
+        return Packed(values=values, offsets=offsets_of(lengths), indices=indices, dim=first.dim)
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, as they are stored."""
+        named = {"values": self.values, "offsets": self.offsets, "indices": self.indices}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def first_not_finite(self) -> int | None:
+        """Number of the first row that holds NaN or infinity, or None."""
+        if self.values.dtype.kind != "f":
+            return None
+        flat = self.values.reshape(len(self.values), -1)
+        # A sum is finite only when all it adds are, and needs no matrix of booleans.
+        with np.errstate(all="ignore"):
+            if not flat.size or np.isfinite(flat.sum(dtype=np.float64)):
+                return None
+        wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+        if not len(wrong):
+            return None
+        place = int(wrong[0])
+        return place if self.offsets is None else int(np.searchsorted(self.offsets, place, side="right")) - 1
+
+
+def _array(rows: Any) -> Array:
+    if hasattr(rows, "detach"):
+        rows = rows.detach().cpu()
+        rows = rows.float().numpy() if str(rows.dtype) == "torch.bfloat16" else rows.numpy()
+    return np.asarray(rows)

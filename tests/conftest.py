@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 
 from fixtures import checkpoints, st_checkpoints, words
-from fixtures.features import pytest_addoption, pytest_configure  # noqa: F401 - hooks that pytest finds here
 from fixtures.pages import pages
 
 torch.set_num_threads(1)

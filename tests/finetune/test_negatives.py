@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, manuals, model) -> tuple[Path, list[str]]:
     out, said = tmp_path_factory.mktemp("run") / "out", []
-    pipeline.finetune(manuals, out, model=str(model), recipe=RECIPE, say=said.append)
+    pipeline.finetune(manuals, out, model=str(model), recipe=RECIPE, log=said.append)
     return out, said
 
 
@@ -111,7 +111,7 @@ def test_it_is_done_once_and_anew_when_its_settings_change(finished, manuals, mo
 
 
 def test_a_prepared_dataset_is_mined_too(finished, model, tmp_path):
-    place = train.train(finished[0] / "dataset", tmp_path / "out", model=str(model), recipe=RECIPE)
+    place = train(finished[0] / "dataset", tmp_path / "out", model=str(model), recipe=RECIPE)
     assert place.is_dir()
     assert listed(tmp_path / "out") == listed(finished[0])
 
@@ -120,8 +120,8 @@ def test_embeddings_of_another_model_are_not_mined_with(finished, tmp_path):
     """A run's folder has base embeddings; `train` into it with another model must not take them for its own."""
     out = Path(shutil.copytree(finished[0], tmp_path / "out"))
     other = write_tiny_reader(tmp_path / "reader", write_tiny_bert(tmp_path / "bert", seed=7))
-    train.train(out / "dataset", out, model=str(other), recipe=RECIPE)
-    train.train(out / "dataset", tmp_path / "fresh", model=str(other), recipe=RECIPE)
+    train(out / "dataset", out, model=str(other), recipe=RECIPE)
+    train(out / "dataset", tmp_path / "fresh", model=str(other), recipe=RECIPE)
     assert listed(out) == listed(tmp_path / "fresh") != listed(finished[0])
 
 
@@ -139,10 +139,10 @@ def test_near_duplicates_are_left_out(finished):
 
 def test_too_strict_rules_are_told(finished, model, tmp_path):
     with pytest.raises(DatasetError, match="negatives.count: expected at least 2 allowed pages for some query"):
-        train.train(finished[0] / "dataset", tmp_path / "out", model=str(model), recipe=with_negatives(max_score=-2.0))
+        train(finished[0] / "dataset", tmp_path / "out", model=str(model), recipe=with_negatives(max_score=-2.0))
 
 
 def test_a_dataset_of_rows_has_its_own_negatives(tmp_path, model):
     recipe = dataclasses.replace(RECIPE, dataset={"path": "somewhere"})
     with pytest.raises(RecipeError, match="tiny.yaml: negatives.count: expected 0 with a recipe's own dataset"):
-        train.train(None, tmp_path, model=str(model), recipe=recipe)
+        train(None, tmp_path, model=str(model), recipe=recipe)

@@ -3,12 +3,12 @@
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from omnitune.errors import RecipeError
-from omnitune.finetune.recipe import Evaluation, Recipe, bundled_recipes, load_recipe, parse_recipe
-from omnitune.finetune.settings import fits
+from omnitune.finetune.recipe import Evaluation, Recipe, _fits, bundled_recipes, load_recipe, parse_recipe
 
 
 def refused(text: str) -> str:
@@ -168,11 +168,14 @@ def test_prepare_takes_what_prepare_takes():
         ([1, "a"], list[int], False),
         ({"a": 1}, dict[str, int], True),
         ({"a": "b"}, dict[str, int], False),
-        ("x", object(), False),
+        ("x", Path, True),
+        ("2", int, False),
+        (2, float | None, True),
+        ("nearest", Literal["random", "top"], False),
     ],
 )
-def test_fits(value, annotation, good):
-    assert fits(value, annotation) is good
+def test_values_fit_their_annotations(value, annotation, good):
+    assert _fits(value, annotation) is good
 
 
 def test_the_recipes_of_a_checkout_are_those_of_the_package():
@@ -194,3 +197,14 @@ def test_sections_of_the_pipelines_own_steps():
     assert "negatives.sampling: expected one of 'random', 'top'" in refused("negatives: {sampling: nearest}")
     assert "queries.writer: expected one of 'extractive', 'endpoint', 'local'" in refused("queries: {writer: magic}")
     assert "did you mean 'neighbours'?" in refused("negatives: {neighbors: 2}")
+
+
+def test_settings_of_a_command_are_checked_like_those_of_a_file():
+    recipe = parse_recipe("training: {seed: 3}", source="x")
+    changed = recipe.changed(negatives__count=4, training__num_train_epochs=0.5, prepare__split=None)
+    assert changed.negatives.count == 4 and changed.training == {"seed": 3, "num_train_epochs": 0.5}
+    assert changed.prepare == {} and recipe.negatives.count == 0
+    with pytest.raises(RecipeError, match=r"options: prepare.split: expected one of 'documents', 'pages', got 'page'"):
+        recipe.changed(prepare__split="page")
+    with pytest.raises(RecipeError, match="reranker.distill_loss: expected one of 'margin_mse', 'kl', got 'mse'"):
+        recipe.changed(reranker__distill_loss="mse")

@@ -14,9 +14,10 @@ from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer, losses
 from omnitune.errors import CheckpointError, RecipeError
+from omnitune.evaluation.search import Hits
 from omnitune.finetune import rerank as reranker
 from omnitune.finetune import run as pipeline
-from omnitune.finetune.measure import Test, judge, reranked_scorer
+from omnitune.finetune.measure import TestSet, reranked_search, score_ranking
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.model.pair import CrossEncoder
 
@@ -67,7 +68,7 @@ def seeing(tiny_qwen3_vl, tmp_path_factory) -> Path:
 def finished(tmp_path_factory, manuals, models) -> tuple[Path, list[str]]:
     out, said = tmp_path_factory.mktemp("run") / "out", []
     recipe = parse_recipe(RECIPE, source="tiny.yaml")
-    run = {"model": str(models[0]), "recipe": recipe, "say": said.append, "reranker_model": str(models[1])}
+    run = {"model": str(models[0]), "recipe": recipe, "log": said.append, "reranker_model": str(models[1])}
     pipeline.finetune(manuals, out, **run, reranker=True)
     pipeline.finetune(manuals, out, **run, distill=True)
     return out, said
@@ -82,7 +83,7 @@ def test_what_a_run_leaves(finished):
     assert CrossEncoder(str(out / "reranker")).num_labels == 1
     assert SentenceTransformer(str(out / "distilled"), device="cpu").supports("image")
     rows = read(out / "candidates.jsonl")
-    taught = read(out / "taught.jsonl")
+    taught = read(out / "teacher.jsonl")
     assert len(rows) == len(taught) and all(len(row["teacher"]) == 4 for row in taught)
     kept = np.load(out / "rerank.npz")
     report = json.loads((out / "report.json").read_text())
@@ -107,7 +108,7 @@ def test_the_report_compares_each_step_with_the_finetuned_retriever(finished):
 
 def test_the_teacher_scores_what_the_student_learns(finished):
     out, _ = finished
-    row = read(out / "taught.jsonl")[0]
+    row = read(out / "teacher.jsonl")[0]
     model = CrossEncoder(str(out / "reranker"))
     from omnitune.documents import load
     from omnitune.finetune.choose import read_page_files
@@ -141,14 +142,14 @@ def test_the_belief_of_the_reranker_is_taught_too(finished, manuals, models, tmp
         "reranker_model": str(models[1]),
     }
     said: list[str] = []
-    outcome = pipeline.finetune(manuals, out, **run, distill=True, distill_loss="kl", say=said.append)
+    outcome = pipeline.finetune(manuals, out, **run, distill=True, distill_loss="kl", log=said.append)
     assert [one.label for one in outcome.report.further][1] == "the reranker distilled into the retriever"
     assert not any("Training the reranker" in line for line in said)
     assert seen and all(value == pytest.approx(expected, rel=1e-3, abs=1e-7) for value, expected in seen)
-    taught, probable = (read(folder / "taught.jsonl") for folder in (out, finished[0]))
+    taught, probable = (read(folder / "teacher.jsonl") for folder in (out, finished[0]))
     logits, scores = (np.array([row["teacher"] for row in rows]) for rows in (taught, probable))
     assert np.allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-5)
-    with pytest.raises(RecipeError, match="distill_loss: expected one of margin_mse, kl, got 'mse'"):
+    with pytest.raises(RecipeError, match="distill_loss: expected one of 'margin_mse', 'kl', got 'mse'"):
         pipeline.finetune(manuals, out, **run, distill=True, distill_loss="mse")
 
 
@@ -158,31 +159,39 @@ def test_a_retriever_alone_reports_no_further_steps(finished, manuals, models, t
     assert not outcome.report.further and "After finetuning" not in outcome.html.read_text()
 
 
+def ranking(scores: torch.Tensor):
+    """The search whose scores are given."""
+
+    def search(block: slice) -> Hits:
+        ranked = scores[block].sort(dim=1, descending=True, stable=True)
+        return Hits(ranked.values, ranked.indices)
+
+    return search
+
+
 def test_only_the_first_pages_change_places():
-    found = torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.3, 0.4]])
-    scorer = reranked_scorer(
-        lambda block: found[block],
+    search = reranked_search(
+        ranking(torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.3, 0.4]])),
         np.array([[0, 1], [3, 2]]),
         np.array([[-3.0, 5.0], [0.2, 0.1]], dtype=np.float32),
     )
-    assert scorer(slice(None)).argsort(dim=1, descending=True).tolist() == [[1, 0, 2, 3], [3, 2, 1, 0]]
-    assert scorer(slice(1, 2)).argsort(dim=1, descending=True).tolist() == [[3, 2, 1, 0]]
-    test = Test(queries=["a", "b"], relevant=[[1], [0]], rows=[0, 1, 2, 3], clusters=[0, 1])
-    assert judge(scorer, test).rank.tolist() == [1, 4]
+    assert search(slice(None)).rows.tolist() == [[1, 0, 2, 3], [3, 2, 1, 0]]
+    assert search(slice(1, 2)).rows.tolist() == [[3, 2, 1, 0]]
+    test = TestSet(queries=["a", "b"], relevant=[[1], [0]], rows=[0, 1, 2, 3], clusters=[0, 1])
+    assert score_ranking(search, test).rank.tolist() == [1, 4]
 
 
 def test_pages_that_the_retriever_did_not_find_stay_last():
     never = -torch.inf
-    found = torch.tensor([[never, 0.8, never, 0.1], [never] * 4])
-    scorer = reranked_scorer(
-        lambda block: found[block],
+    search = reranked_search(
+        ranking(torch.tensor([[never, 0.8, never, 0.1], [never] * 4])),
         np.array([[1, 3], [2, 1]]),
         np.array([[0.5, 0.5], [0.0, 1.0]], dtype=np.float32),
     )
-    scores = scorer(slice(None))
-    assert not scores.isnan().any()
-    assert scores.argsort(dim=1, descending=True, stable=True).tolist() == [[1, 3, 0, 2], [1, 2, 0, 3]]
-    assert scores[0, [0, 2]].tolist() == [never, never]
+    found = search(slice(None))
+    assert not found.scores.isnan().any()
+    assert found.rows.tolist() == [[1, 3, 0, 2], [1, 2, 0, 3]]
+    assert found.scores[:, 2:].tolist() == [[never, never]] * 2
 
 
 @pytest.mark.parametrize("loss", ["listwise", "bce"])

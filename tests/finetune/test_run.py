@@ -14,8 +14,8 @@ from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer
 from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
+from omnitune.finetune import fit, train
 from omnitune.finetune import run as pipeline
-from omnitune.finetune import train
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.io import locked
 
@@ -69,7 +69,7 @@ def model(tmp_path_factory) -> Path:
 def finished(tmp_path_factory, manuals, model) -> tuple[Path, list[str]]:
     """A run that was never disturbed, and what it said."""
     out, said = tmp_path_factory.mktemp("run") / "out", []
-    pipeline.finetune(manuals, out, model=str(model), recipe=recipe(), say=said.append, command="omnitune finetune it")
+    pipeline.finetune(manuals, out, model=str(model), recipe=recipe(), log=said.append, command="omnitune finetune it")
     return out, said
 
 
@@ -147,13 +147,13 @@ def test_the_model_finds_pages(finished):
 
 def test_running_again_does_nothing_twice(out, manuals, model, monkeypatch):
     before = numbers(out)
-    forbid(monkeypatch, "train.fit", "run.encode_test", "run.read_pages")
+    forbid(monkeypatch, "fit.fit", "run.encode_test", "run.read_pages")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     assert numbers(out)["headline"] == before["headline"]
 
 
 def test_another_confidence_only_makes_another_report(out, manuals, model, monkeypatch):
-    forbid(monkeypatch, "train.fit", "run.encode_test", "run.read_pages")
+    forbid(monkeypatch, "fit.fit", "run.encode_test", "run.read_pages")
     changed = recipe(evaluation=("resamples: 200", "resamples: 100, confidence: 0.8"))
     pipeline.finetune(manuals, out, model=str(model), recipe=changed)
     assert numbers(out)["confidence"] == 0.8
@@ -230,11 +230,9 @@ class KillAt(TrainerCallback):
 
 
 def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, manuals, model, monkeypatch):
-    from omnitune.finetune import fit
-
     shutil.rmtree(out / "model")
     (out / ".steps" / "train.json").unlink()
-    monkeypatch.setattr(fit, "Bar", lambda: KillAt(5))
+    monkeypatch.setattr(fit, "Bar", lambda bar: KillAt(5))
     with pytest.raises(Killed):
         pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     monkeypatch.undo()
@@ -259,7 +257,7 @@ def test_a_full_disk_is_said_and_loses_nothing(out, manuals, model, monkeypatch)
     with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
         pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     monkeypatch.undo()
-    forbid(monkeypatch, "train.fit")
+    forbid(monkeypatch, "fit.fit")
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
 
 
@@ -278,7 +276,7 @@ def test_a_full_disk_is_said_however_it_is_noticed(out, manuals, model, monkeypa
         raise error
 
     (out / ".steps" / "train.json").unlink()
-    monkeypatch.setattr(train, "fit", full)
+    monkeypatch.setattr(fit, "fit", full)
     with pytest.raises(ResourceError, match="the disk is full .* run the same command again"):
         pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
 
@@ -288,11 +286,11 @@ def test_two_runs_do_not_share_a_folder(finished, out, manuals, model):
         with pytest.raises(ResourceError, match="another process is finetuning here; wait until it has ended"):
             pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
         with pytest.raises(ResourceError, match="another process is training here"):
-            train.train(finished[0] / "dataset", out, model=str(model), recipe=recipe())
+            train(finished[0] / "dataset", out, model=str(model), recipe=recipe())
 
 
 def test_a_model_that_is_nowhere_is_named_before_the_documents_are_read(tmp_path, manuals, monkeypatch):
-    forbid(monkeypatch, "run.prepare")
+    forbid(monkeypatch, "run.prepare_step")
     monkeypatch.setattr("omnitune.modules.files.snapshot_download", offline)
     with pytest.raises(CheckpointNotFoundError, match="'owner/name' is neither a directory here nor a repository"):
         pipeline.finetune(manuals, tmp_path / "out", model="owner/name", recipe=recipe())
@@ -309,8 +307,8 @@ def test_results_among_the_documents_are_refused(manuals, model):
 
 def test_train_on_a_prepared_dataset(finished, model, tmp_path):
     said = []
-    place = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), say=said.append)
-    again = train.train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
+    place = train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe(), log=said.append)
+    again = train(finished[0] / "dataset", tmp_path, model=str(model), recipe=recipe())
     assert place == again == tmp_path / "model"
     trained = SentenceTransformer(str(place), device="cpu").encode_query(asked(finished[0]))
     assert trained == pytest.approx(np.load(finished[0] / "embeddings" / "finetuned" / "queries.npy"), abs=1e-5)
@@ -318,7 +316,7 @@ def test_train_on_a_prepared_dataset(finished, model, tmp_path):
 
 def test_train_without_a_dataset(model, tmp_path):
     with pytest.raises(InputError, match="a recipe with a section 'dataset'"):
-        train.train(None, tmp_path, model=str(model), recipe=recipe())
+        train(None, tmp_path, model=str(model), recipe=recipe())
 
 
 def test_train_on_the_recipes_dataset(finished, model, tmp_path):
@@ -332,7 +330,7 @@ def test_train_on_the_recipes_dataset(finished, model, tmp_path):
     section = f"dataset: {{path: {tmp_path / 'rows'}, split: train, columns: [query, page], eval_split: eval}}\n"
     wanted = parse_recipe(section + RECIPE.replace("logging_steps: 1", "logging_steps: 1\n  eval_strategy: epoch"),
                           source="x")  # fmt: skip
-    train.train(None, tmp_path / "out", model=str(model), recipe=wanted)
+    train(None, tmp_path / "out", model=str(model), recipe=wanted)
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["queries"] == 6 and found["pages"] == 12
     assert [row["dim"] for row in found["dimensions"]] == [32, 16, 8]
@@ -345,7 +343,7 @@ def test_train_on_the_recipes_dataset(finished, model, tmp_path):
 def test_lora_on_a_vision_language_model(finished, tiny_qwen3_vl, tmp_path):
     lora = "lora: {r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj], task_type: FEATURE_EXTRACTION}\n"
     section = f"model: {{processor_kwargs: {{max_pixels: {64 * 64}}}}}\n"
-    place = train.train(
+    place = train(
         finished[0] / "dataset",
         tmp_path,
         model=str(tiny_qwen3_vl),
@@ -366,11 +364,9 @@ def test_validation_documents_are_evaluated_while_training(manuals, model, tmp_p
     prepare(manuals, tmp_path / "dataset", width=400, test=["kitchen.pdf"], validation=["harbour.pdf"], workers=1)
     wanted = recipe(evaluated=("seed: 5", "seed: 5\n  eval_strategy: epoch\n  save_total_limit: 1"))
     seen = []
-    original = train.fit
+    original = fit.fit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            train, "fit", lambda *args, **kwargs: seen.append(kwargs["evaluator"]) or original(*args, **kwargs)
-        )
-        train.train(tmp_path / "dataset", tmp_path / "out", model=str(model), recipe=wanted)
+        patch.setattr(fit, "fit", lambda *args, **kwargs: seen.append(kwargs["evaluator"]) or original(*args, **kwargs))
+        train(tmp_path / "dataset", tmp_path / "out", model=str(model), recipe=wanted)
     assert seen[0].name == "validation" and len(seen[0].corpus) == 5
     assert set(seen[0].corpus) == {f"harbour.pdf#{n}" for n in range(1, 6)}

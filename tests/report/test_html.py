@@ -16,12 +16,12 @@ from omnitune.report.results import (
     Data,
     Document,
     Interval,
-    Left,
     LossPoint,
     Page,
     Report,
     Run,
     SizePoint,
+    Skipped,
     System,
     Words,
 )
@@ -114,7 +114,7 @@ def report() -> Report:
             test_queries=258,
             test_pages=162,
             all_pages=995,
-            skipped=[Left(name="<b>broken</b>.pdf", reason="encrypted")],
+            skipped=[Skipped(name="<b>broken</b>.pdf", reason="encrypted")],
             notes=["Test queries are outline titles and captions, written by the documents' authors."],
         ),
         run=Run(

@@ -15,10 +15,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Items encoded at once.")] = 32,
 ) -> None:
     """Measure a model on the held-out queries of a dataset, at every useful dimension."""
-    from omnitune.finetune.evaluate import evaluate_model
+    from omnitune.finetune.measure import evaluate as evaluate_model
 
     console.only_our_bars()
-    found = evaluate_model(model, dataset, out, batch_size=batch_size, say=console.say)
+    found = evaluate_model(model, dataset, out, batch_size=batch_size, log=console.say)
     names = list(found["results"][0]["metrics"])
     rows = [
         [

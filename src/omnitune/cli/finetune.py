@@ -80,7 +80,7 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
 
     console.only_our_bars()
     given = {name: value for name, value in options.items() if value is not None}
-    outcome = pipeline.finetune(folder, out, **given, command=command, say=console.say)
+    outcome = pipeline.finetune(folder, out, **given, command=command, log=console.say)
     headline = outcome.report.headline
     console.out.print()
     console.say(

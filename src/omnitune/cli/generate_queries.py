@@ -1,6 +1,5 @@
 """`omnitune generate-queries`: questions about pages, written by a vision-language model."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +26,13 @@ def generate_queries(
 ) -> None:
     """Write queries for the training pages of a dataset; answers are kept, so that `finetune` does not pay again."""
     from omnitune.documents.dataset import load
+    from omnitune.documents.queries.generate import generate
+    from omnitune.finetune.dataset import make_writer
     from omnitune.finetune.recipe import Recipe, load_recipe
-    from omnitune.finetune.writers import asking, generate, make_writer
 
-    settings = asking((Recipe() if recipe is None else load_recipe(recipe)).queries, writer, query_model)
-    if per_page is not None:
-        settings = dataclasses.replace(settings, per_page=per_page)
-    asker = make_writer(settings, console.say)
+    settings = Recipe() if recipe is None else load_recipe(recipe)
+    settings = settings.changed(queries__writer=writer, queries__model=query_model, queries__per_page=per_page)
+    asker = make_writer(settings.queries, console.say)
     if asker is None:
         raise InputError(
             "queries: expected endpoint or local, got 'extractive', which `omnitune prepare` does by itself"

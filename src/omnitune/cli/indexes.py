@@ -35,7 +35,7 @@ def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
 def index_outcome(outcome: "Outcome") -> None:
     """Make an index of what a run encoded for its report, so that the first search need not wait."""
     from omnitune.documents.dataset import load
-    from omnitune.finetune.encoded import load_test
+    from omnitune.finetune.measure import load_test
     from omnitune.modules.files import read_json
     from omnitune.search import is_index, keep_index
 

@@ -15,10 +15,8 @@ def prepare(
     recipe: RecipeOption = None,
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
-    from omnitune.finetune.recipe import Recipe, load_recipe
-    from omnitune.finetune.run import prepared
+    from omnitune.finetune.dataset import prepare as prepare_folder
 
-    settings = Recipe() if recipe is None else load_recipe(recipe)
-    dataset = prepared(folder, out, settings, console.say)
+    dataset = prepare_folder(folder, out, recipe=recipe, log=console.say)
     console.say(dataset.summary())
     console.places("Results", {"dataset": out})

@@ -18,11 +18,11 @@ def train(
     recipe: RecipeOption = None,
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
-    from omnitune.finetune.train import train as train_model
+    from omnitune.finetune.fit import train as train_model
     from omnitune.io import read_json
 
     console.only_our_bars()
-    place = train_model(dataset, out, model=model, recipe=recipe, say=console.say)
+    place = train_model(dataset, out, model=model, recipe=recipe, log=console.say)
     results = {"model": place}
     if (out / "evaluation.json").is_file():
         results["numbers"] = out / "evaluation.json"

@@ -44,7 +44,7 @@ _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ModelChoice:
     """What is finetuned, and why.
 
     Attributes:
@@ -64,9 +64,9 @@ class Choice:
         """The model's name as people read it."""
         return f"MiniLM behind {_ROUTES[self.kind.name].shown} (embedded)" if self.name == EMBEDDED else self.name
 
-    def changed(self, **sections: Any) -> "Choice":
-        """The same model with other sections of the recipe."""
-        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **sections))
+    def changed(self, recipe: Recipe) -> "ModelChoice":
+        """Choose the same model with another recipe."""
+        return dataclasses.replace(self, recipe=recipe)
 
     def fetch(self) -> None:
         """See that the model is there, and download it where it is not: asked before long work.
@@ -99,7 +99,7 @@ class Choice:
         return {**model_identity(self.name), "settings": dict(self.recipe.model)}
 
 
-def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Choice:
+def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> ModelChoice:
     """Settle model and recipe from what the user said, what the folder holds and what the machine has.
 
     Args:
@@ -116,7 +116,7 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Choi
     named = recipe.model.get("model_name_or_path") if recipe is not None else None
     if recipe is not None and named:
         why = f"The recipe {Path(recipe.source).name} names it."
-        return Choice(name=named, why=why, recipe=recipe, kind=kind)
+        return ModelChoice(name=named, why=why, recipe=recipe, kind=kind)
     free = gpu_bytes()
     if kind is not PAGES:
         name, fitting = EMBEDDED, load_recipe("demo")
@@ -129,19 +129,19 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Choi
         found = "there is no GPU" if free == 0 else f"the GPU has {free / 1e9:.0f} GB free, too little for a larger one"
         why = f"No model was named and {found}: this one finetunes on a CPU in minutes."
     if recipe is None:
-        return Choice(name=name, why=why, recipe=fitting, kind=kind)
+        return ModelChoice(name=name, why=why, recipe=fitting, kind=kind)
     # How a model is loaded and which of its weights are trained belong to the model, all else to the recipe.
     completed = dataclasses.replace(recipe, model={**fitting.model, **recipe.model}, lora=recipe.lora or fitting.lora)
-    return Choice(name=name, why=why, recipe=_with_model(completed, name), kind=kind)
+    return ModelChoice(name=name, why=why, recipe=_with_model(completed, name), kind=kind)
 
 
-def _chosen(model: str, recipe: Recipe | None, kind: Kind) -> Choice:
+def _chosen(model: str, recipe: Recipe | None, kind: Kind) -> ModelChoice:
     why = "It was asked for."
     fitting = recipe or load_recipe("vdr-lora" if model == VISION_LANGUAGE else "demo")
     named = fitting.model.get("model_name_or_path")
     if named != model and (recipe is None or named == EMBEDDED):  # settings meant for another model, such as 256 tokens
         fitting = dataclasses.replace(fitting, model={})
-    return Choice(name=model, why=why, recipe=_with_model(fitting, model), kind=kind)
+    return ModelChoice(name=model, why=why, recipe=_with_model(fitting, model), kind=kind)
 
 
 def _with_model(recipe: Recipe, name: str) -> Recipe:

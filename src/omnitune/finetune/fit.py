@@ -1,18 +1,16 @@
-"""The training step of a run: loss and trainer from a recipe, resumed from whatever an earlier run left.
+"""Training of the retriever: rows, loss and trainer from a recipe, resumed from whatever an earlier run left.
 
 Checkpoints lie in a folder that carries the hash of all that determines the training, so a run never goes on from a
 checkpoint of another one.
 """
 
-import json
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -23,11 +21,18 @@ from transformers import (
 )
 
 from omnitune import losses, runtime
-from omnitune.errors import RecipeError, ResourceError
-from omnitune.evaluation import BaseEvaluator
-from omnitune.finetune.recipe import DEFAULT_LOSS, Recipe
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.dataset import load as open_dataset
+from omnitune.errors import DatasetError, InputError, RecipeError
+from omnitune.evaluation import BaseEvaluator, InformationRetrievalEvaluator
+from omnitune.finetune.choose import ModelChoice, choose
+from omnitune.finetune.measure import compare_on, default_dims
+from omnitune.finetune.negatives import training_rows
+from omnitune.finetune.recipe import DEFAULT_LOSS, Recipe, load_recipe
+from omnitune.finetune.steps import Log, Steps, checkpoint_folder, last_checkpoint, open_run, remove_checkpoints
+from omnitune.io import digest, write_json
 from omnitune.model.dense import SentenceTransformer
-from omnitune.report.results import Left, LossPoint
+from omnitune.report.results import LossPoint, Skipped
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.base import BaseTrainer
 from omnitune.training.trainer import SentenceTransformerTrainer
@@ -38,9 +43,148 @@ LOGGED_SHARE = 0.02
 """Share of the steps between two points of the loss curve, where the recipe does not say."""
 
 
+def train(
+    dataset: str | Path | DocumentDataset | None,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    log: Log = logger.info,
+) -> Path:
+    """Finetune on a prepared dataset, or on the one that the recipe names, and go on where an earlier run stopped.
+
+    Where the recipe names evaluation rows, base and finetuned model are compared on them at every dimension, and
+    `evaluation.json` has the numbers.
+
+    Args:
+        dataset: What `prepare` returned, or its folder; None takes the recipe's `dataset`.
+        out: Folder of model and checkpoints.
+        model: As for `finetune`.
+        recipe: As for `finetune`.
+        log: As for `finetune`.
+
+    Returns:
+        The model's directory.
+
+    Raises:
+        InputError: There is neither a folder nor a recipe with a dataset.
+        RecipeError: The recipe has a dataset of its own and wants negatives mined.
+        ResourceError: The disk is full, or another process works in `out`.
+
+    Example:
+        >>> dataset = prepare("manuals", "run/dataset")
+        >>> train(dataset, "run")
+        PosixPath('run/model')
+    """
+    opened = dataset if isinstance(dataset, DocumentDataset | None) else open_dataset(dataset)
+    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    chosen = choose(model, given) if opened is None else choose(model, given, opened.kind)
+    log(f"Model: {chosen.shown}. {chosen.why}")
+    out = Path(out)
+    with open_run(out, task="training") as steps:
+        if opened is not None:
+            log(opened.summary())
+            return train_on(steps, chosen, opened, log)
+        named = chosen.recipe.dataset
+        if named is None:
+            raise InputError(
+                "dataset: expected a folder that `omnitune prepare` made, or a recipe with a section 'dataset' such as "
+                "vdr-qwen3vl-2b, got neither"
+            )
+        if chosen.recipe.negatives.count:
+            raise RecipeError(
+                f"{chosen.recipe.source}: negatives.count: expected 0 with a recipe's own dataset, whose columns after "
+                f"the second are its negatives, got {chosen.recipe.negatives.count}"
+            )
+        rows, evaluator = load_rows(named), None
+        if named.get("eval_name") or named.get("eval_split"):
+            held_out = load_rows(named, evaluation=True)
+            evaluator = evaluator_of(held_out, batch_size=chosen.recipe.evaluation.batch_size)
+        key = digest([named, rows._fingerprint])
+        place = train_step(steps, chosen, rows, key, log, evaluator=evaluator)
+        if evaluator is not None:
+            inputs = {"train": steps.done["train"].key, "evaluation": asdict(chosen.recipe.evaluation)}
+            file = steps.folder / "evaluation.json"
+            log(f"Comparing base and finetuned model on {len(evaluator.queries):,} queries")
+            steps.run(
+                "evaluate", inputs, lambda _: write_json(file, compare_on(evaluator, chosen, place)), makes=[file]
+            )
+        return place
+
+
+def train_on(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: Log, *, cost: str = "") -> Path:
+    """`train_step` on a prepared dataset and its hard negatives, evaluated on validation queries where it has some."""
+    asked = dataset.validation
+    evaluator = None
+    if asked.queries:
+        corpus = {page: dataset.corpus[page] for page in dataset.pages_of("validation")}
+        relevant = {query: pages & corpus.keys() for query, pages in asked.relevant.items()}
+        size = chosen.recipe.evaluation.batch_size
+        evaluator = InformationRetrievalEvaluator(asked.queries, corpus, relevant, batch_size=size, name="validation")
+    rows = training_rows(steps, chosen, dataset, log)
+    return train_step(steps, chosen, rows, dataset.facts["fingerprint"], log, cost=cost, evaluator=evaluator)
+
+
+def train_step(
+    steps: Steps,
+    chosen: ModelChoice,
+    rows: Dataset,
+    key: str,
+    log: Log,
+    *,
+    cost: str = "",
+    evaluator: InformationRetrievalEvaluator | None = None,
+) -> Path:
+    """Train, or go on with training, and write `model/`.
+
+    Args:
+        steps: Of the run.
+        chosen: Model and settings.
+        rows: Query, page, and hard negatives where there are some.
+        key: Hash of the dataset.
+        log: Called with what it will cost.
+        cost: End of that line.
+        evaluator: What the recipe's `eval_strategy` runs.
+
+    Returns:
+        The model's directory.
+    """
+    inputs = {"dataset": key, "model": chosen.identity(), "settings": training_settings(chosen.recipe)}
+    place = steps.folder / "model"
+
+    def work(key: str) -> dict[str, Any]:
+        checkpoints = checkpoint_folder(steps.folder, key, log)
+        epochs = epochs_of(chosen.recipe, len(rows))
+        log(f"Training on {len(rows):,} rows, {epochs:.3g} epoch{'' if epochs == 1 else 's'}{cost}")
+        last = last_checkpoint(checkpoints)
+        if last is not None:
+            log(f"Going on from step {last.name.removeprefix('checkpoint-')}, where an earlier run stopped")
+        model = chosen.load()
+        fitted = fit(model, rows, chosen.recipe, checkpoints, evaluator=evaluator)
+        model.save_pretrained(str(place))
+        remove_checkpoints(checkpoints)
+        return asdict(fitted)
+
+    steps.run("train", inputs, work, makes=[place])
+    return place
+
+
+def epochs_of(recipe: Recipe, rows: int) -> float:
+    """Passes of training over the rows."""
+    arguments = recipe.training
+    steps = arguments.get("max_steps", -1)
+    if steps <= 0:
+        return float(arguments.get("num_train_epochs", 3))
+    batch = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
+    return float(steps * batch * runtime.ranks() / max(1, rows))
+
+
+# --- one training -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What training left besides the model.
+    """Results of a training besides the model.
 
     Attributes:
         losses: Loss curve, over all runs that it took.
@@ -50,7 +194,7 @@ class Fitted:
 
     losses: Sequence[LossPoint]
     facts: Mapping[str, str]
-    bad_items: Sequence[Left]
+    bad_items: Sequence[Skipped]
 
 
 def fit(
@@ -85,59 +229,49 @@ def fit(
         evaluator=evaluator,
     )
     run_trainer(trainer, folder)
-    history = trainer.state.log_history
+
+    inner = loss.loss if isinstance(loss, losses.MatryoshkaLoss) else loss
+    name, batch = type(inner).__name__, trainer.args.train_batch_size
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    facts = {
+        "loss": f"{name} inside MatryoshkaLoss" if inner is not loss else name,
+        "batch": f"{batch} pairs",
+        "steps": f"{trainer.state.global_step:,}",
+        "trained parameters": f"{trained:,} of {sum(p.numel() for p in model.parameters()):,}",
+    }
+    if isinstance(loss, losses.MatryoshkaLoss):
+        facts["dimensions"] = ", ".join(str(dim) for dim in loss.matryoshka_dims)
+    negatives = loss.negatives_per_query(batch, len(train_dataset.column_names))
+    if negatives is not None:
+        facts["negatives a query"] = f"{negatives:,}"
     return Fitted(
         losses=[
             LossPoint(step=row["step"], epoch=round(row["epoch"], 4), loss=row["loss"])
-            for row in history
+            for row in trainer.state.log_history
             if "loss" in row
         ],
-        facts=_facts(model, loss, trainer),
+        facts=facts,
         bad_items=[
-            Left(name=f"row {item.row}, column {item.column!r}", reason=item.reason) for item in trainer.skipped_items
+            Skipped(name=f"row {item.row}, column {item.column!r}", reason=item.reason)
+            for item in trainer.skipped_items
         ],
     )
 
 
-def run_trainer(trainer: BaseTrainer, folder: Path) -> None:
-    """Train with one progress bar, from the last complete checkpoint in `folder` if there is one."""
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(Bar())
-    last = last_checkpoint(folder)
-    if last is not None:
-        logger.info("Training goes on from %s", last)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
-
-
 def make_loss(model: SentenceTransformer, recipe: Recipe) -> losses.Loss:
-    """The recipe's loss, inside `MatryoshkaLoss` unless the recipe turns that off."""
+    """Make the recipe's loss, inside `MatryoshkaLoss` unless the recipe turns that off."""
     settings = dict(recipe.loss)
     name = settings.pop("name", DEFAULT_LOSS)
     loss: losses.Loss = getattr(losses, name)(model, **settings)
     if recipe.matryoshka is None:
         return loss
     nested = dict(recipe.matryoshka)
-    dims = nested.pop("matryoshka_dims", None) or default_dims(width_of(model))
+    dims = nested.pop("matryoshka_dims", None) or default_dims(model.get_embedding_dimension() or 0)
     return losses.MatryoshkaLoss(model, loss, dims, **nested)
 
 
-def default_dims(width: int) -> list[int]:
-    """A model's own dimension and the powers of two below it, down to 64, or to an eighth of a small model's."""
-    lowest = min(64, max(8, width // 8))
-    powers = [1 << n for n in range(width.bit_length(), 2, -1)]
-    return [width, *(power for power in powers if lowest <= power < width)]
-
-
-def measured_dims(width: int, recipe: Recipe) -> list[int]:
-    """Dimensions to evaluate of a model of `width`, largest first: the recipe's, else the trained; always the full."""
-    trained = None if recipe.matryoshka is None else recipe.matryoshka.get("matryoshka_dims")
-    dims = recipe.evaluation.dims or (default_dims(width) if recipe.matryoshka is not None and not trained else trained)
-    return sorted({width, *(dims or [])} - {dim for dim in dims or [] if dim > width}, reverse=True)
-
-
 def training_arguments(recipe: Recipe, folder: Path, *, evaluated: bool) -> SentenceTransformerTrainingArguments:
-    """The recipe's training arguments.
+    """Make the recipe's training arguments.
 
     Raises:
         RecipeError: Two of them contradict each other, or one has a value that transformers refuses.
@@ -152,89 +286,131 @@ def training_arguments(recipe: Recipe, folder: Path, *, evaluated: bool) -> Sent
         raise RecipeError(f"{recipe.source}: training: {error}") from error
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint that was written to its end, or None; half-written ones are removed.
-
-    Raises:
-        ResourceError: One cannot be read, though it may be whole; it is left where it is.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    for path in reversed(found):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                raise ResourceError(
-                    f"{path}: expected a checkpoint that can be read, got: {error.strerror}; make it readable, or "
-                    "delete it to begin the training anew"
-                ) from error
-            half = True
-        except ValueError:  # cut JSON, or no text
-            half = True
-        else:
-            half = False
-        if half:
-            logger.warning("%s was not written to its end and is removed", path)
-            shutil.rmtree(path)
-            continue
-        return path
-    return None
-
-
-def width_of(model: SentenceTransformer) -> int:
-    """Dimensions of a model's embeddings."""
-    width = model.get_embedding_dimension()
-    assert width is not None, "a dense model knows its dimension"
-    return width
-
-
-def _facts(model: SentenceTransformer, loss: losses.Loss, trainer: SentenceTransformerTrainer) -> dict[str, str]:
-    inner = loss.loss if isinstance(loss, losses.MatryoshkaLoss) else loss
-    name = type(inner).__name__
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in model.parameters())
-    batch = trainer.args.train_batch_size
-    assert trainer.train_dataset is not None
-    negatives = loss.negatives_per_query(batch, len(trainer.train_dataset.column_names))
-    facts = {
-        "loss": f"{name} inside MatryoshkaLoss" if inner is not loss else name,
-        "batch": f"{batch} pairs",
-        "steps": f"{trainer.state.global_step:,}",
-        "trained parameters": f"{trained:,} of {everything:,}",
-    }
-    if isinstance(loss, losses.MatryoshkaLoss):
-        facts["dimensions"] = ", ".join(str(dim) for dim in loss.matryoshka_dims)
-    if negatives is not None:
-        facts["negatives a query"] = f"{negatives:,}"
-    return facts
+def run_trainer(trainer: BaseTrainer, folder: Path) -> None:
+    """Train with one progress bar, from the last complete checkpoint in `folder` if there is one."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    last = last_checkpoint(folder)
+    with runtime.progress_bar(label="Training", total=None, unit="step") as bar:
+        trainer.add_callback(Bar(bar))
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """One progress bar with the loss beside it, instead of a line a log."""
+    """Moves one progress bar, with the loss beside it, instead of printing a line a log."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open it, at the step an earlier run came to."""
+        """Begin at the step that an earlier run came to."""
         del args, control, kwargs
-        self._context = runtime.progress_bar(label="Training", total=state.max_steps, unit="step")
-        self._bar = self._context.__enter__()
-        self._bar.update(state.global_step)
+        self.bar.total = state.max_steps
+        self.bar.update(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move it."""
         del args, control, kwargs
-        self._bar.update(state.global_step - self._bar.n)
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show the loss."""
         del args, state, control
         if "loss" in (logs := kwargs["logs"]):
-            self._bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+            self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close it."""
-        del args, state, control, kwargs
-        self._context.__exit__(None, None, None)
+
+_WITHOUT_EFFECT = (
+    "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+    "disable_tqdm", "enable_jit_checkpoint", "hub_", "include_num_input_tokens_seen", "log", "project", "push_to_hub",
+    "report_to", "run_name", "save_on_each_node", "save_total_limit", "skip_memory_metrics", "trackio",
+)  # fmt: skip
+"""Beginnings of the names of training arguments that do not change the weights."""
+
+
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """Settings that decide the weights: a training is done anew only when one of them changes.
+
+    The dataset has a hash of its own, so `prepare` and `queries` are not among them.
+    """
+    settings = recipe.settings()
+    kept = {name: settings[name] for name in ("lora", "loss", "matryoshka", "negatives")}
+    kept["training"] = {name: value for name, value in recipe.training.items() if not name.startswith(_WITHOUT_EFFECT)}
+    return kept
+
+
+# --- rows that a recipe names -----------------------------------------------------------------------------------------
+
+
+def load_rows(settings: Mapping[str, Any], *, evaluation: bool = False) -> Dataset:
+    """Load the rows that a recipe's `dataset` section names, on the hub or on disk.
+
+    The first column holds queries, the second their pages, the others hard negatives.
+
+    Args:
+        settings: The section.
+        evaluation: Take the evaluation rows, by `eval_name`, `eval_split` and `eval_columns`.
+
+    Raises:
+        DatasetError: A column that it names is not there, or there are no rows.
+    """
+    prefix = "eval_" if evaluation else ""
+    split = settings.get(f"{prefix}split") or "train"
+    place = Path(settings["path"])
+    if (place / "dataset_info.json").is_file() or (place / "dataset_dict.json").is_file():
+        loaded = load_from_disk(str(place))
+        rows = loaded[split] if isinstance(loaded, DatasetDict) else loaded
+    else:
+        options = {"data_files": settings.get("data_files"), "revision": settings.get("revision"), "split": split}
+        rows = load_dataset(settings["path"], settings.get(f"{prefix}name"), **options)
+    columns = settings.get(f"{prefix}columns") or rows.column_names
+    missing = [name for name in columns if name not in rows.column_names]
+    if missing:
+        raise DatasetError(f"dataset.{prefix}columns: expected names among {rows.column_names}, got {missing}")
+    if len(columns) < 2 or not len(rows):
+        raise DatasetError(
+            f"dataset: expected rows of query and page at least, got {len(rows)} rows of {list(columns)} "
+            f"in {settings['path']!r}"
+        )
+    return rows.select_columns(list(columns))
+
+
+def evaluator_of(rows: Dataset, *, batch_size: int) -> InformationRetrievalEvaluator:
+    """Ask every query against all pages of the rows, hard negatives included.
+
+    Args:
+        rows: Query, page, hard negatives.
+        batch_size: Items encoded at once.
+    """
+    query, page, *negatives = rows.column_names
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
+    queries = dict(enumerate(rows[query]))
+    relevant = {number: {(number, page)} for number in queries}
+    return InformationRetrievalEvaluator(queries, _Cells(rows, [page, *negatives]), relevant, batch_size=batch_size)
+
+
+class _Cells(Mapping[tuple[int, str], Any]):
+    """Cells of some columns by (row, column), read when they are asked for; empty cells are left out."""
+
+    def __init__(self, rows: Dataset, columns: Sequence[str]) -> None:
+        self._rows = rows
+        table = rows.with_format("arrow")[:]  # a view: no image is read to see which cells are empty
+        self._keys = [
+            (row, column)
+            for column in columns
+            for row, empty in enumerate(table.column(column).is_null().to_pylist())
+            if not empty
+        ]
+
+    def __getitem__(self, key: tuple[int, str]) -> Any:
+        return self._rows[key[0]][key[1]]
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)

@@ -1,38 +1,123 @@
-"""How well a retriever finds the pages of a test, query by query, so that two of them can be compared.
+"""Measuring retrievers on held-out queries: embeddings on disk, rankings, metrics by query, intervals.
 
-Every retriever is a score of every page for every query; what is measured does not know where the scores came from.
-Equal scores keep corpus order, as in `evaluation.search`.
+Every retriever becomes a `Search`: a ranking of all pages for some of the queries. All that follows is the same for all
+of them, and the ranking and its metrics are those of the evaluators (`evaluation.search`, `ops.metrics`).
 """
 
+import logging
+import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from omnitune import io, runtime
+from omnitune.documents.dataset import DocumentDataset, load
+from omnitune.evaluation import InformationRetrievalEvaluator
+from omnitune.evaluation.search import Hits, retrieve
+from omnitune.finetune.choose import ModelChoice, load_model, loading
+from omnitune.finetune.recipe import Evaluation, Recipe
+from omnitune.finetune.steps import Log, announce
+from omnitune.model.dense import SentenceTransformer
+from omnitune.ops.bm25 import BM25
 from omnitune.ops.metrics import mark_relevant, retrieval_metrics
 from omnitune.ops.quantize import Precision, quantize_embeddings
-from omnitune.ops.significance import Comparison, paired_bootstrap
+from omnitune.ops.significance import paired_bootstrap
 from omnitune.report.results import Contrast, Interval
 
-Matrix = NDArray[np.float32]
-Scorer = Callable[[slice], Tensor]
-"""Scores of all pages for a slice of the queries `(queries, pages)`, float; -inf where a page is not found."""
+logger = logging.getLogger(__name__)
+
+METRIC = "ndcg@10"
+METRIC_SHOWN = "NDCG@10"
+OTHERS = {"recall@1": "recall@1", "recall@10": "recall@10", "mrr@10": "MRR@10"}
+
+CHUNK = 128
+"""Pages encoded at a time: enough to sort by length, few enough to hold and to see the bar move."""
+
+TEXT_SHARE = 0.5
+"""Least share of pages with a text layer for which a baseline on the text layer says something."""
 
 _SCORES_AT_ONCE = 1 << 25
 _DEPTH = 100
 
+Matrix = NDArray[np.float32]
+
+Embedded = tuple[Matrix, Matrix]
+"""Embeddings of the queries `(queries, dim)` and of all pages `(pages, dim)`."""
+
+Search = Callable[[slice], Hits]
+"""Ranks all pages for a slice of the queries: rows `(queries, pages)`, best first; a score of -inf is not found."""
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def base_inputs(chosen: ModelChoice, dataset: DocumentDataset) -> dict[str, Any]:
+    """All that the embeddings of the base model depend on: the inputs of the step `base`."""
+    return {
+        "dataset": dataset.facts["fingerprint"],
+        "model": chosen.identity(),
+        "batch_size": chosen.recipe.evaluation.batch_size,
+    }
+
+
+def encode_test(
+    model: SentenceTransformer,
+    queries: Sequence[str],
+    pages: Sequence[Any],
+    folder: Path,
+    *,
+    batch_size: int,
+    label: str,
+) -> None:
+    """Encode queries and pages into `queries.npy` and `pages.npy`, both float32.
+
+    Args:
+        model: The encoder.
+        queries: Texts.
+        pages: Page images, or texts; slices of it are taken one after another.
+        folder: Where the embeddings go.
+        batch_size: Items encoded at once.
+        label: Label of the progress bar.
+    """
+    asked = model.encode_query(list(queries), batch_size=batch_size, show_progress_bar=False)
+    parts: list[Matrix] = []
+    with runtime.progress_bar(label=label, total=len(pages), unit="page") as bar:
+        for start in range(0, len(pages), CHUNK):
+            chunk = list(pages[start : start + CHUNK])
+            parts.append(np.asarray(model.encode_document(chunk, batch_size=batch_size, show_progress_bar=False)))
+            bar.update(len(chunk))
+    for name, values in (("queries", asked), ("pages", np.concatenate(parts))):
+        with io.writing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, np.asarray(values, dtype=np.float32))
+
+
+def load_test(folder: Path) -> Embedded:
+    """Embeddings that `encode_test` wrote."""
+    return np.load(folder / "queries.npy"), np.load(folder / "pages.npy")
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """Rows scaled to length 1 `(rows, dim)`."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Matrix = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+# --- the test ---------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class TestSet:
     """Held-out queries and the pages that answer them.
 
     Attributes:
         queries: Texts.
-        relevant: Rows of the pages that answer each query.
+        relevant: Rows of the pages that answer each query; all of them are among `rows`.
         rows: Pages that are searched: rows of the corpus, ascending.
         clusters: Unit each query belongs to when resampling: queries of one page succeed and fail together.
     """
@@ -44,14 +129,116 @@ class Test:
     rows: Sequence[int]
     clusters: Sequence[Hashable]
 
-    def among(self, rows: Sequence[int]) -> "Test":
-        """The same queries, searched among other pages."""
-        return Test(queries=self.queries, relevant=self.relevant, rows=rows, clusters=self.clusters)
+
+def test_sets(dataset: DocumentDataset) -> tuple[TestSet, TestSet]:
+    """Test queries against the pages of held-out documents, and against all pages.
+
+    A page of a training document that answers a query as well counts where all pages are searched.
+    """
+    row = {page: number for number, page in enumerate(dataset.page_ids)}
+    held_out = [row[page] for page in dataset.pages_of("test")]
+    answers = [sorted(row[page] for page in dataset.relevant[query]) for query in dataset.queries]
+    among = set(held_out)
+    near = [[page for page in pages if page in among] for pages in answers]
+    queries = list(dataset.queries.values())
+    clusters = [pages[0] for pages in near]
+    return (
+        TestSet(queries=queries, relevant=near, rows=held_out, clusters=clusters),
+        TestSet(queries=queries, relevant=answers, rows=list(range(len(row))), clusters=clusters),
+    )
+
+
+test_sets.__test__ = False  # type: ignore[attr-defined]  # nor is this a test
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+
+def cosine_search(
+    embedded: Embedded, rows: Sequence[int], *, dim: int | None = None, precision: Precision = "float32"
+) -> Search:
+    """Rank pages by cosine similarity, with the pages cut to `dim` dimensions and stored in `precision`.
+
+    The query stays in float32, as it does in a search engine that stores pages in few bits.
+
+    Args:
+        embedded: Queries and all pages.
+        rows: Pages that are searched.
+        dim: Leading dimensions to keep; None keeps all.
+        precision: Of the stored pages.
+    """
+    queries, pages = embedded
+    asked = torch.from_numpy(unit(queries[:, :dim]))
+    stored = torch.from_numpy(_stored(unit(pages[list(rows)][:, :dim]), precision))
+    return lambda block: retrieve(asked[block], [stored], lambda some, among: some @ among.T, len(stored))
+
+
+def bm25_search(queries: Sequence[str], texts: Sequence[str]) -> Search:
+    """Rank pages by BM25 on their text layers; a page that shares no word with the query is not found."""
+    index = BM25(texts)
+
+    def scores(some: range, among: range) -> torch.Tensor:
+        del among  # all pages: their statistics are those of the pages that are searched
+        found = torch.from_numpy(index.scores(queries[some.start : some.stop]))
+        return found.where(found > 0, -torch.inf)
+
+    everything = range(len(queries))
+    return lambda block: retrieve(everything[block], [range(len(texts))], scores, len(texts))
+
+
+def reranked_search(first: Search, candidates: NDArray[np.int64], scores: Matrix) -> Search:
+    """Rank each query's candidates by new scores; the pages behind them stay as another search found them.
+
+    Args:
+        first: The other search.
+        candidates: Pages that were scored anew `(queries, depth)`, best first in the other search.
+        scores: Their new scores `(queries, depth)` float32.
+    """
+
+    def search(block: slice) -> Hits:
+        found = first(block)
+        columns, again = torch.from_numpy(candidates[block]), torch.from_numpy(scores[block])
+        # Positions become the scores, because the two kinds of score do not compare, and the first may be -inf.
+        behind = -torch.arange(found.rows.shape[1], dtype=torch.float32).expand_as(found.scores)
+        behind = behind.where(found.scores > -torch.inf, -torch.inf)
+        order = again.sort(dim=1, descending=True, stable=True).indices  # equal new scores keep the old order
+        ahead = columns.shape[1] - order.argsort(dim=1).float()
+        placed = torch.empty_like(behind).scatter(1, found.rows, behind).scatter(1, columns, ahead)
+        ranked = placed.sort(dim=1, descending=True, stable=True)
+        return Hits(ranked.values, ranked.indices)
+
+    return search
+
+
+def has_text(texts: Sequence[str]) -> bool:
+    """Tell whether enough pages have a text layer for a baseline on it to mean something."""
+    return sum(bool(text.strip()) for text in texts) >= TEXT_SHARE * len(texts)
+
+
+def stored_bytes(dim: int, precision: Precision) -> int:
+    """Bytes that one page's embedding takes."""
+    return {"float32": 4 * dim, "int8": dim, "uint8": dim, "binary": -(-dim // 8), "ubinary": -(-dim // 8)}[precision]
+
+
+def _stored(vectors: Matrix, precision: Precision) -> Matrix:
+    """Quantize vectors and read them back `(rows, dim)` float32."""
+    if precision == "float32":
+        return vectors
+    if precision in ("binary", "ubinary"):
+        bits = np.unpackbits(np.asarray(quantize_embeddings(vectors, "ubinary")), axis=1)[:, : vectors.shape[1]]
+        return unit(bits.astype(np.float32) * 2 - 1)
+    ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+    codes: Any = quantize_embeddings(vectors, "uint8", ranges=ranges)
+    step = (ranges[1] - ranges[0]) / 255
+    return unit((ranges[0] + (codes.astype(np.float32) + 0.5) * step).astype(np.float32))
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What one retriever made of a test.
+class QueryMetrics:
+    """Results of one retriever, query by query, so that two of them can be compared.
 
     Attributes:
         metrics: Value of each query by metric, `{"ndcg@10": (queries,) float64}`.
@@ -70,156 +257,166 @@ class Judged:
         return float(self.metrics[metric].mean())
 
 
-def judge(scorer: Scorer, test: Test) -> Judged:
-    """Rank the test's pages by score and compare with the relevant ones.
-
-    Args:
-        scorer: Scores of the pages `test.rows`, in that order.
-        test: Queries and relevant pages; every relevant page is among the rows.
-    """
+def score_ranking(search: Search, test: TestSet) -> QueryMetrics:
+    """Compare a ranking of the pages `test.rows`, in that order, with the relevant ones."""
     place = {row: column for column, row in enumerate(test.rows)}
     relevant = [[place[row] for row in rows] for rows in test.relevant]
-    block = max(1, _SCORES_AT_ONCE // max(1, len(test.rows)))
-    parts = [
-        _judge_block(scorer(slice(start, start + block)), relevant[start : start + block])
-        for start in range(0, len(test.queries), block)
-    ]
+    # Whole rankings are held for some queries at a time: the rank of a page that is found late is shown too.
+    size = max(1, _SCORES_AT_ONCE // max(1, len(test.rows)))
+    metrics: dict[str, list[NDArray[np.float64]]] = {}
+    rank, best, first = list[NDArray[Any]](), list[NDArray[Any]](), list[NDArray[Any]]()
+    for start in range(0, len(test.queries), size):
+        hits, wanted = search(slice(start, start + size)), relevant[start : start + size]
+        found = hits.rows.where(hits.scores > -torch.inf, -1)
+        queries = torch.tensor([query for query, pages in enumerate(wanted) for _ in pages], dtype=torch.int64)
+        right = mark_relevant(found, queries, torch.tensor([page for pages in wanted for page in pages]))
+        counts = torch.tensor([len(pages) for pages in wanted])
+        for name, values in retrieval_metrics(right[:, :_DEPTH], counts).items():
+            metrics.setdefault(name, []).append(values.numpy())
+        any_right, at = right.any(dim=1), right.float().argmax(dim=1)
+        rank.append(torch.where(any_right, at + 1, found.shape[1] + 1).numpy())
+        best_found = hits.rows.gather(1, at.unsqueeze(1)).squeeze(1)
+        best.append(torch.where(any_right, best_found, torch.tensor([pages[0] for pages in wanted])).numpy())
+        first.append(hits.rows[:, 0].numpy())
     rows = np.asarray(test.rows, dtype=np.int64)
-    return Judged(
-        metrics={name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]},
-        rank=np.concatenate([part[1] for part in parts]),
-        best=rows[np.concatenate([part[2] for part in parts])],
-        first=rows[np.concatenate([part[3] for part in parts])],
+    return QueryMetrics(
+        metrics={name: np.concatenate(values) for name, values in metrics.items()},
+        rank=np.concatenate(rank),
+        best=rows[np.concatenate(best)],
+        first=rows[np.concatenate(first)],
     )
 
 
-def _judge_block(
-    scores: Tensor, relevant: Sequence[Sequence[int]]
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    ranked = torch.sort(scores.float(), dim=1, descending=True, stable=True)
-    found = ranked.indices.where(ranked.values > -torch.inf, -1)
-    queries = torch.tensor([query for query, pages in enumerate(relevant) for _ in pages], dtype=torch.int64)
-    pages = torch.tensor([page for pages in relevant for page in pages], dtype=torch.int64)
-    hits = mark_relevant(found, queries, pages)
-    counts = torch.tensor([len(pages) for pages in relevant])
-    per_query = retrieval_metrics(hits[:, :_DEPTH], counts)
-    any_hit = hits.any(dim=1)
-    at = hits.float().argmax(dim=1)
-    best = ranked.indices.gather(1, at.unsqueeze(1)).squeeze(1)
-    firsts = torch.tensor([pages[0] for pages in relevant])
-    return (
-        {name: values.numpy() for name, values in per_query.items()},
-        torch.where(any_hit, at + 1, scores.shape[1] + 1).numpy(),
-        torch.where(any_hit, best, firsts).numpy(),
-        ranked.indices[:, 0].numpy(),
+def interval(values: NDArray[np.float64], test: TestSet, settings: Evaluation) -> Interval:
+    """Mean over queries with its bootstrap interval."""
+    found = paired_bootstrap(np.zeros_like(values), values, clusters=test.clusters, **_resampling(settings))
+    return Interval(found.candidate, found.low, found.high)
+
+
+def contrast(
+    base: QueryMetrics, finetuned: QueryMetrics, test: TestSet, settings: Evaluation, *, label: str, dim: int
+) -> Contrast:
+    """Compare two retrievers on the same queries, by paired bootstrap of NDCG@10."""
+    before, after = base.metrics[METRIC], finetuned.metrics[METRIC]
+    found = paired_bootstrap(before, after, clusters=test.clusters, **_resampling(settings))
+    return Contrast(
+        label=label,
+        base=interval(before, test, settings),
+        finetuned=interval(after, test, settings),
+        difference=Interval(found.difference, found.low, found.high),
+        p_value=found.p_value,
+        queries=found.queries,
+        pages=len(test.rows),
+        dim=dim,
     )
 
 
-def cosine_scorer(
-    queries: Matrix, pages: Matrix, *, dim: int | None = None, precision: Precision = "float32"
-) -> Scorer:
-    """Cosine similarity, with the pages cut to `dim` dimensions and stored in `precision`.
+def _resampling(settings: Evaluation) -> dict[str, Any]:
+    return {"resamples": settings.resamples, "confidence": settings.confidence, "seed": settings.seed}
 
-    The query stays in float32, as it does in a search engine that stores pages in few bits.
+
+# --- a model by itself ------------------------------------------------------------------------------------------------
+
+
+def default_dims(width: int) -> list[int]:
+    """A model's own dimension and the powers of two below it, down to 64, or to an eighth of a small model's."""
+    lowest = min(64, max(8, width // 8))
+    powers = [1 << n for n in range(width.bit_length(), 2, -1)]
+    return [width, *(power for power in powers if lowest <= power < width)]
+
+
+def measured_dims(width: int, recipe: Recipe) -> list[int]:
+    """Dimensions to evaluate of a model of `width`, largest first: the recipe's, else the trained; always the full."""
+    trained = None if recipe.matryoshka is None else recipe.matryoshka.get("matryoshka_dims")
+    dims = recipe.evaluation.dims or (default_dims(width) if recipe.matryoshka is not None and not trained else trained)
+    return sorted({width, *(dims or [])} - {dim for dim in dims or [] if dim > width}, reverse=True)
+
+
+def evaluate(
+    model: str, dataset: str | Path, out: str | Path, *, batch_size: int = 32, log: Log = logger.info
+) -> dict[str, Any]:
+    """Measure a model on the held-out queries of a dataset at every useful dimension, and write the results as JSON.
 
     Args:
-        queries: `(queries, dimensions)` float32.
-        pages: `(pages, dimensions)` float32.
-        dim: Leading dimensions to keep; None keeps all.
-        precision: Of the stored pages.
+        model: A directory, a repository or `"embedded"`.
+        dataset: Folder that `prepare` made.
+        out: The JSON file.
+        batch_size: Items encoded at once.
+        log: Called with what it will cost, a line at a time.
+
+    Returns:
+        Content of the file: `{"model", "dataset", "queries", "results": [{"dim", "searched", "pages", "metrics",
+        "interval"}]}`, the interval being that of NDCG@10.
+
+    Raises:
+        DatasetError: There is no dataset in the folder.
+        CheckpointError: The model cannot be loaded.
+
+    Example:
+        >>> evaluate("run/model", "run/dataset", "numbers.json")["results"][0]["metrics"]["NDCG@10"]
+        0.603
     """
-    asked = unit(queries[:, :dim])
-    stored = torch.from_numpy(_stored(unit(pages[:, :dim]), precision))
-    return lambda block: torch.from_numpy(asked[block]) @ stored.T
+    opened = load(dataset)
+    io.writable_folder(Path(out).parent)
+    test, everything = test_sets(opened)
+    encoder = load_model({"model_name_or_path": model}, opened.kind)
+    announce(
+        f"Encoding {len(opened.pages):,} {opened.kind.words.page}s",
+        opened.pages,
+        lambda few: encoder.encode_document(few, batch_size=batch_size, show_progress_bar=False),
+        log,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        encode_test(encoder, test.queries, opened.pages, Path(folder), batch_size=batch_size, label="Encoding")
+        embedded = load_test(Path(folder))
+    results = []
+    for searched, among in (("of held-out documents", test), ("in all", everything)):
+        for dim in default_dims(embedded[1].shape[1]):
+            scored = score_ranking(cosine_search(embedded, among.rows, dim=dim), among)
+            spread = interval(scored.metrics[METRIC], among, Evaluation())
+            results.append(
+                {
+                    "dim": dim,
+                    "searched": searched,
+                    "pages": len(among.rows),
+                    "metrics": {shown: scored.mean(name) for name, shown in {METRIC: METRIC_SHOWN, **OTHERS}.items()},
+                    "interval": [spread.low, spread.high],
+                }
+            )
+    found = {"model": model, "dataset": str(dataset), "queries": len(test.queries), "results": results}
+    io.write_json(out, found)
+    return found
 
 
-def reranked_scorer(first: Scorer, candidates: NDArray[np.int64], scores: Matrix) -> Scorer:
-    """Order each query's first candidates by another model's scores, and the rest behind them as they were found.
+def compare_on(evaluator: InformationRetrievalEvaluator, chosen: ModelChoice, finetuned: Path) -> dict[str, Any]:
+    """Compare base and finetuned model on an evaluator's queries, at every dimension that was trained.
 
-    Positions are scores here, not the scores themselves: those may be -inf, or be on another scale.
-
-    Args:
-        first: Scores of all pages.
-        candidates: Columns of the pages that were scored again `(queries, depth)`.
-        scores: Their new scores `(queries, depth)` float32.
+    Returns:
+        `{"metric", "queries", "pages", "dimensions": [{"dim", "base", "finetuned", "low", "high", "p_value"}]}`.
     """
-    columns, again = torch.from_numpy(candidates), torch.from_numpy(scores)
-
-    def scores_of(block: slice) -> Tensor:
-        found = first(block)
-        behind = _above(found).where(found > -torch.inf, -torch.inf)
-        # Above the number of pages for what was scored again; equal new scores keep the old order.
-        return behind.scatter(1, columns[block], _above(again[block]) + found.shape[1])
-
-    return scores_of
-
-
-def _above(scores: Tensor) -> Tensor:
-    """Number of columns that each score is before `(queries, pages)`: equal ones are before those after them."""
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    return scores.shape[1] - 1 - order.argsort(dim=1).float()
-
-
-def stored_bytes(dim: int, precision: Precision) -> int:
-    """Bytes that one page's embedding takes."""
-    return {"float32": 4 * dim, "int8": dim, "uint8": dim, "binary": -(-dim // 8), "ubinary": -(-dim // 8)}[precision]
-
-
-def unit(vectors: Matrix) -> Matrix:
-    """Rows of length 1."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Matrix = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return unit
-
-
-def _stored(vectors: Matrix, precision: Precision) -> Matrix:
-    """What the vectors read as once stored: quantized and read back, `(rows, dim)` float32."""
-    if precision == "float32":
-        return vectors
-    if precision in ("binary", "ubinary"):
-        bits = np.unpackbits(np.asarray(quantize_embeddings(vectors, "ubinary")), axis=1)[:, : vectors.shape[1]]
-        return unit(bits.astype(np.float32) * 2 - 1)
-    ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
-    codes: Any = quantize_embeddings(vectors, "uint8", ranges=ranges)
-    step = (ranges[1] - ranges[0]) / 255
-    return unit((ranges[0] + (codes.astype(np.float32) + 0.5) * step).astype(np.float32))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resampling:
-    """How intervals are made: number of resamples, level, seed."""
-
-    resamples: int = 10_000
-    confidence: float = 0.95
-    seed: int = 12
-
-    def compare(self, base: NDArray[np.float64], finetuned: NDArray[np.float64], test: Test) -> Comparison:
-        """Paired bootstrap of two retrievers on the same queries."""
-        return paired_bootstrap(
-            base,
-            finetuned,
-            clusters=test.clusters,
-            resamples=self.resamples,
-            confidence=self.confidence,
-            seed=self.seed,
+    settings = chosen.recipe.evaluation
+    base = chosen.load()
+    dims = measured_dims(base.get_embedding_dimension() or 0, chosen.recipe)
+    before = evaluator.rank_dims(base, dims)
+    after = evaluator.rank_dims(SentenceTransformer(str(finetuned), **loading(chosen.recipe)), dims)
+    rows = []
+    for dim in dims:
+        pair = (before[dim].per_query[METRIC], after[dim].per_query[METRIC])
+        found = paired_bootstrap(*pair, **_resampling(settings))
+        rows.append(
+            {
+                "dim": dim,
+                "base": found.baseline,
+                "finetuned": found.candidate,
+                "low": found.low,
+                "high": found.high,
+                "p_value": found.p_value,
+            }
         )
-
-    def interval(self, values: NDArray[np.float64], test: Test) -> Interval:
-        """Mean over queries with its interval."""
-        found = self.compare(np.zeros_like(values), values, test)
-        return Interval(found.candidate, found.low, found.high)
-
-    def contrast(self, base: Judged, finetuned: Judged, test: Test, *, label: str, dim: int, metric: str) -> Contrast:
-        """Base against finetuned, as the report shows it."""
-        before, after = base.metrics[metric], finetuned.metrics[metric]
-        found = self.compare(before, after, test)
-        return Contrast(
-            label=label,
-            base=self.interval(before, test),
-            finetuned=self.interval(after, test),
-            difference=Interval(found.difference, found.low, found.high),
-            p_value=found.p_value,
-            queries=found.queries,
-            pages=len(test.rows),
-            dim=dim,
-        )
+    return {
+        "metric": METRIC_SHOWN,
+        "queries": len(evaluator.queries),
+        "pages": len(evaluator.corpus_ids),
+        "confidence": settings.confidence,
+        "dimensions": rows,
+    }

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from omnitune.data.hard_negatives import Mined, Pairs, Rules
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import DatasetError
-from omnitune.finetune.choose import Choice
-from omnitune.finetune.encoded import Matrix, Say, base_inputs, load_test
-from omnitune.finetune.measure import unit
+from omnitune.finetune.choose import ModelChoice
+from omnitune.finetune.measure import Matrix, base_inputs, load_test, unit
 from omnitune.finetune.recipe import Negatives
-from omnitune.finetune.steps import Steps
+from omnitune.finetune.steps import Log, Steps
 from omnitune.io import read_jsonl, write_jsonl
 from omnitune.model.dense import SentenceTransformer
 from omnitune.retrieval.mining import mine
@@ -31,14 +30,14 @@ DEPTH = 1000
 FILE = "negatives.jsonl"
 
 
-def training_rows(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say) -> Dataset:
+def training_rows(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: Log) -> Dataset:
     """Query, page and, where the recipe wants them, hard negatives, mined unless they were.
 
     Args:
         steps: Of the run; embeddings of all pages by the base model are taken from its folder where they are there.
         chosen: Model and settings.
         dataset: Pages and training pairs.
-        say: Told what was mined.
+        log: Called with what was mined.
 
     Raises:
         DatasetError: No query has enough negatives.
@@ -63,7 +62,7 @@ def training_rows(steps: Steps, chosen: Choice, dataset: DocumentDataset, say: S
     steps.run("negatives", inputs, work, makes=[place])
     told = steps.done["negatives"].result
     refused = "; ".join(f"{rule}: {count:,}" for rule, count in told["refused"].items())
-    say(f"Hard negatives: {settings.count} for each of {told['queries']:,} pairs; refused: {refused or 'none'}")
+    log(f"Hard negatives: {settings.count} for each of {told['queries']:,} pairs; refused: {refused or 'none'}")
     return _rows(dataset, list(read_jsonl(place)), settings.count)
 
 

@@ -3,28 +3,33 @@
 A section is the keyword arguments of one thing: `model` of `SentenceTransformer`, `lora` of peft's `LoraConfig`,
 `prepare` of `documents.prepare`, `dataset` of `datasets.load_dataset`, `loss` of the loss it names, `matryoshka` of
 `MatryoshkaLoss`, `training` of `SentenceTransformerTrainingArguments`, `queries`, `negatives`, `reranker` and
-`evaluation` of the classes below. The names and types a section takes are read off those signatures, so a recipe can
-never know less or more than the API.
+`evaluation` of the classes below. Names and types are read off those signatures, and pydantic checks values against
+them, so a recipe can never know less or more than the API.
 
 Trade-off: checking a recipe imports the training room (about as long as torch's import); nothing is guessed in return.
 """
 
 import dataclasses
 import difflib
+import enum
 import inspect
-from collections.abc import Callable, Mapping
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
 from omnitune.errors import RecipeError
-from omnitune.finetune.settings import describe, fits, kind, parameters, read_yaml, unknown
+from omnitune.ops.quantize import Precision
 from omnitune.runtime import require
 
-Fields = Mapping[str, Any]
-"""Names that a section takes, with their type annotations."""
-
-Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +184,27 @@ class Recipe:
     description: str = ""
     source: str = "the default recipe"
 
+    def changed(self, **settings: Any) -> "Recipe":
+        """Set single settings, checked like those of a file.
+
+        Args:
+            **settings: Section and key joined by two underscores, such as `negatives__count=4`; None changes nothing.
+
+        Raises:
+            RecipeError: A key or a value is unknown.
+        """
+        changed = self
+        for name, value in settings.items():
+            if value is not None:
+                section, key = name.split("__")
+                _check_section(section, {key: value}, "options")
+                old = getattr(changed, section)
+                new: Any = {**old, key: value} if isinstance(old, dict) else dataclasses.replace(old, **{key: value})
+                changed = dataclasses.replace(changed, **{section: new})
+        return changed
+
     def settings(self) -> dict[str, Any]:
-        """What determines a run's numbers, as plain data: for the report, and to know whether a step must be redone."""
+        """Settings as plain data, for the report and for the hashes of steps."""
         plain = dataclasses.asdict(self)
         return {name: value for name, value in plain.items() if name not in ("description", "source")}
 
@@ -195,7 +219,14 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         RecipeError: There is no such recipe, it is not YAML, or a key or value in it is unknown; names the file, the
             key's path and the nearest known key.
     """
-    path = _find(name_or_path)
+    name, bundled = str(name_or_path), bundled_recipes()
+    path = Path(name) if Path(name).is_file() else bundled.get(name)
+    if path is None:
+        near = difflib.get_close_matches(name, bundled, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(
+            f"recipe: expected a YAML file or one of {', '.join(bundled)}, got {name!r}, which is neither{hint}"
+        )
     return parse_recipe(path.read_text(encoding="utf-8"), source=str(path))
 
 
@@ -211,12 +242,13 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
     Raises:
         RecipeError: As for `load_recipe`.
     """
-    sections = read_yaml(text, source)
-    _check_keys(sections, _SECTIONS, source, path="")
+    sections = _read_yaml(text, source)
+    _check_keys(sections, ("description", *_SECTIONS), source, path="")
     values: dict[str, Any] = {"source": source}
     for name, section in sections.items():
         if name == "description":
-            _check_value(section, str, source, name)
+            if not isinstance(section, str):
+                raise RecipeError(f"{source}: description: expected text, got {_shown(section)}")
             values[name] = section
         elif section is None:
             if name not in ("lora", "dataset", "matryoshka"):
@@ -230,103 +262,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
     return Recipe(**values)
 
 
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    bundled = bundled_recipes()
-    if str(name_or_path) in bundled:
-        return bundled[str(name_or_path)]
-    near = difflib.get_close_matches(str(name_or_path), bundled, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(
-        f"recipe: expected a YAML file or one of {', '.join(bundled)}, got {str(name_or_path)!r}, "
-        f"which is neither{hint}"
-    )
-
-
-# --- what each section takes ------------------------------------------------------------------------------------------
-
-
-def _model_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    from omnitune.model.dense import SentenceTransformer
-
-    hidden = ("modules", "token", "model_card_data")  # objects, and a secret that has no place in a file
-    return {**parameters(SentenceTransformer, without=hidden), "max_seq_length": int | None}
-
-
-def _lora_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return parameters(require("peft", extra="lora").LoraConfig)
-
-
-def _prepare_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    from omnitune.documents.dataset import prepare
-
-    return parameters(prepare, without=("folder", "out", "reader", "keep", "writer"))
-
-
-def _dataset_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return {
-        "path": str,
-        "name": str | None,
-        "data_files": str | list[str] | dict[str, str] | None,
-        "revision": str | None,
-        "split": str,
-        "columns": list[str] | None,
-        "eval_name": str | None,
-        "eval_split": str | None,
-        "eval_columns": list[str] | None,
-    }
-
-
-def _loss_fields(section: Mapping[str, Any]) -> Fields:
-    from omnitune import losses
-
-    known = [name for name in dir(losses) if inspect.isclass(getattr(losses, name)) and name.endswith("Loss")]
-    name = section.get("name", DEFAULT_LOSS)
-    if name not in known:
-        raise RecipeError(f"loss.name: {unknown(str(name), known, 'loss')}")
-    return {"name": str, **parameters(getattr(losses, name), without=("model", "loss", "strategy"))}
-
-
-def _matryoshka_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    from omnitune.losses import MatryoshkaLoss
-
-    fields = parameters(MatryoshkaLoss, without=("model", "loss"))
-    return {**fields, "matryoshka_dims": list[int], "matryoshka_weights": list[float] | None}
-
-
-def _training_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    from omnitune.training.arguments import SentenceTransformerTrainingArguments
-
-    return parameters(SentenceTransformerTrainingArguments, without=("output_dir", "resume_from_checkpoint"))
-
-
-def _queries_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return parameters(Queries)
-
-
-def _negatives_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return parameters(Negatives)
-
-
-def _reranker_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return parameters(Reranking)
-
-
-def _evaluation_fields(section: Mapping[str, Any]) -> Fields:
-    del section
-    return parameters(Evaluation)
-
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 _CLASSES: dict[str, Callable[..., Any]] = {
     "queries": Queries,
@@ -335,22 +271,7 @@ _CLASSES: dict[str, Callable[..., Any]] = {
     "evaluation": Evaluation,
 }
 
-DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
-
-_SECTIONS: dict[str, Callable[[Mapping[str, Any]], Fields] | None] = {
-    "description": None,
-    "model": _model_fields,
-    "lora": _lora_fields,
-    "prepare": _prepare_fields,
-    "dataset": _dataset_fields,
-    "loss": _loss_fields,
-    "matryoshka": _matryoshka_fields,
-    "training": _training_fields,
-    "queries": _queries_fields,
-    "negatives": _negatives_fields,
-    "reranker": _reranker_fields,
-    "evaluation": _evaluation_fields,
-}
+_SECTIONS = ("model", "lora", "prepare", "dataset", "loss", "matryoshka", "training", *_CLASSES)
 
 _ELSEWHERE = {
     "output_dir": "it is the command's --out",
@@ -358,42 +279,176 @@ _ELSEWHERE = {
     "token": "log in with `hf auth login`; a secret has no place in a file",
 }
 
+_DATASET: dict[str, Any] = {
+    "path": str,
+    "split": str,
+    "data_files": str | list[str] | dict[str, str] | None,
+    **dict.fromkeys(("name", "revision", "eval_name", "eval_split"), str | None),
+    **dict.fromkeys(("columns", "eval_columns"), list[str] | None),
+}
+
+
+def _fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that a section takes, with their type annotations; those of `loss` depend on the loss it names."""
+    if name == "dataset":
+        return _DATASET
+    if name in _CLASSES:
+        return _parameters(_CLASSES[name])
+    if name == "lora":
+        return _parameters(require("peft", extra="lora").LoraConfig)
+    if name == "model":
+        from omnitune.model.dense import SentenceTransformer
+
+        hidden = ("modules", "token", "model_card_data")  # objects, and a secret that has no place in a file
+        return {**_parameters(SentenceTransformer, without=hidden), "max_seq_length": int | None}
+    if name == "prepare":
+        from omnitune.documents.dataset import prepare
+
+        return _parameters(prepare, without=("folder", "out", "reader", "keep", "writer"))
+    if name == "training":
+        from omnitune.training.arguments import SentenceTransformerTrainingArguments
+
+        return _parameters(SentenceTransformerTrainingArguments, without=("output_dir", "resume_from_checkpoint"))
+    from omnitune import losses
+
+    if name == "matryoshka":
+        fields = _parameters(losses.MatryoshkaLoss, without=("model", "loss"))
+        return {**fields, "matryoshka_dims": list[int], "matryoshka_weights": list[float] | None}
+    known = [one for one in dir(losses) if inspect.isclass(getattr(losses, one)) and one.endswith("Loss")]
+    loss = section.get("name", DEFAULT_LOSS)
+    if loss not in known:
+        raise RecipeError(f"loss.name: {_unknown(str(loss), known, 'loss')}")
+    return {"name": str, **_parameters(getattr(losses, loss), without=("model", "loss", "strategy"))}
+
+
+def _parameters(of: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Named parameters of a function or of a class's constructor, with their type annotations."""
+    # A dataclass's __init__ is generated: its annotations only resolve from the class, module by module of its bases.
+    written = of.__init__ if inspect.isclass(of) and not dataclasses.is_dataclass(of) else of
+    hints = typing.get_type_hints(written)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: hints.get(name, Any)
+        for name, parameter in inspect.signature(of).parameters.items()
+        if parameter.kind in named and name not in without
+    }
+
 
 def _check_section(name: str, section: Any, source: str) -> dict[str, Any]:
-    fields_of = _SECTIONS[name]
-    assert fields_of is not None
     if not isinstance(section, dict):
-        raise RecipeError(f"{source}: {name}: expected a mapping of settings, got {kind(section)}")
+        raise RecipeError(f"{source}: {name}: expected a mapping of settings, got {_shown(section)}")
     try:
-        fields = fields_of(section)
+        fields = _fields(name, section)
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from None
-    _check_keys(section, fields, source, path=f"{name}.")
+    _check_keys(section, list(fields), source, path=f"{name}.")
     for key, value in section.items():
-        _check_value(value, fields[key], source, f"{name}.{key}")
+        if not _fits(value, fields[key]):
+            raise RecipeError(f"{source}: {name}.{key}: expected {_described(fields[key])}, got {_shown(value)}")
     return dict(section)
 
 
-def _check_keys(given: Mapping[Any, Any], known: Mapping[str, Any], source: str, *, path: str) -> None:
+def _check_keys(given: Mapping[Any, Any], known: Sequence[str], source: str, *, path: str) -> None:
     for key in given:
         if key in known:
             continue
         if key in _ELSEWHERE:
             raise RecipeError(f"{source}: {path}{key}: not set in a recipe: {_ELSEWHERE[key]}")
-        home = "" if key in _SECTIONS else _home(str(key), besides=path.rstrip("."))
-        hint = f"unknown key; it belongs in the section {home!r}" if home else unknown(str(key), list(known), "key")
+        others = [name for name in _SECTIONS if name not in ("lora", "loss", "reranker", path.rstrip("."))]
+        homes = [] if key in _SECTIONS else [name for name in others if key in _fields(name, {})]
+        hint = f"unknown key; it belongs in the section {homes[0]!r}" if homes else _unknown(str(key), known, "key")
         raise RecipeError(f"{source}: {path}{key}: {hint}")
 
 
-def _home(key: str, *, besides: str) -> str:
-    """The section that takes exactly this key, or an empty string."""
-    for name in ("training", "evaluation", "negatives", "queries", "dataset", "matryoshka", "prepare", "model"):
-        fields_of = _SECTIONS[name]
-        if name != besides and fields_of is not None and key in fields_of({}):
-            return name
-    return ""
+def _fits(value: Any, annotation: Any) -> bool:
+    """Check a value out of YAML against a type annotation.
+
+    Values are checked as JSON: a text stands for a member of an enum and for a path there, and nothing else is
+    converted, so neither `"2"` nor `true` is a number.
+    """
+    # Of `Enum | str`, only the values of the enum: the text is how one writes them, not any text.
+    closed = [one for one in typing.get_args(annotation) if inspect.isclass(one) and issubclass(one, enum.Enum)]
+    if closed:
+        annotation = typing.Union[tuple(one for one in typing.get_args(annotation) if one is not str)]  # noqa: UP007
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a dataclass or a model brings its own config
+        adapter = TypeAdapter(annotation)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):  # TypeError: a YAML date, or a key that is no text
+        return False
+    return True
 
 
-def _check_value(value: Any, annotation: Any, source: str, path: str) -> None:
-    if not fits(value, annotation):
-        raise RecipeError(f"{source}: {path}: expected {describe(annotation)}, got {kind(value)}")
+def _described(annotation: Any) -> str:
+    """Say in words of a YAML file what a type annotation asks for."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        closed = any(inspect.isclass(one) and issubclass(one, enum.Enum) for one in arguments)
+        return " or ".join(dict.fromkeys(_described(one) for one in arguments if not (closed and one is str)))
+    if origin is Literal:
+        return "one of " + ", ".join(repr(one) for one in arguments)
+    if annotation is types.NoneType:
+        return "null"
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return "one of " + ", ".join(repr(member.value) for member in annotation)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list of {_described(arguments[0])}"
+    return _NOUNS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+_NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false",
+                          dict: "a mapping", list: "a list"}  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    """Name a value and its type, for an error."""
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({_NOUNS.get(type(value), type(value).__name__)})"
+
+
+def _unknown(name: str, known: Sequence[str], noun: str) -> str:
+    """Say that `name` is no known `noun`, with the nearest one that is, or with all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"unknown {noun} {name!r}; did you mean {near[0]!r}?"
+    listed = ", ".join(known) if len(known) <= 20 else ", ".join(known[:20]) + ", ..."
+    return f"unknown {noun} {name!r}; expected one of: {listed}"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with two traps removed: `2e-5` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a dict of names."""
+        seen = set()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"expected a name before the colon (line {line})")
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice (line {line})")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+_NUMBER = re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def _read_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: not readable as YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise RecipeError(f"{source}: expected sections such as 'model:' and 'training:', got {_shown(loaded)}")
+    return loaded

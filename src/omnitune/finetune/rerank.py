@@ -1,9 +1,9 @@
-"""The reranker's steps of a run: candidates, training, the test reranked, and its scores taught to the retriever.
+"""The reranker's steps of a run: candidates, training, the test reranked, and its scores distilled into the retriever.
 
 out/
 candidates.jsonl   pages that the finetuned retriever confuses with the right one, for the training pairs
 reranker/          the cross encoder             rerank.npz   its order of each test query's first pages
-taught.jsonl       its scores of the candidates  distilled/   the retriever, trained on them
+teacher.jsonl       its scores of the candidates  distilled/   the retriever, trained on them
 """
 
 from collections.abc import Callable
@@ -20,25 +20,23 @@ from transformers.utils import cached_file
 
 from omnitune import losses, runtime
 from omnitune.documents.dataset import FEATURES, DocumentDataset
-from omnitune.errors import CheckpointError, RecipeError
+from omnitune.documents.kinds import PAGES
+from omnitune.errors import CheckpointError
 from omnitune.finetune.choose import (
     EMBEDDED,
     GPU_BYTES,
-    Choice,
+    ModelChoice,
     gpu_bytes,
     loading,
     minilm_folder,
     model_identity,
     read_page_files,
 )
-from omnitune.finetune.encoded import Say, load_test
 from omnitune.finetune.fit import run_trainer
-from omnitune.finetune.measure import cosine_scorer
+from omnitune.finetune.measure import cosine_search, load_test, test_sets
 from omnitune.finetune.negatives import mine_pages
 from omnitune.finetune.recipe import Reranking
-from omnitune.finetune.results import tests_of
-from omnitune.finetune.steps import Steps
-from omnitune.finetune.train import checkpoint_folder, remove_checkpoints
+from omnitune.finetune.steps import Log, Steps, checkpoint_folder, remove_checkpoints
 from omnitune.io import read_jsonl, write_jsonl
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.dense import SentenceTransformer
@@ -60,22 +58,8 @@ RIGHT = 10.0
 """Label of the right page in a list; the others' is 0. Their softmax is all but 1 for the right one, which makes
 ListNet the cross-entropy of the right page against the others."""
 
-DISTILLATIONS = ("margin_mse", "kl")
-
 TEMPERATURE = 0.05
 """Divides the retriever's cosines before their softmax, as in its own training; the reranker's logits need none."""
-
-
-def judging(settings: Reranking, model: str | None, distill_loss: str | None) -> Reranking:
-    """Settings with what a command says in their place.
-
-    Raises:
-        RecipeError: There is no such loss.
-    """
-    if distill_loss is not None and distill_loss not in DISTILLATIONS:
-        raise RecipeError(f"distill_loss: expected one of {', '.join(DISTILLATIONS)}, got {distill_loss!r}")
-    given: dict[str, Any] = {"model": model, "distill_loss": distill_loss}
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 class RerankerSteps:
@@ -85,13 +69,14 @@ class RerankerSteps:
         steps: Of the run, whose retriever is finetuned and evaluated.
         chosen: The retriever and the settings.
         dataset: Pages and queries.
-        say: Told what is done.
+        log: Called with what is done.
     """
 
-    def __init__(self, steps: Steps, chosen: Choice, dataset: DocumentDataset, say: Say) -> None:
-        self.steps, self.chosen, self.dataset, self.say = steps, chosen, dataset, say
+    def __init__(self, steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: Log) -> None:
+        self.steps, self.chosen, self.dataset, self.log = steps, chosen, dataset, log
         self.settings: Reranking = chosen.recipe.reranker
-        self.name = self.settings.model or (VISION_LANGUAGE if gpu_bytes() >= GPU_BYTES else EMBEDDED)
+        large = dataset.kind is PAGES and gpu_bytes() >= GPU_BYTES  # of recordings and clips, the words are read
+        self.name = self.settings.model or (VISION_LANGUAGE if large else EMBEDDED)
         self.size = chosen.recipe.evaluation.batch_size
         self.out = steps.folder
         self.words = dataset.kind.words
@@ -117,12 +102,12 @@ class RerankerSteps:
     def distill(self) -> None:
         """Score the candidates with the reranker, and train the retriever to agree."""
         inputs = {"reranker": self.steps.done["reranker"].key, "scores": self.settings.distill_loss}
-        place = self.out / "taught.jsonl"
-        taught = self.steps.run("teacher", inputs, lambda _: self._score_candidates(place), makes=[place])
+        place = self.out / "teacher.jsonl"
+        teacher = self.steps.run("teacher", inputs, lambda _: self._score_candidates(place), makes=[place])
         settings = self.chosen.recipe.settings()["reranker"]
-        inputs = {"teacher": taught.key, **{name: settings[name] for name in settings if name.startswith("distill")}}
+        inputs = {"teacher": teacher.key, **{name: settings[name] for name in settings if name.startswith("distill")}}
         folder = self.out / "distilled"
-        self.steps.run("distill", inputs, self._teach, makes=[folder])
+        self.steps.run("distill", inputs, self._distill, makes=[folder])
 
     # -- steps
 
@@ -144,7 +129,7 @@ class RerankerSteps:
                 model.add_adapter(runtime.require("peft", extra="lora").LoraConfig(**recipe.lora))
         documents, column = self._documents(model)
         pages = [[row["page_id"], *row["negatives"]] for row in rows]
-        self.say(
+        self.log(
             f"Training the reranker ({self.shown}): {len(rows):,} queries, {len(pages[0])} {self.words.page}s each"
         )
         listwise = self.settings.loss == "listwise"
@@ -165,7 +150,7 @@ class RerankerSteps:
             features = {"query": Value("string"), "page": column, "label": Value("float32")}
         loss = pair_losses.ListNetLoss(model) if listwise else pair_losses.BinaryCrossEntropyLoss(model)
         batch = self.settings.batch_size * (1 if listwise else len(pages[0]))
-        checkpoints = checkpoint_folder(self.out, key, self.say)
+        checkpoints = checkpoint_folder(self.out, key, self.log)
         trainer = CrossEncoderTrainer(
             model=model,
             args=CrossEncoderTrainingArguments(
@@ -180,11 +165,10 @@ class RerankerSteps:
         return self.shown
 
     def _rerank_test(self, file: Path) -> None:
-        test, _ = tests_of(self.dataset)
-        asked, pages = load_test(self.out / "embeddings" / "finetuned")
+        test, _ = test_sets(self.dataset)
         rows = np.asarray(test.rows)
-        scores = cosine_scorer(asked, pages[rows])(slice(None))
-        first = scores.topk(min(self.settings.depth, len(rows)), dim=1).indices.numpy()
+        ranked = cosine_search(load_test(self.out / "embeddings" / "finetuned"), test.rows)(slice(None)).rows
+        first = ranked[:, : self.settings.depth].numpy()
         model = self._reranker()
         documents, _ = self._documents(model)
         ids = self.dataset.page_ids
@@ -193,7 +177,7 @@ class RerankerSteps:
             for query, columns in zip(test.queries, first, strict=True)
             for column in columns
         ]
-        self.say(f"Reranking the first {first.shape[1]} {self.words.page}s of {len(test.queries):,} test queries")
+        self.log(f"Reranking the first {first.shape[1]} {self.words.page}s of {len(test.queries):,} test queries")
         found = model.predict(pairs, batch_size=self.size)
         np.savez(file, candidates=first, scores=np.asarray(found, dtype=np.float32).reshape(first.shape))
 
@@ -201,7 +185,7 @@ class RerankerSteps:
         rows = list(read_jsonl(self.out / "candidates.jsonl"))
         model = self._reranker()
         documents, _ = self._documents(model)
-        self.say(f"Scoring {sum(1 + len(row['negatives']) for row in rows):,} pairs with the reranker")
+        self.log(f"Scoring {sum(1 + len(row['negatives']) for row in rows):,} pairs with the reranker")
         pairs = [(row["query"], documents(page)) for row in rows for page in (row["page_id"], *row["negatives"])]
         # A listwise reranker was trained on the softmax of logits; margins of cosines are those of probabilities.
         activation = nn.Identity() if self.settings.distill_loss == "kl" else None
@@ -209,8 +193,8 @@ class RerankerSteps:
         found = np.asarray(scores, dtype=np.float64).reshape(len(rows), -1)
         write_jsonl(place, ({**row, "teacher": scores} for row, scores in zip(rows, found.tolist(), strict=True)))
 
-    def _teach(self, key: str) -> None:
-        rows = list(read_jsonl(self.out / "taught.jsonl"))
+    def _distill(self, key: str) -> None:
+        rows = list(read_jsonl(self.out / "teacher.jsonl"))
         model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
         if self.chosen.recipe.lora is not None:  # adapters that are loaded are frozen
             adapter = f".{model.active_adapter()}."
@@ -223,10 +207,10 @@ class RerankerSteps:
         }
         for place in range(self.settings.negatives):
             columns[f"negative_{place + 1}"] = [path[row["negatives"][place]] for row in rows]
-        taught = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
+        pages = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
         scores = Dataset.from_dict({"scores": [row["teacher"] for row in rows]}, features=SCORES)
-        self.say(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
-        checkpoints = checkpoint_folder(self.out, key, self.say)
+        self.log(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
+        checkpoints = checkpoint_folder(self.out, key, self.log)
         trainer = SentenceTransformerTrainer(
             model=model,
             args=SentenceTransformerTrainingArguments(
@@ -237,7 +221,7 @@ class RerankerSteps:
                     self.settings.batch_size,
                 )
             ),
-            train_dataset=concatenate_datasets([taught, scores], axis=1),
+            train_dataset=concatenate_datasets([pages, scores], axis=1),
             loss=_distillation(model, self.settings.distill_loss),
         )
         run_trainer(trainer, checkpoints)

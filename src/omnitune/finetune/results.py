@@ -1,213 +1,257 @@
-"""A finished run as a `Report`: what was measured, on what, how, and the queries worth looking at."""
+"""A finished run as a `Report`: measurements, data, settings, and the queries worth looking at."""
 
 import datetime
+import io
+import platform
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
+from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.finetune import findings
-from omnitune.finetune.baselines import has_text
-from omnitune.finetune.choose import Choice
-from omnitune.finetune.encoded import load_test
-from omnitune.finetune.findings import Embedded, Measured
-from omnitune.finetune.fit import Fitted, measured_dims
-from omnitune.finetune.measure import Resampling, Test, cosine_scorer, judge, reranked_scorer
+from omnitune.finetune.choose import ModelChoice
+from omnitune.finetune.measure import (
+    METRIC,
+    METRIC_SHOWN,
+    OTHERS,
+    Embedded,
+    QueryMetrics,
+    Search,
+    TestSet,
+    bm25_search,
+    contrast,
+    cosine_search,
+    has_text,
+    interval,
+    load_test,
+    measured_dims,
+    reranked_search,
+    score_ranking,
+    stored_bytes,
+    test_sets,
+)
 from omnitune.finetune.negatives import FILE as NEGATIVES
+from omnitune.finetune.recipe import Evaluation
+from omnitune.finetune.steps import Steps
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import read_jsonl
-from omnitune.report.results import Case, Contrast, Data, Document, Left, Mining, Negative, Page, Report, Run
+from omnitune.ops.quantize import Precision
+from omnitune.report.results import (
+    Case,
+    Contrast,
+    Data,
+    Document,
+    LossPoint,
+    Mining,
+    Negative,
+    Page,
+    Report,
+    Run,
+    SizePoint,
+    Skipped,
+    System,
+)
 
 NEGATIVES_SHOWN = 20
 READ_SHOWN = 160
 """Characters of what was read in a segment."""
+THUMBNAIL = 480
+"""Width of a page image in the report, in pixels."""
+NAMED = 8
+"""Documents that one sentence names."""
+
+PACKAGES = (
+    "omnitune", "torch", "transformers", "datasets", "tokenizers", "numpy", "pypdfium2", "peft", "tesserocr", "av",
+    "pocketsphinx",
+)  # fmt: skip
+
+ORIGINS = {
+    "title": "outline titles",
+    "caption": "captions",
+    "heading": "headings",
+    "sentence": "words of sentences",
+    "model": "questions that a model wrote",
+}
+"""Origin of a query, and what such queries are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """What a run left for its report.
+class Measured:
+    """A retriever on the held-out documents and, unless it was not asked there, among all pages."""
+
+    name: str
+    reads: str
+    held_out: QueryMetrics
+    all_pages: QueryMetrics | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResults:
+    """Everything that the report of a run is made from.
 
     Attributes:
-        dataset: Pages, queries, splits.
+        steps: Of the run, all of them done.
         chosen: Model and settings.
-        fitted: What training left.
-        embeddings: Folder of the run's embeddings; one of another run may lie in it too.
-        encoded: Models that this run encoded the test with: `base`, `finetuned`, and `text` or `distilled` where
-            there is one.
+        dataset: Pages, queries, splits.
         command: How the run was started.
-        seconds: Duration of every step.
-        mined: What the mining of hard negatives told, where there was one.
-        reranked: Name of the reranker, where the test was reranked.
-        distilled: Whether the retriever was trained on its scores.
-        notes: Facts worth a sentence.
     """
 
+    steps: Steps
+    chosen: ModelChoice
     dataset: DocumentDataset
-    chosen: Choice
-    fitted: Fitted
-    embeddings: Path
-    encoded: Sequence[str]
     command: str
-    seconds: Mapping[str, float]
-    reranked: str = ""
-    distilled: bool = False
-    mined: Mapping[str, Any] | None = None
-    notes: Sequence[str] = ()
+
+    def embeddings(self) -> dict[str, Embedded]:
+        """Embeddings that this run made, by model; those of another run may lie in the folder too."""
+        names = ["base", "finetuned"]
+        names += ["text"] if self.steps.done["text baseline"].result["encoded"] else []
+        names += ["distilled"] if "distill" in self.steps.done else []
+        return {name: load_test(self.steps.folder / "embeddings" / name) for name in names}
 
 
-def tell(story: Story) -> Report:
+def make_report(run: RunResults) -> Report:
     """Measure everything and put it into a report."""
-    dataset, settings = story.dataset, story.chosen.recipe.evaluation
-    test, everything = tests_of(dataset)
-    resampling = Resampling(resamples=settings.resamples, confidence=settings.confidence, seed=settings.seed)
-    embedded = {name: load_test(story.embeddings / name) for name in story.encoded}
+    dataset, settings = run.dataset, run.chosen.recipe.evaluation
     words = dataset.kind.words
-    base = findings.measure_embedded("base", words.sees, embedded["base"], test, everything)
-    tuned = findings.measure_embedded("finetuned", words.sees, embedded["finetuned"], test, everything)
+    test, everything = test_sets(dataset)
+    embedded = run.embeddings()
+
+    def dense(name: str, model: str, reads: str) -> Measured:
+        held_out, all_pages = (score_ranking(cosine_search(embedded[model], s.rows), s) for s in (test, everything))
+        return Measured(name=name, reads=reads, held_out=held_out, all_pages=all_pages)
+
+    base, tuned = dense("base", "base", words.sees), dense("finetuned", "finetuned", words.sees)
     assert base.all_pages is not None and tuned.all_pages is not None
-    more, further = _further(story, embedded, tuned, test, everything, resampling)
-    dims = measured_dims(embedded["base"][1].shape[1], story.chosen.recipe)
-    dimensions = findings.by_dimension(embedded["base"], embedded["finetuned"], test, dims, resampling)
+    measured = [tuned, base]
+    if "bm25" in settings.baselines and has_text(dataset.page_texts):
+        found = []
+        for one in (test, everything):
+            texts = [dataset.page_texts[row] for row in one.rows]
+            found.append(score_ranking(bm25_search(one.queries, texts), one))
+        measured.append(Measured(name="BM25", reads=words.text, held_out=found[0], all_pages=found[1]))
+    if "text" in embedded:
+        measured.append(dense("MiniLM", "text", words.text))
+
+    dims = measured_dims(embedded["base"][1].shape[1], run.chosen.recipe)
+    further = []
+    if "reranker" in run.steps.done:
+        shown = run.steps.done["reranker"].result
+        kept = np.load(run.steps.folder / "rerank.npz")
+        depth = kept["candidates"].shape[1]
+        search: Search = reranked_search(cosine_search(embedded["finetuned"], test.rows), kept["candidates"],
+                                         kept["scores"])  # fmt: skip
+        name = f"finetuned, first {depth} reranked"
+        measured.append(Measured(name=name, reads=words.sees, held_out=score_ranking(search, test), all_pages=None))
+        further.append((measured[-1], f"the first {depth} {words.page}s reranked by {shown}"))
+    if "distilled" in embedded:
+        measured.append(dense("distilled", "distilled", words.sees))
+        further.append((measured[-1], "the reranker distilled into the retriever"))
+
+    by_dim = by_dimension(embedded["base"], embedded["finetuned"], test, dims, settings)
+    show = page_shower(dataset)
+    before, after = base.held_out, tuned.held_out
+    trained = run.steps.done["train"].result
     return Report(
         title=f"Finding {words.page}s in {dataset.name}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        metric=findings.METRIC_SHOWN,
+        metric=METRIC_SHOWN,
         confidence=settings.confidence,
-        headline=dimensions[0],
-        all_pages=resampling.contrast(
-            base.all_pages,
-            tuned.all_pages,
-            everything,
-            label=f"all {words.page}s",
-            dim=dims[0],
-            metric=findings.METRIC,
+        headline=by_dim[0],
+        all_pages=contrast(
+            base.all_pages, tuned.all_pages, everything, settings, label=f"all {words.page}s", dim=dims[0]
         ),
-        dimensions=dimensions,
-        systems=findings.systems(
-            [tuned, base, *more, *_baselines(story, embedded, test, everything)], test, everything, resampling
+        dimensions=by_dim,
+        systems=systems(measured, test, everything, settings),
+        sizes=by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
+        losses=[LossPoint(**point) for point in trained["losses"]],
+        improved=cases(improved(before, after, settings.cases), before, after, test, show),
+        worst=cases(worst(before, after, settings.cases), before, after, test, show),
+        data=describe_data(run, test, everything),
+        run=Run(
+            command=run.command,
+            model=run.chosen.shown,
+            why=run.chosen.why,
+            recipe=Path(run.chosen.recipe.source).name,
+            settings=run.chosen.recipe.settings(),
+            facts=trained["facts"],
+            versions=versions(),
+            hardware=hardware(),
+            seconds={name: done.seconds for name, done in run.steps.done.items()},
         ),
-        sizes=findings.by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
-        losses=story.fitted.losses,
-        **_cases(story, base, tuned, test),
-        data=_data(story, test, everything),
-        run=_run(story),
-        mining=_mining(story),
-        further=further,
+        mining=describe_mining(run, show),
+        further=[
+            contrast(after, one.held_out, test, settings, label=label, dim=embedded["finetuned"][1].shape[1])
+            for one, label in further
+        ],
         clusters=f"{words.page}s",
         words=words,
     )
 
 
-def tests_of(dataset: DocumentDataset) -> tuple[Test, Test]:
-    """The test queries against the pages of held-out documents, and against all pages.
-
-    A page of a training document that answers a query as well counts where all pages are searched.
-    """
-    row = {page: number for number, page in enumerate(dataset.page_ids)}
-    held_out = [row[page] for page in dataset.pages_of("test")]
-    answers = [sorted(row[page] for page in dataset.relevant[query]) for query in dataset.queries]
-    among = set(held_out)
-    near = [[page for page in pages if page in among] for pages in answers]
-    queries = list(dataset.queries.values())
-    clusters = [pages[0] for pages in near]
-    return (
-        Test(queries=queries, relevant=near, rows=held_out, clusters=clusters),
-        Test(queries=queries, relevant=answers, rows=list(range(len(row))), clusters=clusters),
+def describe_data(run: RunResults, test: TestSet, everything: TestSet) -> Data:
+    """Documents, splits and counts, and a sentence for everything that a reader would otherwise have to guess."""
+    dataset, facts, words = run.dataset, run.dataset.facts, run.dataset.kind.words
+    held_out = [one["name"] for one in facts["documents"] if "test" in one["side"]]
+    mute = [one["name"] for one in facts["documents"] if not one["queries"]]
+    asked = _joined([ORIGINS.get(origin, origin) for origin, count in facts["queries"]["test"].items() if count])
+    those = f"this {words.document}" if len(held_out) == 1 else f"these {len(held_out)} {words.document}s"
+    notes = [
+        f"Test queries are {asked} of {_named(held_out, words.document)}, as their authors wrote them.",
+        f"Intervals and p-values are about queries to {those}; another collection is another question.",
+    ]
+    if mute:
+        reason = "captions" if dataset.kind.captioned else "outline titles, captions or headings"
+        notes.append(
+            f"No queries could be taken from {_named(mute, words.document)}, for want of {reason} with text: "
+            f"the numbers say nothing about finding their {words.page}s."
+        )
+    notes += [f"{count:,} queries dropped: {reason}." for reason, count in facts["dropped"].items() if count]
+    notes += [run.steps.done["text baseline"].result["note"]] if run.steps.done["text baseline"].result["note"] else []
+    return Data(
+        source=facts["source"],
+        documents=[
+            Document(name=one["name"], split=one["side"], pages=one["pages"], queries=one["queries"])
+            for one in facts["documents"]
+        ],
+        train_pairs=len(dataset.train),
+        test_queries=len(test.queries),
+        test_pages=len(test.rows),
+        all_pages=len(everything.rows),
+        skipped=[Skipped(name=one["name"], reason=one["reason"]) for one in facts["skipped"]],
+        duplicates=[
+            Skipped(name=page, reason=f"nearly the held-out {words.page} {kept}")
+            for page, kept in facts["left_out"].items()
+        ],
+        bad_items=[Skipped(**item) for item in run.steps.done["train"].result["bad_items"]],
+        notes=notes,
     )
 
 
-def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
-    """A function that makes a page of the report from its row in the corpus; every image is read once."""
-    table = dataset.tables["pages"]
+def describe_mining(run: RunResults, show: Callable[[int], Page]) -> Mining | None:
+    """Hard-negative mining statistics, or None; with the negatives that score highest, one a query.
 
-    @cache
-    def show(row: int) -> Page:
-        known = table[row]
-        image = load(dataset.pictures[row], "image", DEFAULT_POLICY)
-        return Page(
-            id=known["page_id"],
-            document=known["document"],
-            number=known["number"],
-            image=findings.thumbnail(image),
-            times=known["label"] if dataset.kind.ways else "",
-            read="" if dataset.kind.own_text else textwrap.shorten(known["text"], READ_SHOWN, placeholder=" …"),
-        )
-
-    return show
-
-
-def _baselines(story: Story, embedded: Mapping[str, Embedded], test: Test, everything: Test) -> list[Measured]:
-    wanted, dataset = story.chosen.recipe.evaluation.baselines, story.dataset
-    reads = dataset.kind.words.text
-    found = []
-    if "bm25" in wanted and has_text(dataset.page_texts):
-        found.append(findings.measure_bm25(dataset.page_texts, reads, test, everything))
-    if "text" in wanted and "text" in embedded:
-        found.append(findings.measure_embedded("MiniLM", reads, embedded["text"], test, everything))
-    return found
-
-
-def _cases(story: Story, base: Measured, tuned: Measured, test: Test) -> dict[str, list[Case]]:
-    count = story.chosen.recipe.evaluation.cases
-    show = page_shower(story.dataset)
-    before, after = base.held_out, tuned.held_out
-    return {
-        "improved": findings.cases(findings.improved(before, after, count), before, after, test, show),
-        "worst": findings.cases(findings.worst(before, after, count), before, after, test, show),
-    }
-
-
-def _further(
-    story: Story,
-    embedded: Mapping[str, Embedded],
-    tuned: Measured,
-    test: Test,
-    everything: Test,
-    resampling: Resampling,
-) -> tuple[list[Measured], list[Contrast]]:
-    """What came after finetuning, each against the finetuned retriever."""
-    found = []
-    words = story.dataset.kind.words
-    dim = embedded["finetuned"][1].shape[1]
-    if story.reranked:
-        kept = np.load(story.embeddings.parent / "rerank.npz")
-        queries, pages = embedded["finetuned"]
-        first = cosine_scorer(queries, pages[list(test.rows)])
-        depth = kept["candidates"].shape[1]
-        judged = judge(reranked_scorer(first, kept["candidates"], kept["scores"]), test)
-        name = f"finetuned, first {depth} reranked"
-        found.append((Measured(name=name, reads=words.sees, held_out=judged, all_pages=None),
-                      f"the first {depth} {words.page}s reranked by {story.reranked}"))  # fmt: skip
-    if story.distilled:
-        measured = findings.measure_embedded("distilled", words.sees, embedded["distilled"], test, everything)
-        found.append((measured, "the reranker distilled into the retriever"))
-    contrasts = [
-        resampling.contrast(tuned.held_out, one.held_out, test, label=label, dim=dim, metric=findings.METRIC)
-        for one, label in found
-    ]
-    return [one for one, _ in found], contrasts
-
-
-def _mining(story: Story) -> Mining | None:
-    """With the negatives that the base model likes best, one a query: where they answer it, the rules are too lax."""
-    if story.mined is None:
+    Where those answer their query, the mining rules are too lax.
+    """
+    if "negatives" not in run.steps.done:
         return None
-    row = {page: number for number, page in enumerate(story.dataset.page_ids)}
-    show = page_shower(story.dataset)
-    rows = sorted(read_jsonl(story.embeddings.parent / NEGATIVES), key=lambda one: one["scores"][0])
+    found = run.steps.done["negatives"].result
+    row = {page: number for number, page in enumerate(run.dataset.page_ids)}
+    rows = sorted(read_jsonl(run.steps.folder / NEGATIVES), key=lambda one: one["scores"][0])
     by_query = {one["query"]: one for one in rows}
     hardest = sorted(by_query.values(), key=lambda one: -one["scores"][0])[:NEGATIVES_SHOWN]
     return Mining(
-        count=story.chosen.recipe.negatives.count,
-        pairs=story.mined["queries"],
-        without=story.mined["without"],
-        refused=story.mined["refused"],
+        count=run.chosen.recipe.negatives.count,
+        pairs=found["queries"],
+        without=found["without"],
+        refused=found["refused"],
         examples=[
             Negative(
                 query=one["query"],
@@ -221,59 +265,142 @@ def _mining(story: Story) -> Mining | None:
     )
 
 
-def _data(story: Story, test: Test, everything: Test) -> Data:
-    dataset = story.dataset
-    facts = dataset.facts
-    words = dataset.kind.words
-    noun = words.document
-    held_out = [one["name"] for one in facts["documents"] if "test" in one["side"]]
-    notes = [
-        f"Test queries are {dataset.kind.written} of {_listed(held_out, noun)}, as their authors wrote them.",
-        f"Intervals and p-values are about queries to {_these(held_out, noun)}; another collection is another "
-        "question.",
-        *(f"{count:,} queries dropped: {reason}." for reason, count in facts["dropped"].items() if count),
-        *story.notes,
+def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
+    """Make a function from a row of the corpus to a page of the report, which reads every image once."""
+    table = dataset.tables["pages"]
+
+    @cache
+    def show(row: int) -> Page:
+        known = table[row]
+        image = load(dataset.pictures[row], "image", DEFAULT_POLICY)
+        return Page(
+            id=known["page_id"],
+            document=known["document"],
+            number=known["number"],
+            image=thumbnail(image),
+            times=known["label"] if dataset.kind.ways else "",
+            read="" if dataset.kind.own_text else textwrap.shorten(known["text"], READ_SHOWN, placeholder=" …"),
+        )
+
+    return show
+
+
+def _named(names: Sequence[str], noun: str) -> str:
+    if len(names) <= 4:
+        return _joined(names)
+    return f"{len(names)} {noun}s ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def systems(measured: Sequence[Measured], test: TestSet, everything: TestSet, settings: Evaluation) -> list[System]:
+    """Rows of the table of retrievers, best first."""
+    rows = [
+        System(
+            name=one.name,
+            reads=one.reads,
+            ndcg=interval(one.held_out.metrics[METRIC], test, settings),
+            all_pages=interval(one.all_pages.metrics[METRIC], everything, settings) if one.all_pages else None,
+            metrics={shown: one.held_out.mean(metric) for metric, shown in OTHERS.items()},
+        )
+        for one in measured
     ]
-    left_out = [
-        Left(name=page, reason=f"nearly the held-out {words.page} {kept}") for page, kept in facts["left_out"].items()
+    return sorted(rows, key=lambda row: -row.ndcg.value)
+
+
+def by_dimension(
+    base: Embedded, finetuned: Embedded, test: TestSet, dims: Sequence[int], settings: Evaluation
+) -> list[Contrast]:
+    """Both models at every dimension, over the held-out documents."""
+    found = []
+    for dim in dims:
+        before, after = (score_ranking(cosine_search(one, test.rows, dim=dim), test) for one in (base, finetuned))
+        found.append(contrast(before, after, test, settings, label=f"{dim} dimensions", dim=dim))
+    return found
+
+
+def by_size(
+    base: Embedded, finetuned: Embedded, test: TestSet, dims: Sequence[int], precisions: Sequence[Precision]
+) -> list[SizePoint]:
+    """Both models at every dimension and number format."""
+
+    def score(embedded: Embedded, dim: int, precision: Precision) -> float:
+        return score_ranking(cosine_search(embedded, test.rows, dim=dim, precision=precision), test).mean(METRIC)
+
+    return [
+        SizePoint(
+            dim=dim,
+            precision=precision,
+            bytes_per_page=stored_bytes(dim, precision),
+            base=score(base, dim, precision),
+            finetuned=score(finetuned, dim, precision),
+        )
+        for precision in precisions
+        for dim in dims
     ]
-    return Data(
-        source=facts["source"],
-        documents=[
-            Document(name=one["name"], split=one["side"], pages=one["pages"], queries=one["queries"])
-            for one in facts["documents"]
-        ],
-        train_pairs=len(dataset.train),
-        test_queries=len(test.queries),
-        test_pages=len(test.rows),
-        all_pages=len(everything.rows),
-        skipped=[Left(name=one["name"], reason=one["reason"]) for one in facts["skipped"]],
-        duplicates=left_out,
-        bad_items=story.fitted.bad_items,
-        notes=notes,
+
+
+def improved(base: QueryMetrics, finetuned: QueryMetrics, count: int) -> list[int]:
+    """Queries that gained most, best first."""
+    gain = finetuned.metrics[METRIC] - base.metrics[METRIC]
+    order = np.lexsort((finetuned.rank - base.rank, -gain))
+    return [int(query) for query in order if gain[query] > 0][:count]
+
+
+def worst(base: QueryMetrics, finetuned: QueryMetrics, count: int) -> list[int]:
+    """Queries that the finetuned model answers worst, those that lost most first among equals."""
+    gain = finetuned.metrics[METRIC] - base.metrics[METRIC]
+    order = np.lexsort((-finetuned.rank, gain, finetuned.metrics[METRIC]))
+    return [int(query) for query in order if finetuned.rank[query] > 1][:count]
+
+
+def cases(
+    chosen: Sequence[int], base: QueryMetrics, finetuned: QueryMetrics, test: TestSet, page: Callable[[int], Page]
+) -> list[Case]:
+    """What the report shows of some queries; `page` makes a page of the report from its row."""
+    return [
+        Case(
+            query=test.queries[query],
+            expected=page(int(finetuned.best[query])),
+            base_rank=int(base.rank[query]),
+            finetuned_rank=int(finetuned.rank[query]),
+            base_score=float(base.metrics[METRIC][query]),
+            finetuned_score=float(finetuned.metrics[METRIC][query]),
+            base_first=page(int(base.first[query])),
+            finetuned_first=page(int(finetuned.first[query])),
+        )
+        for query in chosen
+    ]
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A page as JPEG bytes, at most `THUMBNAIL` pixels wide."""
+    scale = min(1.0, THUMBNAIL / image.width)
+    small = image.convert("RGB").resize(
+        (round(image.width * scale), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=70, optimize=True)
+    return buffer.getvalue()
 
 
-def _listed(names: Sequence[str], noun: str) -> str:
-    if len(names) > 4:
-        return f"{len(names)} held-out {noun}s"
-    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, where they are installed."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
-def _these(names: Sequence[str], noun: str) -> str:
-    return f"this {noun}" if len(names) == 1 else f"these {len(names)} {noun}s"
-
-
-def _run(story: Story) -> Run:
-    recipe = story.chosen.recipe
-    return Run(
-        command=story.command,
-        model=story.chosen.shown,
-        why=story.chosen.why,
-        recipe=Path(recipe.source).name,
-        settings=recipe.settings(),
-        facts=story.fitted.facts,
-        versions=findings.versions(),
-        hardware=findings.hardware(),
-        seconds=story.seconds,
-    )
+def hardware() -> dict[str, str]:
+    """The machine: system, cores, memory, and the GPU where there is one."""
+    facts = {"system": f"{platform.system()} {platform.machine()}", "processor cores": str(runtime.cores())}
+    facts["free memory"] = f"{runtime.available_memory() / 1e9:.0f} GB"
+    if torch.cuda.is_available():
+        facts["GPU"] = torch.cuda.get_device_name(0)
+    return facts

@@ -1,18 +1,29 @@
-"""Steps of a run that are done once: each leaves a marker with a hash of its inputs and a list of the files it made.
+"""Steps of a run, its checkpoints, and what it says: each step is done once and leaves a marker.
+
+A marker holds a hash of the step's inputs and a list of the files it made.
 
 A step is done when its marker carries the same hash and every file in the list still has its size. The marker is
 removed before the step begins and written after its last file, so a run that was killed repeats at most one step.
 """
 
+import json
+import logging
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnitune import io, runtime
+from omnitune.errors import ResourceError
 from omnitune.io import digest, read_json_or_none, write_json
+
+logger = logging.getLogger(__name__)
+
+Log = Callable[[str], None]
+"""Takes one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +115,79 @@ def _sizes(path: Path) -> dict[str, int]:
     """
     files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and one.name != "README.md"]
     return {one.relative_to(path).as_posix(): one.stat().st_size for one in files}
+
+
+def checkpoint_folder(out: Path, key: str, log: Log) -> Path:
+    """Make the folder of a training's checkpoints, named by the hash of its inputs; leave those of others alone."""
+    folder = out / "checkpoints" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in sorted(folder.parent.iterdir()):
+        size = sum(path.stat().st_size for path in other.rglob("*") if path.is_file())
+        if other != folder and size:
+            log(
+                f"{other}: checkpoints of a training with other settings ({size / 1e6:,.0f} MB) are kept; "
+                "delete them when you no longer need them"
+            )
+    return folder
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Find the newest checkpoint that was written to its end, or None; half-written ones are removed.
+
+    Raises:
+        ResourceError: One cannot be read, though it may be whole; it is left where it is.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (FileNotFoundError, ValueError):  # cut JSON is a ValueError, and so is what is no text
+            logger.warning("%s was not written to its end and is removed", path)
+            shutil.rmtree(path)
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: expected a checkpoint that can be read, got: {error.strerror}; make it readable, or "
+                "delete it to begin the training anew"
+            ) from error
+        else:
+            return path
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a training that is finished, and `checkpoints/` where no other training has some."""
+    if runtime.rank() != 0:
+        return
+    shutil.rmtree(folder)
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+
+
+def announce(
+    what: str, items: Sequence[Any], work: Callable[[list[Any]], object], log: Log, *, sample: int = 8
+) -> None:
+    """Say how long `work` on all items will take, by timing it on a few of them once it is warm.
+
+    Args:
+        what: Start of the line, such as `"Encoding 162 pages"`.
+        items: Everything that will be worked on.
+        work: Called with the sample.
+        log: Called with the line.
+        sample: Items to time.
+    """
+    few = list(items[:sample])
+    work(few[:1])
+    timed = few[1:] or few
+    started = time.perf_counter()
+    work(timed)
+    each = (time.perf_counter() - started) / len(timed)
+    log(f"{what}: about {about(each * len(items))} ({each:.2g} s each)")
+
+
+def about(seconds: float) -> str:
+    """Write a rough duration: `"20 s"`, `"4 min"`, `"1.5 h"`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

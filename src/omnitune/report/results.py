@@ -172,7 +172,7 @@ class Document:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Skipped:
     """Something that was left out, and why."""
 
     name: str
@@ -202,9 +202,9 @@ class Data:
     test_queries: int
     test_pages: int
     all_pages: int
-    skipped: Sequence[Left] = ()
-    duplicates: Sequence[Left] = ()
-    bad_items: Sequence[Left] = ()
+    skipped: Sequence[Skipped] = ()
+    duplicates: Sequence[Skipped] = ()
+    bad_items: Sequence[Skipped] = ()
     notes: Sequence[str] = ()
 
 

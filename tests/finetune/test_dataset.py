@@ -23,9 +23,10 @@ from omnitune import SentenceTransformer, documents
 from omnitune.cli.main import app
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.endpoint import Endpoint
+from omnitune.documents.queries.generate import EndpointWriter, parse
 from omnitune.errors import EndpointError, InputError, MediaError, RecipeError
-from omnitune.finetune.recipe import Queries
-from omnitune.finetune.writers import EndpointWriter, asking, make_writer, parse
+from omnitune.finetune.dataset import make_writer
+from omnitune.finetune.recipe import Queries, Recipe
 from omnitune.inputs.audio import load_audio, resample
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.sampling import Sampling
@@ -275,10 +276,11 @@ def test_no_address_no_pages(monkeypatch):
 def test_settings(stub):
     assert make_writer(Queries(), print) is None
     with pytest.raises(RecipeError, match="queries.model: expected the name of a vision-language model .* 'local'"):
-        make_writer(asking(Queries(), "local", None), print)
-    with pytest.raises(RecipeError, match="queries: expected one of extractive, endpoint, local, got 'magic'"):
-        asking(Queries(), "magic", None)
-    assert asking(Queries(model="m"), None, None).model == "m"
+        make_writer(Queries(writer="local"), print)
+    with pytest.raises(
+        RecipeError, match="queries.writer: expected one of 'extractive', 'endpoint', 'local', got 'mag"
+    ):
+        Recipe().changed(queries__writer="magic")
     one, other = (make_writer(Queries(writer="endpoint", model="m", per_page=n), print) for n in (1, 2))
     assert isinstance(one, EndpointWriter) and one.identity != other.identity
 
@@ -403,7 +405,7 @@ def test_a_model_of_this_machine_hears_and_sees(request, name, media, tmp_path, 
 
 
 def test_finetune_takes_them(stub, prepared, tmp_path):
-    from omnitune.finetune import run as pipeline
+    from omnitune.finetune.dataset import prepare_step
     from omnitune.finetune.recipe import parse_recipe
     from omnitune.finetune.steps import Steps
 
@@ -412,9 +414,9 @@ def test_finetune_takes_them(stub, prepared, tmp_path):
         "prepare: {width: 300, test: [kitchen.pdf], workers: 1}\nqueries: {writer: endpoint, model: m}", source="r"
     )
     out = tmp_path / "out"
-    made = pipeline.prepare_step(Steps(out), prepared.parent / "manuals", recipe, lambda line: None)
+    made = prepare_step(Steps(out), prepared.parent / "manuals", recipe, lambda line: None)
     assert "model" in made.tables["train"]["origin"]
     shutil.rmtree(out)
     sent = len(stub.requests)
-    pipeline.prepare_step(Steps(out), prepared.parent / "manuals", recipe, lambda line: None)
+    prepare_step(Steps(out), prepared.parent / "manuals", recipe, lambda line: None)
     assert len(stub.requests) == sent

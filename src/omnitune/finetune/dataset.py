@@ -1,0 +1,216 @@
+"""The dataset of a run: pages, splits and queries from a folder, with the recipe's page reader and query writer."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from omnitune import runtime
+from omnitune.documents import dataset as documents
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.folder import find_documents, kind_at
+from omnitune.documents.kinds import Kind
+from omnitune.documents.queries import shown
+from omnitune.documents.queries.captions import caption_files
+from omnitune.documents.queries.endpoint import Endpoint
+from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
+from omnitune.errors import RecipeError
+from omnitune.finetune.choose import EMBEDDED, model_identity, page_file_reader
+from omnitune.finetune.recipe import Queries, Recipe, load_recipe
+from omnitune.finetune.steps import Log, Steps, announce
+from omnitune.inputs.load import load
+from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.inputs.processor import ChatTemplate, merged
+from omnitune.io import digest, listing, read_json, write_json
+from omnitune.model.dense import SentenceTransformer
+from omnitune.modules.base import Reader, sampling_through
+from omnitune.modules.costs import sampling
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    log: Log = logger.info,
+    **settings: Any,
+) -> DocumentDataset:
+    """Turn a folder of documents, recordings or clips into a dataset, or open the one that it already became.
+
+    It is `omnitune.documents.prepare` with the page reader and the query writer of a recipe.
+
+    Args:
+        folder: Documents (PDF files and images), recordings or clips, in subfolders too.
+        out: Where the dataset goes.
+        recipe: Its sections `prepare` and `queries` count; a recipe, its file, or the name of one of omnitune's.
+        log: Called with what is done and what it will cost, a line at a time.
+        **settings: Of `omnitune.documents.prepare`, such as `split="pages"`; they go before the recipe's.
+
+    Raises:
+        RecipeError: The recipe or the settings have an unknown key or value.
+        DatasetError: The folder has too few documents, or too little text to make queries from.
+
+    Example:
+        >>> dataset = prepare("manuals", "run/dataset")
+        >>> dataset.train.column_names, len(dataset.queries)
+        (['query', 'page'], 120)
+    """
+    made = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    made = made.changed(**{f"prepare__{name}": value for name, value in settings.items()})
+    folder, kind = Path(folder), kind_of_folder(Path(folder), made)
+    reader = page_file_reader(kind) if _reads(kind, made) else None
+    return documents.prepare(folder, out, reader=reader, writer=make_writer(made.queries, log), **made.prepare)
+
+
+def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> DocumentDataset:
+    """Make the dataset of a folder in `dataset/`, unless it is there."""
+    place = steps.folder / "dataset"
+    found = find_documents(folder, recipe.prepare.get("kind", "auto"))
+    names = [path.relative_to(folder).as_posix() for path in found]
+    kind = kind_at(found[0])
+    inputs: dict[str, Any] = {"documents": [listing(path) for path in found], "names": names,
+                              "settings": recipe.prepare}  # fmt: skip
+    if kind.captioned:
+        inputs["captions"] = [listing(path) for path in caption_files(folder, names)]
+        inputs["read"] = _reads(kind, recipe)
+    if recipe.queries.writer != "extractive":
+        inputs["queries"] = recipe.settings()["queries"]
+
+    def work(_: str) -> dict[str, int]:
+        size = sum(path.stat().st_size for path in found)
+        words = kind.words
+        log(f"Preparing {len(found)} {words.document}s ({size / 1e6:.1f} MB): {words.page}s, splits, queries")
+        made = prepare(folder, place, recipe=recipe, log=log)
+        return {"training pairs": len(made.train), "test queries": len(made.queries), "pages": len(made.pages)}
+
+    steps.run("prepare", inputs, work, makes=[place])
+    dataset = documents.load(place)
+    log(dataset.summary())
+    return dataset
+
+
+def read_pages(model: SentenceTransformer, dataset: DocumentDataset, log: Log) -> None:
+    """Let the model's readers read every page once; their readings are kept between runs."""
+    modality, unit = dataset.kind.modality, dataset.kind.words.page
+    readers = [module for module in model.modules() if isinstance(module, Reader) and modality in module.reads]
+    pages = dataset.pages
+
+    def read(items: list[Any]) -> None:
+        for reader in readers:
+            chosen = sampling_through([reader], modality)
+            reader.read([load(item, modality, model.media_policy, chosen) for item in items])
+
+    if not readers:
+        return
+    chunk = 4 * runtime.cores()
+    announce(f"Reading {len(pages):,} {unit}s", pages, read, log, sample=chunk)
+    with runtime.progress_bar(label=f"Reading {unit}s", total=len(pages), unit=unit) as bar:
+        for start in range(0, len(pages), chunk):
+            items = list(pages[start : start + chunk])
+            read(items)
+            bar.update(len(items))
+
+
+def kind_of_folder(folder: Path, recipe: Recipe | None) -> Kind:
+    """Decide what a folder holds, or what of it a recipe asks for.
+
+    Raises:
+        DatasetError: There is nothing in it, or several kinds, of which none was chosen.
+    """
+    return kind_at(find_documents(folder, recipe.prepare.get("kind", "auto") if recipe else "auto")[0])
+
+
+def _reads(kind: Kind, recipe: Recipe) -> bool:
+    """Tell whether pages without text are read; recordings, which takes their own length, only for a reader's model."""
+    return kind.own_text or recipe.model.get("model_name_or_path", EMBEDDED) == EMBEDDED
+
+
+# --- query writers ----------------------------------------------------------------------------------------------------
+
+
+def make_writer(settings: Queries, log: Log) -> QueryWriter | None:
+    """Make the query writer that a recipe asks for; None for `extractive`.
+
+    Raises:
+        RecipeError: It needs a model and none is named.
+        InputError: The address of the API is not set.
+    """
+    if settings.writer == "extractive":
+        return None
+    if not settings.model:
+        raise RecipeError(
+            f"queries.model: expected the name of a vision-language model for the writer {settings.writer!r}, "
+            "got nothing; add queries.model, or --query-model"
+        )
+    if settings.writer == "local":
+        return LocalWriter(settings, log)
+    url, key = runtime.endpoint()
+    endpoint = Endpoint(
+        url=url,
+        key=key,
+        model=settings.model,
+        cache=runtime.cache_folder() / "answers",
+        concurrency=settings.concurrency,
+        attempts=settings.attempts,
+        timeout=settings.timeout,
+    )
+    return EndpointWriter(endpoint, per_page=settings.per_page, max_tokens=settings.max_tokens, log=log)
+
+
+class LocalWriter:
+    """Questions of a model on this machine; answers are kept on disk like those of an API.
+
+    Recordings and clips are sampled as the model's processor wants them.
+
+    Args:
+        settings: The model, how many questions, of how many tokens.
+        log: Called with what is written.
+    """
+
+    def __init__(self, settings: Queries, log: Log) -> None:
+        assert settings.model is not None
+        self.settings, self.log = settings, log
+        self.prompts = {kind: shown.request(kind, settings.per_page, whole=True) for kind in shown.SUBJECTS}
+        self.identity = digest(["local", model_identity(settings.model), self.prompts, settings.max_tokens])
+        self.cache = runtime.cache_folder() / "answers" / self.identity
+
+    def __call__(self, pages: Sequence[Path]) -> list[list[str]]:
+        """For each file its questions."""
+        kinds = [shown.kind_of(page) for page in pages]
+        places = [self.cache / f"{file_hash(page)}.json" for page in pages]
+        asked = zip(pages, kinds, places, strict=True)
+        new = [(page, kind, place) for page, kind, place in asked if not place.is_file()]
+        count = shown.counted([kind for _, kind, _ in new])
+        self.log(f"{self.settings.model} writes {self.settings.per_page} queries for each of {count}")
+        if new:
+            answer = self._loaded({kind for _, kind, _ in new})
+            for page, kind, place in runtime.progress(new, label="Writing queries", unit="item"):
+                write_json(place, answer(page, kind))
+        return [parse(read_json(place), self.settings.per_page) for place in places]
+
+    def _loaded(self, kinds: Collection[shown.ShownKind]) -> Callable[[Path, shown.ShownKind], str]:
+        """Loads the model; returns what answers for one file."""
+        import torch
+        import transformers
+
+        processor = transformers.AutoProcessor.from_pretrained(self.settings.model)
+        images = all(kind == "image" for kind in kinds)
+        loader = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForMultimodalLM
+        model = loader.from_pretrained(self.settings.model, dtype="auto")
+        model.to(runtime.best_device()).eval()
+        sampled = sampling(processor, model.config, {})
+        options = merged({"common": {"return_tensors": "pt"}, "chat_template": {"add_generation_prompt": True}})
+        template = ChatTemplate(processor)
+
+        def answer(path: Path, kind: shown.ShownKind) -> str:
+            item = load(path, kind, DEFAULT_POLICY, sampled)
+            content = [{"type": kind, kind: item}, {"type": "text", "text": self.prompts[kind]}]
+            features = template.features([[{"role": "user", "content": content}]], options, max_length=None)
+            inputs = {name: value.to(model.device) for name, value in features.items()}
+            with torch.inference_mode():
+                made = model.generate(**inputs, max_new_tokens=self.settings.max_tokens, do_sample=False)
+            return str(processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
+
+        return answer

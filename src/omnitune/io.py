@@ -5,6 +5,7 @@ of ours that is torn all the same (a disk that failed, a copy that was cut) coun
 made again: see `read_json_or_none`.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -12,12 +13,21 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omnitune.errors import ResourceError
+
+JUST_MADE = 2.0
+"""Seconds in which a new folder is taken for one whose owner is about to lock it."""
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -80,6 +90,145 @@ def _flush(path: Path) -> None:
     # Without it a power cut after the rename can leave an empty file under the final name (ext4, xfs).
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing_folder(folder: Path, *, gone: Callable[[Path, set[Path]], bool] = lambda _path, _new: False) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `folder`, in one step, when the block ends well.
+
+    The new folder lies beside the old one. Files of the old one that the new one lacks are linked into it, so that what
+    else people and trainers keep there stays; then the two are swapped. A process that is killed leaves the old folder
+    whole and a `.<name>.<random>.partial` beside it, which the next call removes; that of a process which still writes
+    is left alone. Where folders cannot be swapped (a mount, the working directory, a parent that is read-only), the new
+    files are moved into the old folder one by one, which a kill can cut short.
+
+    Args:
+        folder: The folder; made when missing.
+        gone: Says of an old file, by its path in the folder and those of all new files, that it must not stay.
+
+    Raises:
+        ResourceError: The disk is full; `folder` is as it was.
+
+    Example:
+        >>> with replacing_folder(Path("model")) as fresh:
+        ...     (fresh / "config.json").write_text("{}")
+    """
+    folder = folder.resolve()
+    swaps = _can_be_swapped(folder)
+    home = folder.parent if swaps else folder
+    with full_disk_named(folder):
+        home.mkdir(parents=True, exist_ok=True)
+        for place in {home, folder} if folder.is_dir() else {home}:
+            for partial in place.glob(f".{folder.name}.*.partial" if place != folder else ".*.partial"):
+                if _abandoned(partial):
+                    shutil.rmtree(partial, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=home))
+    try:
+        with full_disk_named(folder), _held(fresh):
+            yield fresh
+            new = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
+            for name in new:
+                _flush(fresh / name)
+            if swaps:
+                _swap_in(fresh, folder, new, gone)
+            else:
+                _move_in(fresh, folder, new, gone)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not swaps and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _can_be_swapped(folder: Path) -> bool:
+    here = Path.cwd()
+    busy = folder == here or folder in here.parents or os.path.ismount(folder)
+    parent = next(place for place in folder.parents if place.is_dir())
+    return not busy and os.access(parent, os.W_OK)
+
+
+def _swap_in(fresh: Path, folder: Path, new: set[Path], gone: Callable[[Path, set[Path]], bool]) -> None:
+    if not folder.exists():
+        umask = os.umask(0)
+        os.umask(umask)
+        fresh.chmod(0o777 & ~umask)
+        fresh.rename(folder)
+        return
+    shutil.copymode(folder, fresh)
+    _link_others(folder, fresh, new, gone)
+    _exchange(fresh, folder)
+    _link_others(fresh, folder, new, gone)  # what another process wrote there since: a rank's state, a line of a log
+
+
+def _link_others(old: Path, fresh: Path, new: set[Path], gone: Callable[[Path, set[Path]], bool]) -> None:
+    for path in old.rglob("*"):
+        name = path.relative_to(old)
+        target = fresh / name
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir(parents=True, exist_ok=True)
+        elif name not in new and not os.path.lexists(target) and not gone(name, new):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target, follow_symlinks=False)
+            except FileNotFoundError:  # a temporary file that its owner has renamed
+                continue
+            except OSError:  # a file system without links
+                shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders: in one step where the system can, else in two with a moment without `other` between them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    if hasattr(libc, "renameat2") and not libc.renameat2(
+        at_here, os.fsencode(one), at_here, os.fsencode(other), exchange
+    ):
+        return
+    aside = one.with_name(one.name + ".old.partial")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+def _move_in(fresh: Path, folder: Path, new: set[Path], gone: Callable[[Path, set[Path]], bool]) -> None:
+    old = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    old = {name for name in old if name.parts[0] != fresh.name}
+    for name in new:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / name).replace(folder / name)
+    for name in old - new:
+        if gone(name, new):
+            (folder / name).unlink()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which the system frees when the process ends, however it ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _abandoned(folder: Path) -> bool:
+    """Tell whether nobody holds a folder any more; where that cannot be told, somebody does."""
+    if fcntl is None or not folder.is_dir() or time.time() - folder.stat().st_mtime < JUST_MADE:
+        return False
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def writable_folder(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from omnitune import io
 from omnitune.errors import CheckpointError, InputError, ResourceError, UntrustedCodeError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import LoadOptions
@@ -376,7 +378,7 @@ def contents(folder):
         (
             OSError(errno.ENOSPC, "No space left on device"),
             ResourceError,
-            "the disk is full .*what was there before is",
+            "the disk is full .*nothing made before is lost",
         ),
         (
             SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
@@ -397,10 +399,69 @@ def test_a_save_that_fails_leaves_what_was_there(encoder, tmp_path, error, raise
 
 
 def test_what_a_killed_save_left_is_cleared_away(encoder, tmp_path):
-    (tmp_path / ".abc.partial").mkdir()
-    (tmp_path / ".abc.partial/model.safetensors").write_text("half")
-    save(tmp_path, encoder)
+    folder = tmp_path / "model"
+    for killed in (folder / ".abc.partial", tmp_path / ".model.abc.partial"):
+        killed.mkdir(parents=True)
+        (killed / "model.safetensors").write_text("half")
+        os.utime(killed, (1, 1))
+    save(folder, encoder)
+    assert not [*folder.glob(".*"), *tmp_path.glob(".*")]
+
+
+def test_a_save_leaves_the_partial_of_another_one_alone(encoder, tmp_path):
+    folder = tmp_path / "model"
+    with io.replacing_folder(folder) as other:
+        os.utime(other, (1, 1))
+        save(folder, encoder)
+        (other / "late.txt").write_text("")
+    assert (folder / "late.txt").exists() and (folder / "modules.json").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["_exchange", "_flush", "_link_others"])
+def test_a_save_that_is_killed_at_the_end_leaves_the_whole_former_checkpoint(encoder, tmp_path, monkeypatch, name):
+    folder = tmp_path / "model"
+    save(folder, encoder)
+    before = contents(folder)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(io, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(folder, [*encoder, Normalize()], {**CONFIG, "prompts": {"query": "new: "}})
+    assert contents(folder) == before
+
+
+def test_files_of_others_stay_the_same_files(encoder, tmp_path):
+    folder = tmp_path / "model"
+    save(folder, encoder)
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3/optimizer.pt").write_text("state")
+    folder.chmod(0o750)
+    with (folder / "log.txt").open("w") as log:  # held open, as a trainer's log is
+        save(folder, [*encoder, Normalize()])
+        log.write("line")
+    assert (folder / "log.txt").read_text() == "line"
+    assert (folder / "checkpoint-3/optimizer.pt").read_text() == "state"
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert len(load(folder).modules) == 3
+
+
+def test_the_working_directory_can_be_saved_to(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for modules in (encoder, [*encoder, Normalize()]):
+        save(".", modules)
+        assert len(load(".").modules) == len(modules)
+    assert os.getcwd() == str(tmp_path) and not list(tmp_path.glob(".*"))
+
+
+def test_what_cannot_be_swapped_in_one_step_is_in_two(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(io.ctypes, "CDLL", lambda *_, **__: object())
+    folder = tmp_path / "model"
+    save(folder, encoder)
+    save(folder, [*encoder, Normalize()])
+    assert len(load(folder).modules) == 3 and not list(tmp_path.glob(".*"))
 
 
 def test_other_files_stay_and_former_weights_go(encoder, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch import nn
 
@@ -211,8 +212,7 @@ def test_padding_on_the_right_is_refused(tiny_qwen3: Path) -> None:
 def test_a_bare_language_model_answers_yes_or_no(tiny_qwen3: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_qwen3, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3ForCausalLM"]}))
+    transformers.Qwen3ForCausalLM.from_pretrained(tiny_qwen3).save_pretrained(folder)
     with pytest.raises(CheckpointError, match=r"expected a tokenizer with the tokens \['yes', 'no'\], got none for"):
         CrossEncoder(str(folder), device="cpu")
     tokenizer = Transformer(str(tiny_qwen3)).tokenizer

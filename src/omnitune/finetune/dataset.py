@@ -195,10 +195,10 @@ class LocalWriter:
         import torch
         import transformers
 
-        processor = transformers.AutoProcessor.from_pretrained(self.settings.model)
+        processor = transformers.AutoProcessor.from_pretrained(self.settings.model, trust_remote_code=False)
         images = all(kind == "image" for kind in kinds)
         loader = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForMultimodalLM
-        model = loader.from_pretrained(self.settings.model, dtype="auto")
+        model = loader.from_pretrained(self.settings.model, dtype="auto", trust_remote_code=False)
         model.to(runtime.best_device()).eval()
         sampled = sampling(processor, model.config, {})
         options = merged({"common": {"return_tensors": "pt"}, "chat_template": {"add_generation_prompt": True}})

@@ -297,7 +297,7 @@ def load_reranker(
     if name == EMBEDDED:
         return CrossEncoder(str(minilm_folder()), num_labels=1, max_length=max_length)
     saved = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False)
-    if saved is not None or not hasattr(AutoConfig.from_pretrained(name), "vision_config"):
+    if saved is not None or not hasattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "vision_config"):
         return CrossEncoder(
             name,
             num_labels=1 if saved is None else None,

@@ -119,11 +119,13 @@ def _decoder(name: str) -> nn.Module:
     """The causal form of a checkpoint, with cross-attention; only safetensors are read."""
     from transformers import AutoConfig, AutoModelForCausalLM  # heavy, and for this loss alone
 
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     config.is_decoder = True
     config.add_cross_attention = True
     try:
-        decoder: nn.Module = AutoModelForCausalLM.from_pretrained(name, config=config, use_safetensors=True)
+        decoder: nn.Module = AutoModelForCausalLM.from_pretrained(
+            name, config=config, use_safetensors=True, trust_remote_code=False
+        )
     except ValueError as error:
         raise InputError(
             f"decoder_name_or_path: expected a model with a causal form, got {config.model_type!r}; "
@@ -135,7 +137,7 @@ def _decoder(name: str) -> nn.Module:
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

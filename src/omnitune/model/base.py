@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -398,9 +399,14 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
                 "save_pretrained: expected whole weights, got weights that are sharded over ranks; call "
                 "trainer.save_model, or on every rank enter omnitune.engine.lockstep.whole(model) first"
             )
-        checkpoint.save(Path(path), dict(self.named_children()), self._model_config(), self.forward_kwargs)
-        if create_model_card:
-            card.write(self, Path(path), model_name=model_name, train_datasets=train_datasets)
+        written = partial(card.write, self, model_name=model_name, train_datasets=train_datasets)
+        checkpoint.save(
+            Path(path),
+            dict(self.named_children()),
+            self._model_config(),
+            self.forward_kwargs,
+            card=written if create_model_card else None,
+        )
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> dict[str, float] | float:
         """Run an evaluator on this model.

@@ -5,27 +5,25 @@ is to say, because it is the one that the most programs read. Types of modules a
 weights are safetensors, and code that comes with a checkpoint runs only when the caller trusts it.
 """
 
-import errno
 import logging
 import platform
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from safetensors import SafetensorError
 from torch import nn
 from transformers.dynamic_module_utils import custom_object_save
 
 import omnitune
-from omnitune.errors import CheckpointError, ResourceError
+from omnitune import io
+from omnitune.errors import CheckpointError
 from omnitune.model.family import DENSE, Family
 from omnitune.modules import files, registry
+from omnitune.modules.loading import upstream
 from omnitune.modules.transformer import Transformer, TransformerTask
 
 logger = logging.getLogger(__name__)
@@ -33,11 +31,11 @@ logger = logging.getLogger(__name__)
 MODULES = "modules.json"
 CONFIG = "config_sentence_transformers.json"
 
+LONGEST = 500
+"""Characters of a name or a path in a checkpoint: longer ones are no file's, and would fill an error message."""
+
 UNNAMED_FAMILY = "SentenceTransformer"
 """What a checkpoint is whose configuration does not say: it is older than the other families."""
-
-_PARTIAL = ".{}.partial"
-"""A checkpoint that is being written, or whose writing was killed."""
 
 _STALE = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", files.PICKLED_WEIGHTS)
 """Files that decide which weights are loaded: none of a former checkpoint may stay beside new ones."""
@@ -117,9 +115,9 @@ def load(
         UntrustedCodeError: It needs code that the caller did not allow.
     """
     folder = files.resolve(path_or_id, options.hub)
-    config = files.read_json(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     check_requirements(config.get("requirements") or {}, folder)
-    kind = config.get("model_type", UNNAMED_FAMILY)
+    kind = config.get("model_type") or UNNAMED_FAMILY
     if kind != family.name and not family.converts:
         raise CheckpointError(
             f"model_name_or_path: expected a {family.name}, got a checkpoint of a {kind}: {path_or_id}; "
@@ -132,26 +130,82 @@ def load(
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config=config)
     modules: dict[str, nn.Module] = {}
     forward_kwargs: dict[str, list[str]] = {}
-    for index, entry in enumerate(files.read_list(folder / MODULES)):
-        if not {"type", "path"} <= entry.keys():
-            raise CheckpointError(
-                f"{folder / MODULES}: entry {index}: expected keys type and path, got {sorted(entry)}"
-            )
-        name = str(entry.get("name", index))
+    for name, entry in read_modules(folder / MODULES).items():
         files.inside(folder, entry["path"])
-        modules[name] = registry.load_module(
-            entry["type"],
-            folder,
-            entry["path"],
-            trust_remote_code=options.trust_remote_code,
-            model_kwargs=options.model_kwargs,
-            processor_kwargs=options.processor_kwargs,
-            config_kwargs=options.config_kwargs,
-            backend=options.backend,
-            name=path_or_id,
-        )
-        forward_kwargs[name] = list(entry.get("kwargs", []))
+        with upstream(folder / entry["path"], f"{entry['type'].rpartition('.')[2]} module"):
+            modules[name] = registry.load_module(
+                entry["type"],
+                folder,
+                entry["path"],
+                trust_remote_code=options.trust_remote_code,
+                model_kwargs=options.model_kwargs,
+                processor_kwargs=options.processor_kwargs,
+                config_kwargs=options.config_kwargs,
+                backend=options.backend,
+                name=path_or_id,
+            )
+        forward_kwargs[name] = list(entry["kwargs"])
     return Checkpoint(modules=modules, forward_kwargs=forward_kwargs, config=config)
+
+
+def read_modules(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the entries of `modules.json` by name, each with `type`, `path` and `kwargs`.
+
+    Raises:
+        CheckpointError: An entry lacks one of them, or has a value that cannot be one; names the entry.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for index, entry in enumerate(files.read_list(path)):
+        if not {"type", "path"} <= entry.keys():
+            raise CheckpointError(f"{path}: entry {index}: expected keys type and path, got {sorted(entry)}")
+        name = str(entry.get("name", index))
+        entry = {**entry, "kwargs": entry.get("kwargs") or []}
+        for key in ("type", "path"):
+            text = entry[key]
+            if not isinstance(text, str) or len(text) > LONGEST or "\x00" in text or (key == "type" and not text):
+                raise CheckpointError(
+                    f"{path}: entry {index}: {key}: expected a text of at most {LONGEST} characters, "
+                    f"got {reprlib.repr(text)}"
+                )
+        if not isinstance(entry["kwargs"], list) or not all(isinstance(one, str) for one in entry["kwargs"]):
+            raise CheckpointError(
+                f"{path}: entry {index}: kwargs: expected a list of names, got {reprlib.repr(entry['kwargs'])}"
+            )
+        if not name or "." in name or len(name) > LONGEST or name in entries:
+            raise CheckpointError(
+                f"{path}: entry {index}: name: expected one that no other has, without dots, got {reprlib.repr(name)}"
+            )
+        entries[name] = entry
+    if not entries:
+        raise CheckpointError(f"{path}: expected at least one module, got an empty list")
+    return entries
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the model's own configuration; empty where there is none.
+
+    Raises:
+        CheckpointError: A key has a value of another kind than it is written with; names the key.
+    """
+    config = files.read_json(path)
+    prompts = config.get("prompts")
+    if prompts is not None and (
+        not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values())
+    ):
+        raise CheckpointError(f"{path}: prompts: expected an object of texts by name, got {reprlib.repr(prompts)}")
+    for key, kind, wanted in (
+        ("default_prompt_name", str, "the name of a prompt"),
+        ("similarity_fn_name", str, "the name of a similarity"),
+        ("model_type", str, "the name of a family"),
+        ("truncate_dim", int, "a positive whole number"),
+        ("requirements", dict, "an object of version specifiers by package"),
+        ("activation_fn", str, "the name of an activation function"),
+        ("keep_in_fp32_modules", list, "a list of paths"),
+    ):
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1))):
+            raise CheckpointError(f"{path}: {key}: expected {wanted} or null, got {reprlib.repr(value)}")
+    return config
 
 
 def bare_transformer(
@@ -224,8 +278,9 @@ def save(
     forward_kwargs: Mapping[str, Sequence[str]],
     *,
     safe_serialization: bool = True,
+    card: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a checkpoint; what the directory held before stays whole until all of it is written.
+    """Write a checkpoint; all of it takes the place of what the directory held before in one step.
 
     Args:
         folder: The directory; made when missing. Other files in it stay.
@@ -233,12 +288,13 @@ def save(
         config: The model's own configuration.
         forward_kwargs: For each module, names of extra arguments of `encode` that its forward gets.
         safe_serialization: Must be True.
+        card: Writes the model card into the folder it is given.
 
     Raises:
         InputError: `safe_serialization` is False.
         ResourceError: The disk is full; the directory is as it was.
     """
-    with _replacing(Path(folder)) as fresh:
+    with io.replacing_folder(Path(folder), gone=_stale) as fresh:
         entries = []
         for index, (name, module) in enumerate(modules.items()):
             in_root = index == 0 and getattr(module, "save_in_root", False)
@@ -251,6 +307,8 @@ def save(
             entries.append({**entry, "kwargs": list(names)} if (names := forward_kwargs.get(name)) else entry)
         files.write_list(fresh / MODULES, entries)
         files.write_json(fresh / CONFIG, {**config, **_provenance(registry.own_types(modules.values()))})
+        if card is not None:
+            card(fresh)
 
 
 def _provenance(own: Sequence[str]) -> dict[str, Any]:
@@ -272,49 +330,7 @@ def _provenance(own: Sequence[str]) -> dict[str, Any]:
     return {"__version__": versions, "requirements": {"python": requirement}}
 
 
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new directory inside `folder` whose files take their places in it when the block ends well.
-
-    Moving files needs no room on the disk, so it cannot fail for want of it; inside, they stay on one file system also
-    where `folder` is a mount.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for killed in folder.glob(_PARTIAL.format("*")):
-        shutil.rmtree(killed)
-    before, after = _PARTIAL.split("{}")
-    fresh = Path(tempfile.mkdtemp(prefix=before, suffix=after, dir=folder))
-    try:
-        yield fresh
-        _move(fresh, folder)
-    except (OSError, SafetensorError) as error:
-        if not _is_full(error):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise ResourceError(
-            f"{folder}: the disk is full ({free / 1e6:.0f} MB free); what was there before is as it was"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    return f"os error {errno.ENOSPC}" in str(error)
-
-
-def _move(fresh: Path, folder: Path) -> None:
-    written = [path for path in fresh.rglob("*") if path.is_file()]
-    names = {path.relative_to(fresh) for path in written}
-    for path in written:
-        target = folder / path.relative_to(fresh)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-    for place in {folder / name.parent for name in names}:
-        for pattern in _STALE:
-            for old in place.glob(pattern):
-                if old.relative_to(folder) not in names:
-                    old.unlink()
+def _stale(path: Path, new: set[Path]) -> bool:
+    """Tell former weights in a folder that has new files, which would be loaded with them or in their place."""
+    written = any(name.parent == path.parent for name in new)
+    return written and any(path.match(pattern) for pattern in _STALE)

@@ -1,20 +1,26 @@
 """Backbone, configuration and processor out of a directory or a repository. Weights are read from safetensors only."""
 
 import importlib
-from collections.abc import Collection
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PretrainedConfig
 
 from omnitune import runtime
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, OmnituneError, UntrustedCodeError
 from omnitune.modules import files
 from omnitune.modules.backbones import backbone
 from omnitune.modules.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -28,11 +34,26 @@ CONFIG_FILES = [
 WHOLE = {r"^(?:model\.)?encoder\.": "", r"^(?:model\.)?shared\.": "embed_tokens."}
 """Names of an encoder's weights in a checkpoint of encoder and decoder, and what the encoder calls them."""
 
+CALLERS_OWN = frozenset({"trust_remote_code", "code_revision", "allow_all_kernels", "use_kernels", "use_safetensors"})
+"""Arguments of transformers that let code or pickles in: the caller may give them, a checkpoint's own files may not."""
+
+MOST_PARTS = 10_000
+"""Layers, experts or stages that a configuration may ask for: a million layers would be built for 40 seconds."""
+
+MOST_LABELS = 1_000_000
+"""Labels that a configuration may ask for: transformers names every one of them in a dict."""
+
+FRESH = re.compile(r"(^|\.)(pooler\.|masked_spec_embed$|position_ids$)")
+"""Weights that a checkpoint may lack: poolers, which token vectors do not pass, and what only pretraining reads."""
+
+SINUSOIDS = re.compile(r"(^|\.)embed_positions\.weight$")
+"""Positions that the encoder of an encoder-decoder computes, so that they need not be in the file."""
+
 _RENAMED = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 
 
 def read_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
-    """A Transformer's configuration, under whichever name the file has; what it says of trusting code is dropped.
+    """A Transformer's configuration, under whichever name the file has, without `CALLERS_OWN`.
 
     Args:
         folder: Where it lies.
@@ -47,9 +68,52 @@ def read_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     if unknown:
         raise CheckpointError(f"{path}: expected keys among {sorted(known)}, got {unknown}")
     for key in _RENAMED.values():
+        given = config.get(key) or {}
+        if not isinstance(given, dict):
+            raise CheckpointError(f"{path}: {key}: expected a JSON object, got {given!r}")
         if key in config:
-            config[key] = {name: value for name, value in config[key].items() if name != "trust_remote_code"}
+            config[key] = {name: value for name, value in given.items() if name not in CALLERS_OWN}
+    for key in ("max_seq_length", "query_length", "document_length"):
+        limit = config.get(key)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise CheckpointError(f"{path}: {key}: expected a positive whole number or null, got {limit!r}")
     return config
+
+
+def _trusting(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for transformers that say whether code of the checkpoint's own may run.
+
+    Where nothing is said, transformers asks on standard input, so a `y` that was meant for something else runs it.
+    """
+    return {**kwargs, "trust_remote_code": kwargs.get("trust_remote_code") is True}
+
+
+@contextmanager
+def upstream(place: Path, part: str) -> Iterator[None]:
+    """Turn whatever transformers raises about a checkpoint's files into one sentence; our own errors pass.
+
+    Args:
+        place: The checkpoint.
+        part: What is being read of it, such as "configuration".
+
+    Raises:
+        UntrustedCodeError: The checkpoint needs code of its own, which the caller did not allow.
+        CheckpointError: Anything else is wrong with its files, or with the arguments for them.
+    """
+    try:
+        yield
+    except (OmnituneError, ImportError, torch.OutOfMemoryError, MemoryError):
+        raise  # a missing package names itself, and memory says nothing about the files
+    except Exception as error:  # transformers, tokenizers and peft raise every kind there is for a value they dislike
+        said = (str(error).strip().splitlines() or [""])[0]
+        if "trust_remote_code" in str(error):
+            raise UntrustedCodeError(
+                f"{place}: its {part} needs code that comes with the checkpoint; if you trust it, load it with "
+                "trust_remote_code=True"
+            ) from error
+        raise CheckpointError(
+            f"{place}: expected a {part} that transformers reads, got {type(error).__name__}: {said[:300]}"
+        ) from error
 
 
 def locate(model_name_or_path: str, *sources: dict[str, Any]) -> Path:
@@ -95,12 +159,40 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
         raise CheckpointError(
             f"{folder}: expected a Hugging Face model (config.json) or a checkpoint with modules.json, got neither"
         )
-    config = transformers.AutoConfig.from_pretrained(source, **kwargs)
+    check_counts(Path(source) / "config.json")
+    with upstream(folder, "configuration"):
+        config = transformers.AutoConfig.from_pretrained(source, **_trusting(kwargs))
     _disable_cache(config, kwargs)
-    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    classifies = _is_classifier(config)
     if task.auto_class == "AutoModelForSequenceClassification" and not classifies and "num_labels" not in kwargs:
         config.num_labels = 1
     return config
+
+
+def _is_classifier(config: PretrainedConfig) -> bool:
+    """Tell a trained classifier by the class whose weights were saved."""
+    saved = config.architectures
+    return isinstance(saved, list) and any(str(name).endswith("ForSequenceClassification") for name in saved)
+
+
+def check_counts(path: Path) -> None:
+    """See that a configuration asks for no more parts than a model has, before anything is built.
+
+    Raises:
+        CheckpointError: It asks for more; names the key.
+    """
+    todo: list[Any] = [files.read_json(path)]
+    while todo:
+        content = todo.pop()
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            if isinstance(value, dict | list):
+                todo.append(value)
+            name = str(key)
+            parts = any(noun in name for noun in ("layer", "block", "expert", "stage", "depth", "head", "group"))
+            most = MOST_LABELS if name == "num_labels" else MOST_PARTS if parts else None
+            counted = name.startswith(("num_", "n_")) or name.endswith(("_layers", "layers", "depth", "depths"))
+            if most is not None and counted and isinstance(value, int) and value > most:
+                raise CheckpointError(f"{path}: {name}: expected at most {most:,}, got {value:,}; the file is damaged")
 
 
 def _disable_cache(config: Any, kwargs: dict[str, Any], wanted: bool = False) -> None:
@@ -135,26 +227,51 @@ def load_model(
             f"({files.PICKLED_WEIGHTS}), which are not read because a pickle can run code, convert them once, if you "
             f"trust them: AutoModel.from_pretrained({name!r}).save_pretrained(...) writes safetensors"
         )
-    kwargs = {"use_safetensors": True, **kwargs}
+    kwargs = {"use_safetensors": True, **_trusting(kwargs), "output_loading_info": True}
     if "torch_dtype" in kwargs:
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
-    with files.damaged_weights(folder):
-        if encoder is None or task.auto_class != "AutoModel":
-            model = task.loader.from_pretrained(str(folder), config=config, **kwargs)
+    alone = encoder is not None and task.auto_class == "AutoModel"
+    with upstream(folder, "model"), files.damaged_weights(folder):
+        if alone:
+            package, _, class_name = str(encoder).partition(":")
+            model, found = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
         else:
-            package, _, class_name = encoder.partition(":")
-            model = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
+            model, found = task.loader.from_pretrained(str(folder), config=config, **kwargs)
+    _check_complete(model, found, task, folder, encoder=alone)
     rename(model, folder, name)
     return model
 
 
-def _encoder_of(kind: Any, folder: Path, config: PretrainedConfig, kwargs: dict[str, Any]) -> Any:
-    """The encoder alone; the decoder's weights in the file are expected, so transformers need not warn.
+def _check_complete(model: Any, found: Mapping[str, Any], task: Task, folder: Path, *, encoder: bool) -> None:
+    """See that the checkpoint held every weight that the output passes; transformers makes up the others at random.
+
+    A head may be new on a backbone that was saved without one, which is how a reranker begins.
 
     Raises:
-        CheckpointError: Weights of the encoder are missing.
+        CheckpointError: A weight is missing, or of another shape than the configuration says.
     """
+    core = getattr(model, "base_model_prefix", "") + "."
+    kind = type(model).__name__
+    saved = model.config.architectures
+    headed = isinstance(saved, list) and kind in map(str, saved)
+    new_head = not headed and getattr(model, "base_model", model) is not model
+    lost = [*found.get("missing_keys", ()), *(entry[0] for entry in found.get("mismatched_keys", ()))]
+    lost = [key for key in lost if not (FRESH.search(key) or (encoder and SINUSOIDS.search(key)))]
+    head = [key for key in lost if new_head and not key.startswith(core)]
+    if head and task.generates:
+        logger.warning("%s: holds no output layer of a %s, so %s is new: train it first.", folder, kind, head)
+    missing = sorted(set(lost) - set(head))
+    if missing:
+        raise CheckpointError(
+            f"{folder}: expected the weights of a {kind}, got none for {missing[:3]}"
+            + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            + "; without them it would encode with random numbers. Copy or download the checkpoint again"
+        )
+
+
+def _encoder_of(kind: Any, folder: Path, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The encoder alone, and what was found of it; the decoder's weights are expected, so transformers need not warn."""
 
     class Encoder(kind):  # type: ignore[misc]  # its base is known only here
         _keys_to_ignore_on_load_unexpected = ["decoder.*", "lm_head.*", "proj_out.*", "final_logits_bias"]
@@ -162,14 +279,11 @@ def _encoder_of(kind: Any, folder: Path, config: PretrainedConfig, kwargs: dict[
     part = kind.__name__.endswith("Encoder")  # of the model, whose weights carry the names of the whole
     if part:
         kwargs = {"key_mapping": WHOLE, **kwargs}
-    model, found = Encoder.from_pretrained(str(folder), config=config, output_loading_info=True, **kwargs)
-    missing = sorted(key for key in found["missing_keys"] if not key.endswith("embed_positions.weight"))
-    if missing:  # sinusoids aside, which need not be in the file
-        raise CheckpointError(f"{folder}: expected the weights of a {kind.__name__}, got none for {missing[:3]}")
+    model, found = Encoder.from_pretrained(str(folder), config=config, **kwargs)
     if part:
         model._weight_conversions = []  # or saving would turn the names back
     model.__class__ = kind
-    return model
+    return model, found
 
 
 def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any], *, lower_case: bool) -> Any:
@@ -181,7 +295,8 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
         kwargs: For `from_pretrained`.
         lower_case: Whether texts are put in lower case first.
     """
-    processor = _sized(folder, kwargs)
+    with upstream(folder, "processor"):
+        processor = _sized(folder, _trusting(kwargs))
     tokenizer = processor if hasattr(processor, "model_max_length") else getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return processor

@@ -100,7 +100,7 @@ def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
     written = revert_weight_conversion(backbone, dict(live))
     ours = {id(tensor) for tensor in live.values()}
     if any(id(tensor) not in ours for tensor in written.values()):
-        fresh = type(backbone).from_pretrained(folder, dtype=backbone.dtype)
+        fresh = type(backbone).from_pretrained(folder, dtype=backbone.dtype, trust_remote_code=False)
         backbone.load_state_dict(fresh.state_dict())
         return
     # Of weights that are tied, one name is written.

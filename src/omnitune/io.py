@@ -8,6 +8,7 @@ made again: see `read_json_or_none`.
 import ctypes
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -24,10 +25,7 @@ from omnitune.errors import ResourceError
 JUST_MADE = 2.0
 """Seconds in which a new folder is taken for one whose owner is about to lock it."""
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -93,7 +91,9 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def replacing_folder(folder: Path, *, gone: Callable[[Path, set[Path]], bool] = lambda _path, _new: False) -> Iterator[Path]:
+def replacing_folder(
+    folder: Path, *, gone: Callable[[Path, set[Path]], bool] = lambda _path, _new: False
+) -> Iterator[Path]:
     """Yield a new folder that takes the place of `folder`, in one step, when the block ends well.
 
     The new folder lies beside the old one. Files of the old one that the new one lacks are linked into it, so that what

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from omnitune import runtime
-from omnitune.errors import InputError
+from omnitune.engine import arguments
+from omnitune.errors import CheckpointError, InputError
 from omnitune.types import Column, Features, MiniBatch, Plan
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def make_request(
             errors), and what the model's modules take.
 
     Raises:
-        InputError: `batch_size` is not positive, or no module takes one of the arguments.
+        InputError: An argument is of another kind, or no module takes it.
     """
-    if batch_size <= 0:
-        raise InputError(f"batch_size: expected a positive number, got {batch_size}")
-    task = kwargs.pop("task", None)
+    batch_size = arguments.count("batch_size", batch_size)
+    task = arguments.text_or_none("task", kwargs.pop("task", None))
     processing = kwargs.pop("processing_kwargs", None)
+    if processing is not None:
+        processing = arguments.mapping("processing_kwargs", processing)
     first_row = kwargs.pop("first_row", 0)
     accepted = model.get_model_kwargs()
     unknown = sorted(set(kwargs) - set(accepted))
@@ -92,8 +94,7 @@ def check_options(precision: str | None, output_value: str | None, truncate_dim:
     Raises:
         InputError: One has a value that cannot work; the message names it.
     """
-    if truncate_dim is not None and truncate_dim < 1:
-        raise InputError(f"truncate_dim: expected a positive number, got {truncate_dim}")
+    arguments.count_or_none("truncate_dim", truncate_dim)
     if precision not in (None, *PRECISIONS):
         raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output_value not in ("sentence_embedding", "token_embeddings", None):
@@ -116,13 +117,39 @@ def stacked(
         `(items, dim)`; `(0,)` for no items.
     """
     out: Tensor | None = None
+    finite: list[Tensor] = []
     device = torch.device("cpu") if on_host else model.device
-    for (places, sources), values in _results(model, inputs, request, lambda o, _: finish(model.family.read(o).values)):
+
+    def read(outputs: Features, _: int) -> Tensor:
+        values = model.family.read(outputs).values
+        finite.append(torch.isfinite(values).all())  # looked at once, at the end: each look waits for the device
+        return finish(values)
+
+    for (places, sources), values in _results(model, inputs, request, read):
         if out is None:
             with torch.inference_mode(False):
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
         out[places.to(device)] = values[sources.to(values.device)].to(device)
+    if finite and not bool(torch.stack(finite).all()):
+        raise _not_finite(model, out, request)
     return torch.empty(0, device=device) if out is None else out
+
+
+def _not_finite(model: "Model", out: Tensor | None, request: Request) -> Exception:
+    """Say where NaN or infinity comes from: the weights, or the arithmetic of a narrow number format."""
+    broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        return CheckpointError(
+            f"model: expected finite weights, got NaN or infinity in {broken[:3]}{more}, so what it encodes is no "
+            "number; load the checkpoint again, or one from before training went wrong"
+        )
+    rows = [] if out is None else (~torch.isfinite(out).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    where = f", first in row {request.first_row + rows[0]}" if rows else ""
+    return InputError(
+        f"inputs: expected finite outputs of the model, got NaN or infinity{where}, though its weights are finite; its "
+        f"format {model.dtype} may overflow: load it with model_kwargs={{'dtype': 'float32'}}"
+    )
 
 
 def listed(
@@ -130,9 +157,18 @@ def listed(
 ) -> list[Any]:
     """One result an item, from `rows_of(outputs, rows)` for every mini-batch."""
     results: list[Any] = [None] * len(inputs)
-    for (places, sources), made in _results(model, inputs, request, rows_of):
+    finite: list[Tensor] = []
+
+    def read(outputs: Features, rows: int) -> Sequence[Any]:
+        found = [outputs[key] for key in ("sentence_embedding", "token_embeddings") if key in outputs]
+        finite.extend(torch.isfinite(values).all() for values in found)
+        return rows_of(outputs, rows)
+
+    for (places, sources), made in _results(model, inputs, request, read):
         for place, source in zip(places.tolist(), sources.tolist(), strict=True):
             results[place] = made[source]
+    if finite and not bool(torch.stack(finite).all()):
+        raise _not_finite(model, None, request)
     return results
 
 

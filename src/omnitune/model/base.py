@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor, nn
 
 from omnitune import runtime
+from omnitune.engine import arguments
 from omnitune.engine.engine import Engine
 from omnitune.errors import InputError, ModalityError
 from omnitune.inputs.cost import CostRule
@@ -78,7 +79,14 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         model_card_data: card.SentenceTransformerModelCardData | None = None,
         backend: Backend = "torch",
     ) -> None:
-        model_kwargs = precision.settled(model_kwargs or {}, device or runtime.best_device())
+        model_name_or_path = arguments.path_or_none("model_name_or_path", model_name_or_path)
+        prompts = arguments.prompts(prompts)
+        default_prompt_name = arguments.text_or_none("default_prompt_name", default_prompt_name)
+        processor_kwargs = arguments.mapping("processor_kwargs", processor_kwargs)
+        config_kwargs = arguments.mapping("config_kwargs", config_kwargs)
+        model_kwargs = precision.settled(
+            arguments.mapping("model_kwargs", model_kwargs), str(device or runtime.best_device())
+        )
         options = checkpoint.LoadOptions(
             token=token,
             cache_folder=cache_folder,
@@ -86,8 +94,8 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             model_kwargs=model_kwargs,
-            processor_kwargs=processor_kwargs or {},
-            config_kwargs=config_kwargs or {},
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
             backend=backend,
         )
         model_name_or_path = files.with_owner(model_name_or_path, self.family.organization, options.hub)
@@ -99,7 +107,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self.media_policy: MediaPolicy = DEFAULT_POLICY
         self.model_card_data = model_card_data or card.SentenceTransformerModelCardData()
         self.engine = Engine(self)
-        self._configure(loaded.config, prompts or {}, default_prompt_name)
+        self._configure(loaded.config, prompts, default_prompt_name)
         self._settle(device, model_kwargs)
         if model_name_or_path and not self.model_card_data.base_model:
             self.model_card_data.base_model = model_name_or_path
@@ -120,6 +128,9 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
                 f"{cls.__name__}: expected model_name_or_path, or modules with at least one module; got neither"
             )
         named = modules if isinstance(modules, Mapping) else {str(i): m for i, m in enumerate(modules)}
+        for name, module in named.items():
+            if not isinstance(module, nn.Module):
+                raise InputError(f"modules: expected a torch.nn.Module at {name}, got {type(module).__name__}")
         return checkpoint.Checkpoint(modules=dict(named), forward_kwargs={}, config={})
 
     @classmethod
@@ -266,9 +277,10 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         """The prompt text that applies: `prompt`, else the one named, else the default one, else None.
 
         Raises:
-            InputError: No prompt has that name.
+            InputError: No prompt has that name, or it is no text.
         """
-        if prompt is not None:
+        arguments.text_or_none("prompt_name", prompt_name)
+        if arguments.text_or_none("prompt", prompt) is not None:
             if prompt_name is not None:
                 logger.warning("prompt_name: %r is ignored, because prompt was given.", prompt_name)
             return prompt

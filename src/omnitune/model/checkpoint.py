@@ -203,7 +203,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ("keep_in_fp32_modules", list, "a list of paths"),
     ):
         value = config.get(key)
-        if value is not None and (not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1))):
+        fits = isinstance(value, kind) and not (isinstance(value, int) and (isinstance(value, bool) or value < 1))
+        if value is not None and not fits:
             raise CheckpointError(f"{path}: {key}: expected {wanted} or null, got {reprlib.repr(value)}")
     return config
 

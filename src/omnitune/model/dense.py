@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omnitune.engine import arguments
 from omnitune.engine.inference import Request, check_options, listed, make_request, materialized, stacked
 from omnitune.errors import InputError
 from omnitune.inputs.detect import is_single
@@ -105,6 +106,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
             backend=backend,
         )
         self.similarity_fn_name = self._saved_similarity if similarity_fn_name is None else similarity_fn_name
+        arguments.count_or_none("truncate_dim", truncate_dim)
         self.truncate_dim = truncate_dim if truncate_dim is not None else self._saved_truncate_dim
 
     def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:

@@ -1,7 +1,7 @@
 """The public cross encoder: scores pairs of a query and a document, which it reads together."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from omnitune.engine import arguments
 from omnitune.engine.inference import Request, make_request, materialized, stacked
 from omnitune.errors import CheckpointError, InputError, MediaError
-from omnitune.inputs.detect import is_conversation, is_message
+from omnitune.inputs.detect import is_conversation, is_message, is_single
 from omnitune.inputs.messages import pair_to_messages
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
@@ -102,10 +103,15 @@ class CrossEncoder(Model, pools.PoolMixin):
         activation_fn: Activation | None = None,
         keep_in_fp32_modules: list[str] | None = None,
     ) -> None:
+        num_labels = arguments.count_or_none("num_labels", num_labels)
+        max_length = arguments.count_or_none("max_length", max_length)
+        _check_activation(activation_fn)
+        config_kwargs = arguments.mapping("config_kwargs", config_kwargs)
+        processor_kwargs = arguments.mapping("processor_kwargs", processor_kwargs)
         if num_labels is not None:
-            config_kwargs = {**(config_kwargs or {}), "num_labels": num_labels}
+            config_kwargs = {**config_kwargs, "num_labels": num_labels}
         if max_length is not None:
-            processor_kwargs = {**(processor_kwargs or {}), "model_max_length": max_length}
+            processor_kwargs = {**processor_kwargs, "model_max_length": max_length}
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -324,6 +330,7 @@ class CrossEncoder(Model, pools.PoolMixin):
             InputError: An argument cannot work, or an input is no pair.
             MediaError: An input cannot be read; it is named.
         """
+        _check_activation(activation_fn)
         single = self.is_singular_input(inputs)
         items = [inputs] if single else materialized(inputs)
         request = make_request(
@@ -348,7 +355,7 @@ class CrossEncoder(Model, pools.PoolMixin):
         if convert_to_tensor:
             converted = scores
         elif convert_to_numpy:
-            converted = as_numpy(scores.float()) if len(scores) else np.array([])
+            converted = as_numpy(scores.float()) if len(scores) else np.array([], np.float32)
         return converted[0] if single else converted  # type: ignore[no-any-return]  # of any of the three
 
     def encode_here(
@@ -375,7 +382,7 @@ class CrossEncoder(Model, pools.PoolMixin):
     def rank(
         self,
         query: Any,
-        documents: Sequence[Any],
+        documents: Iterable[Any],
         top_k: int | None = None,
         return_documents: bool = False,
         prompt_name: str | None = None,
@@ -391,7 +398,7 @@ class CrossEncoder(Model, pools.PoolMixin):
 
         Args:
             query: Text, image, or a dict of several.
-            documents: The same, of any mixture.
+            documents: The same, of any mixture: a list, a column of a table or a dataset, or what yields them.
             top_k: Documents to return; None returns all.
             return_documents: Whether to return the documents too.
             prompt_name: Name of the prompt in `prompts`.
@@ -408,8 +415,15 @@ class CrossEncoder(Model, pools.PoolMixin):
             the document as `"text"`.
 
         Raises:
-            InputError: The model has several labels.
+            InputError: The model has several labels, or `documents` is one document and no list of them.
         """
+        top_k = arguments.count_or_none("top_k", top_k, least=0)
+        if is_single(documents) and not isinstance(documents, np.ndarray | Tensor):
+            raise InputError(
+                f"documents: expected a list of documents, got one {type(documents).__name__}: {repr(documents)[:80]}; "
+                "give [document] to rank it alone"
+            )
+        documents = list(documents)  # scores are asked for by place, and what is yielded comes once
         if self.num_labels != 1:
             raise InputError(
                 f"rank: expected a model with one label, got one with {self.num_labels}; use predict on pairs"
@@ -440,3 +454,8 @@ class CrossEncoder(Model, pools.PoolMixin):
             first = inputs[0] if inputs else []
             return not (isinstance(first, list | tuple) or (isinstance(first, np.ndarray) and first.dtype.kind in "UO"))
         return is_message(inputs)
+
+
+def _check_activation(activation_fn: Any) -> None:
+    if activation_fn is not None and not callable(activation_fn):
+        raise InputError(f"activation_fn: expected a function of a tensor, or None, got {activation_fn!r}")

@@ -14,6 +14,7 @@ import torch
 from torch import multiprocessing
 
 from omnitune import runtime
+from omnitune.engine import arguments
 from omnitune.errors import InputError, OmnituneError, ResourceError
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def run(
         InputError: `chunk_size` is not positive.
         ResourceError: A process died; its exit code is named.
     """
-    if chunk_size is not None and chunk_size <= 0:
-        raise InputError(f"chunk_size: expected a positive number, got {chunk_size}")
+    chunk_size = arguments.count_or_none("chunk_size", chunk_size)
+    if not isinstance(pool, dict) or not {"input", "output", "processes"} <= pool.keys():
+        raise InputError(f"pool: expected what start_multi_process_pool returns, got {repr(pool)[:80]}")
     size = chunk_size or max(1, min(-(-len(inputs) // (10 * len(pool["processes"]))), 5000))
     starts = range(0, len(inputs), size)
     todo = iter(enumerate(starts))
@@ -152,7 +154,7 @@ class PoolMixin:
         if not items or (pool is None and not several):
             encode_here: Callable[..., Any] = self.encode_here  # type: ignore[attr-defined]  # the encoder's own
             return encode_here(items, device=None if several is not None else device, **call)
-        workers = pool or self.start_multi_process_pool([str(d) for d in several or []])
+        workers = pool if pool is not None else self.start_multi_process_pool([str(d) for d in several or []])
         try:
             call = {**call, "on_host": True}
             parts = run(workers, items, call, chunk_size=chunk_size, show=call["request"].show_progress_bar)

@@ -271,7 +271,7 @@ def _check_complete(model: Any, found: Mapping[str, Any], task: Task, folder: Pa
 
 
 def _encoder_of(kind: Any, folder: Path, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The encoder alone, and what was found of it; the decoder's weights are expected, so transformers need not warn."""
+    """Load the encoder alone and what was found of it; it expects the decoder's weights, so nothing is warned of."""
 
     class Encoder(kind):  # type: ignore[misc]  # its base is known only here
         _keys_to_ignore_on_load_unexpected = ["decoder.*", "lm_head.*", "proj_out.*", "final_logits_bias"]

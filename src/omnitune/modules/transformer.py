@@ -21,6 +21,7 @@ from omnitune.modules import files, loading, outputs, packing, varlen
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
+from omnitune.modules.long_pairs import shortened
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, check_supported, task_named
 from omnitune.types import Features, Modality
@@ -265,6 +266,8 @@ class Transformer(InputModule):
             logger.warning(
                 "prompt: %r is ignored for %s, which this model takes without text.", prompt, outputs.spelt(kind)
             )
+        if kind == "text" and isinstance(self.processor, PreTrainedTokenizerBase):
+            inputs = shortened(self.processor, inputs, {**buckets["text"], **buckets["common"]})
         features = processors.call(self.processor, kind, inputs, buckets, flat=row.flat_processor)
         if self.task.generates:
             processors.check_left_padded(features)

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from fixtures.agree import agree
 from omnitune import CrossEncoder, SentenceTransformer
@@ -135,3 +136,22 @@ def test_pairs_of_two_long_texts_take_no_more_than_their_tokens(reranker):
     start = time.perf_counter()
     reranker.predict([pair])
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("head", ["Qwen3ForCausalLM", "Qwen3ForSequenceClassification", "Qwen3Model"])
+def test_a_language_model_without_a_padding_token_reads_batches(tiny_qwen3, tmp_path, head):
+    tokenizer = Transformer(str(tiny_qwen3)).tokenizer
+    tokenizer.add_tokens(["yes", "no"])
+    tokenizer.pad_token, tokenizer.eos_token = None, "<|endoftext|>"
+    kind = getattr(transformers, head)
+    options = {"num_labels": 1} if "Classification" in head else {}
+    backbone = kind(transformers.AutoConfig.from_pretrained(tiny_qwen3, pad_token_id=None, **options))
+    backbone.resize_token_embeddings(len(tokenizer))
+    backbone.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = [*PAIRS, ("the quick", "brown fox and a page about lists")]
+    model = CrossEncoder(str(tmp_path), device="cpu")
+    together = model.predict(pairs)
+    agree(together, np.array([model.predict(pair) for pair in pairs]))
+    model.save_pretrained(str(tmp_path / "saved"))
+    agree(CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(pairs), together)

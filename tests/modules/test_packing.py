@@ -85,7 +85,7 @@ def watched(module: Transformer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
             shapes.append(tuple(query.shape))
         return varlen_attention(layer, query, *args, lengths=lengths, **kwargs)
 
-    assert packing.packs(module)
+    assert module.packer.packs()
     monkeypatch.setitem(transformers.AttentionInterface._global_mapping, VARLEN, watching)
     return shapes
 
@@ -138,13 +138,13 @@ def test_every_pooling_reads_what_comes_out(tiny_qwen3: Path, mode: Any) -> None
     models = [SentenceTransformer(modules=[m, Pooling(32, mode)], device="cpu") for m in (padded, packed)]
     a, b = (model.encode(TEXTS, prompt="find: ", convert_to_tensor=True) for model in models)
     torch.testing.assert_close(b, a, rtol=0, atol=1e-5)
-    assert packed.packing == {VARLEN: True}
+    assert packed.packer.verdicts == {VARLEN: True}
 
 
 def test_no_mask_is_made_for_a_packed_row(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be as wide and high as all items together."""
     _, packed = both(str(tiny_qwen3))
-    assert packing.packs(packed)
+    assert packed.packer.packs()
     monkeypatch.setattr(transformers.masking_utils, "sdpa_mask", lambda **_: pytest.fail("made"))
     tokens(packed, TEXTS)
 
@@ -176,7 +176,7 @@ def test_answers_are_those_of_every_rows_last_token(request: pytest.FixtureReque
         module = Transformer(str(request.getfixturevalue(name)), transformer_task=task, unpad_inputs=asked).eval()
         with torch.no_grad():
             made.append(module(module.preprocess([text or "none" for text in TEXTS]))["causal_logits"])
-    assert made[0].shape[:2] == (5, 1) and module.packing == {VARLEN: True}
+    assert made[0].shape[:2] == (5, 1) and module.packer.verdicts == {VARLEN: True}
     torch.testing.assert_close(made[1], made[0], rtol=0, atol=1e-5)
 
 
@@ -208,7 +208,7 @@ def text_columns() -> list[Column]:
 def test_a_step_packed_is_a_step_padded(path_of: Callable[[str], str], name: str, budget: int) -> None:
     padded, packed = both(path_of(name))
     expected, result = (one_step(module, text_columns(), budget) for module in (padded, packed))
-    assert packed.packing == {VARLEN: True}
+    assert packed.packer.verdicts == {VARLEN: True}
     assert result[0] == pytest.approx(expected[0], rel=1e-5)
     torch.testing.assert_close(result[1], expected[1], rtol=1e-4, atol=1e-5)
 
@@ -263,18 +263,17 @@ def test_outputs_of_a_frozen_tower_are_packed_too(tiny_qwen3_vl: Path, page_imag
 
 def test_nothing_is_packed_unless_asked(tiny_bert: Path) -> None:
     module = Transformer(str(tiny_bert))
-    assert not packing.packs(module) and module.config._attn_implementation == "sdpa" and module.packing == {}
-    assert not packing.packs(
-        Transformer(str(tiny_bert), model_kwargs={"attn_implementation": VARLEN}, unpad_inputs=False)
-    )
+    assert not module.packer.packs() and module.config._attn_implementation == "sdpa" and module.packer.verdicts == {}
+    unasked = Transformer(str(tiny_bert), model_kwargs={"attn_implementation": VARLEN}, unpad_inputs=False)
+    assert not unasked.packer.packs()
 
 
 def test_the_switch_is_kept_with_the_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
     Transformer(str(tiny_bert), unpad_inputs=True).save(str(tmp_path))
     module = Transformer.load(str(tmp_path))
-    assert module.unpad_inputs and packing.packs(module)
+    assert module.unpad_inputs and module.packer.packs()
     module.unpad_inputs = False
-    assert not packing.packs(module)
+    assert not module.packer.packs()
 
 
 @pytest.mark.parametrize(
@@ -307,9 +306,10 @@ def test_a_probe_that_differs_keeps_the_padding(
     tiny_bert: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An architecture whose positions are elsewhere would be packed wrong."""
-    monkeypatch.setattr(packing, "_positions", lambda module, features, row: torch.arange(len(row.positions))[None])
+    numbers = lambda packer, features, row: torch.arange(len(row.positions))[None]  # noqa: E731
+    monkeypatch.setattr(packing.Packer, "_positions", numbers)
     module = Transformer(str(tiny_bert), unpad_inputs=True)
-    assert not packing.packs(module) and module.config._attn_implementation == "sdpa"
+    assert not module.packer.packs() and module.config._attn_implementation == "sdpa"
     assert "packed, the outputs differ by" in caplog.text
 
 
@@ -317,10 +317,10 @@ def test_a_probe_that_differs_keeps_the_padding(
 def test_half_precision_and_autocast_pack_too(request: pytest.FixtureRequest, name: str) -> None:
     path = str(request.getfixturevalue(name))
     half = Transformer(path, unpad_inputs=True, model_kwargs={"dtype": torch.bfloat16})
-    assert packing.packs(half)
+    assert half.packer.packs()
     usual = Transformer(path, unpad_inputs=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert packing.packs(usual)
+        assert usual.packer.packs()
 
 
 def test_images_of_other_architectures_stay_padded(
@@ -331,7 +331,7 @@ def test_images_of_other_architectures_stay_padded(
         items = [page_images[0], TEXTS[1]]
         torch.testing.assert_close(tokens(packed, items), tokens(padded, items), rtol=0, atol=0)
     assert caplog.text.count("batches with media stay padded") == 1
-    assert packing.packs(packed)
+    assert packed.packer.packs()
     kinds = ("text", "image", ("image", "text"), "message")
     assert [packing.packs_through(packed, kind) for kind in kinds] == [True, False, False, False]
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 
 from fixtures.ranks import run_on_two_ranks
-from omnitune.engine.sharing import deal
+from omnitune.engine.distributed_eval import deal
 from omnitune.errors import OmnituneError
 
 BATCH = 4
@@ -157,7 +157,7 @@ def attempt(work: Callable[[], Any]) -> str:
 
 def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
     """What each of the two processes does."""
-    from omnitune.engine.sharing import sharing
+    from omnitune.engine.distributed_eval import sharing
 
     metrics, model = by_trainer(path, folder / "together", evaluators(path))
     found: dict[str, Any] = {"metrics": metrics, "ran": list(model.ran)}

@@ -139,7 +139,7 @@ def attempt(work: Callable[[], Any]) -> str:
 
 def on_a_rank(path: str, vision: str, folder: Path) -> dict[str, Any]:
     """What each of the two processes does."""
-    from omnitune.engine.lockstep import FILLER, in_step, shard
+    from omnitune.engine.fsdp_sync import FILLER, in_step, shard
     from omnitune.types import MiniBatch
 
     rank = int(os.environ["RANK"])

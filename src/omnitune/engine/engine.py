@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from omnitune.engine.fsdp_sync import in_step, is_sharded
 from omnitune.engine.input_cache import InputCache
-from omnitune.engine.lockstep import in_step, is_sharded
-from omnitune.engine.lookahead import Lookahead
 from omnitune.engine.tower_cache import TowerCache
 from omnitune.errors import InputError, MediaError
 from omnitune.inputs.cost import CostRule, cost_of
@@ -37,7 +36,7 @@ from omnitune.ops.rows import ON_HOST
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
 
 if TYPE_CHECKING:
-    from omnitune.engine.sharing import Ranks
+    from omnitune.engine.distributed_eval import Ranks
     from omnitune.model.base import Model
 
 AHEAD = 2
@@ -146,9 +145,6 @@ class Engine:
         self.ranks: Ranks | None = None
         self._turn = threading.Lock()
         self.inputs = InputCache(model, self._turn)
-        self.ahead = Lookahead(
-            self._planned, lambda m: self._features(m, {}), self._plan_state, ahead=AHEAD + 1, workers=WORKERS
-        )
         self._mode = threading.Lock()
         self._modes: list[tuple[nn.Module, bool]] = []
         self._inferring = 0
@@ -223,11 +219,6 @@ class Engine:
             ModalityError: An item is of a kind that the model does not take; the message has its place, too.
             InputError: A text is none; likewise.
         """
-        options = (mini_batch_size, mini_batch_num_tokens, strings_are_text)
-        return self.ahead.planned(columns, options) or self._planned(columns, options)
-
-    def _planned(self, columns: Sequence[Column], options: tuple[int | None, int | None, bool]) -> Plan:
-        mini_batch_size, mini_batch_num_tokens, strings_are_text = options
         draft = _Draft(
             self.model, not self.stochastic, strings_are_text, self.model.cost_rule, self.towers, self.inputs
         )
@@ -249,13 +240,6 @@ class Engine:
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
         return Plan(mini_batches=mini_batches, rows=rows)
 
-    def _plan_state(self, plan: Plan) -> Any:
-        """What a plan depends on besides its columns, so that one made ahead is known to hold."""
-        kinds = sorted({repr(m.modality): m.modality for m in plan.mini_batches}.items())
-        kept = [(self.towers.state(kind), self.inputs.state(kind)) for _, kind in kinds]
-        model = self.model
-        return self.stochastic, str(model.device), model.media_policy, model.cost_rule.max_tokens, kept
-
     def prepare(self, mini_batches: Sequence[MiniBatch], **kwargs: Any) -> Iterator[Features]:
         """Features of every mini-batch, on the model's device, made a few ahead in the background.
 
@@ -266,19 +250,16 @@ class Engine:
         Raises:
             MediaError: An item is unreadable; the message has its dataset, row and column.
         """
-        if len(mini_batches) <= 1:
+        if len(mini_batches) <= 1:  # a thread would only add its start to the wait
             for mini_batch in mini_batches:
-                made = None if kwargs else self.ahead.take(mini_batch)
-                yield self._features(mini_batch, kwargs) if made is None else made.result()
-            self.ahead.start()
+                yield self._features(mini_batch, kwargs)
             return
         waiting: deque[Future[Features]] = deque()
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="omnitune-prepare") as pool:
             try:
                 todo = iter(mini_batches)
                 for mini_batch in itertools.islice(todo, AHEAD + 1):
-                    made = None if kwargs else self.ahead.take(mini_batch)
-                    waiting.append(made or pool.submit(self._features, mini_batch, kwargs))
+                    waiting.append(pool.submit(self._features, mini_batch, kwargs))
                 while waiting:
                     features = waiting.popleft().result()
                     for mini_batch in itertools.islice(todo, 1):
@@ -286,7 +267,6 @@ class Engine:
                     yield features
             finally:
                 wait([future for future in waiting if not future.cancel()])
-        self.ahead.start()
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
         kept = self.towers.features(mini_batch, kwargs)

@@ -409,7 +409,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
             raise InputError(
                 "save_pretrained: expected whole weights, got weights that are sharded over ranks; call "
-                "trainer.save_model, or on every rank enter omnitune.engine.lockstep.whole(model) first"
+                "trainer.save_model, or on every rank enter omnitune.engine.fsdp_sync.whole(model) first"
             )
         written = partial(card.write, self, model_name=model_name, train_datasets=train_datasets)
         checkpoint.save(

@@ -303,6 +303,12 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
     positions = getattr(config, "max_position_embeddings", -1)
     if "model_max_length" not in kwargs and positions != -1:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        # Language models are published without one, as they were trained on whole rows; no padding is attended to.
+        tokenizer.pad_token = tokenizer.eos_token
+        for part in (config, config.get_text_config()):
+            if getattr(part, "pad_token_id", None) is None:
+                part.pad_token_id = tokenizer.pad_token_id
     if lower_case:
         _lower(tokenizer.backend_tokenizer)
     return processor

@@ -14,80 +14,85 @@ from torch import nn
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from omnitune.errors import CheckpointError, UntrustedCodeError
-from omnitune.modules.clip_model import CLIPModel
-from omnitune.modules.dense import Dense
-from omnitune.modules.logit_score import LogitScore
-from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
-from omnitune.modules.pooling import Pooling
-from omnitune.modules.readers.audio import AudioReader
-from omnitune.modules.readers.clip import ClipReader
-from omnitune.modules.readers.text import TextReader
-from omnitune.modules.router import Router
-from omnitune.modules.static_embedding import StaticEmbedding
-from omnitune.modules.transformer import Transformer
-from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
-from omnitune.modules.word_embeddings import WordEmbeddings
-from omnitune.modules.word_weights import WordWeights
 
 _ST = "sentence_transformers"
 _OLD = f"{_ST}.models"
 _BASE = f"{_ST}.base.modules"
 _FAMILY = f"{_ST}.sentence_transformer.modules"
 
-WRITTEN: dict[type[nn.Module], str] = {
-    Transformer: f"{_OLD}.Transformer",
-    Pooling: f"{_OLD}.Pooling",
-    Dense: f"{_OLD}.Dense",
-    Normalize: f"{_OLD}.Normalize",
-    LayerNorm: f"{_OLD}.LayerNorm",
-    Dropout: f"{_OLD}.Dropout",
-    StaticEmbedding: f"{_OLD}.StaticEmbedding",
-    WeightedLayerPooling: f"{_OLD}.WeightedLayerPooling",
-    WordEmbeddings: f"{_OLD}.WordEmbeddings",
-    WordWeights: f"{_OLD}.WordWeights",
-    Router: f"{_OLD}.Router",
-    LogitScore: f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
-    AudioReader: "omnitune.modules.audio_reader.AudioReader",
-    ClipReader: "omnitune.modules.clip_reader.ClipReader",
-    TextReader: "omnitune.modules.text_reader.TextReader",
-}
-"""The type that each class is written under: the name that the most readers know."""
+_ROW = "omnitune.modules"
 
-_HOMES: dict[type[nn.Module], tuple[str, ...]] = {
-    Transformer: (f"{_BASE}.transformer.Transformer",),
-    Pooling: (f"{_FAMILY}.pooling.Pooling",),
-    Dense: (f"{_BASE}.dense.Dense",),
-    Normalize: (f"{_BASE}.normalize.Normalize", f"{_FAMILY}.normalize.Normalize"),
-    LayerNorm: (f"{_FAMILY}.layer_norm.LayerNorm",),
-    Dropout: (f"{_FAMILY}.dropout.Dropout",),
-    StaticEmbedding: (f"{_FAMILY}.static_embedding.StaticEmbedding",),
-    WeightedLayerPooling: (f"{_FAMILY}.weighted_layer_pooling.WeightedLayerPooling",),
-    WordEmbeddings: (f"{_FAMILY}.word_embeddings.WordEmbeddings",),
-    WordWeights: (f"{_FAMILY}.word_weights.WordWeights",),
-    Router: (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
-    CLIPModel: (f"{_FAMILY}.clip_model.CLIPModel", f"{_OLD}.CLIPModel", f"{_OLD}.CLIPModel.CLIPModel"),
+WRITTEN: dict[str, str] = {
+    f"{_ROW}.transformer:Transformer": f"{_OLD}.Transformer",
+    f"{_ROW}.pooling:Pooling": f"{_OLD}.Pooling",
+    f"{_ROW}.dense:Dense": f"{_OLD}.Dense",
+    f"{_ROW}.normalize:Normalize": f"{_OLD}.Normalize",
+    f"{_ROW}.normalize:LayerNorm": f"{_OLD}.LayerNorm",
+    f"{_ROW}.normalize:Dropout": f"{_OLD}.Dropout",
+    f"{_ROW}.static_embedding:StaticEmbedding": f"{_OLD}.StaticEmbedding",
+    f"{_ROW}.weighted_layer_pooling:WeightedLayerPooling": f"{_OLD}.WeightedLayerPooling",
+    f"{_ROW}.word_embeddings:WordEmbeddings": f"{_OLD}.WordEmbeddings",
+    f"{_ROW}.word_weights:WordWeights": f"{_OLD}.WordWeights",
+    f"{_ROW}.router:Router": f"{_OLD}.Router",
+    f"{_ROW}.logit_score:LogitScore": f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
+    f"{_ROW}.readers.audio:AudioReader": "omnitune.modules.audio_reader.AudioReader",
+    f"{_ROW}.readers.clip:ClipReader": "omnitune.modules.clip_reader.ClipReader",
+    f"{_ROW}.readers.text:TextReader": "omnitune.modules.text_reader.TextReader",
+}
+"""The type that each class, `"module:Class"`, is written under: the name that the most readers know.
+
+Classes are named and not imported, because a router is one of them and reads this table.
+"""
+
+_HOMES: dict[str, tuple[str, ...]] = {
+    f"{_ROW}.transformer:Transformer": (f"{_BASE}.transformer.Transformer",),
+    f"{_ROW}.pooling:Pooling": (f"{_FAMILY}.pooling.Pooling",),
+    f"{_ROW}.dense:Dense": (f"{_BASE}.dense.Dense",),
+    f"{_ROW}.normalize:Normalize": (f"{_BASE}.normalize.Normalize", f"{_FAMILY}.normalize.Normalize"),
+    f"{_ROW}.normalize:LayerNorm": (f"{_FAMILY}.layer_norm.LayerNorm",),
+    f"{_ROW}.normalize:Dropout": (f"{_FAMILY}.dropout.Dropout",),
+    f"{_ROW}.static_embedding:StaticEmbedding": (f"{_FAMILY}.static_embedding.StaticEmbedding",),
+    f"{_ROW}.weighted_layer_pooling:WeightedLayerPooling": (f"{_FAMILY}.weighted_layer_pooling.WeightedLayerPooling",),
+    f"{_ROW}.word_embeddings:WordEmbeddings": (f"{_FAMILY}.word_embeddings.WordEmbeddings",),
+    f"{_ROW}.word_weights:WordWeights": (f"{_FAMILY}.word_weights.WordWeights",),
+    f"{_ROW}.router:Router": (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
+    f"{_ROW}.clip_model:CLIPModel": (
+        f"{_FAMILY}.clip_model.CLIPModel",
+        f"{_OLD}.CLIPModel",
+        f"{_OLD}.CLIPModel.CLIPModel",
+    ),
 }
 """Other types that mean the class, besides `models.<Class>` and `models.<Class>.<Class>` of versions 2 to 5."""
 
 
-def _types() -> dict[str, type[nn.Module]]:
-    known = {name: kind for kind, name in WRITTEN.items()}
-    known |= {f"{_OLD}.{kind.__name__}.{kind.__name__}": kind for kind in _HOMES}
-    known |= {f"{package}.{kind.__name__}": kind for kind in _HOMES for package in (_BASE, _FAMILY)}
-    return known | {name: kind for kind, names in _HOMES.items() for name in names}
+def _name(row: str) -> str:
+    return row.partition(":")[2]
 
 
-TYPES: dict[str, type[nn.Module]] = _types()
+def _types() -> dict[str, str]:
+    known = {name: row for row, name in WRITTEN.items()}
+    known |= {f"{_OLD}.{_name(row)}.{_name(row)}": row for row in _HOMES}
+    known |= {f"{package}.{_name(row)}": row for row in _HOMES for package in (_BASE, _FAMILY)}
+    return known | {name: row for row, names in _HOMES.items() for name in names}
+
+
+TYPES: dict[str, str] = _types()
+"""The class, `"module:Class"`, that each type in a checkpoint means."""
 
 
 def type_of(module: nn.Module) -> str:
     """The type that a checkpoint keeps `module` under; foreign code keeps the name of its file and class."""
     kind = type(module)
-    if isinstance(module, Transformer):
-        return WRITTEN[Transformer] if module.is_text_only else f"{_BASE}.transformer.Transformer"
+    if hasattr(module, "is_text_only"):  # a backbone, of whichever class made from `Transformer`
+        name = WRITTEN[f"{_ROW}.transformer:Transformer"]
+        return name if module.is_text_only else f"{_BASE}.transformer.Transformer"
     if is_remote(module):
         return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-    return WRITTEN.get(kind, f"{kind.__module__}.{kind.__name__}")
+    return WRITTEN.get(_row(kind), f"{kind.__module__}.{kind.__name__}")
+
+
+def _row(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def is_remote(module: nn.Module) -> bool:
@@ -98,7 +103,7 @@ def is_remote(module: nn.Module) -> bool:
 def own_types(modules: Iterable[nn.Module]) -> list[str]:
     """Names of the classes among `modules`, and inside them, that only omnitune has."""
     inside = {type(part) for module in modules for part in module.modules()}
-    return sorted(kind.__name__ for kind in inside if WRITTEN.get(kind, "").startswith("omnitune."))
+    return sorted(kind.__name__ for kind in inside if WRITTEN.get(_row(kind), "").startswith("omnitune."))
 
 
 def load_module(
@@ -138,8 +143,9 @@ def class_of(type_name: str, folder: Path, *, trust_remote_code: bool = False) -
         CheckpointError: It is a module that omnitune does not have; or the code cannot be found, or is no module.
     """
     if type_name in TYPES:
-        return TYPES[type_name]
-    known = ", ".join(sorted({kind.__name__ for kind in TYPES.values()}))
+        place, _, name = TYPES[type_name].partition(":")
+        return getattr(importlib.import_module(place), name)
+    known = ", ".join(sorted({_name(row) for row in TYPES.values()}))
     if type_name.partition(".")[0] in (_ST, "omnitune"):
         raise CheckpointError(f"{folder}: it holds a module {type_name}, which this version does not have ({known})")
     if not trust_remote_code:

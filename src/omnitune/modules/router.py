@@ -13,7 +13,7 @@ from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import MEDIA
 from omnitune.inputs.sampling import Sampling
-from omnitune.modules import files
+from omnitune.modules import files, registry
 from omnitune.modules.base import (
     InputModule,
     Module,
@@ -253,8 +253,6 @@ class Router(InputModule):
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
         """Write every module into a folder of its own, a shared one once, and how they make up the routes."""
-        from omnitune.modules import registry  # it lists this class
-
         names: dict[int, str] = {}
         types: dict[str, str] = {}
         structure: dict[str, list[str]] = {}
@@ -290,8 +288,6 @@ class Router(InputModule):
             CheckpointError: The configuration is incomplete, or a module's is.
             UntrustedCodeError: A module is foreign code, which the caller did not allow.
         """
-        from omnitune.modules import registry  # it lists this class
-
         options = files.HubOptions(
             token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
         )

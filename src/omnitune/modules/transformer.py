@@ -106,7 +106,7 @@ class Transformer(InputModule):
         )
         if max_seq_length is not None:
             processor_kwargs.setdefault("model_max_length", max_seq_length)
-        self.attention_asked = varlen.asked(model_kwargs)
+        attention_asked = varlen.asked(model_kwargs)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
         config = loading.load_config(folder, self.task, loading.located(config_kwargs))
         self.model: transformers.PreTrainedModel = loading.load_model(
@@ -127,7 +127,7 @@ class Transformer(InputModule):
         self.processing_kwargs = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
         processors.merged(self.processing_kwargs)
         self.unpad_inputs = unpad_inputs
-        self.packing: dict[str, bool] = {}
+        self.packer = packing.Packer(self, asked=attention_asked)
         self._settle_modalities(modality_config, module_output_name)
 
     def _settle_modalities(self, config: ModalityConfig | None, output_name: str | None) -> None:
@@ -241,7 +241,7 @@ class Transformer(InputModule):
             **kwargs: `max_length` of texts; others are not for this module.
 
         Returns:
-            The processor's tensors, `"modality"`, and `"prompt_length"` (tokens) for a text with a prompt.
+            The processor's tensors, `"modality"`, and for a text with a prompt `"prompt_length"` in tokens.
 
         Raises:
             ModalityError: The backbone does not take such items.
@@ -339,7 +339,7 @@ class Transformer(InputModule):
             arguments["logits_to_keep"] = 1
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
-        result = packing.call(self, features, arguments, params)
+        result = self.packer.call(features, arguments, params)
         features[self.module_output_name] = tokens = outputs.selected(result, path)
         outputs.mask_tokens(self.model, features, tokens)
         asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)

@@ -24,7 +24,7 @@ from omnitune.data.check import BadItem
 from omnitune.data.collator import Collator
 from omnitune.data.columns import input_columns
 from omnitune.engine.engine import to_device
-from omnitune.engine.lockstep import whole
+from omnitune.engine.fsdp_sync import whole
 from omnitune.errors import InputError
 from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
@@ -229,7 +229,6 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         # Ranks that fill up their last training batch from the first would mix datasets; in evaluation they must.
         self.accelerator.even_batches = not is_training
         loader: DataLoader[Any] = self.accelerator.prepare(self._feed.loader(dataset, name, batch_size, self))
-        loader = self._feed.look_ahead(loader) if is_training else loader
         if dataloader_key is not None and self.args.dataloader_persistent_workers:
             self.__dict__.setdefault("_eval_dataloaders", {})[dataloader_key] = loader
         return loader
@@ -262,10 +261,7 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         )
         self.opening_lines += self._feed.keep_caches(self.train_dataset)
         start_alike(binding.Trainable(self.loss, self.model))
-        try:
-            result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        finally:
-            self.model.engine.ahead.clear()
+        result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         return result
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

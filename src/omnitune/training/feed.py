@@ -134,17 +134,6 @@ class MakesSamplers(Protocol):
         """Sampler of several datasets' batches."""
 
 
-class WatchedLoader(DataLoader[Any]):
-    """A data loader that shows every batch as it is read, which is one before it is used."""
-
-    seen: Callable[[Any], None]
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            self.seen(batch)
-            yield batch
-
-
 class Feed:
     """The datasets of a run.
 
@@ -199,14 +188,6 @@ class Feed:
         if bad:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
-
-    def look_ahead(self, loader: "DataLoader[Any]") -> "DataLoader[Any]":
-        """The loader, as accelerate prepared it, whose batches the model's engine hears of when they are read."""
-        inner = getattr(loader, "base_dataloader", None)
-        if type(inner) is DataLoader:
-            inner.__class__ = WatchedLoader
-            inner.seen = lambda batch: self.model.engine.ahead.offer(batch["columns"])
-        return loader
 
     def keep_caches(self, dataset: AnyDataset | None) -> list[str]:
         """Let the model keep processed inputs and outputs of frozen towers, as `input_cache` and `tower_cache` say.

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.distributed
 
-from omnitune.engine.sharing import Ranks, sharing
+from omnitune.engine.distributed_eval import Ranks, sharing
 from omnitune.errors import InputError
 from omnitune.model.base import Model
 from omnitune.ops.collectives import world_size

@@ -1,7 +1,8 @@
 """Training with sharded weights: what `fsdp=True` in the arguments asks for, done here and not by accelerate.
 
-A step has many forwards, some within a backward, that all ranks make together (`model.lockstep`); accelerate's wrapper
-would see none of them. The model is sharded in place with `torch.distributed.fsdp.fully_shard`, on any backend.
+A step has many forwards, some within a backward, that all ranks make together (`engine.fsdp_sync`), of which
+accelerate's wrapper would see none. The model is sharded in place with `torch.distributed.fsdp.fully_shard`, on any
+backend.
 """
 
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch.distributed
 
-from omnitune.engine.lockstep import shard
+from omnitune.engine.fsdp_sync import shard
 from omnitune.errors import InputError
 from omnitune.model.base import Model
 from omnitune.training.arguments import BaseTrainingArguments

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from omnitune import runtime
-from omnitune.engine.lockstep import is_sharded
+from omnitune.engine.fsdp_sync import is_sharded
 from omnitune.errors import CheckpointError
 from omnitune.io import writing
 from omnitune.modules import files

@@ -71,8 +71,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, st
             file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
 
 
-def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]] | None:
-    """Map the arrays of a file, read-only, and read its facts; None when the file is missing, cut or foreign.
+def read_arrays(path: Path, *, private: bool = False) -> tuple[dict[str, Array], dict[str, str]] | None:
+    """Map the arrays of a file and read its facts; None when the file is missing, cut or foreign.
+
+    Args:
+        path: The file.
+        private: Map so that the arrays count as writable, as torch wants them; writes never reach the file.
 
     Example:
         >>> arrays, facts = read_arrays(Path("rows.safetensors"))
@@ -92,7 +96,11 @@ def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]] | None:
             }
             if 8 + length + max((stop for *_, stop in places.values()), default=0) != size:
                 return None
-            raw = np.memmap(file, dtype=np.uint8, mode="r") if size > 8 + length else np.zeros(0, np.uint8)
+            raw = (
+                np.memmap(file, dtype=np.uint8, mode="c" if private else "r")
+                if size > 8 + length
+                else np.zeros(0, np.uint8)
+            )
         return {
             name: raw[8 + length + start : 8 + length + stop].view(kind).reshape(shape)
             for name, (kind, shape, start, stop) in places.items()

@@ -1,0 +1,314 @@
+"""Rows of an index on disk: segments that only ever get more, and a note of the rows that were removed.
+
+    folder/index.json                   which segments count, which of their rows are removed, and the index's settings
+           <random name>.safetensors    one segment: entries, details and the arrays of each stage
+
+A segment is written whole under a name of its own and never changes; `index.json` is replaced in one rename. So adding
+costs what is added, a stop at any point leaves the index as it was, and readers keep what they opened while one process
+writes (a second writer is told). Rows that are removed stay in their segment until all of it is removed, or `compact`.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnitune import io
+from omnitune.errors import InputError
+from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, take_ranges, write_arrays
+
+FACTS = "index.json"
+FORMAT = 2
+
+Entry = Mapping[str, Any]
+Where = Mapping[str, Any]
+"""Name of a value in the entries, to the value or the list of values that it may have."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """One segment.
+
+    Attributes:
+        name: Of its file.
+        arrays: Name to array, mapped.
+        alive: Rows that are not removed `(rows,)`.
+        columns: Values of the entries by name, each with the rows' codes; made when a filter first asks.
+    """
+
+    name: str
+    arrays: Mapping[str, Array]
+    alive: NDArray[np.bool_]
+    columns: dict[str, tuple[dict[Any, int], NDArray[np.int32]]] | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.alive)
+
+    def entry(self, row: int) -> dict[str, Any]:
+        """The entry of a row: its id, document, page, ..."""
+        return _object(self.arrays, "entries", row)
+
+    def details(self, row: int) -> dict[str, Any]:
+        """The details of a row, which no filter reads: its text, boxes, ..."""
+        return _object(self.arrays, "details", row)
+
+    def allowed(self, where: Where | None) -> NDArray[np.bool_]:
+        """Rows that are there and pass a filter `(rows,)`."""
+        if not where:
+            return self.alive
+        if self.columns is None:
+            self.columns = _columns([self.entry(row) for row in range(len(self))])
+        passed = self.alive.copy()
+        for name, wanted in where.items():
+            values, codes = self.columns.get(name, ({}, np.full(len(self), -1, dtype=np.int32)))
+            several = isinstance(wanted, list | tuple | set | frozenset)
+            found = [values[_plain(value)] for value in (wanted if several else [wanted]) if _plain(value) in values]
+            passed &= np.isin(codes, found)
+        return passed
+
+
+class Segments:
+    """Rows with entries, details and arrays, on disk or in memory.
+
+    Args:
+        folder: Of the segments; None keeps them in memory until `save`.
+
+    Attributes:
+        parts: The segments, in the order in which they were added; rows are counted through all of them.
+        settings: JSON values that an index keeps about itself.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.parts: list[Part] = []
+        self.settings: dict[str, Any] = {}
+        self._rows: dict[str, tuple[int, int]] | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Segments":
+        """Map the segments of a folder; nothing but `index.json` is read.
+
+        Raises:
+            InputError: The folder is not an index, of another format, or a segment is missing or cut.
+        """
+        opened = cls(folder)
+        opened.refresh()
+        return opened
+
+    def refresh(self) -> None:
+        """See what another process has written since; segments that are known are kept."""
+        assert self.folder is not None, "segments in memory have nothing to refresh from"
+        for _ in range(8):  # a segment can go between the two reads when another process compacts
+            facts = io.read_json_or_none(self.folder / FACTS)
+            if facts is None:
+                raise InputError(f"folder: expected an index, got {self.folder} without a whole {FACTS}; make it again")
+            if facts.get("format") != FORMAT:
+                raise InputError(
+                    f"folder: expected an index of format {FORMAT}, got {facts.get('format')} in {self.folder}; make "
+                    "it again"
+                )
+            known = {part.name: part for part in self.parts}
+            parts = [self._part(one, known.get(one["name"])) for one in facts["segments"]]
+            whole = [part for part in parts if part is not None]
+            if len(whole) == len(parts):
+                self.parts, self.settings, self._rows = whole, facts["settings"], None
+                return
+        lost = [one["name"] for one, part in zip(facts["segments"], parts, strict=True) if part is None]
+        raise InputError(f"folder: expected whole segments, got {lost} missing or cut in {self.folder}; make it again")
+
+    def _part(self, facts: dict[str, Any], known: Part | None) -> Part | None:
+        arrays = known.arrays if known is not None else None
+        if arrays is None:
+            assert self.folder is not None
+            found = read_arrays(self.folder / facts["name"], private=True)
+            if found is None:
+                return None
+            arrays = found[0]
+        alive = np.ones(int(facts["rows"]), dtype=bool)
+        for start, stop in facts["removed"]:
+            alive[start:stop] = False
+        return Part(name=facts["name"], arrays=arrays, alive=alive, columns=None if known is None else known.columns)
+
+    def __len__(self) -> int:
+        return sum(int(part.alive.sum()) for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Rows with those that were removed."""
+        return sum(map(len, self.parts))
+
+    def starts(self) -> NDArray[np.int64]:
+        """Number of the first row of every segment, and of the last one's end `(segments + 1,)`."""
+        return offsets_of(map(len, self.parts))
+
+    def place(self, row: int) -> tuple[Part, int]:
+        """The segment of a row and its number there."""
+        starts = self.starts()
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        return self.parts[number], row - int(starts[number])
+
+    def entry(self, row: int) -> dict[str, Any]:
+        """The entry of a row."""
+        part, at = self.place(row)
+        return part.entry(at)
+
+    def details(self, row: int) -> dict[str, Any]:
+        """The details of a row."""
+        part, at = self.place(row)
+        return part.details(at)
+
+    def allowed(self, where: Where | None) -> NDArray[np.bool_]:
+        """Rows that are there and pass a filter `(size,)`.
+
+        Raises:
+            InputError: No entry has a value of that name.
+        """
+        masks = [part.allowed(where) for part in self.parts]
+        known = {name for part in self.parts for name in part.columns or {}}
+        unknown = sorted(set(where or {}) - known)
+        if unknown and self.parts:
+            raise InputError(f"where: expected some of {sorted(known)}, got {unknown}")
+        return np.concatenate(masks) if masks else np.zeros(0, dtype=bool)
+
+    def ids(self) -> dict[str, tuple[int, int]]:
+        """Id of every row that is there, to its segment's number and its row there."""
+        if self._rows is None:
+            self._rows = {
+                str(part.entry(int(row))["id"]): (number, int(row))
+                for number, part in enumerate(self.parts)
+                for row in np.flatnonzero(part.alive)
+            }
+        return self._rows
+
+    def append(self, entries: Sequence[Entry], details: Sequence[Entry], arrays: Mapping[str, Array]) -> None:
+        """Add rows; a row whose id is there takes that one's place.
+
+        Args:
+            entries: JSON objects with an `id`, and what filters and results show.
+            details: JSON objects that only results show, such as the text.
+            arrays: What each stage keeps of these rows.
+
+        Raises:
+            InputError: An entry has no id, or two have the same.
+            ResourceError: The disk is full, or another process is writing.
+        """
+        wanted = [str(entry["id"]) for entry in entries if "id" in entry]
+        if len(wanted) != len(entries) or len(set(wanted)) != len(wanted):
+            twice = sorted({one for one in wanted if wanted.count(one) > 1})[:3]
+            raise InputError(f"entries: expected an id of its own for each, got {twice or 'entries without one'}")
+        if not entries:
+            return
+        name = f"{uuid.uuid4().hex}.safetensors"
+        held = {**_blobs("entries", entries), **_blobs("details", details), **arrays}
+        if self.folder is not None:
+            write_arrays(self.folder / name, held)
+            found = read_arrays(self.folder / name, private=True)
+            assert found is not None, "it was written whole"
+            held = dict(found[0])
+        with self.changing():
+            self._remove(wanted)
+            self.parts.append(Part(name=name, arrays=held, alive=np.ones(len(entries), dtype=bool)))
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove rows by id; those that are not there are passed over.
+
+        Returns:
+            How many were removed.
+        """
+        with self.changing():
+            return self._remove(ids)
+
+    def _remove(self, ids: Iterable[str]) -> int:
+        known = self.ids()
+        places = [known[one] for one in set(ids) if one in known]
+        for number, row in places:
+            self.parts[number].alive[row] = False
+        self._rows = None
+        return len(places)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the folder for a change and write it down in one rename when the block ends well."""
+        if self.folder is None:
+            yield
+            self.parts = [part for part in self.parts if part.alive.any()]
+            self._rows = None
+            return
+        with io.locked(self.folder, task="changing the index"):
+            settings = self.settings
+            if (self.folder / FACTS).is_file():
+                self.refresh()
+            self.settings = settings
+            before = {part.name for part in self.parts}
+            yield
+            self.parts = [part for part in self.parts if part.alive.any()]
+            self._rows = None
+            self._write()
+            for name in before - {part.name for part in self.parts}:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        assert self.folder is not None
+        segments = [
+            {"name": part.name, "rows": len(part), "removed": _runs(np.flatnonzero(~part.alive))} for part in self.parts
+        ]
+        io.write_json(self.folder / FACTS, {"format": FORMAT, "settings": self.settings, "segments": segments})
+
+    def save(self, folder: Path) -> None:
+        """Write all rows to another folder, which becomes a whole index with the last rename."""
+        io.writable_folder(folder)
+        for part in self.parts:
+            write_arrays(folder / part.name, part.arrays)
+        copy = Segments(folder)
+        copy.parts, copy.settings = self.parts, self.settings
+        with io.locked(folder, task="changing the index"):
+            copy._write()
+        if self.folder is None:
+            self.folder = folder
+            self.refresh()
+
+
+def _runs(rows: NDArray[np.int64]) -> list[list[int]]:
+    if not len(rows):
+        return []
+    cuts = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return [[int(run[0]), int(run[-1]) + 1] for run in cuts]
+
+
+def _blobs(name: str, objects: Sequence[Entry]) -> dict[str, Array]:
+    texts = [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") for one in objects]
+    raw = np.frombuffer(b"".join(texts), dtype=np.uint8)
+    return {name: raw, f"{name}_offsets": offsets_of(map(len, texts))}
+
+
+def _object(arrays: Mapping[str, Array], name: str, row: int) -> dict[str, Any]:
+    start, stop = arrays[f"{name}_offsets"][row : row + 2]
+    found: dict[str, Any] = json.loads(arrays[name][start:stop].tobytes().decode("utf-8", "surrogatepass"))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be looked up: lists and objects of an entry by their JSON."""
+    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value, sort_keys=True)
+
+
+def _columns(entries: Sequence[Entry]) -> dict[str, tuple[dict[Any, int], NDArray[np.int32]]]:
+    columns: dict[str, tuple[dict[Any, int], NDArray[np.int32]]] = {}
+    for row, entry in enumerate(entries):
+        for name, value in entry.items():
+            values, codes = columns.setdefault(name, ({}, np.full(len(entries), -1, dtype=np.int32)))
+            codes[row] = values.setdefault(_plain(value), len(values))
+    return columns
+
+
+def rows_of(arrays: Mapping[str, Array], name: str, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    """Vectors of chosen rows of a packed array `name`, one row after another, and where each row starts."""
+    offsets = arrays[f"{name}_offsets"]
+    lengths = offsets[1:][rows] - offsets[:-1][rows]
+    return arrays[name][take_ranges(offsets[:-1][rows], lengths)], offsets_of(lengths)

@@ -19,6 +19,7 @@ _HOME = {
     "MediaPolicy": "omnitune.inputs.policy",
     "MultiDatasetBatchSamplers": "omnitune.data.samplers",
     "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
+    "Retriever": "omnitune.retrieval.retriever",
     "SentenceTransformer": "omnitune.model.dense",
     "SentenceTransformerModelCardData": "omnitune.report.card",
     "SentenceTransformerTrainer": "omnitune.training.trainer",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
     from omnitune.retrieval.mining import mine_hard_negatives as mine_hard_negatives
     from omnitune.retrieval.ray import encode_on_ray as encode_on_ray
+    from omnitune.retrieval.retriever import Retriever as Retriever
     from omnitune.retrieval.to_disk import encode_to_disk as encode_to_disk
     from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments

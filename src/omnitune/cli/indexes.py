@@ -1,12 +1,25 @@
 """Where the index of a model and a dataset is kept, so that each pair is encoded once."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnitune.errors import ResourceError
+
 if TYPE_CHECKING:
     from omnitune.documents.dataset import DocumentDataset
     from omnitune.finetune.run import Outcome
+
+
+logger = logging.getLogger(__name__)
+
+
+def retriever_of(place: str | Path) -> Path | None:
+    """The folder of a retriever: the one that is named, or `retriever` in the folder of a run; None without one."""
+    from omnitune.retrieval.retriever import is_retriever
+
+    return next((one for one in (Path(place), Path(place) / "retriever") if is_retriever(one)), None)
 
 
 def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
@@ -29,7 +42,7 @@ def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
     known = dataset.tables["pages"].select_columns(["page_id", "document", "number", "label"])
     for one in known:
         entry = {"id": one["page_id"], "document": one["document"], "page": one["number"]}
-        yield {**entry, "times": one["label"]} if dataset.kind.ways else entry
+        yield {**entry, "times" if dataset.kind.ways else "label": one["label"]}
 
 
 def index_outcome(outcome: "Outcome") -> None:
@@ -44,4 +57,8 @@ def index_outcome(outcome: "Outcome") -> None:
     if not is_index(place, key):
         _, pages = load_test(outcome.model.parent / "embeddings" / "finetuned")
         similarity = read_json(outcome.model / "config_sentence_transformers.json")["similarity_fn_name"]
-        keep_index(pages, entries_of(dataset), place, similarity=similarity, key=key)
+        try:
+            keep_index(pages, entries_of(dataset), place, similarity=similarity, key=key)
+        except (OSError, ResourceError) as error:
+            # The run is finished: a cache that is full or cannot be written costs the first search, not the run.
+            logger.warning("the index is not kept, so the first search makes it: %s", error)

@@ -16,6 +16,7 @@ from omnitune.cli.encode import encode
 from omnitune.cli.evaluate import evaluate
 from omnitune.cli.finetune import finetune
 from omnitune.cli.generate_queries import generate_queries
+from omnitune.cli.index import index
 from omnitune.cli.prepare import prepare
 from omnitune.cli.search import search
 from omnitune.cli.train import train
@@ -74,7 +75,7 @@ def options(
     del debug, version  # read by Commands.invoke and by the callback
 
 
-for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, search):
+for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, index, search):
     app.command()(command)
 
 

@@ -1,33 +1,94 @@
-"""`omnitune search`: the top pages, or segments of recordings or clips, for a query."""
+"""`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omnitune.cli import console
 
+if TYPE_CHECKING:
+    from omnitune.documents.dataset import DocumentDataset
+    from omnitune.retrieval.base import Found
+
 
 def search(
-    model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
-    dataset: Annotated[Path, typer.Argument(help="Folder that `omnitune prepare` made.")],
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    source: Annotated[
+        str, typer.Argument(help="Folder of a run or of a retriever; or a model: directory, repository, 'embedded'.")
+    ],
+    words: Annotated[
+        list[str],
+        typer.Argument(help="What to look for, one query or several; after a model, its prepared dataset first."),
+    ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pages or segments to show.")] = 5,
+    document: Annotated[
+        list[str] | None, typer.Option("--document", help="Only pages of this document; may be given several times.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show every stage's score and the words that match.")
+    ] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
 ) -> None:
-    """Find the pages or segments of a dataset that answer a query; the first search indexes them."""
+    """Find the pages or segments that answer a query.
+
+    `omnitune search RUN "QUERY" ["QUERY" ...]` asks the retriever of a run. `omnitune search MODEL DATASET "QUERY" ...`
+    asks a model about a dataset that `omnitune prepare` made; the first search indexes it.
+    """
+    from omnitune.cli.indexes import retriever_of
+    from omnitune.errors import InputError
+    from omnitune.io import writable_folder
+
+    console.only_our_bars()
+    if html is not None:
+        writable_folder(html.parent)
+    place = retriever_of(source)
+    if place is not None:
+        _with_retriever(place, words, top_k, document, explain, html)
+    elif len(words) < 2:
+        raise InputError(
+            f"SOURCE: expected a folder with a retriever for one query, got {source}; with a model the order is "
+            'omnitune search MODEL DATASET "QUERY"'
+        )
+    elif document or explain:
+        raise InputError(f"--document, --explain: expected a folder with a retriever with them, got {source}")
+    else:
+        _with_model(source, Path(words[0]), words[1:], top_k, html)
+
+
+def _with_retriever(
+    place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool, html: Path | None
+) -> None:
+    from omnitune.retrieval.base import Found
+    from omnitune.retrieval.retriever import Retriever
+
+    retriever = Retriever.open(place)
+    where = {"document": document} if document else None
+    for number, (query, hits) in enumerate(
+        zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)
+    ):
+        rows = []
+        for hit in hits:
+            said = hit.snippet(query)
+            if explain:
+                said += "\n" + ", ".join([*(f"{name} {score:.3f}" for name, score in hit.stages.items()), *hit.words])
+            rows.append([hit.document, _page(hit.entry), f"{hit.score:.3f}", said, _link(hit.entry)])
+        _show(query, rows, "document", "page")
+        if html is not None:
+            found = [Found(rank=hit.rank, score=hit.score, row=0, entry=hit.entry) for hit in hits]
+            _sheet(_numbered(html, number, len(queries)), query, str(place), found, [_image(hit.entry) for hit in hits])
+
+
+def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: Path | None) -> None:
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
-    from omnitune.retrieval.contact_sheet import write_contact_sheet
+    from omnitune.ops.bm25 import words as words_of
+    from omnitune.retrieval.retriever import snippet
     from omnitune.search import build_index, is_index, open_index
 
-    console.only_our_bars()
-    pages = load(dataset)
+    pages: DocumentDataset = load(folder)
     words = pages.kind.words
-    if html is not None:
-        writable_folder(html.parent)
     place, key = place_of(model, pages)
     writable_folder(place.parent)
     encoder = load_model({"model_name_or_path": model}, pages.kind)
@@ -36,13 +97,56 @@ def search(
     else:
         console.say(f"Indexing {len(pages.pages):,} {words.page}s, once for this model and dataset")
         index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
-    found = index.search(encoder, [query], top_k)[0]
-    rows = [
-        [str(hit.entry["document"]), str(hit.entry.get("times") or hit.entry["page"]), f"{hit.score:.3f}"]
-        for hit in found
-    ]
-    console.table([words.document, words.page, "score"], rows, title=query)
-    if html is not None:
-        images = [pages.pictures[hit.row] for hit in found]
-        write_contact_sheet(html, query=query, model=model, found=found, images=images, words=words)
-        console.places("Results", {"sheet": html})
+    for number, (query, found) in enumerate(zip(queries, index.search(encoder, queries, top_k), strict=True)):
+        rows = [
+            [
+                str(hit.entry["document"]),
+                _page(hit.entry),
+                f"{hit.score:.3f}",
+                snippet(pages.page_texts[hit.row], set(words_of(query))),
+                _link(pages.pages[hit.row]),
+            ]
+            for hit in found
+        ]
+        _show(query, rows, words.document, words.page)
+        if html is not None:
+            images = [pages.pictures[hit.row] for hit in found]
+            _sheet(_numbered(html, number, len(queries)), query, model, found, images, words)
+
+
+def _show(query: str, rows: list[list[str]], document: str, page: str) -> None:
+    if rows:
+        console.table([document, page, "score", "text", "file"], rows, title=query)
+    else:
+        console.say(f"{query}: nothing found")
+
+
+def _page(entry: Any) -> str:
+    """A page by its number, and by what is printed on it where that differs; a segment by its times."""
+    times, number, label = entry.get("times"), entry.get("page"), str(entry.get("label") or "")
+    if times:
+        return str(times)
+    shown = "" if number is None else str(number)
+    return f"{shown} ({label})" if label and label != shown else shown
+
+
+def _link(entry: Any) -> str:
+    return str(entry.get("path") or "")
+
+
+def _image(entry: Any) -> Any:
+    path = Path(str(entry.get("path") or ""))
+    return {"path": str(path), "bytes": None} if path.suffix in (".jpg", ".png", ".webp") and path.is_file() else None
+
+
+def _numbered(html: Path, number: int, total: int) -> Path:
+    """The sheet of a query: the file that was named, with a number where there are several queries."""
+    return html if total == 1 else html.with_name(f"{html.stem}-{number + 1}{html.suffix}")
+
+
+def _sheet(html: Path, query: str, model: str, found: "list[Found]", images: list[Any], words: Any = None) -> None:
+    from omnitune.report.results import PAGE_WORDS
+    from omnitune.retrieval.contact_sheet import write_contact_sheet
+
+    write_contact_sheet(html, query=query, model=model, found=found, images=images, words=words or PAGE_WORDS)
+    console.places("Results", {"sheet": html})

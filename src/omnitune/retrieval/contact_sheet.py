@@ -13,7 +13,7 @@ from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.io import writing
 from omnitune.report.html import render_sheet
 from omnitune.report.results import PAGE_WORDS, Page, Words
-from omnitune.retrieval.index import Found
+from omnitune.retrieval.base import Found
 
 _WIDTH = 520
 _QUALITY = 72

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from omnitune import io, runtime
@@ -20,25 +21,11 @@ from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
 from omnitune.evaluation.search import chunks, retrieve
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.retrieval.base import Found
+from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.store import check_finite
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One document that answers a query.
-
-    Attributes:
-        rank: 1 for the best.
-        score: Similarity to the query.
-        row: Place in the index.
-        entry: What the index says about it.
-    """
-
-    rank: int
-    score: float
-    row: int
-    entry: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,19 +112,20 @@ def build_index(
     folder, listed = Path(folder), _checked(entries, len(items))
     with (
         _fresh(folder) as temporary,
+        temporary.open("wb") as file,
         runtime.progress_bar(label="Indexing", total=len(items), show=show_progress_bar, unit="page") as bar,
     ):
-        stored: NDArray[np.float32] | None = None
         for start in range(0, len(items), chunk_size):
             chunk = items[start : start + chunk_size]
-            encoded = model.encode_document(chunk, convert_to_numpy=True, show_progress_bar=False, **options)
-            if stored is None:
+            made = model.encode_document(chunk, convert_to_numpy=True, show_progress_bar=False, **options)
+            encoded = np.ascontiguousarray(made, dtype=np.float32)
+            check_finite(Packed(values=encoded, dim=encoded.shape[-1]), start)
+            if not start:
                 shape = (len(items), encoded.shape[-1])
-                stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            stored[start : start + len(encoded)] = encoded
+                npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            # Plain writes: through a memory map a full disk would end the process with a bus error.
+            file.write(encoded.data)
             bar.update(len(encoded))
-        assert isinstance(stored, np.memmap)
-        stored.flush()
     return _completed(folder, listed, str(model.similarity_fn_name), key)
 
 
@@ -198,9 +186,9 @@ def open_index(folder: str | Path) -> Index:
         InputError: The folder is not a complete index of this format.
     """
     folder = Path(folder)
-    if not (folder / "index.json").is_file():
+    about = io.read_json_or_none(folder / "index.json")
+    if not isinstance(about, dict):
         raise InputError(f"folder: expected an index, got {folder} without an index.json; make it with build_index")
-    about = io.read_json(folder / "index.json")
     if about["format"] != _FORMAT:
         raise InputError(
             f"folder: expected an index of format {_FORMAT}, got {about['format']} in {folder}; make it again"
@@ -214,9 +202,6 @@ def open_index(folder: str | Path) -> Index:
 
 
 def is_index(folder: str | Path, key: str = "") -> bool:
-    """Whether `folder` holds a complete index made from `key`."""
-    about = Path(folder) / "index.json"
-    if not about.is_file():
-        return False
-    found = io.read_json(about)
-    return bool(found["format"] == _FORMAT and found["key"] == key)
+    """Tell whether `folder` holds a complete index made from `key`; a torn `index.json` is none."""
+    found = io.read_json_or_none(Path(folder) / "index.json")
+    return isinstance(found, dict) and found.get("format") == _FORMAT and found.get("key") == key

@@ -158,10 +158,19 @@ class LateIndex(SegmentedIndex):
             made[:, ~allowed] = MISSING
             return list(made)
         if rows is None:
-            rough = np.concatenate([self._pooled(asked, part) for part in self.segments.parts], axis=1)
-            rough[:, ~allowed] = MISSING
-            rows = [np.sort(best_rows(one, candidates)) for one in rough]
+            rows = self.propose(asked, allowed, candidates)
         return [self._chosen(asked[number], allowed, chosen) for number, chosen in enumerate(rows)]
+
+    def propose(self, queries: Any, allowed: NDArray[np.bool_], candidates: int) -> list[NDArray[np.int64]]:
+        """Stage one: the rows of every query whose pooled vectors are closest, in the order of the index."""
+        asked = Packed.of(queries if isinstance(queries, Packed) else list(queries), "float32")
+        if not self.segments.parts:
+            return [np.zeros(0, dtype=np.int64)] * len(asked)
+        if not self.settings["pooled"] or candidates >= int(allowed.sum()):
+            return [np.flatnonzero(allowed)] * len(asked)
+        rough = np.concatenate([self._pooled(asked, part) for part in self.segments.parts], axis=1)
+        rough[:, ~allowed] = MISSING
+        return [np.sort(best_rows(one, candidates)) for one in rough]
 
     def _all(self, asked: Packed, part: Part) -> NDArray[np.float32]:
         held, codec = self._arrays(part), self._codec(self.settings["dim"])

@@ -70,7 +70,7 @@ class LexicalIndex(SegmentedIndex):
         hashes = np.array(terms, dtype=np.uint64)
         order = np.argsort(hashes, kind="stable")
         known, starts = np.unique(hashes[order], return_index=True)
-        arrays = {
+        arrays: dict[str, Array] = {
             "terms": known,
             "terms_starts": np.append(starts, len(order)).astype(np.int64),
             "rows": np.array(documents, dtype=np.int32)[order],

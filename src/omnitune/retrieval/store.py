@@ -59,7 +59,18 @@ def identity(model: Model) -> str:
     return made.hexdigest()
 
 
-def content_keys(model: Model, items: Sequence[Any], *, queries: bool = False, first_row: int = 0) -> Keys:
+def weights_identity(model: Model) -> str:
+    """Hash the weights and the window alone: equal for a model and its saved copy, wherever that lies."""
+    made = hashlib.blake2b(digest_size=8)
+    for name, weight in sorted(model.state_dict().items()):
+        held = weight.detach().cpu().contiguous()
+        made.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
+        made.update(held.flatten().view(torch.uint8).numpy())
+    made.update(repr(model.max_seq_length).encode())
+    return made.hexdigest()
+
+
+def content_keys(model: Any, items: Sequence[Any], *, queries: bool = False, first_row: int = 0) -> Keys:
     """Fingerprint every item `(items,)`: equal for equal content, and nothing is decoded.
 
     Args:
@@ -76,7 +87,10 @@ def content_keys(model: Model, items: Sequence[Any], *, queries: bool = False, f
     keys: list[bytes] = []
     for row, item in enumerate(items):
         try:
-            keys.append(fingerprint(item, model.modality_of(item, strings_are_text=queries)).encode())
+            # A user's object that only encodes says nothing about its items: they are compared as they are.
+            known = getattr(model, "modality_of", None)
+            kind = known(item, strings_are_text=queries) if known else "text" if isinstance(item, str) else "message"
+            keys.append(fingerprint(item, kind).encode())
         except MediaError as error:
             raise error.at(column.place(row)) from error
         except ModalityError as error:
@@ -281,15 +295,10 @@ def encode_corpus(
     """
     verb = model.encode_query if queries else model.encode_document
     made_from = sorted((k, repr(v)) for k, v in options.items() if k not in ("batch_size", "pool", "device"))
-    weights = identity(model) if weights is None and folder is not None else weights
-    facts = (
-        weights,
-        queries,
-        made_from,
-        model.prompts,
-        model.default_prompt_name,
-        getattr(model, "truncate_dim", None),
-    )
+    if weights is None and folder is not None:
+        weights = identity(model)
+    names = ("prompts", "default_prompt_name", "truncate_dim")
+    facts = (weights, queries, made_from, type(model).__name__, *(getattr(model, name, None) for name in names))
     store = store_of(folder, *facts, dtype=dtype)
     keys = content_keys(model, items, queries=queries) if keys is None else keys
 

@@ -114,8 +114,8 @@ class TokenCodec:
         if self.name in ("float32", "float16"):
             return torch.from_numpy(values).float()
         if self.name == "binary":
-            signs = _BYTES_TO_SIGNS[torch.from_numpy(values).int()].flatten(1)[:, : self.dim]
-            return signs / self.dim**0.5
+            signs: Tensor = _BYTES_TO_SIGNS[torch.from_numpy(values).int()].flatten(1)[:, : self.dim]
+            return signs / float(self.dim**0.5)
         if self.name == "int8":
             return torch.from_numpy(values).float() * torch.from_numpy(arrays["scales"]).float()[:, None]
         weights = torch.from_numpy(self.tables["weights"])
@@ -141,7 +141,7 @@ def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
     """Number of the centroid of least distance `(vectors,)`."""
     half = centroids.square().sum(dim=1) / 2
-    parts = [(part @ centroids.T - half).argmax(dim=1) for part in vectors.split(_ROWS_AT_ONCE // 4)]
+    parts = [(part @ centroids.T - half).argmax(dim=1) for part in torch.split(vectors, _ROWS_AT_ONCE // 4)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
 

@@ -1,0 +1,490 @@
+"""A retriever in a folder: stages, their models and one index, opened in a line.
+
+folder/
+  retriever.json   the stages, the fusion and the reranker; written last
+  README.md        a card
+  model/<stage>/   the checkpoint of every stage that has a model
+  index/           the pages, with what every stage keeps of them (see `segments`)
+  pages/           images of pages that `add` read from documents
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnitune import io
+from omnitune.errors import InputError
+from omnitune.ops.bm25 import words
+from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
+from omnitune.retrieval.dense_index import DenseIndex
+from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.lexical import LexicalIndex
+from omnitune.retrieval.pages import pages_of_folder
+from omnitune.retrieval.retriever_card import render_retriever_card
+from omnitune.retrieval.segments import Segments, Where
+from omnitune.retrieval.stages import (
+    KINDS,
+    DenseStage,
+    Fusion,
+    LateStage,
+    LexicalStage,
+    ModelStage,
+    RerankStage,
+    Scores,
+    Stage,
+    load_encoder,
+)
+
+FACTS = "retriever.json"
+FORMAT = 1
+PROPOSED = 256
+"""Pages of a query that each stage proposes, unless a late stage says otherwise."""
+
+_DETAILS = ("text", "boxes")
+"""Values of a page that results show and no filter reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One page that answers a query.
+
+    Attributes:
+        rank: 1 for the best.
+        id: Of the page, such as "R-lang.pdf#18".
+        document: Its document.
+        page: Its number there, from 1.
+        score: By the last stage that scored it; comparable within the results of one query.
+        entry: All values that were given with the page, such as `label`, `path`, `times`; filters read these.
+        text: Of the page.
+        stages: Score by every stage, when explained.
+        words: Words of the query that the page's text holds, when explained.
+        boxes: `[word, left, top, right, bottom]` of those words on the page, when explained and where boxes are kept.
+    """
+
+    rank: int
+    id: str
+    document: str
+    page: int | None
+    score: float
+    entry: Mapping[str, Any]
+    text: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    boxes: Sequence[Any] = ()
+
+    def snippet(self, query: str, width: int = 160) -> str:
+        """The part of the text with most words of a query, in one line of at most `width` characters."""
+        return snippet(self.text, set(words(query)), width)
+
+
+class Retriever:
+    """Finds pages by several stages.
+
+    Make one with `build`, or open one with `open`.
+
+    Args:
+        stages: At most one of each kind: `LexicalStage`, `DenseStage`, `LateStage`.
+        fusion: How their scores become one; None where there is one stage.
+        rerank: Orders the first pages anew.
+        segments: The pages.
+
+    Raises:
+        InputError: There is no stage, two are of one kind, or the fusion names others than there are.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        fusion: Fusion | None = None,
+        rerank: RerankStage | None = None,
+        segments: Segments | None = None,
+    ) -> None:
+        self.stages: dict[str, Stage] = {stage.kind: stage for stage in stages}
+        if not stages or len(self.stages) != len(stages):
+            raise InputError(f"stages: expected one or more, each of another kind, got {[s.kind for s in stages]}")
+        if fusion is None and len(stages) > 1:
+            fusion = Fusion(weights=dict.fromkeys(self.stages, 1.0))
+        if fusion is not None and set(fusion.weights) - set(self.stages):
+            raise InputError(f"fusion: expected weights of {list(self.stages)}, got {dict(fusion.weights)}")
+        self.fusion, self.rerank = fusion, rerank
+        self.segments = Segments() if segments is None else segments
+        self.folder: Path | None = None
+        settings = self.segments.settings.get("stages", {})
+        self.indexes: dict[str, SegmentedIndex] = {
+            kind: _index(stage, self.segments, settings.get(kind, {})) for kind, stage in self.stages.items()
+        }
+
+    # -- make, open, save
+
+    @classmethod
+    def build(
+        cls,
+        items: Iterable[Mapping[str, Any]] | str | Path,
+        stages: Sequence[Stage],
+        *,
+        fusion: Fusion | None = None,
+        rerank: RerankStage | None = None,
+        cache: str | Path | None = None,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> "Retriever":
+        """Make a retriever of pages, in memory; `save` writes it to a folder.
+
+        Args:
+            items: Pages as dicts with `id`, `document`, `page`, `text`, and whatever else filters and results show
+                (JSON values): `label`, `path`, `boxes`, ...; or a folder of documents.
+            stages: What looks for pages.
+            fusion: How their scores become one; None weighs several stages equally.
+            rerank: Orders the first pages anew.
+            cache: Folder of a store where encoded windows are kept by content, such as that of the measurements.
+            show_progress: Whether to show bars; None decides by the terminal.
+            **options: For `encode_document`, such as `batch_size`.
+
+        Example:
+            >>> retriever = Retriever.build(pages, [LexicalStage(), LateStage(model=model)],
+            ...                             fusion=Fusion(weights={"lexical": 0.2, "late": 0.8}))
+            >>> retriever.save("RUN/retriever")
+        """
+        made = cls(stages, fusion=fusion, rerank=rerank)
+        made.add(items, cache=cache, show_progress=show_progress, **options)
+        return made
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Retriever":
+        """Open a retriever. Its index is mapped, not read, and models are loaded when they are first needed.
+
+        Raises:
+            InputError: The folder is no whole retriever.
+        """
+        place = Path(folder)
+        facts = io.read_json_or_none(place / FACTS)
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            raise InputError(
+                f"folder: expected a retriever with a whole {FACTS} of format {FORMAT}, got {place}; make one with "
+                "omnitune finetune, or Retriever.build"
+            )
+        stages: list[Any] = []
+        for one in facts["stages"]:
+            model = {"model": place / "model" / one["kind"]} if one["kind"] != "lexical" else {}
+            stages.append(KINDS[one["kind"]](**one["settings"], **model))
+        fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
+        rerank = None
+        if facts["rerank"] is not None:
+            rerank = RerankStage(model=place / "model" / "rerank", **facts["rerank"])
+        opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"))
+        opened.folder = place
+        return opened
+
+    def save(self, folder: str | Path) -> None:
+        """Write the retriever to a folder; what `add` and `remove` do from then on is written there at once.
+
+        Raises:
+            ResourceError: The disk is full, or the folder cannot be written to.
+        """
+        place = io.writable_folder(Path(folder))
+        for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
+            if isinstance(stage, ModelStage | RerankStage):
+                _save_model(stage, place / "model" / kind)
+        self._describe()
+        self.segments.save(place / "index")
+        if self.folder is None:
+            self.folder = place
+        facts = {
+            "format": FORMAT,
+            "stages": [{"kind": kind, "settings": stage.facts()} for kind, stage in self.stages.items()],
+            "fusion": None
+            if self.fusion is None
+            else {"weights": dict(self.fusion.weights), "method": self.fusion.method, "k": self.fusion.k},
+            "rerank": None if self.rerank is None else self.rerank.facts(),
+        }
+        with io.writing(place / "README.md") as temporary:
+            temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
+        io.write_json(place / FACTS, facts)
+
+    def _describe(self) -> None:
+        settings = {kind: index.settings for kind, index in self.indexes.items()}
+        self.segments.settings = {"kind": "retriever", "made_by": {}, "stages": settings, "settings": {}}
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    @property
+    def documents(self) -> list[str]:
+        """Names of the documents, in the order of their first pages."""
+        entries = (part.entry(int(row)) for part in self.segments.parts for row in np.flatnonzero(part.alive))
+        return list(dict.fromkeys(str(entry["document"]) for entry in entries))
+
+    # -- change
+
+    def add(
+        self,
+        items: Iterable[Mapping[str, Any]] | str | Path,
+        *,
+        cache: str | Path | None = None,
+        show_progress: bool | None = None,
+        **options: Any,
+    ) -> int:
+        """Read, encode and index pages; a page that is there unchanged is passed over, one that changed is replaced.
+
+        Args:
+            items: Pages (see `build`), or a folder of documents.
+            cache: See `build`.
+            show_progress: See `build`.
+            **options: For `encode_document`.
+
+        Returns:
+            How many pages were encoded.
+
+        Raises:
+            InputError: A page has no id, or two have the same; the embeddings of one are not finite.
+            ResourceError: The disk is full, or another process is changing the retriever.
+        """
+        if isinstance(items, str | Path):
+            items = pages_of_folder(Path(items), None if self.folder is None else self.folder / "pages", show_progress)
+        pages = [_page(item, number) for number, item in enumerate(items)]
+        known = self.segments.ids()
+        pages = [page for page in pages if not self._holds(page, known)]
+        if not pages:
+            return 0
+        folder = None if cache is None else Path(cache)
+        arrays: dict[str, Any] = {}
+        for kind, stage in self.stages.items():
+            index = self.indexes[kind]
+            if isinstance(stage, LexicalStage):
+                arrays |= index.pack([page["text"] for page in pages])
+            else:
+                label = None if show_progress is False else f"Encoding ({kind})"
+                read = [_read(page, stage.reads) for page in pages]
+                arrays |= index.pack(stage.encode_pages(read, folder=folder, label=label, **options))
+        kept = [{name: value for name, value in page.items() if name not in _DETAILS} for page in pages]
+        details = [{name: page[name] for name in _DETAILS if name in page} for page in pages]
+        self._describe()
+        self.segments.append(kept, details, arrays)
+        return len(pages)
+
+    def _holds(self, page: Mapping[str, Any], known: Mapping[str, tuple[int, int]]) -> bool:
+        place = known.get(page["id"])
+        return place is not None and self.segments.parts[place[0]].entry(place[1])["content"] == page["content"]
+
+    def remove(self, ids: Iterable[str] | str = (), *, document: str | Sequence[str] | None = None) -> int:
+        """Remove pages.
+
+        Args:
+            ids: Of pages.
+            document: All pages of this document, or of several.
+
+        Returns:
+            How many were removed.
+        """
+        wanted = {ids} if isinstance(ids, str) else set(ids)
+        if document is not None:
+            names = {document} if isinstance(document, str) else set(document)
+            wanted |= {
+                one
+                for one, (part, row) in self.segments.ids().items()
+                if self.segments.parts[part].entry(row)["document"] in names
+            }
+        self._describe()
+        return self.segments.remove(wanted)
+
+    # -- search
+
+    @overload
+    def search(
+        self, query: str, top_k: int = 10, where: Where | None = None, *, explain: bool = False
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self, query: list[str], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+    ) -> list[list[Hit]]: ...
+    def search(
+        self, query: str | list[str], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the pages that answer a query.
+
+        Args:
+            query: A text, or a list of them.
+            top_k: Pages to find.
+            where: Values that pages must have, such as `{"document": "a.pdf"}` or `{"document": ["a.pdf", "b.pdf"]}`.
+            explain: Whether hits say which stage and which words found them.
+
+        Returns:
+            Hits, best first; for a list of queries a list of them.
+
+        Raises:
+            InputError: A query says nothing, `top_k` is not positive, or `where` names a value that no page has.
+
+        Example:
+            >>> retriever.search("how often is the bearing greased", top_k=1, where={"document": "pump.pdf"})[0].id
+            'pump.pdf#12'
+        """
+        queries = [query] if isinstance(query, str) else list(query)
+        for place, one in enumerate(queries):
+            if not isinstance(one, str) or not one.strip():
+                raise InputError(f"query: expected text to look for, got {one!r} as number {place}")
+        if top_k < 1:
+            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        allowed = self.segments.allowed(where)
+        if not queries or not allowed.any():
+            nothing: list[list[Hit]] = [[] for _ in queries]
+            return [] if isinstance(query, str) else nothing
+        found = [
+            self._hits(one, top_k, candidates, scores, explain)
+            for one, (candidates, scores) in zip(queries, self._candidates(queries, top_k, allowed), strict=True)
+        ]
+        return found[0] if isinstance(query, str) else found
+
+    def _candidates(
+        self, queries: Sequence[str], top_k: int, allowed: NDArray[np.bool_]
+    ) -> list[tuple[NDArray[np.int64], dict[str, Scores]]]:
+        """For every query the rows that a stage proposes `(candidates,)`, and every stage's scores of them."""
+        late = self.stages.get("late")
+        most = max(top_k, late.candidates if isinstance(late, LateStage) else PROPOSED)
+        whole: dict[str, list[Scores]] = {}
+        if "lexical" in self.stages:
+            whole["lexical"] = list(self.indexes["lexical"].scores(queries, allowed, unmatched=True))
+        dense = self.stages.get("dense")
+        if isinstance(dense, DenseStage):
+            whole["dense"] = list(self.indexes["dense"].scores(dense.encode_queries(queries), allowed))
+        proposed = [
+            [
+                # A page without a word of the query is no lexical candidate, though it has a score, 0, for the fusion.
+                best_rows(
+                    np.where(found[number] == 0, MISSING, found[number]) if kind == "lexical" else found[number], most
+                )
+                for kind, found in whole.items()
+            ]
+            for number in range(len(queries))
+        ]
+        if isinstance(late, LateStage):
+            index = self.indexes["late"]
+            assert isinstance(index, LateIndex)
+            asked = late.encode_queries(queries)
+            if late.pooled or not whole:
+                own = index.propose(asked, allowed, most)
+                proposed = [[*others, rows] for others, rows in zip(proposed, own, strict=True)]
+            rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
+            whole["late"] = list(index.scores(asked, allowed, rows=rows))
+        rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
+        return [
+            (chosen, {kind: scores[number][chosen] for kind, scores in whole.items()})
+            for number, chosen in enumerate(rows)
+        ]
+
+    def _hits(
+        self, query: str, top_k: int, rows: NDArray[np.int64], scores: dict[str, Scores], explain: bool
+    ) -> list[Hit]:
+        """The hits of one query out of its candidates."""
+        kinds = list(scores)
+        total = scores[kinds[0]] if self.fusion is None else self.fusion(scores)
+        order = best_rows(total, max(top_k, self.rerank.depth if self.rerank else 0))
+        final = total[order]
+        reranked: dict[int, float] = {}
+        if self.rerank is not None and len(order):
+            depth = min(self.rerank.depth, len(order))
+            texts = [str(self.segments.details(int(rows[place])).get("text", "")) for place in order[:depth]]
+            made = self.rerank.scores(query, texts)
+            first = np.argsort(-made, kind="stable")
+            order = np.concatenate([order[:depth][first], order[depth:]])
+            final = np.concatenate([made[first], final[depth:]])
+            reranked = {int(rows[place]): float(score) for place, score in zip(order, made[first], strict=False)}
+        asked, hits = set(words(query)), []
+        for rank, (place, score) in enumerate(zip(order[:top_k], final, strict=False), start=1):
+            row = int(rows[place])
+            entry, details = self.segments.entry(row), self.segments.details(row)
+            entry.pop("content", None)
+            more: dict[str, Any] = {}
+            if explain:
+                by_stage = {kind: float(scores[kind][place]) for kind in kinds}
+                if self.fusion is not None:
+                    by_stage["fusion"] = float(total[place])
+                if row in reranked:
+                    by_stage["rerank"] = reranked[row]
+                held = set(words(str(details.get("text", ""))))
+                boxes = [box for box in details.get("boxes", ()) if set(words(str(box[0]))) & asked]
+                more = {"stages": by_stage, "words": sorted(asked & held), "boxes": boxes}
+            hits.append(
+                Hit(
+                    rank=rank,
+                    id=str(entry["id"]),
+                    document=str(entry["document"]),
+                    page=entry.get("page"),
+                    score=float(score),
+                    entry=entry,
+                    text=str(details.get("text", "")),
+                    **more,
+                )
+            )
+        return hits
+
+
+def is_retriever(folder: str | Path) -> bool:
+    """Tell whether a folder holds a retriever."""
+    return (Path(folder) / FACTS).is_file()
+
+
+def snippet(text: str, wanted: set[str], width: int = 160) -> str:
+    """The part of a text with most of some words, in one line of at most `width` characters.
+
+    Example:
+        >>> snippet("A long start. The bearing is greased weekly. An end.", {"bearing", "greased"}, width=30)
+        '… The bearing is greased …'
+    """
+    tokens = text.split()
+    matched = [bool(wanted & set(words(token))) for token in tokens]
+    best, place = -1, (0, 0)
+    stop = length = 0
+    for start in range(len(tokens)):
+        stop = max(stop, start)
+        while stop < len(tokens) and length + len(tokens[stop]) + 1 <= width - 4:
+            length += len(tokens[stop]) + 1
+            stop += 1
+        if sum(matched[start:stop]) > best:
+            best, place = sum(matched[start:stop]), (start, stop)
+        length -= len(tokens[start]) + 1 if stop > start else 0
+    start, stop = place
+    shown = " ".join(tokens[start:stop])[: width - 4]
+    return f"{'… ' if start else ''}{shown}{' …' if stop < len(tokens) else ''}"
+
+
+def _index(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> SegmentedIndex:
+    """The index of a stage over the retriever's pages; its settings are those it was made with."""
+    prefix = f"{stage.kind}."
+    if isinstance(stage, LexicalStage):
+        return LexicalIndex(segments, prefix=prefix, k1=stage.k1, b=stage.b)
+    if isinstance(stage, LateStage):
+        return LateIndex(segments, prefix=prefix, **(settings or {"codec": stage.codec, "pooled": stage.pooled}))
+    return DenseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
+
+
+def _page(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A page as it is indexed: with all the values a hit has, and a digest of its content."""
+    if "id" not in item:
+        raise InputError(f"items: expected an id for each page, got none in number {number}: {sorted(item)}")
+    name = str(item["id"])
+    page = {"document": name.rpartition("#")[0] or name, "text": "", **item, "id": name}
+    held = json.dumps(page, sort_keys=True, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return {**page, "content": hashlib.blake2b(held, digest_size=8).hexdigest()}
+
+
+def _read(page: Mapping[str, Any], name: str) -> Any:
+    if name not in page:
+        raise InputError(f"items: expected {name!r}, which a stage reads, in every page, got {sorted(page)}")
+    return page[name]
+
+
+def _save_model(stage: ModelStage | RerankStage, folder: Path) -> None:
+    """Write a stage's model, unless it lies there already."""
+    if isinstance(stage.model, str | Path) and Path(stage.model) == folder:
+        return
+    model = load_encoder(stage.model) if isinstance(stage.model, str | Path) else stage.model
+    if not hasattr(model, "save_pretrained"):
+        raise InputError(f"model: expected one that can be saved, got {type(model).__name__} in stage {stage.kind!r}")
+    model.save_pretrained(str(folder))

@@ -6,7 +6,7 @@ Every name is imported when first used, so `import omnitune` costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from omnitune._version import __version__
 
 _HOME = {
     "BatchSamplers": "omnitune.data.samplers",

@@ -224,8 +224,8 @@ def test_a_step_on_images_packed_is_a_step_padded(
     assert result[0] == pytest.approx(expected[0], rel=1e-5)
     torch.testing.assert_close(result[1], expected[1], rtol=1e-4, atol=1e-5)
     assert any(p.grad is not None for p in packed.model.visual.parameters())
-    assert packing.packs_through(packed, "image") and packing.packs_through(packed, "message")
-    assert not packing.packs_through(padded, "text") and not packing.packs_through(nn.Linear(1, 1), "text")
+    assert packing.packs_through([packed], "image") and packing.packs_through([packed], "message")
+    assert not packing.packs_through([padded], "text") and not packing.packs_through([nn.Linear(1, 1)], "text")
 
 
 def test_dropout_is_replayed_in_packed_rows(tiny_bert_dropout: Path) -> None:
@@ -333,7 +333,7 @@ def test_images_of_other_architectures_stay_padded(
     assert caplog.text.count("batches with media stay padded") == 1
     assert packed.packer.packs()
     kinds = ("text", "image", ("image", "text"), "message")
-    assert [packing.packs_through(packed, kind) for kind in kinds] == [True, False, False, False]
+    assert [packing.packs_through([packed], kind) for kind in kinds] == [True, False, False, False]
 
 
 def test_flash_attention_gets_the_lengths_of_the_items(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,13 +162,13 @@ def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
     metrics, model = by_trainer(path, folder / "together", evaluators(path))
     found: dict[str, Any] = {"metrics": metrics, "ran": list(model.ran)}
     model.ran.clear()
-    with sharing(model):
+    with sharing(model.engine):
         single = model.encode_query(["word3 word4"])
         tokens = model.encode(sentences(7), output_value="token_embeddings", batch_size=2)
         nothing = model.encode_query([])
     found |= {"single": single.tolist(), "tokens": [t.abs().sum().item() for t in tokens], "nothing": len(nothing)}
     pairs = scorer(path)
-    with sharing(pairs):
+    with sharing(pairs.engine):
         found["pairs"] = pairs.predict(list(zip(sentences(9), sentences(9, 20), strict=True)), batch_size=2).tolist()
     found["random"] = by_trainer(path, folder / "random", Random())[0]
     found["once"] = by_trainer(path, folder / "once", Once())[0]

@@ -11,7 +11,7 @@ import heapq
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch.distributed
 from torch import Tensor
@@ -19,9 +19,6 @@ from torch import Tensor
 from omnitune.errors import ResourceError
 from omnitune.ops.collectives import exchanged, world_size
 from omnitune.types import MiniBatch, Plan
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +106,24 @@ class Ranks:
         return found
 
 
+class HasRanks(Protocol):
+    """An engine, as far as sharing goes."""
+
+    ranks: Ranks | None
+
+
 @contextmanager
-def sharing(model: "Model") -> Iterator[Ranks]:
-    """Within this context all ranks call the same verbs of `model` with the same items, and share the work."""
+def sharing(engine: HasRanks) -> Iterator[Ranks]:
+    """Let all ranks share the work within this context, in which they call the same verbs with the same items."""
     ranks = Ranks()
-    model.engine.ranks = ranks
+    engine.ranks = ranks
     try:
         yield ranks
     except BaseException as error:
         ranks.fail(error)
         raise
     finally:
-        model.engine.ranks = None
+        engine.ranks = None
 
 
 def deal(costs: Sequence[int], ranks: int) -> list[list[int]]:

@@ -9,20 +9,23 @@ Training, replay, `encode`, evaluation and mining all encode through it.
 
 import itertools
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from omnitune.engine.distributed_eval import Ranks
 from omnitune.engine.fsdp_sync import in_step, is_sharded
 from omnitune.engine.input_cache import InputCache
+from omnitune.engine.protocol import RunnableModel
 from omnitune.engine.tower_cache import TowerCache
 from omnitune.errors import InputError, MediaError
 from omnitune.inputs.cost import CostRule, cost_of
@@ -34,10 +37,6 @@ from omnitune.modules.packing import packs_through
 from omnitune.modules.towers import draws
 from omnitune.ops.rows import ON_HOST
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan
-
-if TYPE_CHECKING:
-    from omnitune.engine.distributed_eval import Ranks
-    from omnitune.model.base import Model
 
 AHEAD = 2
 """Mini-batches prepared ahead of the one that computes."""
@@ -85,7 +84,7 @@ class _Lane:
 class _Draft:
     """A plan in the making: the items seen so far, by lane."""
 
-    model: "Model"
+    model: RunnableModel
     distinct: bool
     strings_are_text: bool
     rule: CostRule
@@ -126,7 +125,7 @@ class _Draft:
         if name not in self.lanes:
             lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, whole=whole)
             lane.tower, lane.processing = self.towers.state(kind), self.inputs.state(kind)
-            lane.packed = packs_through(self.model, kind)
+            lane.packed = packs_through(self.model.children(), kind)
         return self.lanes[name]
 
 
@@ -139,9 +138,9 @@ class Engine:
         ranks: Those that share the work of inference now, or None.
     """
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: RunnableModel) -> None:
         self.model = model
-        self.towers = TowerCache(model)
+        self.towers = TowerCache(model, self.evaluating)
         self.ranks: Ranks | None = None
         self._turn = threading.Lock()
         self.inputs = InputCache(model, self._turn)
@@ -297,6 +296,38 @@ class Engine:
         """One forward: everything the modules wrote. Goes through `__call__`, so that `compile` and hooks apply."""
         result: Features = self.model(self.towers.resolved(in_floats(features)), **kwargs)
         return result
+
+    def forecast(self, item: Any) -> Callable[[int], str] | None:
+        """Say what keeping tower outputs saves and costs, by encoding one item; None if its tower is not frozen.
+
+        Returns:
+            From a number of distinct items to a sentence.
+        """
+        store = self.towers.store
+        column = Column(name="item", items=[item])
+        with self.evaluating(), torch.inference_mode():
+            mini_batch = self.plan([column]).mini_batches[0]
+            if mini_batch.tower is None or store is None:
+                return None
+            before = store.in_memory + store.on_disk
+            seconds = []
+            for _ in range(2):
+                start = time.perf_counter()
+                for features in self.prepare([mini_batch]):
+                    self.run(features)
+                seconds.append(time.perf_counter() - start)
+        size = (store.in_memory + store.on_disk - before) / (1 if store.folder is None else 2)
+        place = "memory" if store.folder is None else f"{store.folder}, and as much of it as fits in memory"
+        room = (store.disk if store.folder is not None else store.memory) / 1e6
+
+        def said(items: int) -> str:
+            return (
+                f"the tower is frozen, so its outputs are kept: {items:,} items of {size / 1e6:.2g} MB are "
+                f"{items * size / 1e6:,.0f} MB in {place} (room for {room:,.0f} MB). The first one took "
+                f"{seconds[0]:.2g} s to encode, and {seconds[1]:.2g} s again."
+            )
+
+        return said
 
 
 def to_device(features: Features, device: torch.device) -> Features:

@@ -8,26 +8,26 @@ run; conversations of which some hold images and others none are one kind, and m
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.distributed import is_initialized
 
+from omnitune.engine.protocol import HasModules
 from omnitune.errors import InputError
 from omnitune.ops.collectives import exchanged
 from omnitune.types import MiniBatch
 
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
-
 FILLER = -1
 """Place of a mini-batch that is run for the other ranks' sake alone."""
+
+Sharded = TypeVar("Sharded", bound=nn.Module)
 
 Kind = tuple[Any, str | None]
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: HasModules) -> bool:
     """Whether some of the weights are sharded."""
     if not (torch.distributed.is_available() and is_initialized()):
         return False
@@ -36,7 +36,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
-def shard(model: "Model", blocks: Sequence[str] | None = None, *, reshard_after_forward: bool = True) -> "Model":
+def shard(model: Sharded, blocks: Sequence[str] | None = None, *, reshard_after_forward: bool = True) -> Sharded:
     """Shard a model's weights over all ranks, in place: each transformer block, and the rest.
 
     Args:
@@ -55,7 +55,6 @@ def shard(model: "Model", blocks: Sequence[str] | None = None, *, reshard_after_
     chosen = [module for module in model.modules() if type(module).__name__ in wanted]
     if not chosen:
         raise InputError(f"blocks: expected class names of modules of the model, got {sorted(wanted)}; name its blocks")
-    model.engine.towers.keep("off")  # what some ranks remember, they would not compute with the others
     for module in reversed(chosen):  # what is inside first
         fully_shard(module, reshard_after_forward=reshard_after_forward)
     fully_shard(model)

@@ -1,8 +1,10 @@
 """The one inference loop: raw items in, one output a row, in the order of the items."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,11 +12,10 @@ from torch import Tensor
 
 from omnitune import runtime
 from omnitune.engine import arguments
+from omnitune.engine.engine import Engine
+from omnitune.engine.protocol import RunnableModel
 from omnitune.errors import CheckpointError, InputError
-from omnitune.types import Column, Features, MiniBatch, Plan
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
+from omnitune.types import Column, Features, MiniBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
 def make_request(
-    model: "Model", *, prompt: str | None, batch_size: int, show_progress_bar: bool | None, kwargs: dict[str, Any]
+    model: RunnableModel, *, prompt: str | None, batch_size: int, show_progress_bar: bool | None, kwargs: dict[str, Any]
 ) -> Request:
     """The request of a public verb.
 
@@ -102,12 +103,12 @@ def check_options(precision: str | None, output_value: str | None, truncate_dim:
 
 
 def stacked(
-    model: "Model", inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor], *, on_host: bool
+    engine: Engine, inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor], *, on_host: bool
 ) -> Tensor:
-    """One vector an item, written into one array as they come.
+    """Encode items to one vector each, written into one array as they come.
 
     Args:
-        model: In inference mode.
+        engine: Of a model in inference mode.
         inputs: Raw items.
         request: How to encode them.
         finish: Applied to the outputs of a mini-batch `(rows, dim)`: truncation, scaling.
@@ -115,27 +116,107 @@ def stacked(
 
     Returns:
         `(items, dim)`; `(0,)` for no items.
+
+    Raises:
+        CheckpointError: A weight of the model is NaN or infinite, and so is an output.
+        InputError: An output is, and no weight.
     """
     out: Tensor | None = None
     finite: list[Tensor] = []
-    device = torch.device("cpu") if on_host else model.device
+    device = torch.device("cpu") if on_host else engine.model.device
 
     def read(outputs: Features, _: int) -> Tensor:
-        values = model.family.read(outputs).values
+        values = engine.model.family.read(outputs).values
         finite.append(torch.isfinite(values).all())  # looked at once, at the end: each look waits for the device
         return finish(values)
 
-    for (places, sources), values in _results(model, inputs, request, read):
+    for (places, sources), values in results(engine, inputs, request, read):
         if out is None:
             with torch.inference_mode(False):
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
         out[places.to(device)] = values[sources.to(values.device)].to(device)
     if finite and not bool(torch.stack(finite).all()):
-        raise _not_finite(model, out, request)
+        raise _not_finite(engine.model, out, request)
     return torch.empty(0, device=device) if out is None else out
 
 
-def _not_finite(model: "Model", out: Tensor | None, request: Request) -> Exception:
+def listed(
+    engine: Engine, inputs: Sequence[Any], request: Request, rows_of: Callable[[Features, int], Sequence[Any]]
+) -> list[Any]:
+    """Encode items to one result each, from `rows_of(outputs, rows)` for every mini-batch; raises as `stacked`."""
+    made_of: list[Any] = [None] * len(inputs)
+    finite: list[Tensor] = []
+
+    def read(outputs: Features, rows: int) -> Sequence[Any]:
+        found = [outputs[key] for key in ("sentence_embedding", "token_embeddings") if key in outputs]
+        finite.extend(torch.isfinite(values).all() for values in found)
+        return rows_of(outputs, rows)
+
+    for (places, sources), made in results(engine, inputs, request, read):
+        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
+            made_of[place] = made[source]
+    if finite and not bool(torch.stack(finite).all()):
+        raise _not_finite(engine.model, None, request)
+    return made_of
+
+
+def results(
+    engine: Engine, inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[tuple[tuple[Tensor, Tensor], Any]]:
+    """Run every mini-batch of some items: the one inference loop.
+
+    Args:
+        engine: Of a model in inference mode.
+        inputs: Raw items.
+        request: How to encode them.
+        read: From the outputs of a mini-batch, and its rows, to its result.
+
+    Yields:
+        For every mini-batch: (items that it answers, their rows in its result), and its result. Where ranks share the
+        work, most results come from other ranks.
+    """
+    numbers = range(request.first_row, request.first_row + len(inputs))
+    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
+    plan = partial(engine.plan, [column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
+    if engine.ranks is not None:
+        about = repr((request.processing, request.forward))
+        shared: Iterable[Any]
+        made, shared = engine.ranks.share(plan, lambda some: list(_run(engine, some, request, read)), about)
+    else:
+        made = plan()
+        shared = _run(engine, made.mini_batches, request, read)
+    # Items equal in content share a row, so a mini-batch may answer more items than it has rows.
+    rows = made.rows[0]
+    order = torch.argsort(rows, stable=True)
+    ends = torch.tensor([len(m.items) for m in made.mini_batches], dtype=torch.int64).cumsum(0)
+    cuts = torch.searchsorted(rows[order], ends).tolist()
+    begin, offset = 0, 0
+    for cut, end, result in zip(cuts, ends.tolist(), shared, strict=True):
+        places = order[begin:cut]
+        yield (places, rows[places] - offset), result
+        begin, offset = cut, end
+
+
+def _run(
+    engine: Engine, mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
+) -> Iterator[Any]:
+    """Yield what is read of the outputs of every mini-batch, in their order; of others that were run, nothing."""
+    steps = engine.in_step(mini_batches)
+    prepared = engine.prepare([mini_batch for _, mini_batch in steps], **request.processing)
+    total = sum(len(mini_batch.items) for mini_batch in mini_batches)
+    bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
+    made: dict[int, Any] = {}
+    number = 0
+    with bar as shown:
+        for (place, mini_batch), features in zip(steps, prepared, strict=True):
+            made[place] = read(engine.forward(features, **request.forward), len(mini_batch.items))
+            while number in made:
+                yield made.pop(number)
+                shown.update(len(mini_batches[number].items))
+                number += 1
+
+
+def _not_finite(model: RunnableModel, out: Tensor | None, request: Request) -> Exception:
     """Say where NaN or infinity comes from: the weights, or the arithmetic of a narrow number format."""
     broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     if broken:
@@ -152,77 +233,18 @@ def _not_finite(model: "Model", out: Tensor | None, request: Request) -> Excepti
     )
 
 
-def listed(
-    model: "Model", inputs: Sequence[Any], request: Request, rows_of: Callable[[Features, int], Sequence[Any]]
-) -> list[Any]:
-    """One result an item, from `rows_of(outputs, rows)` for every mini-batch."""
-    results: list[Any] = [None] * len(inputs)
-    finite: list[Tensor] = []
+class EncodingModel(RunnableModel, Protocol):
+    """A model that owns an engine, as pools and adapters see it."""
 
-    def read(outputs: Features, rows: int) -> Sequence[Any]:
-        found = [outputs[key] for key in ("sentence_embedding", "token_embeddings") if key in outputs]
-        finite.extend(torch.isfinite(values).all() for values in found)
-        return rows_of(outputs, rows)
+    @property
+    def engine(self) -> Engine:
+        """What encodes."""
 
-    for (places, sources), made in _results(model, inputs, request, read):
-        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
-            results[place] = made[source]
-    if finite and not bool(torch.stack(finite).all()):
-        raise _not_finite(model, None, request)
-    return results
+    def inference(self, device: torch.device | str | None = None) -> AbstractContextManager[None]:
+        """Evaluation mode without gradients, on `device`."""
 
+    def to(self, device: Any) -> Any:
+        """Move the weights."""
 
-def _results(
-    model: "Model", inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any]
-) -> Iterator[tuple[tuple[Tensor, Tensor], Any]]:
-    """For every mini-batch: (items it answers, their rows in its result), and what is `read` of its outputs.
-
-    Where ranks share the work, most results come from other ranks.
-    """
-    numbers = range(request.first_row, request.first_row + len(inputs))
-    column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
-
-    def plan() -> Plan:
-        return model.engine.plan(
-            [column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text
-        )
-
-    if model.engine.ranks is None:
-        made = plan()
-        yield from zip(_answers(made), _run(model, made.mini_batches, request, read), strict=True)
-    else:
-        about = repr((request.processing, request.forward))
-        made, results = model.engine.ranks.share(plan, lambda some: list(_run(model, some, request, read)), about)
-        yield from zip(_answers(made), results, strict=True)
-
-
-def _run(
-    model: "Model", mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
-) -> Iterator[Any]:
-    """What is read of the outputs of every mini-batch, in their order; of others that were run, nothing."""
-    steps = model.engine.in_step(mini_batches)
-    prepared = model.engine.prepare([mini_batch for _, mini_batch in steps], **request.processing)
-    total = sum(len(mini_batch.items) for mini_batch in mini_batches)
-    bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
-    made: dict[int, Any] = {}
-    number = 0
-    with bar as shown:
-        for (place, mini_batch), features in zip(steps, prepared, strict=True):
-            made[place] = read(model.engine.forward(features, **request.forward), len(mini_batch.items))
-            while number in made:
-                yield made.pop(number)
-                shown.update(len(mini_batches[number].items))
-                number += 1
-
-
-def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every mini-batch, the items that its rows answer (equal items share a row), and those rows."""
-    rows = plan.rows[0]
-    order = torch.argsort(rows, stable=True)
-    starts = torch.tensor([len(m.items) for m in plan.mini_batches], dtype=torch.int64).cumsum(0)
-    cuts = torch.searchsorted(rows[order], starts).tolist()
-    begin, offset = 0, 0
-    for cut, end in zip(cuts, starts.tolist(), strict=True):
-        places = order[begin:cut]
-        yield places, rows[places] - offset
-        begin, offset = cut, end
+    def encode_here(self, items: Sequence[Any], **call: Any) -> Any:
+        """Encode in this process."""

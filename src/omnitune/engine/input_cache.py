@@ -14,22 +14,20 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from omnitune.engine.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
+from omnitune.engine.protocol import RunnableModel
 from omnitune.errors import InputError, ShapeError
 from omnitune.inputs import pixels
 from omnitune.inputs.store import Entry, Store
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.rows import cat_rows, slice_rows
 from omnitune.types import Features, MiniBatch, Modality
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ class InputCache:
         misses: Rows that were.
     """
 
-    def __init__(self, model: "Model", turn: threading.Lock) -> None:
+    def __init__(self, model: RunnableModel, turn: threading.Lock) -> None:
         self.model = model
         self.turn = turn
         self.store: Store | None = None

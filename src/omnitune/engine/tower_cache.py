@@ -8,23 +8,22 @@ content, the processor's settings, the tower's weights and autocast.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
 
+from omnitune.engine.fsdp_sync import is_sharded
 from omnitune.engine.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
+from omnitune.engine.protocol import RunnableModel
 from omnitune.inputs.store import Entry, Store
 from omnitune.modules.towers import Tower, find_tower
 from omnitune.ops.rows import cat_rows, slice_rows
-from omnitune.types import Column, Features, MiniBatch, Modality
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
+from omnitune.types import Features, MiniBatch, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,7 @@ class TowerCache:
 
     Args:
         model: Whose towers.
+        evaluating: Puts the model into evaluation mode for a block.
 
     Attributes:
         store: Where outputs are, or None while it is off.
@@ -53,8 +53,9 @@ class TowerCache:
         misses: Rows whose tower ran.
     """
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: RunnableModel, evaluating: Callable[[], AbstractContextManager[None]]) -> None:
         self.model = model
+        self.evaluating = evaluating
         self.store: Store | None = None
         self.hits = 0
         self.misses = 0
@@ -75,7 +76,7 @@ class TowerCache:
         """
         check_place(place)
         self._towers, self._checks = {}, {}
-        self.store = open_store("off" if self.model.engine.sharded else place, "towers", memory, disk)
+        self.store = open_store("off" if is_sharded(self.model) else place, "towers", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
         """What the outputs for items of this kind depend on besides the items, as a key; None if they change.
@@ -83,6 +84,8 @@ class TowerCache:
         Weights are looked at every time: a pass over the tower's memory, small beside a forward.
         """
         if self.store is None or all(weight.requires_grad for weight in self.model.parameters()):
+            return None
+        if is_sharded(self.model):  # what some ranks remember, they would not compute with the others
             return None
         tower = self._tower(modality)
         if tower is None or not tower.frozen:
@@ -135,41 +138,9 @@ class TowerCache:
             self.hits += len(rows)
         return {**tower.without_input(features), **tower.join(rows, self.model.device)}
 
-    def forecast(self, item: Any) -> Callable[[int], str] | None:
-        """What keeping saves and costs, found by encoding one item; None if its tower is not frozen.
-
-        Returns:
-            From a number of distinct items to a sentence.
-        """
-        store, model = self.store, self.model
-        column = Column(name="item", items=[item])
-        with model.inference():
-            mini_batch = model.engine.plan([column]).mini_batches[0]
-            if mini_batch.tower is None or store is None:
-                return None
-            before = store.in_memory + store.on_disk
-            seconds = []
-            for _ in range(2):
-                start = time.perf_counter()
-                for features in model.engine.prepare([mini_batch]):
-                    model.engine.run(features)
-                seconds.append(time.perf_counter() - start)
-        size = (store.in_memory + store.on_disk - before) / (1 if store.folder is None else 2)
-        place = "memory" if store.folder is None else f"{store.folder}, and as much of it as fits in memory"
-        room = (store.disk if store.folder is not None else store.memory) / 1e6
-
-        def said(items: int) -> str:
-            return (
-                f"the tower is frozen, so its outputs are kept: {items:,} items of {size / 1e6:.2g} MB are "
-                f"{items * size / 1e6:,.0f} MB in {place} (room for {room:,.0f} MB). The first one took "
-                f"{seconds[0]:.2g} s to encode, and {seconds[1]:.2g} s again."
-            )
-
-        return said
-
     def _tower(self, modality: Modality) -> Tower | None:
         if modality not in self._towers:
-            with self.model.engine.evaluating():
+            with self.evaluating():
                 self._towers[modality] = find_tower(self.model.input_module, modality)
         return self._towers[modality]
 

@@ -4,7 +4,7 @@ import copy
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -12,12 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from omnitune import runtime
+from omnitune.engine.inference import EncodingModel
 from omnitune.errors import InputError
 from omnitune.modules.backbones import TOWERS
 from omnitune.types import Column, Embeddings
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
 
 Treatment = Literal["lora", "frozen"]
 
@@ -120,7 +118,7 @@ class AdapterMixin:
         whole = runtime.require("peft", extra="lora").utils.other.AuxiliaryTrainingWrapper
         if any(isinstance(module, whole) for module in backbone.modules()):
             raise InputError("merge_adapter: expected an adapter without modules_to_save, which cannot be added up")
-        model = cast("Model", self)
+        model = cast(EncodingModel, self)
         sample = _sample(model) if inputs is None else list(inputs)
         if tolerance is None:
             tolerance = _TOLERANCE.get(backbone.dtype, _TOLERANCE_OF_HALF_PRECISION)
@@ -206,14 +204,14 @@ def _excluding(config: Any, places: Sequence[str]) -> Any:
     return changed
 
 
-def _sample(model: "Model") -> list[Any]:
+def _sample(model: EncodingModel) -> list[Any]:
     """Inputs of every plain modality that the model takes."""
     texts = ["a", "What does the third page say?", "numbers 1 2 3, and a longer text of some words"]
     images = [Image.linear_gradient("L").convert("RGB").resize((64, 48))]
     return [item for kind, items in (("text", texts), ("image", images)) if model.supports(kind) for item in items]
 
 
-def _embedded(model: "Model", inputs: Sequence[Any]) -> Tensor:
+def _embedded(model: EncodingModel, inputs: Sequence[Any]) -> Tensor:
     """Outputs of the model for some inputs `(items, ...)`, float32, on the CPU."""
     engine = model.engine
     with model.inference():

@@ -297,8 +297,8 @@ class SentenceTransformer(Model, pools.PoolMixin):
 
         with self.inference(device):
             if output_value == "sentence_embedding":
-                return stacked(self, items, request, finish, on_host=on_host)
-            return listed(self, items, request, _token_rows if output_value == "token_embeddings" else _all_rows)
+                return stacked(self.engine, items, request, finish, on_host=on_host)
+            return listed(self.engine, items, request, _token_rows if output_value == "token_embeddings" else _all_rows)
 
     # -- similarity
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnitune.types import Embeddings, Features
 
-__all__ = ["DENSE", "MULTI_VECTOR", "PAIR", "SPARSE", "Family"]
+__all__ = ["DENSE", "MULTI_VECTOR", "PAIR", "READY", "SPARSE", "Family"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +63,6 @@ MULTI_VECTOR = Family(
     mask="attention_mask",
 )
 PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=(), converts=True)
+
+READY = frozenset({DENSE.name, PAIR.name})
+"""Names of the families that this version has a class for."""

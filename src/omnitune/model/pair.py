@@ -377,7 +377,7 @@ class CrossEncoder(Model, pools.PoolMixin):
             return scores.softmax(dim=1) if apply_softmax and scores.shape[-1] > 1 else scores
 
         with self.inference(device):
-            return stacked(self, items, request, finish, on_host=on_host)
+            return stacked(self.engine, items, request, finish, on_host=on_host)
 
     def rank(
         self,

@@ -8,17 +8,15 @@ import queue
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import multiprocessing
 
 from omnitune import runtime
 from omnitune.engine import arguments
+from omnitune.engine.inference import EncodingModel
 from omnitune.errors import InputError, OmnituneError, ResourceError
-
-if TYPE_CHECKING:
-    from omnitune.model.base import Model
 
 Pool = dict[Literal["input", "output", "processes"], Any]
 
@@ -31,7 +29,7 @@ _runs = itertools.count()
 """Numbers of runs: what a failed run left in a pool must not answer the next one."""
 
 
-def start(model: "Model", devices: Sequence[str]) -> Pool:
+def start(model: EncodingModel, devices: Sequence[str]) -> Pool:
     """Start one process a device, each with its own copy of `model`.
 
     Args:
@@ -122,7 +120,7 @@ class PoolMixin:
             target_devices = [f"cuda:{i}" for i in range(gpus)] if gpus else ["cpu"] * 4
         for device in target_devices:
             runtime.device_named(device)
-        return start(cast("Model", self), target_devices)
+        return start(cast(EncodingModel, self), target_devices)
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[Literal["input", "output", "processes"], Any]) -> None:
@@ -179,12 +177,7 @@ def _receive(pool: Pool, number: int) -> tuple[int, Any]:
                 return chunk, result
 
 
-def _encode(model: "Model", items: Sequence[Any], call: dict[str, Any]) -> Any:
-    encode_here: Callable[..., Any] = model.encode_here  # type: ignore[assignment]  # each family's encoder has it
-    return encode_here(items, **call)
-
-
-def _work(model: "Model", device: str, inputs: Any, outputs: Any) -> None:
+def _work(model: EncodingModel, device: str, inputs: Any, outputs: Any) -> None:
     """A process's life: encode chunks until it is ended."""
     if device == "cpu":
         torch.set_num_threads(max(1, runtime.cores() // 2))
@@ -192,7 +185,7 @@ def _work(model: "Model", device: str, inputs: Any, outputs: Any) -> None:
     while True:
         chunk, items, call = inputs.get()
         try:
-            outputs.put((chunk, _encode(model, items, call)))
+            outputs.put((chunk, model.encode_here(items, **call)))
         except OmnituneError as error:
             outputs.put((chunk, type(error)(str(error))))
         except Exception:  # noqa: BLE001  # whatever a module raises must reach the caller, who waits for this chunk

@@ -9,7 +9,7 @@ compares the packed row with each text alone.
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -334,9 +334,9 @@ class Packer:
         return f"packed, the outputs differ by {far:.2g} of their length from those of each text alone"
 
 
-def packs_through(model: nn.Module, modality: Modality) -> bool:
-    """Tell whether every backbone in `model` packs items of `modality`, and there is one."""
-    packers = [*_packers(model)]
+def packs_through(modules: Iterable[nn.Module], modality: Modality) -> bool:
+    """Tell whether every backbone in `modules` packs items of `modality`, and there is one."""
+    packers = [packer for module in modules for packer in _packers(module)]
     return bool(packers) and all(packer.may_pack(modality) for packer in packers)
 
 

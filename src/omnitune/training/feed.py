@@ -209,7 +209,7 @@ class Feed:
         foreseen = towers.store is not None and self.model.family.arity == 1
         for source in self._checkable(dataset) if foreseen else []:
             for place, name in enumerate(source.columns):
-                said = towers.forecast(inputs_of(source.rows[0][name])[0]) if len(source.rows) else None
+                said = self.model.engine.forecast(inputs_of(source.rows[0][name])[0]) if len(source.rows) else None
                 if said is not None:
                     lines.append(f"column {name!r}: {said(len(np.unique(source.codes()[:, place])))}")
         return lines

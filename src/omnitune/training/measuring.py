@@ -37,7 +37,7 @@ def measure(evaluator: Any, model: Model, folder: Path, *, epoch: float | None, 
             f"{type(evaluator).__name__}"
         )
     if getattr(evaluator, "every_rank", False):
-        with sharing(model) as ranks:
+        with sharing(model.engine) as ranks:
             own = _called(evaluator, model, folder, epoch, steps) if first else evaluator.measure(model)
             return _of_first(ranks, own)
     ranks = Ranks()

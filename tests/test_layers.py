@@ -1,0 +1,54 @@
+"""No module imports itself through others, counting imports for type checkers and imports inside functions."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import omnitune
+
+ROOT = Path(omnitune.__file__).parent
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(tree, packages=True):
+    """Modules that are named in imports anywhere in a module; `from package import submodule` names the submodule."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def circle(graph):
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_there_is_no_circle():
+    lazy = {"omnitune"}  # its names are imported when first used; what it names for type checkers is no import
+    graph = {name: {other for other in imported(tree) if other in MODULES} - {name} - lazy
+             for name, tree in MODULES.items() if name not in lazy}  # fmt: skip
+    assert circle(graph) is None
+
+
+def test_a_circle_would_be_found():
+    tree = ast.parse("def f():\n    from omnitune import io\n")
+    assert list(imported(tree)) == ["omnitune.io"]
+    assert circle({"a": {"b"}, "b": {"a"}}) is not None
+
+
+def test_nothing_inside_imports_the_facade_of_names():
+    users = [name for name, tree in MODULES.items() if "omnitune" in imported(tree) and ".cli." not in name]
+    assert users == []

@@ -21,7 +21,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from omnitune import io
 from omnitune._version import __version__
 from omnitune.errors import CheckpointError
-from omnitune.model.family import DENSE, READY, Family
+from omnitune.model.family import DENSE, Family, class_of
 from omnitune.modules import files, registry
 from omnitune.modules.loading import upstream
 from omnitune.modules.transformer import Transformer, TransformerTask
@@ -121,7 +121,7 @@ def load(
     if kind != family.name and not family.converts:
         raise CheckpointError(
             f"model_name_or_path: expected a {family.name}, got a checkpoint of a {kind}: {path_or_id}; "
-            + (f"open it with omnitune.{kind}" if kind in READY else f"this version has no {kind}")
+            + (f"open it with omnitune.{kind}" if class_of(kind) is not None else f"this version has no {kind}")
         )
     if kind != family.name and (folder / MODULES).is_file():
         logger.warning("%s: a %s, whose backbone is taken for a %s with a new head.", folder, kind, family.name)

@@ -4,14 +4,16 @@ A family is a value: the trainer, the collator, the losses and the evaluators re
 its name is written to a checkpoint.
 """
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from omnitune.types import Embeddings, Features
 
-__all__ = ["DENSE", "MULTI_VECTOR", "PAIR", "READY", "SPARSE", "Family"]
+__all__ = ["DENSE", "MULTI_VECTOR", "PAIR", "SPARSE", "Family", "class_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,5 +66,23 @@ MULTI_VECTOR = Family(
 )
 PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=(), converts=True)
 
-READY = frozenset({DENSE.name, PAIR.name})
-"""Names of the families that this version has a class for."""
+_HOMES = {
+    DENSE.name: "omnitune.model.dense",
+    PAIR.name: "omnitune.model.pair",
+    MULTI_VECTOR.name: "omnitune.model.multi_vector",
+    SPARSE.name: "omnitune.model.sparse",
+}
+"""Modules of the families' classes, by name, because every one of them imports this module."""
+
+
+def class_of(name: str) -> Any:
+    """Find the public class of a family by the name that a checkpoint keeps; None where this version has none.
+
+    Example:
+        >>> class_of("CrossEncoder")
+        <class 'omnitune.model.pair.CrossEncoder'>
+    """
+    home = _HOMES.get(name)
+    if home is None or importlib.util.find_spec(home) is None:
+        return None
+    return getattr(importlib.import_module(home), name)

@@ -12,6 +12,7 @@ from omnitune import io
 from omnitune.errors import InputError
 from omnitune.model.base import Model
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.family import MULTI_VECTOR, class_of
 from omnitune.retrieval.base import MISSING, check_model
 from omnitune.retrieval.late_index import CANDIDATES, POOLED
 from omnitune.retrieval.packed import Packed
@@ -31,15 +32,8 @@ def load_encoder(folder: str | Path, **options: Any) -> Any:
     """
     facts = io.read_json_or_none(Path(folder) / "config_sentence_transformers.json") or {}
     kind = facts.get("model_type", "SentenceTransformer")
-    if kind == "CrossEncoder":
-        from omnitune.model.pair import CrossEncoder
-
-        return CrossEncoder(str(folder), **options)
-    if kind in ("MultiVectorEncoder", "ColBERT"):
-        import omnitune
-
-        return omnitune.MultiVectorEncoder(str(folder), **options)
-    return SentenceTransformer(str(folder), **options)
+    encoder = class_of(MULTI_VECTOR.name if kind == "ColBERT" else kind) or SentenceTransformer
+    return encoder(str(folder), **options)
 
 
 class TokenVectors:

@@ -37,9 +37,45 @@ def test_files_in_memory_leave_room(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("900\n")
     (tmp_path / "memory.stat").write_text("anon 200\nfile 700\ninactive_file 400\nactive_file 300\n")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert HEADROOM(tmp_path) == 800
+    none = tmp_path / "none"
+    assert HEADROOM(tmp_path, none) == 800
     (tmp_path / "memory.max").write_text("max\n")
-    assert HEADROOM(tmp_path) == HEADROOM(tmp_path / "none") == 1 << 62
+    assert HEADROOM(tmp_path, none) == HEADROOM(none, none) == 1 << 62
+
+
+def limited(folder: Path, limit: int, used: int, version: int = 2) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for name, value in zip(names, (limit, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    cached = "" if version == 2 else "total_"
+    (folder / "memory.stat").write_text(f"{cached}inactive_file 30\n{cached}active_file 10\n")
+
+
+def test_the_narrowest_of_the_own_groups_counts(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("0::/user.slice/job/step\n")
+    limited(root / "user.slice/job/step", 900, 100)
+    assert HEADROOM(root, own) == 840
+    limited(root / "user.slice/job", 500, 100)
+    assert HEADROOM(root, own) == 440
+    own.write_text("0::/../other/of/the/host\n")
+    assert HEADROOM(root, own) == 1 << 62
+    limited(root, 300, 100)
+    assert HEADROOM(root, own) == 240
+
+
+def test_groups_of_version_1_are_read(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("9:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n")
+    limited(root / "memory", 1 << 40, 0, version=1)
+    limited(root / "memory/docker/abc", 700, 200, version=1)
+    assert HEADROOM(root, own) == 540
+
+
+def test_a_missing_package_is_told_by_its_parent_too() -> None:
+    with pytest.raises(MissingExtraError, match="nowhere_at_all.part is needed"):
+        runtime.require("nowhere_at_all.part", extra="ocr")
 
 
 @pytest.mark.parametrize(

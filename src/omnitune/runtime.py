@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""What Linux calls instructions for products of bfloat16: of x86 processors the first two, of Arm ones the last."""
+"""Flags of processors that multiply bfloat16, as Linux lists them: the first two of x86, the last of Arm."""
 
 
 def require(package: str, *, extra: str) -> ModuleType:
     """Import an optional package.
 
     Args:
-        package: Name to import, without dots.
+        package: Name to import.
         extra: The extra of omnitune that installs it.
 
     Raises:
@@ -35,7 +35,7 @@ def require(package: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if error.name is None or not (package + ".").startswith(error.name + "."):
             raise
         raise MissingExtraError(
             f"{package} is needed here and is not installed: pip install 'omnitune[{extra}]'"
@@ -43,7 +43,7 @@ def require(package: str, *, extra: str) -> ModuleType:
 
 
 def cache_folder() -> Path:
-    """Where derived results are kept between runs: `OMNITUNE_CACHE`, or `omnitune` under the user's cache folder."""
+    """Name the folder of derived results: `OMNITUNE_CACHE`, or `omnitune` under the user's cache folder."""
     explicit = os.environ.get("OMNITUNE_CACHE")
     if explicit:
         return Path(explicit)
@@ -131,7 +131,7 @@ def device_named(device: Any) -> Any:
 
 
 def computes_bfloat16(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether `device` multiplies bfloat16 matrices in hardware; one that only can is slower than in float32."""
+    """Tell whether `device` multiplies bfloat16 matrices in hardware: emulated, it is slower than float32, so no."""
     if device.startswith("cuda"):
         import torch
 
@@ -162,18 +162,46 @@ def _meminfo(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def _cgroup_headroom(folder: Path = Path("/sys/fs/cgroup")) -> int:
+NO_LIMIT = 1 << 62
+
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+)
+"""Files and fields of control groups, of version 2 and of version 1: limit, use, and what is cached of files."""
+
+
+def _cgroup_headroom(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that the process may still take, by the narrowest of its control groups.
+
+    Every group above the process's own limits it too. Inside a container, the path of the own group may be the host's,
+    which is not mounted; the root of the mount is then the container's group.
+    """
+    places = [root, root / "memory"]
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        lines = own.read_text().splitlines()
     except OSError:
-        return 1 << 62
-    if limit == "max":
-        return 1 << 62
-    # Files that were read are counted as used, and dropped when memory is needed.
-    cached = int(facts["inactive_file"]) + int(facts["active_file"])
-    return max(int(limit) - used + cached, 0)
+        lines = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            mount = root if number == "0" else root / "memory"
+            inside = Path(path.lstrip("/"))
+            places += [mount / part for part in (inside, *inside.parents) if ".." not in part.parts]
+    return min(_headroom_of(place, *names) for place in places for names in _CGROUP_FILES)
+
+
+def _headroom_of(folder: Path, limit: str, used: str, cached: tuple[str, str]) -> int:
+    try:
+        most = (folder / limit).read_text().strip()
+        taken = int((folder / used).read_text())
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        if most == "max":
+            return NO_LIMIT
+        # Files that were read are counted as used, and dropped when memory is needed.
+        return max(int(most) - taken + sum(int(facts.get(name, 0)) for name in cached), 0)
+    except (OSError, ValueError):
+        return NO_LIMIT
 
 
 def progress(

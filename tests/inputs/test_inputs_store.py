@@ -73,3 +73,22 @@ def test_writers_of_one_key_leave_one_whole_file(tmp_path: Path) -> None:
         thread.join()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["key.safetensors"]
     assert torch.equal(stores[0].get("key")["a"], entry["a"])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")])
+def test_a_folder_that_takes_nothing_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    kept = Store(1 << 20, tmp_path, 1 << 20)
+    kept.put("old", {"x": torch.ones(3)})
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise error
+
+    store = Store(20, tmp_path, 1 << 20)
+    monkeypatch.setattr("omnitune.inputs.store.save_file", refused)
+    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert store.put("a", {"x": torch.ones(3)}) and not store.put("b", {"x": torch.ones(3)})
+    assert store.get("a") is not None and store.get("b") is None and store.get("old") is not None
+    assert caplog.text.count("nothing more is kept there in this run") == 1

@@ -40,3 +40,23 @@ def test_what_a_failed_run_left_behind_answers_no_other() -> None:
         run(pool, ["bad", "old", "old", "old"], 1)
     assert not pool["output"].empty()
     assert run(pool, ["new", "newer"], 1) == [["new"], ["newer"]]
+
+
+def test_processes_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    class Context:
+        def Queue(self) -> None:
+            return None
+
+        def Process(self, *, target: Any, args: tuple[Any, ...], daemon: bool) -> Any:
+            started.append(args)
+            return SimpleNamespace(start=lambda: None)
+
+    monkeypatch.setattr(pools.multiprocessing, "get_context", lambda kind: Context())
+    monkeypatch.setattr(pools.runtime, "cores", lambda: 8)
+    model = SimpleNamespace(device="cpu", to=lambda device: None)
+    for devices, threads in ((["cpu"] * 4, 2), (["cpu"], 8), (["cpu"] * 20, 1), (["cuda:0", "cuda:1"], None)):
+        started.clear()
+        pools.start(model, devices)  # type: ignore[arg-type]
+        assert {args[2] for args in started} == {threads}

@@ -383,9 +383,11 @@ def _without_bars() -> Iterator[None]:
     """No progress bars of `datasets` for tables that take milliseconds."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
-    yield
-    if shown:
-        datasets.enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _fingerprint(

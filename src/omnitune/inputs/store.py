@@ -7,6 +7,7 @@ Several processes may share a folder: a file appears whole or not at all, and on
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnitune import io
+from omnitune.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Store:
         self.in_memory = 0
         self.on_disk = 0 if folder is None else _make_room(folder, disk)
         self._uncounted = 0
+        self._given_up = False
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
@@ -63,10 +66,8 @@ class Store:
         """Keep tensors, on the host and without a graph.
 
         Returns:
-            Whether there was room.
-
-        Raises:
-            ResourceError: The disk is full.
+            Whether there was room. Where the folder is full or read-only, files are given up with one warning: what is
+            kept here can be made again, and a run must not end for want of it.
         """
         size = sum(tensor.nbytes for tensor in entry.values())
         with self._lock:
@@ -76,7 +77,7 @@ class Store:
             if fits:
                 self._entries[key] = entry
                 self.in_memory += size
-            if self.folder is None:
+            if self.folder is None or self._given_up:
                 return fits
             path = self._path(key, self.folder)
             if path.exists():
@@ -85,8 +86,13 @@ class Store:
             if self.on_disk + size > self.disk:
                 return fits
             self.on_disk += size
-        with io.writing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
+        try:
+            with io.writing(path) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in entry.items()}, temporary)
+        except (OSError, ResourceError, SafetensorError) as error:
+            self._given_up = True
+            logger.warning("%s: nothing more is kept there in this run: %s", self.folder, error)
+            return fits
         return True
 
     def _count_others(self, size: int) -> None:
@@ -99,15 +105,17 @@ class Store:
     def _read(self, key: str, folder: Path) -> Entry | None:
         path = self._path(key, folder)
         try:
-            path.touch() if path.exists() else None
+            with suppress(OSError):  # a read-only folder keeps no times of use
+                path.touch() if path.exists() else None
             # Made outside inference mode: what is read for an evaluation may serve training.
             with torch.inference_mode(False):
                 entry: Entry = load_file(path)
         except (SafetensorError, EOFError):
             logger.warning("%s cannot be read and is made anew.", path)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
-        except FileNotFoundError:
+        except OSError:
             return None
         size = sum(tensor.nbytes for tensor in entry.values())
         with self._lock:
@@ -127,7 +135,7 @@ def _files(folder: Path) -> list[tuple[float, int, Path]]:
     for path in folder.rglob("*" + SUFFIX):
         try:
             stat = path.stat()
-        except FileNotFoundError:  # another process makes room, too
+        except OSError:  # another process makes room, too
             continue
         facts.append((stat.st_mtime, stat.st_size, path))
     return facts
@@ -140,6 +148,7 @@ def _make_room(folder: Path, limit: int) -> int:
     for _, size, path in sorted(facts):
         if total <= limit:
             break
-        path.unlink(missing_ok=True)
-        total -= size
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            total -= size
     return total

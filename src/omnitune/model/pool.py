@@ -44,10 +44,14 @@ def start(model: EncodingModel, devices: Sequence[str]) -> Pool:
     context = multiprocessing.get_context("spawn")
     inputs, outputs = context.Queue(), context.Queue()
     home = model.device
+    # Each process starts as many threads as the machine has cores; together they would wait for one another.
+    on_cpu = sum(str(device).startswith("cpu") for device in devices)
+    threads = max(1, runtime.cores() // on_cpu) if on_cpu else None
     model.to("cpu")
     try:
         processes = [
-            context.Process(target=_work, args=(model, str(device), inputs, outputs), daemon=True) for device in devices
+            context.Process(target=_work, args=(model, str(device), threads, inputs, outputs), daemon=True)
+            for device in devices
         ]
         for process in processes:
             process.start()
@@ -177,10 +181,10 @@ def _receive(pool: Pool, number: int) -> tuple[int, Any]:
                 return chunk, result
 
 
-def _work(model: EncodingModel, device: str, inputs: Any, outputs: Any) -> None:
-    """A process's life: encode chunks until it is ended."""
-    if device == "cpu":
-        torch.set_num_threads(max(1, runtime.cores() // 2))
+def _work(model: EncodingModel, device: str, threads: int | None, inputs: Any, outputs: Any) -> None:
+    """Encode chunks until the process is ended."""
+    if device.startswith("cpu") and threads is not None:
+        torch.set_num_threads(threads)
     model.to(device)
     while True:
         chunk, items, call = inputs.get()

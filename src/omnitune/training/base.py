@@ -261,7 +261,15 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         )
         self.opening_lines += self._feed.keep_caches(self.train_dataset)
         start_alike(binding.Trainable(self.loss, self.model))
-        result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        try:
+            result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                for name in ("training_bar", "prediction_bar"):  # transformers closes them at the end alone
+                    bar = getattr(callback, name, None)
+                    if bar is not None:
+                        bar.close()
+                        setattr(callback, name, None)
         return result
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -141,8 +141,9 @@ def _place(folder: Path, key: str) -> Path:
 
 def _recall(folder: Path, key: str) -> str | None:
     """The reading that is kept under `key`, or None; one that is damaged counts as none."""
-    if (folder, key) in _remembered:
-        return _remembered[folder, key]
+    known = _remembered.get((folder, key))  # in one step, as another thread may make room in between
+    if known is not None:
+        return known
     try:
         text = json.loads(_place(folder, key).read_text(encoding="utf-8"))["text"]
     except (OSError, ValueError, KeyError, TypeError):

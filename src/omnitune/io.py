@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from omnitune.errors import ResourceError
+from omnitune.errors import DatasetError, ResourceError
 
 JUST_MADE = 2.0
 """Seconds in which a new folder is taken for one whose owner is about to lock it."""
@@ -245,6 +245,24 @@ def writable_folder(folder: Path) -> Path:
         raise ResourceError(
             f"{folder}: expected a folder that can be written to, got: {error.strerror or error}"
         ) from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the file `name` of a folder, where the name comes from data that someone else may have written.
+
+    Args:
+        folder: The folder.
+        name: Path inside it, with forward slashes.
+
+    Raises:
+        DatasetError: The name, or a link in it, leads out of the folder.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    root = os.path.join(os.path.realpath(folder), "")
+    # A drive ("C:") is refused everywhere, because the folder may be read on another system than it was written on.
+    if not parts or ":" in parts[0] or not os.path.realpath(folder / Path(*parts)).startswith(root):
+        raise DatasetError(f"{folder}: expected names of files inside it, got {name!r}, which leads out of it")
+    return folder / name
 
 
 @contextmanager

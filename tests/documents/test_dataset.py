@@ -1,6 +1,7 @@
 """A folder becomes a dataset once; what is held out stays out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import datasets
 import pytest
 from PIL import Image
 
+from fixtures import hostile_pdfs
 from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from omnitune.documents import DocumentDataset, check_leaks, load, prepare
 from omnitune.documents import dataset as dataset_module
 from omnitune.documents.folder import read_folder
 from omnitune.documents.preparation import Choices, make_rows, round_trip, with_readings
 from omnitune.documents.read.pages import Rendering
-from omnitune.errors import DatasetError, LeakageError
+from omnitune.documents.splits import SplitPage, split_pages
+from omnitune.errors import DatasetError, InputError, LeakageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 SMALL: dict[str, Any] = {"width": 120, "show_progress": False, "test": ["kitchen"]}
@@ -256,17 +259,21 @@ def test_a_reader_reads_pages_without_text_and_only_those(tmp_path: Path) -> Non
 
 
 def test_images_alone_cannot_be_asked_about_without_a_reader(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     for shade in range(4):
-        Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / f"{shade}.png")
+        Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / "in" / f"{shade}.png")
     with pytest.raises(DatasetError, match=r"1 page\(s\) of .* have no text; pass reader="):
-        prepare(tmp_path, tmp_path / "out", show_progress=False)
+        prepare(tmp_path / "in", tmp_path / "out", show_progress=False)
 
 
 def test_pages_with_text_and_nothing_to_ask_name_their_documents(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     for shade in range(4):
-        Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / f"{shade}.png")
+        Image.effect_noise((60, 80), 10 + 20 * shade).save(tmp_path / "in" / f"{shade}.png")
     with pytest.raises(DatasetError, match=r"1 page\(s\) of \d.png have no outline, captions or headings; hold out"):
-        prepare(tmp_path, tmp_path / "out", reader=lambda paths: [f"word {p}" for p in paths], show_progress=False)
+        prepare(
+            tmp_path / "in", tmp_path / "out", reader=lambda paths: [f"word {p}" for p in paths], show_progress=False
+        )
 
 
 def test_one_document_is_an_error_unless_pages_may_be_split(tmp_path: Path) -> None:
@@ -289,3 +296,83 @@ def test_real_manuals_make_titles_of_their_outlines(tmp_path: Path) -> None:
     assert "Overview of RDBMSs" in made.test_queries
     assert len(made.train) > 200
     assert json.loads((tmp_path / "out" / "prepared.json").read_text())["queries"]["train"]["title"] > 90
+
+
+@pytest.mark.parametrize(
+    "image", ["../../../secret.png", "/etc/hostname", "images/../../secret.png", "C:/x.png", "..\\secret.png"]
+)
+def test_a_page_outside_the_dataset_is_refused(tmp_path: Path, made: DocumentDataset, image: str) -> None:
+    shutil.copytree(made.folder, tmp_path / "theirs")
+    pages = made.tables["pages"]
+    rows = [{**row, "image": image} if number == 3 else row for number, row in enumerate(pages)]
+    tables = datasets.DatasetDict({**made.tables, "pages": datasets.Dataset.from_list(rows, features=pages.features)})
+    shutil.rmtree(tmp_path / "theirs" / "tables")
+    tables.save_to_disk(str(tmp_path / "theirs" / "tables"))
+    Image.new("L", (9, 9)).save(tmp_path / "secret.png")
+    with pytest.raises(DatasetError, match="expected names of files inside it, got .*, which leads out of it"):
+        load(tmp_path / "theirs")
+    for use in (lambda d: d.to_datasets(), lambda d: d.pages, lambda d: d.corpus, lambda d: d.pictures):
+        with pytest.raises(DatasetError, match="leads out of it"):
+            use(DocumentDataset(folder=tmp_path / "theirs", tables=tables, facts=made.facts))
+
+
+def test_a_link_out_of_the_dataset_is_refused(tmp_path: Path, made: DocumentDataset) -> None:
+    shutil.copytree(made.folder, tmp_path / "theirs")
+    image = tmp_path / "theirs" / made.tables["pages"]["image"][0]
+    image.unlink()
+    Image.new("L", (9, 9)).save(tmp_path / "secret.png")
+    image.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DatasetError, match="leads out of it"):
+        load(tmp_path / "theirs")
+
+
+def test_a_destination_among_the_documents_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in")
+    for out in (tmp_path / "in", tmp_path / "in" / "deep" / "ds"):
+        with pytest.raises(InputError, match="out: expected a folder outside the documents, got .* inside"):
+            prepare(tmp_path / "in", out, **SMALL)
+    assert not (tmp_path / "in" / "deep").exists()
+
+
+def test_names_that_are_no_utf8_or_hold_markup(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in")
+    folder = os.fsencode(tmp_path / "in")
+    os.rename(folder + b"/garden.pdf", folder + b"/caf\xe9 \x1b[31m<img src=x>.pdf")
+    (tmp_path / "in" / "notes.docx").write_text("x")
+    made = prepare(tmp_path / "in", tmp_path / "out", **SMALL)
+    name = r"caf\xe9 \x1b[31m<img src=x>.pdf"
+    assert name in made.tables["pages"]["document"]
+    assert load(tmp_path / "out").texts[f"{name}#1"].startswith("Sowing tomatoes early")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "\x1b" not in card and "<img" not in card and r"caf\xe9 \x1b[31m&lt;img" in card
+    assert "- .docx: 1" in card
+    assert "not read: 1 .docx (" in made.summary()
+
+
+def test_pages_that_cannot_be_read_are_in_the_facts_and_on_the_card(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["kitchen", "garden"])
+    hostile_pdfs.texts(tmp_path / "in" / "holes.pdf", 4, kids=[3, 999, 7, 9])
+    made = prepare(tmp_path / "in", tmp_path / "out", **SMALL)
+    assert [(one["document"], one["number"]) for one in made.facts["lost"]] == [("holes.pdf", 2)]
+    assert [page for page in made.page_ids if page.startswith("holes")] == ["holes.pdf#1", "holes.pdf#3", "holes.pdf#4"]
+    assert "; 1 pages that cannot be read" in made.summary()
+    assert "- `holes.pdf`: page 2 cannot be loaded" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_damaged_facts_are_made_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["kitchen", "garden"])
+    made = prepare(tmp_path / "in", tmp_path / "out", **SMALL)
+    (tmp_path / "out" / "prepared.json").write_text('{"fing')
+    again = prepare(tmp_path / "in", tmp_path / "out", **SMALL)
+    assert again.facts["fingerprint"] == made.facts["fingerprint"]
+
+
+def test_a_held_out_document_is_found_however_its_name_is_spelled() -> None:
+    pages = [
+        SplitPage(page_id=f"{name}#1", document=name, group=n, family=n)
+        for n, name in enumerate(("a.pdf", "Pru\u0308fung.pdf"))
+    ]
+    for given in ("Pr\u00fcfung", "Pr\u00fc*.pdf", "Pru\u0308fung.pdf"):
+        assert split_pages(pages, by="documents", test=[given], validation=0.0, seed=0).pages("test") == [
+            "Pru\u0308fung.pdf#1"
+        ]

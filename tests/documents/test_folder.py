@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from PIL import Image
 
 from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from omnitune.documents import folder as folder_module
-from omnitune.documents.folder import find_documents, key_of, read_folder
+from omnitune.documents.folder import counted, find_documents, key_of, list_folder, read_folder
 from omnitune.documents.read.pages import Rendering
 from omnitune.documents.read.worker import Job, Worker, Workers
-from omnitune.errors import DatasetError, DocumentError, MissingExtraError, ResourceError
+from omnitune.errors import DatasetError, MissingExtraError, ResourceError
 
 SMALL = Rendering(width=120)
 
@@ -167,7 +168,9 @@ def test_long_files_may_take_long_to_describe(tmp_path: Path) -> None:
     with (tmp_path / "a.mp4").open("wb") as file:
         file.truncate(50 << 20)
     (tmp_path / "a.pdf").write_bytes(b"x")
-    assert folder_module._patience(tmp_path / "a.mp4") == 500 and folder_module._patience(tmp_path / "a.pdf") == 0
+    jobs = [folder_module._job(tmp_path / name, SMALL) for name in ("a.mp4", "a.pdf")]
+    assert [job.patience for job in jobs] == [500, 0]
+    assert jobs[0].memory > jobs[1].memory
 
 
 def test_a_killed_run_keeps_what_was_done(tmp_path: Path) -> None:
@@ -210,8 +213,10 @@ def pages(path, start, stop, folder, rendering):
             os._exit(7)
         if path.name == "raise.x":
             raise RuntimeError("surprising")
-        if path.name == "hang.x":
+        if path.name == "hang.x" and number == 2:
             time.sleep(60)
+        if path.name == "noisy.x":
+            os.write(1, b"a library says something\\n")
         yield Page(number=number, label="", image=f"{path.stem}-{number}", width=1, height=1, look="")
 """
 
@@ -229,40 +234,137 @@ def make(reader: str, path: Path, pages: int) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "lost"),
     [
-        ("crash.x", r"crash.x: its reader crashed \(exit code 7\)"),
-        ("raise.x", r"raise.x: its reader crashed \(exit code 1: RuntimeError: surprising\)"),
-        ("hang.x", r"hang.x: reading it takes longer than 1 s"),
+        ("crash.x", {3: r"page 3: its reader crashed \(exit code 7\)"}),
+        ("hang.x", {2: r"page 2: reading it takes longer than 1 s"}),
+        ("noisy.x", {}),
     ],
 )
-def test_a_worker_survives_what_a_document_does_to_it(
-    tmp_path: Path, reader: str, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+def test_a_page_that_takes_down_its_reader_costs_itself(
+    tmp_path: Path, reader: str, name: str, lost: dict[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnitune.documents.read.worker.SECONDS_PER_PAGE", 0.25)
-    bad, good = make(reader, tmp_path / name, 4), make(reader, tmp_path / "good.x", 40)
+    monkeypatch.setattr("omnitune.documents.read.worker.SECONDS_PER_PAGE", 1.0)
     worker = Worker()
-    with pytest.raises(DocumentError, match=reason):
-        worker.do(bad)
-    assert [page.number for page in worker.do(good)] == list(range(1, 41))
+    read = worker.do(make(reader, tmp_path / name, 6))
+    assert [page.number for page in read.pages] == [number for number in range(1, 7) if number not in lost]
+    assert [one.number for one in read.lost] == list(lost)
+    assert all(re.fullmatch(lost[one.number], one.reason) for one in read.lost)
+    assert len(worker.do(make(reader, tmp_path / "good.x", 40)).pages) == 40
     worker.close()
 
 
-def test_workers_give_back_errors_with_their_keys(tmp_path: Path, reader: str) -> None:
+def test_a_document_whose_pages_all_take_down_their_reader_is_given_up(tmp_path: Path, reader: str) -> None:
+    worker = Worker()
+    read = worker.do(make(reader, tmp_path / "raise.x", 2000))
+    worker.close()
+    assert not read.pages and len(read.lost) == 2000
+    assert read.lost[0].reason == "page 1: its reader crashed (exit code 1: RuntimeError: surprising)"
+    assert read.lost[-1].reason == "page 2000: not tried, because 3 pages took down their reader"
+
+
+def test_a_segment_that_is_missing_costs_its_document_and_not_the_folder(
+    tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_reader.py").write_text(
+        READER.replace("pages=int(path.read_text()))", "pages=4, marks=(0.0, 1.0, 2.0, 3.0, 4.0))").replace(
+            "range(start + 1, stop + 1)", "range(start + 1, stop + 1 - (path.name == 'short.x'))"
+        )
+    )
+    monkeypatch.setitem(folder_module.READERS, ".x", reader)
+    for name in ("short.x", "whole.x", "crash.x"):
+        (tmp_path / name).write_text("4")
+    documents, skipped = read_folder(tmp_path, tmp_path / "out", SMALL)
+    assert [document.name for document in documents] == ["whole.x"]
+    assert {one.name: one.reason for one in skipped} == {
+        "short.x": "it has 4 segments by its times, and only 3 can be read",
+        "crash.x": "its reader crashed (exit code 7)",
+    }
+
+
+def test_an_interrupted_run_does_not_wait_for_a_page_that_hangs(tmp_path: Path, reader: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Workers[str](1) as pool:
+        pool._threads.submit(pool._one, make(reader, tmp_path / "hang.x", 4))
+        time.sleep(2)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 15
+
+
+def test_workers_give_back_answers_with_their_keys(tmp_path: Path, reader: str) -> None:
     jobs = [(name, make(reader, tmp_path / f"{name}.x", 4)) for name in ("one", "crash", "two")]
     with Workers[str](2) as pool:
         results = dict(pool.run(jobs))
-    assert isinstance(results["crash"], DocumentError)
-    assert len(results["one"]) == len(results["two"]) == 4
+    assert [len(results[name].pages) for name in ("one", "crash", "two")] == [4, 3, 4]
 
 
 def test_a_new_kind_of_document_is_one_row(tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(folder_module.READERS, ".x", reader)
     make(reader, tmp_path / "in.x", 20)
-    (tmp_path / "crash.x").write_text("20")
+    (tmp_path / "raise.x").write_text("20")
     documents, skipped = read_folder(tmp_path, tmp_path / "out", SMALL)
     assert [(document.name, len(document.pages)) for document in documents] == [("in.x", 20)]
-    assert [one.name for one in skipped] == ["crash.x"]
+    assert [one.name for one in skipped] == ["raise.x"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"title": 5}', '{"title": "", "outline": [], "pages": []}']
+)
+def test_a_damaged_marker_means_not_done(tmp_path: Path, content: str) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    first = read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=1)
+    (marker,) = (tmp_path / "out" / "documents").glob("*.json")
+    marker.write_text(content)
+    assert read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=1) == first
+
+
+def test_a_marker_that_names_an_image_elsewhere_means_not_done(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    first = read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=1)
+    (marker,) = (tmp_path / "out" / "documents").glob("*.json")
+    kept = json.loads(marker.read_text())
+    Image.new("L", (9, 9)).save(tmp_path / "secret.png")
+    kept["pages"][0]["image"] = "../../secret.png"
+    marker.write_text(json.dumps(kept))
+    assert read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=1) == first
+
+
+def test_an_image_that_is_empty_is_made_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    documents, _ = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    image = tmp_path / "out" / "images" / documents[0].pages[2].image
+    image.write_bytes(b"")
+    read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert image.stat().st_size
+
+
+def test_names_are_bytes(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", ["garden"])
+    odd = os.fsencode(tmp_path / "in") + b"/caf\xe9 \x1b[31m.pdf"
+    os.rename(tmp_path / "in" / "garden.pdf", odd)
+    (tmp_path / "in" / r"caf\xe9 \x1b[31m.pdf").write_bytes(Path(os.fsdecode(odd)).read_bytes())
+    documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
+    assert [document.name for document in documents] == [r"caf\xe9 \x1b[31m.pdf", r"caf\xe9 \x1b[31m.pdf~"]
+    assert not skipped
+
+
+def test_other_files_are_counted_by_suffix(tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.docx", "c/d.DOCX", "e.zip", "LICENCE", ".hidden.docx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_folder(tmp_path)
+    assert listing.others == {".docx": 2, ".zip": 1, "": 1}
+    assert counted(listing.others) == "2 .docx, 1 without a suffix, 1 .zip"
+    (tmp_path / "a.pdf").unlink()
+    with pytest.raises(DatasetError, match=r"found none but 4 other files \(2 .docx, 1 without a suffix, 1 .zip\)"):
+        list_folder(tmp_path)
+
+
+def test_a_dataset_inside_the_folder_is_no_document(tmp_path: Path) -> None:
+    for name in ("a.pdf", "ds/images/ab/x.png", "ds/tables/y", "ds/prepared.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_documents(tmp_path)] == ["a.pdf"]
 
 
 def test_a_full_disk_stops_the_run(tmp_path: Path, reader: str) -> None:

@@ -1,10 +1,12 @@
 """The README of a prepared dataset: what is in it, what was left out and why."""
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omnitune.documents.kinds import KINDS, PAGES
+from omnitune.documents.read.text import printable
 from omnitune.io import writing
 
 _HEAD = """# {page}s and queries from {name}
@@ -46,8 +48,8 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
             made="page image" if kind is PAGES else page,
             modality=kind.modality,
             queries=_QUERIES[kind.captioned],
-            name=Path(facts["source"]).name,
-            out=path.parent.name,
+            name=_text(Path(facts["source"]).name),
+            out=_text(path.parent.name),
             documents=len(facts["documents"]),
             pages=sum(facts["pages"].values()),
             train=asked["train"],
@@ -61,6 +63,18 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
         "## Queries\n",
         _table(("side", "origin", "number"), _counts(facts["queries"])),
         _section(f"Skipped {document}s", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),
+        _section(
+            f"{page.capitalize()}s that cannot be read",
+            (f"`{one['document']}`: {one['reason']}" for one in facts["lost"]),
+        ),
+        _section(
+            "Files that are not read",
+            (f"{suffix or 'without a suffix'}: {count}" for suffix, count in facts["not_read"].items()),
+        ),
+        _section(
+            "Captions of files that are not there",
+            (f"`{name}`: {', '.join(some)}" for name, some in facts["unmatched_captions"].items()),
+        ),
         _section("Training queries dropped", (f"{reason}: {count}" for reason, count in facts["dropped"].items())),
         _section(
             f"{page.capitalize()}s left out of their side, because a {page} that is more protected is nearly the same",
@@ -81,9 +95,14 @@ def _counts(queries: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[str, str
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_text(cell).replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def _text(value: Any) -> str:
+    """Text from outside (names, reasons) as text: no HTML, no control characters, one line."""
+    return html.escape(printable(str(value)), quote=False)
 
 
 def _section(title: str, lines: Iterable[str]) -> str:
-    listed = "".join(f"- {line}\n" for line in lines)
+    listed = "".join(f"- {_text(line)}\n" for line in lines)
     return f"## {title}\n\n{listed}" if listed else ""

@@ -24,6 +24,7 @@ pushing them to a hub, embeds the images.
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections import Counter
@@ -39,7 +40,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Value, 
 
 from omnitune.documents.card import write_card
 from omnitune.documents.duplicates import members
-from omnitune.documents.folder import LAYOUT_VERSION, Document, Skipped, find_documents, kind_at, read_folder
+from omnitune.documents.folder import LAYOUT_VERSION, Document, Listing, Skipped, counted, list_folder, read_folder
 from omnitune.documents.kinds import KINDS, Kind, KindName, Ways, way_of
 from omnitune.documents.preparation import (
     QUERY_VERSION,
@@ -53,10 +54,16 @@ from omnitune.documents.preparation import (
     page_groups,
     with_readings,
 )
+from omnitune.documents.queries.captions import Captions
 from omnitune.documents.read.pages import Rendering, picture_of
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
-from omnitune.errors import DatasetError
-from omnitune.io import writable_folder, writing
+from omnitune.errors import DatasetError, InputError
+from omnitune.io import inside, read_json_or_none, writable_folder, writing
+
+logger = logging.getLogger(__name__)
+
+READ_TYPES = "PDF files, images, recordings and clips are read: save others as PDF"
+"""What to do about files of other types."""
 
 TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
 
@@ -109,8 +116,9 @@ class DocumentDataset:
     Attributes:
         folder: Where it is.
         tables: As on disk (see the module's docstring).
-        facts: What was made of what: `source`, `settings`, `documents`, `skipped`, `pages`, `queries`, `dropped`,
-            `near_duplicates`, `left_out`, `seconds`.
+        facts: What was made of what: `source`, `settings`, `documents`, `skipped`, `lost` (pages that could not be
+            read), `not_read` (files of other types by suffix), `pages`, `queries`, `dropped`, `near_duplicates`,
+            `left_out`, `seconds`.
     """
 
     folder: Path
@@ -207,10 +215,14 @@ class DocumentDataset:
         sides = ", ".join(f"{facts['pages'][side]} {side}" for side in reversed(SIDES) if facts["pages"].get(side))
         asked = sum(facts["queries"]["test"].values())
         words = self.kind.words
-        skipped = f"; {len(facts['skipped'])} {words.document}s skipped" if facts["skipped"] else ""
+        left_out = f"; {len(facts['skipped'])} {words.document}s skipped" if facts["skipped"] else ""
+        if facts.get("lost"):
+            left_out += f"; {len(facts['lost'])} {words.page}s that cannot be read"
+        if facts.get("not_read"):
+            left_out += f"; not read: {counted(facts['not_read'])} ({READ_TYPES})"
         return (
             f"{len(facts['documents'])} {words.document}s, {len(self.page_ids):,} {words.page}s ({sides}); "
-            f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{skipped}"
+            f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{left_out}"
         )
 
     def to_datasets(self) -> DatasetDict:
@@ -226,7 +238,7 @@ class DocumentDataset:
         return DatasetDict(made)
 
     def _path(self, image: str) -> str:
-        return str(self.folder / image)
+        return str(inside(self.folder, image))
 
     def _asked(self, side: Side) -> Questions:
         if side not in self.tables:
@@ -243,7 +255,7 @@ def load(folder: str | Path) -> DocumentDataset:
     """Open a dataset that `prepare` made.
 
     Raises:
-        DatasetError: There is none in `folder`.
+        DatasetError: There is none in `folder`, or a page of it names a file outside.
     """
     folder = Path(folder).absolute()
     if not (folder / FACTS).is_file() or not (folder / TABLES).is_dir():
@@ -252,7 +264,10 @@ def load(folder: str | Path) -> DocumentDataset:
             f"which has no {FACTS} or no {TABLES}/"
         )
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return DocumentDataset(folder=folder, tables=load_from_disk(str(folder / TABLES)), facts=facts)
+    tables = load_from_disk(str(folder / TABLES))
+    for image in {image for table in tables.values() if "image" in table.column_names for image in table["image"]}:
+        inside(folder, image)  # the dataset may be someone else's: a page is a file of it, or saving it would leak one
+    return DocumentDataset(folder=folder, tables=tables, facts=facts)
 
 
 def prepare(
@@ -284,7 +299,7 @@ def prepare(
 
     Args:
         folder: Documents (PDF files and images), recordings or clips, with its sub-folders.
-        out: Where the dataset goes.
+        out: Where the dataset goes, outside of `folder`.
         kind: `"pages"`, `"recordings"` or `"clips"`: which files count; `"auto"` takes all, which must be of one kind.
         width: Width of a page image in pixels; most of a clip.
         max_pixels: Most pixels of a page image.
@@ -305,18 +320,20 @@ def prepare(
 
     Raises:
         DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
-        InputError: This kind of document is not cut so.
+        InputError: This kind of document is not cut so; or `out` lies inside `folder`.
         LeakageError: A held-out page, or its near-duplicate, came into training.
         ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
     """
     started = time.perf_counter()
-    folder, out = Path(folder), writable_folder(Path(out).absolute())
-    paths = find_documents(folder, kind)
-    what = kind_at(paths[0])
+    folder = Path(folder)
+    check_outside(folder, Path(out))
+    out = writable_folder(Path(out).absolute())
+    listing = list_folder(folder, kind)
+    what = listing.kind
     rendering = Rendering(
         width=width, max_pixels=max_pixels, segments=way_of(what, segments, seconds), seconds=float(seconds)
     )
-    captions = captions_for(folder, paths, what)
+    captions = captions_for(listing)
     choices = Choices(
         split=split,
         test=test if isinstance(test, float | int) else tuple(test),
@@ -326,23 +343,36 @@ def prepare(
         sentences=sentences,
         round_trip=round_trip,
     )
-    documents, skipped = read_folder(
-        folder, out, rendering, kind=what.name, workers=workers, show_progress=show_progress
-    )
+    documents, skipped = read_folder(listing, out, rendering, workers=workers, show_progress=show_progress)
     if captions is not None:
         documents = [replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents]
         skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
+        for name, strangers in captions.unmatched.items():
+            logger.warning("%s: %d row(s) name no file of the folder, such as %r", name, len(strangers), strangers[0])
     settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
-    mark = _fingerprint(documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
+    mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
     if _up_to_date(out, mark):
         return load(out)
     if reader is not None:
         documents = with_readings(documents, out / IMAGES, reader)
     write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
     rows = make_rows(documents, choices, keep, write, what)
-    facts = _facts(folder, settings, documents, skipped, rows)
+    facts = _facts(listing, captions, settings, documents, skipped, rows)
     facts |= {"kind": what.name, "fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
     return _save(out, rows, facts)
+
+
+def check_outside(folder: Path, out: Path) -> None:
+    """Refuse a destination inside the folder of documents.
+
+    Raises:
+        InputError: `out` is `folder` or lies inside it.
+    """
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise InputError(
+            f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
+            "its page images would be taken for documents in the next run"
+        )
 
 
 def check_leaks(dataset: DocumentDataset) -> None:
@@ -391,6 +421,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _fingerprint(
+    listing: Listing,
     documents: Sequence[Document],
     skipped: Sequence[Skipped],
     settings: Mapping[str, Any],
@@ -401,7 +432,9 @@ def _fingerprint(
     parts = [
         LAYOUT_VERSION,
         QUERY_VERSION,
-        [[document.name, document.key, *map(dataclasses.astuple, document.captions)] for document in documents],
+        [[one.name, one.key, *map(dataclasses.astuple, one.captions)] for one in documents],
+        [[one.name, *(lost.number for lost in one.lost)] for one in documents if one.lost],
+        sorted(listing.others.items()),
         [one.name for one in skipped],
         settings,
         named,
@@ -412,11 +445,17 @@ def _fingerprint(
 def _up_to_date(out: Path, mark: str) -> bool:
     if not (out / FACTS).is_file() or not (out / TABLES).is_dir():
         return False
-    return bool(json.loads((out / FACTS).read_text(encoding="utf-8"))["fingerprint"] == mark)
+    facts = read_json_or_none(out / FACTS)
+    return isinstance(facts, dict) and facts.get("fingerprint") == mark
 
 
 def _facts(
-    folder: Path, settings: Mapping[str, Any], documents: Sequence[Document], skipped: Sequence[Skipped], rows: Rows
+    listing: Listing,
+    captions: Captions | None,
+    settings: Mapping[str, Any],
+    documents: Sequence[Document],
+    skipped: Sequence[Skipped],
+    rows: Rows,
 ) -> dict[str, Any]:
     asked = {"train": rows.train, "test": rows.asked.get("test", []), "validation": rows.asked.get("validation", [])}
     of_document = Counter(row["document"] for table in asked.values() for row in table)
@@ -424,7 +463,7 @@ def _facts(
     for row in rows.pages:
         sides.setdefault(row["document"], set()).add(row["side"])
     return {
-        "source": str(folder.absolute()),
+        "source": str(listing.folder.absolute()),
         "settings": {**settings},
         "documents": [
             {
@@ -436,6 +475,9 @@ def _facts(
             for document in documents
         ],
         "skipped": [dataclasses.asdict(one) for one in skipped],
+        "lost": [{"document": one.name, **dataclasses.asdict(lost)} for one in documents for lost in one.lost],
+        "not_read": dict(listing.others),
+        "unmatched_captions": {} if captions is None else {n: [*some] for n, some in captions.unmatched.items()},
         "pages": dict(Counter(row["side"] for row in rows.pages)),
         "queries": {side: dict(Counter(row["origin"] for row in table)) for side, table in asked.items()},
         "dropped": dict(rows.dropped),

@@ -2,26 +2,36 @@
 
 Every document that is done leaves one file, `documents/<key>.json`, whose key is the SHA-256 of the document's bytes
 and of the settings of the rendering. A run that was killed goes on with the documents that have none; a file that was
-changed has another key; a document that cannot be read is named with the reason and costs nothing but itself.
+changed has another key; a document that cannot be read is named with the reason and costs nothing but itself, and so is
+a page.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from omnitune.documents.kinds import Kind, KindName, kind_of
-from omnitune.documents.queries.captions import Caption
+from omnitune.documents.queries.captions import SIDECARS, Caption
 from omnitune.documents.read.headings import headings
-from omnitune.documents.read.pages import Description, OutlineEntry, Page, Rendering, picture_of
-from omnitune.documents.read.text import clean
-from omnitune.documents.read.worker import Job, Workers
+from omnitune.documents.read.pages import (
+    Description,
+    LostPage,
+    OutlineEntry,
+    Page,
+    Rendering,
+    picture_of,
+    write_words,
+)
+from omnitune.documents.read.text import clean, printable
+from omnitune.documents.read.worker import Job, PagesRead, Workers
 from omnitune.errors import DatasetError, DocumentError
-from omnitune.io import writing
+from omnitune.io import inside, read_json_or_none, writing
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
@@ -47,10 +57,12 @@ READERS = {
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
 PAGES_PER_JOB = 16
+MOST_SHOWN = 5
+"""Lost pages of one document that a warning names."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +78,7 @@ class StoredPage:
         headings: Lines set like headings, from the top.
         start: Second at which a segment begins; 0 of a page.
         end: Second at which it ends; 0 of a page.
+        garbled: Share of the letters of the text layer that stand for nothing, 0 to 1.
     """
 
     number: int
@@ -76,6 +89,7 @@ class StoredPage:
     headings: tuple[str, ...] = ()
     start: float = 0.0
     end: float = 0.0
+    garbled: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +97,12 @@ class Document:
     """A document that was read.
 
     Attributes:
-        name: Path inside the folder, with forward slashes.
+        name: Path inside the folder, with forward slashes, fit to be printed.
         key: Hash of its content and of the rendering.
         title: By its own metadata, or "".
         outline: In reading order.
-        pages: All of them, in order.
+        pages: All that could be read, in order.
+        lost: Pages that could not be read.
         captions: What people wrote about a recording or clip.
     """
 
@@ -96,6 +111,7 @@ class Document:
     title: str
     outline: tuple[OutlineEntry, ...]
     pages: tuple[StoredPage, ...]
+    lost: tuple[LostPage, ...] = ()
     captions: tuple[Caption, ...] = ()
 
 
@@ -107,11 +123,28 @@ class Skipped:
     reason: str
 
 
-def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> list[Path]:
-    """All files below a folder that are documents by their suffix, ordered by name; hidden ones are left out.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The files of a folder, walked once.
+
+    Attributes:
+        folder: The folder.
+        kind: What its documents are.
+        paths: Documents by name, ordered by it; a name is the path inside the folder, fit to be printed.
+        others: Files that are not read, counted by suffix ("" without one).
+    """
+
+    folder: Path
+    kind: Kind
+    paths: Mapping[str, Path]
+    others: Mapping[str, int]
+
+
+def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> Listing:
+    """Walk a folder: its documents by their suffix, and how many other files are there; hidden ones are left out.
 
     Args:
-        folder: With its sub-folders.
+        folder: With its sub-folders. A dataset that `prepare` made inside it is left out.
         kind: Which files count; `"auto"` takes all, which must be of one kind.
 
     Raises:
@@ -120,20 +153,24 @@ def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> l
     if not folder.is_dir():
         raise DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, which is not a folder")
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in READERS and not hidden and path.is_file():
+    others: Counter[str] = Counter()
+    for path in sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
+        suffix = path.suffix.lower()
+        if suffix in READERS:
             found[kind_at(path).name].append(path)
+        else:
+            others[printable(suffix)] += 1
     if kind != "auto":
         found = {kind: found[kind]} if found[kind] else {}
     if not found:
         suffixes = [suffix for suffix, reader in READERS.items() if kind in ("auto", kind_of(reader).name)]
+        there = f" but {sum(others.values())} other files ({counted(others)})" if others else ""
         raise DatasetError(
-            f"folder: expected documents ({', '.join(suffixes)}) in {str(folder)!r} or below it, found none"
+            f"folder: expected documents ({', '.join(suffixes)}) in {str(folder)!r} or below it, found none{there}"
         )
     if len(found) > 1:
         listed = ", ".join(
-            f"{name} ({len(paths)} files, such as {paths[0].relative_to(folder).as_posix()})"
+            f"{name} ({len(paths)} files, such as {printable(paths[0].relative_to(folder).as_posix())})"
             for name, paths in found.items()
         )
         first = next(iter(found))
@@ -141,16 +178,48 @@ def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> l
             f"folder: expected pages, recordings or clips, one kind, in {str(folder)!r}, got {listed}; give each a "
             f"folder of its own, or choose with kind={first!r} (in a recipe, prepare: {{kind: {first}}})"
         )
-    return next(iter(found.values()))
+    (paths,) = found.values()
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = printable(path.relative_to(folder).as_posix())
+        while name in named:  # one name may be spelled as the escaped form of another one
+            name += "~"
+        named[name] = path
+    what = kind_at(paths[0])
+    if what.captioned:  # these hold the captions
+        others = Counter({suffix: count for suffix, count in others.items() if suffix not in SIDECARS})
+    return Listing(folder=folder, kind=what, paths=named, others=dict(others))
+
+
+def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> list[Path]:
+    """List the documents of a folder, ordered by name (see `list_folder`)."""
+    return list(list_folder(folder, kind).paths.values())
+
+
+def counted(others: Mapping[str, int]) -> str:
+    """Say how many files there are of each suffix: "12 .docx, 3 .txt, 1 without a suffix"."""
+    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in most)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder that are not hidden and belong to no prepared dataset."""
+    for at, folders, names in os.walk(folder):
+        if "prepared.json" in names and "tables" in folders and Path(at) != folder:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        places = (Path(at, name) for name in names if not name.startswith("."))
+        yield from (place for place in places if place.is_file())
 
 
 def kind_at(path: Path) -> Kind:
-    """What kind a file is, by its suffix."""
+    """Decide by its suffix what kind a file is."""
     return kind_of(_reader(path))
 
 
 def key_of(path: Path, rendering: Rendering) -> str:
-    """Hash of a document's content, its kind, and everything that decides how it is kept."""
+    """Hash a document's content, its kind, and everything that decides how it is kept."""
     settings = [getattr(rendering, name) for name in kind_at(path).settings]
     digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, _reader(path), settings]).encode())
     with path.open("rb") as file:
@@ -160,7 +229,7 @@ def key_of(path: Path, rendering: Rendering) -> str:
 
 
 def read_folder(
-    folder: Path,
+    folder: Path | Listing,
     store: Path,
     rendering: Rendering,
     *,
@@ -171,10 +240,10 @@ def read_folder(
     """Read every document of a folder, or take it from what is stored.
 
     Args:
-        folder: Where the documents are, with its sub-folders.
+        folder: Where the documents are, with its sub-folders; or what `list_folder` found there.
         store: Where `documents/` and `images/` are kept.
         rendering: How pages become images.
-        kind: Which files count, as for `find_documents`.
+        kind: Which files count, as for `list_folder`.
         workers: Processes that read; None takes one a core.
         show_progress: Whether to show a bar; None decides by the terminal.
 
@@ -186,155 +255,171 @@ def read_folder(
         ResourceError: The disk is full; documents that are done stay done.
         MissingExtraError: The package that reads this kind is not installed.
     """
-    names = {path.relative_to(folder).as_posix(): path for path in find_documents(folder, kind)}
-    what = kind_at(next(iter(names.values())))
+    listing = folder if isinstance(folder, Listing) else list_folder(folder, kind)
+    what = listing.kind
     if what.extra is not None:
         require(what.extra[1], extra=what.extra[0])
     keys: dict[str, str] = {}
     failed: dict[str, str] = {}
-    for name, path in names.items():
+    done: dict[str, Document] = {}
+    for name, path in listing.paths.items():
         try:
             keys[name] = key_of(path, rendering)
         except OSError as error:
             failed[name] = f"the file cannot be opened ({error.strerror})"
-    todo = {name: names[name] for name, key in keys.items() if not _is_done(store, key)}
+            continue
+        stored = _stored(store, keys[name], name)
+        if stored is not None:
+            done[name] = stored
+    todo = {name: path for name, path in listing.paths.items() if name in keys and name not in done}
     if todo:
         with Workers[tuple[str, int]](workers or cores()) as pool:
-            failed |= _read(todo, keys, store, rendering, pool, show_progress)
-    skipped = [Skipped(name=name, reason=failed[name]) for name in names if name in failed]
+            made, unread = _read(todo, keys, store, rendering, pool, show_progress)
+        done |= made
+        failed |= unread
+    skipped = [Skipped(name=name, reason=failed[name]) for name in listing.paths if name in failed]
     for one in skipped:
         logger.warning("skipped %s: %s", one.name, one.reason)
-    documents = [_load(store, keys[name], name) for name in names if name not in failed]
+    documents = [done[name] for name in listing.paths if name in done]
+    for document in documents:
+        if document.lost:
+            more = len(document.lost) - MOST_SHOWN
+            reasons = "; ".join(one.reason for one in document.lost[:MOST_SHOWN])
+            logger.warning("%s: left out %s%s", document.name, reasons, f"; and {more} more" if more > 0 else "")
     if not documents:
         reasons = "\n".join(f"  {one.name}: {one.reason}" for one in skipped)
         raise DatasetError(
-            f"folder: none of the {len(skipped)} {what.words.document}s in {str(folder)!r} can be read:\n{reasons}"
+            f"folder: none of the {len(skipped)} {what.words.document}s in {str(listing.folder)!r} can be read:\n"
+            f"{reasons}"
         )
     return documents, skipped
 
 
 def _read(
-    todo: dict[str, Path],
-    keys: dict[str, str],
+    todo: Mapping[str, Path],
+    keys: Mapping[str, str],
     store: Path,
     rendering: Rendering,
     pool: Workers[tuple[str, int]],
     show_progress: bool | None,
-) -> dict[str, str]:
-    """Read and store documents; returns why those failed that did."""
+) -> tuple[dict[str, Document], dict[str, str]]:
+    """Read and store documents; returns those that are done, and why the others failed."""
+    done: dict[str, Document] = {}
     failed: dict[str, str] = {}
     described: dict[str, Description] = {}
-    questions = (
-        ((name, 0), Job(reader=_reader(path), path=str(path), rendering=rendering, patience=_patience(path)))
-        for name, path in todo.items()
-    )
-    for (name, _), result in pool.run(questions):
-        if isinstance(result, DocumentError):
-            failed[name] = _bare(result, todo[name])
-        else:
+
+    def bare(error: DocumentError, name: str) -> str:
+        """The reason without the file's name, which stands beside it already."""
+        return printable(str(error).removeprefix(f"{todo[name].name}: "))
+
+    for (name, _), result in pool.run(((name, 0), _job(path, rendering)) for name, path in todo.items()):
+        if isinstance(result, Description):
             described[name] = result
-    made: dict[str, list[Page]] = defaultdict(list)
+        elif isinstance(result, DocumentError):
+            failed[name] = bare(result, name)
+
+    read: dict[str, PagesRead] = defaultdict(PagesRead)
     total = sum(description.pages for description in described.values())
     unit = kind_at(next(iter(todo.values()))).words.page
     with progress_bar(label=f"{unit.capitalize()}s", total=total, show=show_progress, unit=unit) as bar:
-        order = [(name, todo[name], described[name]) for name in todo if name in described]
-        for (name, start), result in pool.run(_page_jobs(order, store / "images", rendering)):
-            bar.update(_stop(described[name], start) - start)
+        for (name, _), result in pool.run(_page_jobs(todo, described, store / "images", rendering)):
             if isinstance(result, DocumentError):
-                failed.setdefault(name, _bare(result, todo[name]))
+                failed.setdefault(name, bare(result, name))
+                bar.update(described[name].pages)
                 continue
-            made[name] += result
-            if len(made[name]) == described[name].pages:
-                _save(store, keys[name], described[name], made.pop(name))
-    return failed
+            assert isinstance(result, PagesRead)
+            read[name].pages.extend(result.pages)
+            read[name].lost.extend(result.lost)
+            bar.update(len(result.pages) + len(result.lost))
+            if len(read[name].pages) + len(read[name].lost) < described[name].pages:
+                continue
+            whole = read.pop(name)
+            if whole.pages:
+                done[name] = _save(store, keys[name], name, described[name], whole)
+            else:
+                failed[name] = printable(min(whole.lost, key=lambda one: one.number).reason)
+    return done, failed
 
 
 def _page_jobs(
-    order: Sequence[tuple[str, Path, Description]], images: Path, rendering: Rendering
+    todo: Mapping[str, Path], described: Mapping[str, Description], images: Path, rendering: Rendering
 ) -> Iterator[tuple[tuple[str, int], Job]]:
-    for name, path, described in order:
-        start = 0
-        while start < described.pages:
-            stop = _stop(described, start)
-            yield (
-                (name, start),
-                Job(
-                    reader=_reader(path),
-                    path=str(path),
-                    start=start,
-                    stop=stop,
-                    folder=str(images),
-                    rendering=dataclasses.replace(rendering, marks=described.marks),
-                    patience=_patience(path),
-                ),
-            )
-            start = stop
+    for name, path in todo.items():
+        if name not in described:
+            continue
+        total, marks = described[name].pages, described[name].marks
+        step = total if marks else PAGES_PER_JOB  # segments are read in one go
+        for start in range(0, total, step):
+            parts = {"start": start, "stop": min(start + step, total), "folder": str(images)}
+            yield (name, start), _job(path, dataclasses.replace(rendering, marks=marks), **parts)
 
 
-def _stop(described: Description, start: int) -> int:
-    """After the last page of the job that begins at `start`: what has no pages of its own is read in one go."""
-    return described.pages if described.marks else min(start + PAGES_PER_JOB, described.pages)
-
-
-def _patience(path: Path) -> float:
-    return kind_at(path).megabyte * path.stat().st_size / 2**20
+def _job(path: Path, rendering: Rendering, **parts: Any) -> Job:
+    kind = kind_at(path)
+    patience = kind.megabyte * path.stat().st_size / 2**20
+    return Job(
+        reader=_reader(path), path=str(path), rendering=rendering, patience=patience, memory=kind.memory, **parts
+    )
 
 
 def _reader(path: Path) -> str:
     return READERS[path.suffix.lower()]
 
 
-def _bare(error: DocumentError, path: Path) -> str:
-    """The reason without the file's name, which stands beside it already."""
-    return str(error).removeprefix(f"{path.name}: ")
-
-
-def _marker(store: Path, key: str) -> Path:
-    return store / "documents" / f"{key}.json"
-
-
-def _is_done(store: Path, key: str) -> bool:
-    """Whether a document was read to its end and its images are still there."""
-    marker = _marker(store, key)
-    if not marker.is_file():
-        return False
-    kept = json.loads(marker.read_text(encoding="utf-8"))
-    files = {name for page in kept["pages"] for name in (page["image"], picture_of(page["image"]))}
-    return all((store / "images" / name).is_file() for name in files)
-
-
-def _save(store: Path, key: str, described: Description, pages: Sequence[Page]) -> None:
-    in_order = sorted(pages, key=lambda page: page.number)
-    marked = headings(in_order)
-    kept = {
-        "title": described.title,
-        "outline": [dataclasses.asdict(entry) for entry in described.outline],
-        "pages": [
-            dataclasses.asdict(
-                StoredPage(
-                    number=page.number,
-                    label=page.label,
-                    image=page.image,
-                    look=page.look,
-                    text=clean(page.text),
-                    headings=tuple(marks),
-                    start=page.start,
-                    end=page.end,
-                )
-            )
-            for page, marks in zip(in_order, marked, strict=True)
-        ],
-    }
-    with writing(_marker(store, key)) as temporary:
-        temporary.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-
-
-def _load(store: Path, key: str, name: str) -> Document:
-    kept = json.loads(_marker(store, key).read_text(encoding="utf-8"))
-    return Document(
+def _save(store: Path, key: str, name: str, described: Description, read: PagesRead) -> Document:
+    """Keep a document that was read; its marker is written last."""
+    pages = sorted(read.pages, key=lambda page: page.number)
+    lost = sorted(read.lost, key=lambda one: one.number)
+    if described.claimed:
+        first = described.pages + 1
+        reason = f"page {first}: the file says it has {described.claimed:,} pages, {described.pages:,} are there"
+        lost.append(LostPage(number=first, reason=reason))
+    for page in pages:
+        if page.words:
+            write_words(page.words, page.image, store / "images")
+    document = Document(
         name=name,
         key=key,
-        title=kept["title"],
-        outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
-        pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
+        title=described.title,
+        outline=described.outline,
+        pages=tuple(_kept(page, marks) for page, marks in zip(pages, headings(pages), strict=True)),
+        lost=tuple(LostPage(number=one.number, reason=printable(one.reason)) for one in lost),
     )
+    kept = dataclasses.asdict(document)
+    del kept["name"], kept["key"], kept["captions"]
+    with writing(store / "documents" / f"{key}.json") as temporary:
+        temporary.write_text(json.dumps(kept), encoding="utf-8")
+    return document
+
+
+def _kept(page: Page, marks: Sequence[str]) -> StoredPage:
+    return StoredPage(
+        number=page.number,
+        label=page.label,
+        image=page.image,
+        look=page.look,
+        text=clean(page.text),
+        headings=tuple(marks),
+        start=page.start,
+        end=page.end,
+        garbled=round(page.garbled, 3),
+    )
+
+
+def _stored(store: Path, key: str, name: str) -> Document | None:
+    """The document that is kept under a key; None where it is not done: no whole marker, or an image that is gone."""
+    kept = read_json_or_none(store / "documents" / f"{key}.json")
+    try:
+        document = Document(
+            name=name,
+            key=key,
+            title=kept["title"],
+            outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
+            pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
+            lost=tuple(LostPage(**one) for one in kept["lost"]),
+        )
+        files = {file for page in document.pages for file in (page.image, picture_of(page.image))}
+        whole = bool(files) and all(inside(store / "images", file).stat().st_size for file in files)
+    except (TypeError, KeyError, AttributeError, OSError, DatasetError):
+        return None
+    return document if whole else None

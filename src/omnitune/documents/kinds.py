@@ -29,6 +29,7 @@ class Kind:
         own_text: Whether a page's text is the document's own; a reading of a model serves the baselines alone.
         captioned: Whether queries are captions out of files beside the documents.
         megabyte: Seconds that describing a megabyte of it may take.
+        memory: Bytes that the process that reads it may allocate.
     """
 
     name: KindName
@@ -42,6 +43,7 @@ class Kind:
     own_text: bool = False
     captioned: bool = True
     megabyte: float = 0.0
+    memory: int = 2 << 30
 
 
 PAGES = Kind(
@@ -63,6 +65,7 @@ RECORDINGS = Kind(
     extra=("audio", "av"),
     written="the captions",
     megabyte=10.0,
+    memory=4 << 30,
 )
 CLIPS = Kind(
     name="clips",
@@ -74,6 +77,7 @@ CLIPS = Kind(
     extra=("video", "av"),
     written="the captions",
     megabyte=10.0,
+    memory=4 << 30,
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (PAGES, RECORDINGS, CLIPS)}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnitune.documents.duplicates import families, groups
-from omnitune.documents.folder import Document, StoredPage
+from omnitune.documents.folder import Document, Listing, StoredPage
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import extract as asking
 from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
@@ -81,20 +81,20 @@ def with_readings(documents: Sequence[Document], images: Path, reader: PageReade
     return [replace(document, pages=tuple(filled(page) for page in document.pages)) for document in documents]
 
 
-def captions_for(folder: Path, paths: Sequence[Path], kind: Kind) -> Captions | None:
-    """What people wrote about recordings or clips; None for pages, which say themselves what they are about.
+def captions_for(listing: Listing) -> Captions | None:
+    """Read what people wrote about recordings or clips; None for pages, which say themselves what they are about.
 
     Raises:
         DatasetError: They wrote nothing.
     """
-    if not kind.captioned:
+    if not listing.kind.captioned:
         return None
-    found = read_captions(folder, [path.relative_to(folder).as_posix() for path in paths])
+    found = read_captions(listing.folder, listing.paths)
     if not any(found.of.values()):
         broken = "".join(f"\n  {name}: {reason}" for name, reason in found.broken.items())
         raise DatasetError(
-            f"folder: expected captions of the {kind.name} in {str(folder)!r}, which become the queries, found none. "
-            f"They are read from {UNDERSTOOD}{broken}"
+            f"folder: expected captions of the {listing.kind.name} in {str(listing.folder)!r}, which become the "
+            f"queries, found none. They are read from {UNDERSTOOD}{broken}"
         )
     return found
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Literal
+from unicodedata import normalize
 
 from omnitune.errors import DatasetError, LeakageError
 
@@ -175,9 +176,11 @@ def _deal(sizes: Mapping[str, int], family: Mapping[str, int], wanted: float, se
 
 def _named(names: Sequence[str], documents: Sequence[str], side: str) -> list[str]:
     found: list[str] = []
-    for name in names:
+    for given in names:
+        name = normalize("NFC", given)  # a Mac writes the letters of its file names apart
+        spelled = {document: normalize("NFC", document) for document in documents}
         matching = [
-            document for document in documents if name in (document, *_short(document)) or fnmatchcase(document, name)
+            document for document, own in spelled.items() if name in (own, *_short(own)) or fnmatchcase(own, name)
         ]
         if not matching:
             raise DatasetError(f"{side}: expected names of documents, got {name!r}; there are: {', '.join(documents)}")

@@ -8,7 +8,7 @@ from typing import Any
 from omnitune import runtime
 from omnitune.documents import dataset as documents
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.documents.folder import find_documents, kind_at
+from omnitune.documents.folder import list_folder
 from omnitune.documents.kinds import Kind
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.captions import caption_files
@@ -67,13 +67,12 @@ def prepare(
 def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> DocumentDataset:
     """Make the dataset of a folder in `dataset/`, unless it is there."""
     place = steps.folder / "dataset"
-    found = find_documents(folder, recipe.prepare.get("kind", "auto"))
-    names = [path.relative_to(folder).as_posix() for path in found]
-    kind = kind_at(found[0])
-    inputs: dict[str, Any] = {"documents": [listing(path) for path in found], "names": names,
-                              "settings": recipe.prepare}  # fmt: skip
+    files = list_folder(folder, recipe.prepare.get("kind", "auto"))
+    found, kind = [*files.paths.values()], files.kind
+    inputs: dict[str, Any] = {"documents": [listing(path) for path in found], "names": [*files.paths],
+                              "not_read": files.others, "settings": recipe.prepare}  # fmt: skip
     if kind.captioned:
-        inputs["captions"] = [listing(path) for path in caption_files(folder, names)]
+        inputs["captions"] = [listing(path) for path in caption_files(folder, files.paths)]
         inputs["read"] = _reads(kind, recipe)
     if recipe.queries.writer != "extractive":
         inputs["queries"] = recipe.settings()["queries"]
@@ -119,7 +118,7 @@ def kind_of_folder(folder: Path, recipe: Recipe | None) -> Kind:
     Raises:
         DatasetError: There is nothing in it, or several kinds, of which none was chosen.
     """
-    return kind_at(find_documents(folder, recipe.prepare.get("kind", "auto") if recipe else "auto")[0])
+    return list_folder(folder, recipe.prepare.get("kind", "auto") if recipe else "auto").kind
 
 
 def _reads(kind: Kind, recipe: Recipe) -> bool:

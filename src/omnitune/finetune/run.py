@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import runtime
-from omnitune.documents.dataset import DocumentDataset
-from omnitune.errors import InputError, MissingExtraError
+from omnitune.documents.dataset import DocumentDataset, check_outside
+from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import kind_of_folder, prepare_step, read_pages
 from omnitune.finetune.fit import epochs_of, train_on
@@ -104,11 +104,7 @@ def finetune(
         (0.530, 0.603)
     """
     folder, out = Path(folder), Path(out)
-    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise InputError(
-            f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
-            "its page images would be taken for documents in the next run"
-        )
+    check_outside(folder, out)
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     if given is not None or kind is not None:
         given = (given or Recipe()).changed(prepare__kind=kind)

@@ -1,7 +1,9 @@
 """Captions out of the files that people put beside recordings and clips."""
 
+import json
 import math
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,10 @@ intro
 00:01.000 --> 00:03.500 align:start
 <v Anna>The pump leaks
 """
+
+
+def paths(folder: Path, names: list[str]) -> dict[str, Path]:
+    return {name: folder / name for name in names}
 
 
 def found(text: str, suffix: str) -> list[tuple[str, float, float]]:
@@ -111,14 +117,14 @@ def test_sidecars_are_found_by_name(tmp_path: Path) -> None:
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    known = read_captions(tmp_path, names)
+    known = read_captions(tmp_path, paths(tmp_path, names))
     assert {name: [one.text for one in some] for name, some in known.of.items()} == {
         "a.mp3": ["of a"],
         "b.wav": ["of b"],
         "sub/a.mp3": ["The pump leaks & drips", "Close the valve"],
         "c.mp3": ["The pump leaks"],
     }
-    read = {path.relative_to(tmp_path).as_posix() for path in caption_files(tmp_path, names)}
+    read = {path.relative_to(tmp_path).as_posix() for path in caption_files(tmp_path, paths(tmp_path, names))}
     assert read == {"a.txt", "b.wav.txt", "sub/a.srt", "c.pt-BR.vtt"}
 
 
@@ -134,7 +140,7 @@ def test_sidecars_are_found_by_name(tmp_path: Path) -> None:
 def test_manifests(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / name).write_text(text, encoding="utf-8")
-    known = read_captions(tmp_path, ["a.mp3", "sub/b.mp3"])
+    known = read_captions(tmp_path, paths(tmp_path, ["a.mp3", "sub/b.mp3"]))
     assert known.of == {
         "a.mp3": [Caption(text="One", start=1, end=2.5)],
         "sub/b.mp3": [Caption(text="Two", start=0, end=math.inf)],
@@ -146,7 +152,7 @@ def test_a_bare_name_that_two_files_have_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
     (tmp_path / "captions.csv").write_text("file,caption\nb.mp3,Which\ny/b.mp3,This\n")
-    known = read_captions(tmp_path, ["x/b.mp3", "y/b.mp3"])
+    known = read_captions(tmp_path, paths(tmp_path, ["x/b.mp3", "y/b.mp3"]))
     assert {name: [one.text for one in some] for name, some in known.of.items()} == {"y/b.mp3": ["This"]}
 
 
@@ -156,7 +162,7 @@ def test_a_bare_name_that_two_files_have_is_nobodys(tmp_path: Path) -> None:
         ("captions.csv", b"name,words\na.mp3,x\n", r"expected columns 'file' and 'caption', got \['name', 'words'\]"),
         ("captions.csv", b"file,caption,start\na.mp3,x,soon\n", "row 2: expected a time such as 75.5"),
         ("captions.csv", b"file,caption,start,end\na.mp3,x,4,3\n", "row 2: expected an end after the start 4, got 3"),
-        ("captions.csv", b"file,caption\nz.mp3,x\n", "none of its rows names a file of the folder"),
+        ("captions.csv", b"file,caption\nz.mp3,x\n", "none of its rows names a file of the folder; .* 'z.mp3'"),
         ("captions.jsonl", b'{"file": "a.mp3", "text": "x"}\n{"file"\n', "row 2 is no JSON"),
         ("captions.jsonl", b'["a.mp3", "x"]\n', "row 1: expected an object, got list"),
         ("a.txt", "über".encode("latin-1"), "not UTF-8: invalid start byte at byte 0"),
@@ -167,11 +173,43 @@ def test_a_bare_name_that_two_files_have_is_nobodys(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
     (tmp_path / "b.txt").write_text("fine")
-    known = read_captions(tmp_path, ["a.mp3", "b.mp3"])
+    known = read_captions(tmp_path, paths(tmp_path, ["a.mp3", "b.mp3"]))
     assert [one.text for one in known.of["b.mp3"]] == ["fine"]
     assert list(known.broken) == [name] and re.match(reason, known.broken[name])
 
 
 def test_a_sidecar_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
-    assert read_captions(tmp_path, ["a.mp3"]).broken["a.txt"].startswith("the file cannot be opened (Is a directory")
+    assert (
+        read_captions(tmp_path, paths(tmp_path, ["a.mp3"]))
+        .broken["a.txt"]
+        .startswith("the file cannot be opened (Is a directory")
+    )
+
+
+def test_rows_are_matched_however_their_names_are_spelled(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    on_disk = ["Prüfung.mp3", "sub/b.mp3", "c.mp3", "d.mp3"]
+    rows = [
+        {"file": unicodedata.normalize("NFD", "Prüfung.mp3"), "caption": "One"},
+        {"file": "sub\\b.mp3", "caption": "Two"},
+        {"file": "/home/anna/talks/c.mp3", "caption": "Three"},
+        {"file": "C:\\Users\\anna\\d.mp3", "caption": "Four"},
+        {"file": "gone.mp3", "caption": "Five"},
+        {"file": "elsewhere/c.mp3", "caption": "Six"},
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    known = read_captions(tmp_path, paths(tmp_path, on_disk))
+    assert {name: [one.text for one in some] for name, some in known.of.items()} == {
+        "Prüfung.mp3": ["One"],
+        "sub/b.mp3": ["Two"],
+        "c.mp3": ["Three"],
+        "d.mp3": ["Four"],
+    }
+    assert known.unmatched == {"captions.jsonl": ["gone.mp3", "elsewhere/c.mp3"]}
+
+
+def test_sidecars_are_matched_however_their_names_are_spelled(tmp_path: Path) -> None:
+    (tmp_path / (unicodedata.normalize("NFD", "Prüfung") + ".txt")).write_text("One")
+    known = read_captions(tmp_path, paths(tmp_path, ["Prüfung.mp3"]))
+    assert [one.text for one in known.of["Prüfung.mp3"]] == ["One"]

@@ -13,12 +13,14 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from omnitune.documents.read.text import printable
 from omnitune.errors import DocumentError
 
 MANIFESTS = ("captions", "manifest", "metadata")
@@ -64,41 +66,47 @@ class Captions:
     Attributes:
         of: Captions by name of the document.
         broken: Files that cannot be read, and why; by name inside the folder.
+        unmatched: By name of a manifest, the files that its rows name and that are not in the folder, a name a row.
     """
 
     of: Mapping[str, Sequence[Caption]]
     broken: Mapping[str, str]
+    unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_captions(folder: Path, names: Sequence[str]) -> Captions:
-    """Captions of the documents of a folder; of a file that is broken, none.
+def read_captions(folder: Path, paths: Mapping[str, Path]) -> Captions:
+    """Read the captions of the documents of a folder; of a file that is broken, none.
 
     Args:
         folder: Where they are.
-        names: Their paths inside it, with forward slashes.
+        paths: The documents by name (see `folder.Listing`).
     """
     found: dict[str, list[Caption]] = {}
     broken: dict[str, str] = {}
+    unmatched: dict[str, list[str]] = {}
 
-    def take(path: Path, content: Iterable[tuple[str, Caption]]) -> None:
+    def take(path: Path, content: Iterable[tuple[str, Caption]]) -> bool:
         try:
             whole = [*content]
         except DocumentError as error:
-            broken[path.relative_to(folder).as_posix()] = str(error)
-            return
+            broken[printable(path.relative_to(folder).as_posix())] = str(error)
+            return False
         for name, caption in whole:
             found.setdefault(name, []).append(caption)
+        return True
 
     for path in _manifests(folder):
-        take(path, _of_manifest(path, names))
-    for path, name in _sidecars(folder, names):
-        take(path, _of_file(path, name))
-    return Captions(of=found, broken=broken)
+        strangers: list[str] = []
+        if take(path, _of_manifest(path, folder, paths, strangers)) and strangers:
+            unmatched[path.name] = strangers
+    for path, name in _sidecars(paths):
+        take(path, ((name, caption) for caption in _of_file(path)))
+    return Captions(of=found, broken=broken, unmatched=unmatched)
 
 
-def caption_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files that `read_captions` reads."""
-    return [*_manifests(folder), *(path for path, _ in _sidecars(folder, names))]
+def caption_files(folder: Path, paths: Mapping[str, Path]) -> list[Path]:
+    """List the files that `read_captions` reads."""
+    return [*_manifests(folder), *(path for path, _ in _sidecars(paths))]
 
 
 def parse(text: str, suffix: str) -> Iterator[Caption]:
@@ -178,28 +186,31 @@ def _manifests(folder: Path) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def _sidecars(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+def _sidecars(paths: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
     """Files with the captions of one document each, and its name; of subtitles, a language may stand in their name."""
     called: dict[Path, dict[str, list[str]]] = {}
-    for name in names:
-        path = folder / name
+    for name, path in paths.items():
         for key in (path.stem, path.name):
-            called.setdefault(path.parent, {}).setdefault(key, []).append(name)
+            called.setdefault(path.parent, {}).setdefault(_spelled(key), []).append(name)
     for parent, documents in called.items():
         for path in sorted(one for one in parent.iterdir() if one.suffix.lower() in SIDECARS):
-            stem = path.name[: -len(path.suffix)]
+            stem = _spelled(path.name[: -len(path.suffix)])
             bare = stem if path.suffix.lower() == ".txt" else _LANGUAGE.sub("", stem)
             yield from ((path, name) for key in dict.fromkeys((stem, bare)) for name in documents.get(key, ()))
 
 
-def _of_file(path: Path, name: str) -> Iterator[tuple[str, Caption]]:
-    yield from ((name, caption) for caption in parse(_text(path), path.suffix.lower()))
+def _of_file(path: Path) -> Iterator[Caption]:
+    yield from parse(_text(path), path.suffix.lower())
 
 
-def _of_manifest(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Caption]]:
-    bare = Counter(PurePosixPath(name).name for name in names)
-    by_name = {PurePosixPath(name).name: name for name in names if bare[PurePosixPath(name).name] == 1}
-    by_name |= {name: name for name in names}
+def _of_manifest(
+    path: Path, folder: Path, paths: Mapping[str, Path], strangers: list[str]
+) -> Iterator[tuple[str, Caption]]:
+    """Captions by name of their document; what a row names that is no document is added to `strangers`."""
+    whole = {_spelled(document.relative_to(folder).as_posix()): name for name, document in paths.items()}
+    times = Counter(PurePosixPath(spelled).name for spelled in whole)
+    bare = ((PurePosixPath(spelled).name, name) for spelled, name in whole.items())
+    by_name = {spelled: name for spelled, name in bare if times[spelled] == 1} | whole
     matched = number = 0
     rows = _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path)
     for number, row in rows:
@@ -209,13 +220,33 @@ def _of_manifest(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Captio
         )
         if file is None or text is None:
             raise DocumentError(f"expected columns 'file' and 'caption', got {sorted(known)} (row {number})")
-        name = by_name.get(str(known[file] or "").replace("\\", "/").removeprefix("./"))
-        matched += name is not None
+        name = _document_named(str(known[file] or ""), by_name)
+        if name is None:
+            strangers.append(printable(str(known[file] or "")))
+            continue
+        matched += 1
         written = _plain(str(known[text] or ""))
-        if name is not None and written:
+        if written:
             yield name, _timed(written, known, number)
     if number and not matched:
-        raise DocumentError("none of its rows names a file of the folder")
+        raise DocumentError(f"none of its rows names a file of the folder; the first names {strangers[0]!r}")
+
+
+def _spelled(name: str) -> str:
+    """A name as it is compared: composed letters, because a Mac writes them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _document_named(written: str, by_name: Mapping[str, str]) -> str | None:
+    """The document that a row of a manifest means; an absolute path may be that of another machine."""
+    spelled = _spelled(written.strip().replace("\\", "/"))
+    while spelled.startswith("./"):
+        spelled = spelled[2:]
+    if not re.match(r"/|[A-Za-z]:|file:", spelled):
+        return by_name.get(spelled)
+    parts = spelled.split("/")
+    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return next((by_name[end] for end in ends if end in by_name), None)
 
 
 def _timed(text: str, row: Mapping[str, Any], number: int) -> Caption:

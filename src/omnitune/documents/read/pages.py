@@ -11,8 +11,9 @@ photograph) becomes a JPEG of quality 90.
 
 import hashlib
 import io
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -20,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageChops
 
-from omnitune.io import writing
+from omnitune.io import read_json_or_none, writing
 
 PNG_BYTES_PER_PIXEL = 0.5
 """Above this a PNG holds a photograph rather than print (print takes 0.02 to 0.2)."""
@@ -78,16 +79,18 @@ class Description:
     """What is known of a document before its pages are made.
 
     Attributes:
-        pages: Number of pages, at least 1.
+        pages: Number of pages that are there, at least 1.
         title: Its title by its own metadata, or "".
         outline: In reading order.
         marks: Of a recording or clip, the seconds at which its segments begin, and its end.
+        claimed: Number of pages by its own count, where that is more than are there; else 0.
     """
 
     pages: int
     title: str = ""
     outline: tuple[OutlineEntry, ...] = ()
     marks: tuple[float, ...] = ()
+    claimed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,19 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word and where it stands on its page.
+
+    Attributes:
+        text: The word, with the punctuation around it.
+        box: Left, top, right and bottom as fractions of the width and height of the page's image.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One page as a reader makes it.
 
@@ -118,6 +134,8 @@ class Page:
         look: Difference hash of the image, 64 hex digits, or several; "" for a page of one colour, or silence.
         text: Its text layer as the document has it; "" without one.
         lines: The text layer line by line with its type sizes.
+        words: The text layer word by word with their places.
+        garbled: Share of the letters of the text layer that stand for nothing (no code, private use), 0 to 1.
         start: Second at which a segment begins; 0 of a page.
         end: Second at which it ends; 0 of a page.
     """
@@ -130,8 +148,23 @@ class Page:
     look: str
     text: str = ""
     lines: tuple[Line, ...] = ()
+    words: tuple[Word, ...] = ()
+    garbled: float = 0.0
     start: float = 0.0
     end: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostPage:
+    """A page that could not be read, while others of its document could.
+
+    Attributes:
+        number: From 1.
+        reason: Why, beginning with its number: "page 3: reading it takes longer than 60 s".
+    """
+
+    number: int
+    reason: str
 
 
 class Reader(Protocol):
@@ -145,7 +178,11 @@ class Reader(Protocol):
         """
 
     def pages(self, path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
-        """Pages `start` to `stop - 1`, counted from 0, their files stored in `folder`."""
+        """Make pages `start` to `stop - 1`, counted from 0, one after another; their files are stored in `folder`.
+
+        Raises:
+            DocumentError: The next page cannot be read. The caller asks again for those after it.
+        """
 
 
 def store(image: Image.Image, folder: Path) -> str:
@@ -176,8 +213,29 @@ def picture_of(image: str) -> str:
     return str(path.with_suffix(".jpg")) if path.suffix in (".wav", ".mp4") else image
 
 
+def write_words(words: Sequence[Word], image: str, folder: Path) -> None:
+    """Keep the words of a page beside its image, `[["word", left, top, right, bottom], ...]` in fractions of it."""
+    rows = [[word.text, *(round(edge, 4) for edge in word.box)] for word in words]
+    with writing(folder / words_of(image)) as temporary:
+        temporary.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8", errors="replace")
+
+
+def read_words(image: str, folder: Path) -> tuple[Word, ...]:
+    """Read what `write_words` kept; empty where there is nothing, or what is there is damaged."""
+    try:
+        rows = read_json_or_none(folder / words_of(image)) or []
+        return tuple(Word(text=str(row[0]), box=tuple(float(edge) for edge in row[1:5])) for row in rows)  # type: ignore[arg-type]  # four of them
+    except (TypeError, ValueError, IndexError):
+        return ()
+
+
+def words_of(image: str) -> str:
+    """Name the file that holds the words of a page image: `ab/ab12.png` has `ab/ab12.words.json`."""
+    return str(PurePosixPath(image).with_suffix(".words.json"))
+
+
 def _write(data: bytes, target: Path) -> None:
-    if not target.exists():
+    if not target.exists() or not target.stat().st_size:
         with writing(target) as temporary:
             temporary.write_bytes(data)
 

@@ -1,17 +1,18 @@
-"""PDF documents through pypdfium2: page images, text layer with type sizes, outline, page labels.
+"""PDF documents through pypdfium2: page images, text layer with type sizes and places of words, outline, page labels.
 
 PDFium is neither safe to call from two threads nor safe against every broken file, so `worker` runs this module in
 processes of their own.
 """
 
 import ctypes
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, look, store
+from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, Word, look, store
 from omnitune.errors import DocumentError
 
 REASONS = {
@@ -24,45 +25,80 @@ ROUND_DOWN = 1 - 1e-6
 """PDFium rounds a bitmap's width up, so 900.0000001 would become 901."""
 BOLD_WEIGHT = 600
 BOLD_NAMES = ("bold", "black", "heavy", "cmbx", "semibold")
+NO_LETTER = frozenset((0, 0xFFFD, 0xFFFF))
+MOST_PAGES = 50_000
+"""A page tree of 0.2 MB can name one page 30,000 times, and nested ones a million times."""
+MOST_ENTRIES = 100_000
+"""Of an outline."""
+MOST_LETTERS = 1_000_000
+"""Of one page: 300 times a full one."""
+MISSING_IN_A_ROW = 100
+"""So many pages in a row that are not there are the end of a document whose count says more."""
+SHOWN_ANNOTATIONS = (pdfium.FPDF_ANNOT_WIDGET, pdfium.FPDF_ANNOT_FREETEXT, pdfium.FPDF_ANNOT_STAMP)
+"""Annotations whose text a reader of the page sees: form fields, typed notes, stamps."""
 
 
 def describe(path: Path, rendering: Rendering | None = None) -> Description:  # noqa: ARG001
-    """Page count, title and outline of a PDF.
+    """Count the pages that are there, and read title and outline of a PDF.
 
     Raises:
-        DocumentError: It is empty, broken or encrypted, or has no pages.
+        DocumentError: It is empty, broken or encrypted, or has no pages, or too many.
     """
     with _opened(path) as document:
-        title = document.get_metadata_value("Title").strip()
-        return Description(pages=len(document), title=title, outline=tuple(_outline(document)))
+        claimed = len(document)
+        found = _last_page(document, min(claimed, MOST_PAGES + 1))
+        if not found:
+            raise DocumentError(f"{path.name}: none of its {claimed:,} pages can be loaded")
+        if found > MOST_PAGES:
+            raise DocumentError(f"{path.name}: expected at most {MOST_PAGES:,} pages, got {claimed:,}; split it")
+        try:
+            title = document.get_metadata_value("Title").strip()
+        except UnicodeDecodeError:
+            title = ""
+        return Description(
+            pages=found,
+            title=title,
+            outline=tuple(_outline(document)),
+            claimed=claimed if claimed > found else 0,
+        )
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
-    """Pages `start` to `stop - 1`, counted from 0; their images are stored in `folder`.
+    """Make pages `start` to `stop - 1`, counted from 0; their images are stored in `folder`.
 
     Raises:
-        DocumentError: The PDF cannot be opened, or one of the pages cannot be loaded.
+        DocumentError: The PDF cannot be opened, or the next page cannot be loaded.
     """
     with _opened(path) as document:
+        document.init_forms()  # before any page is loaded, or the values of form fields are not drawn
         for index in range(start, stop):
             try:
-                page = document[index]
+                label = document.get_page_label(index)
+            except UnicodeDecodeError:
+                label = ""
+            try:
+                yield _page(document, index, label, folder, rendering)
             except pypdfium2.PdfiumError as error:
                 raise DocumentError(f"{path.name}: page {index + 1} cannot be loaded ({error})") from error
-            yield _page(page, index, document.get_page_label(index), folder, rendering)
-            page.close()
 
 
-def _page(page: pypdfium2.PdfPage, index: int, label: str, folder: Path, rendering: Rendering) -> Page:
+def _page(document: pypdfium2.PdfDocument, index: int, label: str, folder: Path, rendering: Rendering) -> Page:
+    page = document[index]
     width, height = page.get_size()
-    bitmap = page.render(scale=rendering.scale(width, height) * ROUND_DOWN)
+    bitmap = page.render(scale=rendering.scale(width, height) * ROUND_DOWN, may_draw_forms=True)
     image = bitmap.to_pil().convert("RGB")
     bitmap.close()
+    if any(annotation in SHOWN_ANNOTATIONS for annotation in _annotations(page)):
+        # The text layer is that of the page's content: what annotations show is made content, and the page read anew.
+        pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY)
+        page.close()
+        page = document[index]
     text_page = page.get_textpage()
+    letters = text_page.count_chars()
+    if letters > MOST_LETTERS:
+        raise DocumentError(f"page {index + 1}: expected at most {MOST_LETTERS:,} letters, got {letters:,}")
     text = text_page.get_text_range()
-    lines = tuple(_lines(text_page, text))
-    text_page.close()
-    return Page(
+    made = Page(
         number=index + 1,
         label=label,
         image=store(image, folder),
@@ -70,8 +106,13 @@ def _page(page: pypdfium2.PdfPage, index: int, label: str, folder: Path, renderi
         height=image.height,
         look=look(image),
         text=text,
-        lines=lines,
+        lines=tuple(_lines(text_page, text)),
+        words=tuple(_words(page, text_page, text)),
+        garbled=_garbled(text_page, letters),
     )
+    text_page.close()
+    page.close()
+    return made
 
 
 def _opened(path: Path) -> pypdfium2.PdfDocument:
@@ -84,11 +125,76 @@ def _opened(path: Path) -> pypdfium2.PdfDocument:
         raise DocumentError(f"{path.name}: {REASONS.get(error.err_code, str(error))}") from error
 
 
+def _last_page(document: pypdfium2.PdfDocument, claimed: int) -> int:
+    """Number of the last page that is there: PDFium takes a document's own count of pages for granted."""
+    size, last = pdfium.FS_SIZEF(), 0
+    for number in range(1, claimed + 1):
+        if pdfium.FPDF_GetPageSizeByIndexF(document, number - 1, size):
+            last = number
+        elif number - last > MISSING_IN_A_ROW:
+            break
+    return last
+
+
 def _outline(document: pypdfium2.PdfDocument) -> Iterator[OutlineEntry]:
-    for bookmark in document.get_toc():
+    """Entries in reading order, at all levels; one whose title cannot be decoded is left out, its children are not."""
+    seen: set[int] = set()
+    waiting = [(pdfium.FPDFBookmark_GetFirstChild(document, None), 0)]
+    while waiting and len(seen) < MOST_ENTRIES:
+        raw, level = waiting.pop()
+        if not raw or ctypes.addressof(raw.contents) in seen:
+            continue
+        seen.add(ctypes.addressof(raw.contents))
+        waiting.append((pdfium.FPDFBookmark_GetNextSibling(document, raw), level))
+        waiting.append((pdfium.FPDFBookmark_GetFirstChild(document, raw), level + 1))
+        bookmark = pypdfium2.PdfBookmark(raw, document, level)
+        try:
+            title = bookmark.get_title()
+        except UnicodeDecodeError:
+            continue
         target = bookmark.get_dest()
         index = None if target is None else target.get_index()
-        yield OutlineEntry(title=bookmark.get_title(), level=bookmark.level, page=None if index is None else index + 1)
+        yield OutlineEntry(title=title, level=level, page=None if index is None else index + 1)
+
+
+def _annotations(page: pypdfium2.PdfPage) -> Iterator[int]:
+    """Subtypes of the annotations of a page."""
+    for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
+        annotation = pdfium.FPDFPage_GetAnnot(page, index)
+        if annotation:
+            yield pdfium.FPDFAnnot_GetSubtype(annotation)
+            pdfium.FPDFPage_CloseAnnot(annotation)
+
+
+def _words(page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage, text: str) -> Iterator[Word]:
+    """Words of `text` with the box around their first and last letters, in fractions of the image."""
+    box = pdfium.FS_RECTF()
+    left, top = ctypes.c_int(), ctypes.c_int()
+    for match in re.finditer(r"\S+", text):
+        corners: list[tuple[float, float]] = []
+        for place in {match.start(), match.end() - 1}:
+            index = pdfium.FPDFText_GetCharIndexFromTextIndex(text_page, place)
+            if not pdfium.FPDFText_GetLooseCharBox(text_page, index, box):
+                continue
+            for x, y in ((box.left, box.top), (box.right, box.bottom)):
+                # The page may be rotated or cropped: PDFium knows where a point of it is shown.
+                pdfium.FPDF_PageToDevice(page, 0, 0, 10_000, 10_000, 0, x, y, left, top)
+                corners.append((left.value / 10_000, top.value / 10_000))
+        if corners:
+            xs, ys = zip(*corners, strict=True)
+            yield Word(text=match[0], box=(max(0.0, min(xs)), max(0.0, min(ys)), min(1.0, max(xs)), min(1.0, max(ys))))
+
+
+def _garbled(text_page: pypdfium2.PdfTextPage, letters: int) -> float:
+    """Share of the letters whose code says nothing: none, a control character, or one of the private use area."""
+    bad = seen = 0
+    for index in range(letters):
+        code = pdfium.FPDFText_GetUnicode(text_page, index)
+        if code in (10, 13, 32) or pdfium.FPDFText_IsGenerated(text_page, index) == 1:
+            continue
+        seen += 1
+        bad += code in NO_LETTER or 0xE000 <= code <= 0xF8FF or code >= 0xF0000 or (code < 32 and code not in (2, 9))
+    return bad / seen if seen else 0.0
 
 
 def _lines(text_page: pypdfium2.PdfTextPage, text: str) -> Iterator[Line]:

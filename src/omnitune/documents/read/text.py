@@ -34,6 +34,18 @@ def clean(raw: str) -> str:
     return _HYPHENATED.sub("", "\n".join(line for line in lines if line))
 
 
+def printable(name: str) -> str:
+    r"""Make a file's name fit for JSON, tables and terminals: bytes that are no UTF-8, and control characters, escaped.
+
+    `b"caf\xe9.pdf"` becomes `"caf\\xe9.pdf"`; a name without such characters stays as it is.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp") else letter
+        for letter in text
+    )
+
+
 def flat(text: str) -> str:
     """Cleaned text on one line."""
     return clean(text).replace("\n", " ")

@@ -15,8 +15,9 @@ from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from omnitune.documents import DocumentDataset, check_leaks, load, prepare
 from omnitune.documents import dataset as dataset_module
 from omnitune.documents.folder import read_folder
-from omnitune.documents.preparation import Choices, make_rows, round_trip, with_readings
+from omnitune.documents.preparation import Choices, make_rows, round_trip
 from omnitune.documents.read.pages import Rendering
+from omnitune.documents.reading import with_texts
 from omnitune.documents.splits import SplitPage, split_pages
 from omnitune.errors import DatasetError, InputError, LeakageError
 
@@ -251,7 +252,7 @@ def test_a_reader_reads_pages_without_text_and_only_those(tmp_path: Path) -> Non
         asked.extend(paths)
         return ["Figure 1: A very old engraving of bees"] * len(paths)
 
-    read = with_readings(documents, tmp_path / "out" / "images", reader)
+    read = with_texts(documents, tmp_path / "out" / "images", reader)
     assert [path.is_file() for path in asked] == [True]
     assert [document.pages[0].text for document in read[2:]] == ["Figure 1: A very old engraving of bees", ""]
     rows = make_rows(read, CHOICES)

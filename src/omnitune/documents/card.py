@@ -60,6 +60,7 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
             (document, "side", f"{page}s", "queries"),
             ((d["name"], d["side"], d["pages"], d["queries"]) for d in facts["documents"]),
         ),
+        _section(f"Text of the {page}s", (f"{source}: {count}" for source, count in facts["text_source"].items())),
         "## Queries\n",
         _table(("side", "origin", "number"), _counts(facts["queries"])),
         _section(f"Skipped {document}s", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),

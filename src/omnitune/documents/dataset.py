@@ -12,7 +12,7 @@ Tables:
 
 | table | a row | columns |
 |---|---|---|
-| `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed, or a segment's times), `side` (train, validation, test), `image`, `text` (text layer, or what was read), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
+| `pages` | a page, in the order of documents and pages | `page_id` ("R-data.pdf#12"), `document`, `number` (from 1), `label` (as printed, or a segment's times), `side` (train, validation, test), `image`, `text`, `text_source` (layer, recognised, none), `group` (near-duplicates share it), `left_out_for` (the held-out page that a left-out page nearly is, or ""), `look` (difference hash) |
 | `train` | a pair | `query`, `page_id`, `image`, `origin` (title, caption, heading, sentence, model), `document` |
 | `validation`, `test` | a query | `query_id`, `query`, `page_ids` (the pages that answer it), `origin`, `document` |
 
@@ -46,16 +46,15 @@ from omnitune.documents.preparation import (
     QUERY_VERSION,
     Choices,
     Keep,
-    PageReader,
     PageWriter,
     Rows,
     captions_for,
     make_rows,
     page_groups,
-    with_readings,
 )
 from omnitune.documents.queries.captions import Captions
-from omnitune.documents.read.pages import Rendering, picture_of
+from omnitune.documents.read.pages import Rendering, Word, picture_of, read_words
+from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
 from omnitune.errors import DatasetError, InputError
 from omnitune.io import inside, read_json_or_none, writable_folder, writing
@@ -79,6 +78,7 @@ SCHEMA: dict[str, Features] = {
             "side": _TEXT,
             "image": _TEXT,
             "text": _TEXT,
+            "text_source": _TEXT,
             "group": Value("int32"),
             "left_out_for": _TEXT,
             "look": _TEXT,
@@ -117,8 +117,8 @@ class DocumentDataset:
         folder: Where it is.
         tables: As on disk (see the module's docstring).
         facts: What was made of what: `source`, `settings`, `documents`, `skipped`, `lost` (pages that could not be
-            read), `not_read` (files of other types by suffix), `pages`, `queries`, `dropped`, `near_duplicates`,
-            `left_out`, `seconds`.
+            read), `not_read` (files of other types by suffix), `text_source` (pages by it), `pages`, `queries`,
+            `dropped`, `near_duplicates`, `left_out`, `seconds`.
     """
 
     folder: Path
@@ -168,6 +168,11 @@ class DocumentDataset:
     def page_texts(self) -> list[str]:
         """Text layers of all pages, "" where there is none."""
         return list(self.tables["pages"]["text"])
+
+    def words_of(self, page_id: str) -> tuple[Word, ...]:
+        """Words of a page's text layer with their places on its image; empty where they are not known."""
+        image = self.tables["pages"]["image"][self.page_ids.index(page_id)]
+        return read_words(inside(self.folder, image).name, inside(self.folder, image).parent)
 
     @cached_property
     def corpus(self) -> dict[str, Item]:
@@ -286,6 +291,7 @@ def prepare(
     sentences: int = 3,
     similarity: float = 0.8,
     round_trip: int = 100,
+    reading: Reading = "auto",
     reader: PageReader | None = None,
     keep: Keep | None = None,
     writer: PageWriter | None = None,
@@ -312,7 +318,9 @@ def prepare(
         sentences: Most training queries that are made of the sentences of one page.
         similarity: Jaccard similarity of three-word shingles from which two pages are near-duplicates.
         round_trip: A training query is kept if BM25 finds its page among so many; 0 keeps all.
-        reader: Reads the text of page images, for pages that have no text layer, or what is said or shown in a segment.
+        reading: Where the text of pages comes from: `"auto"` takes the text layer where it is sound and recognises the
+            other pages, `"layer"` recognises none, `"recognise"` all.
+        reader: Recognises the text of page images, or what is said or shown in a segment.
         keep: A further filter of training queries.
         writer: Writes questions about the images of training pages, instead of those made of their sentences.
         workers: Processes that read documents; None takes one a core.
@@ -320,7 +328,8 @@ def prepare(
 
     Raises:
         DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
-        InputError: This kind of document is not cut so; or `out` lies inside `folder`.
+        InputError: This kind of document is not cut so; or `out` lies inside `folder`; or all pages shall be recognised
+            and there is no `reader`.
         LeakageError: A held-out page, or its near-duplicate, came into training.
         ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
     """
@@ -350,11 +359,12 @@ def prepare(
         for name, strangers in captions.unmatched.items():
             logger.warning("%s: %d row(s) name no file of the folder, such as %r", name, len(strangers), strangers[0])
     settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
+    if what.own_text:
+        settings["reading"] = reading
     mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
     if _up_to_date(out, mark):
         return load(out)
-    if reader is not None:
-        documents = with_readings(documents, out / IMAGES, reader)
+    documents = with_texts(documents, out / IMAGES, reader, reading)
     write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
     rows = make_rows(documents, choices, keep, write, what)
     facts = _facts(listing, captions, settings, documents, skipped, rows)
@@ -478,6 +488,7 @@ def _facts(
         "lost": [{"document": one.name, **dataclasses.asdict(lost)} for one in documents for lost in one.lost],
         "not_read": dict(listing.others),
         "unmatched_captions": {} if captions is None else {n: [*some] for n, some in captions.unmatched.items()},
+        "text_source": dict(counted_sources(documents)),
         "pages": dict(Counter(row["side"] for row in rows.pages)),
         "queries": {side: dict(Counter(row["origin"] for row in table)) for side, table in asked.items()},
         "dropped": dict(rows.dropped),

@@ -57,7 +57,7 @@ READERS = {
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
 PAGES_PER_JOB = 16
@@ -79,6 +79,8 @@ class StoredPage:
         start: Second at which a segment begins; 0 of a page.
         end: Second at which it ends; 0 of a page.
         garbled: Share of the letters of the text layer that stand for nothing, 0 to 1.
+        uncovered: Share of the ink of the page outside of the words of its text layer, 0 to 1.
+        recognised: Whether `text` was recognised on the image instead of taken from the text layer; never on disk.
     """
 
     number: int
@@ -90,6 +92,8 @@ class StoredPage:
     start: float = 0.0
     end: float = 0.0
     garbled: float = 0.0
+    uncovered: float = 0.0
+    recognised: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,6 +407,7 @@ def _kept(page: Page, marks: Sequence[str]) -> StoredPage:
         start=page.start,
         end=page.end,
         garbled=round(page.garbled, 3),
+        uncovered=round(page.uncovered, 3),
     )
 
 

@@ -6,7 +6,7 @@ trip) looks at a held-out page.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,11 @@ from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import extract as asking
 from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
 from omnitune.documents.queries.extract import Query
-from omnitune.documents.read.text import clean, squash
+from omnitune.documents.read.text import squash
+from omnitune.documents.reading import source_of
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
 from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
-
-PageReader = Callable[[Sequence[Path]], Sequence[str]]
-"""Texts of page images, for pages that have no text layer."""
 
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
 """Which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
@@ -31,7 +29,7 @@ Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool
 PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
 """Questions about page images, for the pages that are trained on."""
 
-QUERY_VERSION = 1
+QUERY_VERSION = 2
 """Raise it when queries are made differently, so that datasets are made again."""
 
 
@@ -68,17 +66,6 @@ class Rows:
 def page_id(document: str, number: int) -> str:
     """Unique name of a page: its document and its number from 1."""
     return f"{document}#{number}"
-
-
-def with_readings(documents: Sequence[Document], images: Path, reader: PageReader) -> list[Document]:
-    """The documents, with the readings of a reader where a page that is not blank has no text layer."""
-    bare = [page.image for document in documents for page in document.pages if not page.text and page.look]
-    read = dict(zip(bare, reader([images / image for image in bare]), strict=True)) if bare else {}
-
-    def filled(page: StoredPage) -> StoredPage:
-        return page if page.text else replace(page, text=clean(read.get(page.image, "")))
-
-    return [replace(document, pages=tuple(filled(page) for page in document.pages)) for document in documents]
 
 
 def captions_for(listing: Listing) -> Captions | None:
@@ -186,6 +173,7 @@ def _page_rows(documents: Sequence[Document], pages: Sequence[SplitPage], split:
             "side": split.side[known.page_id],
             "image": f"images/{page.image}",
             "text": page.text,
+            "text_source": source_of(page),
             "group": known.group,
             "left_out_for": split.left_out.get(known.page_id, ""),
             "look": page.look,

@@ -136,6 +136,7 @@ class Page:
         lines: The text layer line by line with its type sizes.
         words: The text layer word by word with their places.
         garbled: Share of the letters of the text layer that stand for nothing (no code, private use), 0 to 1.
+        uncovered: Share of the ink of the page outside of `words`, 0 to 1.
         start: Second at which a segment begins; 0 of a page.
         end: Second at which it ends; 0 of a page.
     """
@@ -150,6 +151,7 @@ class Page:
     lines: tuple[Line, ...] = ()
     words: tuple[Word, ...] = ()
     garbled: float = 0.0
+    uncovered: float = 0.0
     start: float = 0.0
     end: float = 0.0
 
@@ -257,6 +259,18 @@ def to_grey(image: Image.Image) -> Image.Image:
     red, green, blue = image.split()
     coloured = ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()
     return image if coloured else red
+
+
+def uncovered(image: Image.Image, words: Sequence[Word]) -> float:
+    """Measure which share of the ink of a page lies outside of its words, 0 to 1; 0 of an empty page."""
+    side = 128
+    ink = 255 - np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.int32)
+    ink[ink < BLANK] = 0
+    total = int(ink.sum())
+    for word in words:
+        left, top, right, bottom = (math.floor(edge * side) for edge in word.box)
+        ink[max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = 0
+    return int(ink.sum()) / total if total else 0.0
 
 
 def look(image: Image.Image) -> str:

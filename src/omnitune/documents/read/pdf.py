@@ -12,7 +12,7 @@ from pathlib import Path
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, Word, look, store
+from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, Word, look, store, uncovered
 from omnitune.errors import DocumentError
 
 REASONS = {
@@ -98,6 +98,7 @@ def _page(document: pypdfium2.PdfDocument, index: int, label: str, folder: Path,
     if letters > MOST_LETTERS:
         raise DocumentError(f"page {index + 1}: expected at most {MOST_LETTERS:,} letters, got {letters:,}")
     text = text_page.get_text_range()
+    words = tuple(_words(page, text_page, text))
     made = Page(
         number=index + 1,
         label=label,
@@ -107,8 +108,9 @@ def _page(document: pypdfium2.PdfDocument, index: int, label: str, folder: Path,
         look=look(image),
         text=text,
         lines=tuple(_lines(text_page, text)),
-        words=tuple(_words(page, text_page, text)),
+        words=words,
         garbled=_garbled(text_page, letters),
+        uncovered=uncovered(image, words),
     )
     text_page.close()
     page.close()

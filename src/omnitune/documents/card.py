@@ -69,7 +69,7 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
             (f"`{one['document']}`: {one['reason']}" for one in facts["lost"]),
         ),
         _section(
-            "Files that are not read",
+            "Files that are not read (saved as PDF, they would be)",
             (f"{suffix or 'without a suffix'}: {count}" for suffix, count in facts["not_read"].items()),
         ),
         _section(

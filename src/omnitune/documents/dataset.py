@@ -61,7 +61,7 @@ from omnitune.io import inside, read_json_or_none, writable_folder, writing
 
 logger = logging.getLogger(__name__)
 
-READ_TYPES = "PDF files, images, recordings and clips are read: save others as PDF"
+READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"
 """What to do about files of other types."""
 
 TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
@@ -304,7 +304,7 @@ def prepare(
     others were added, and nothing at all when neither documents nor settings have changed.
 
     Args:
-        folder: Documents (PDF files and images), recordings or clips, with its sub-folders.
+        folder: Documents (PDF files, images, office files and texts), recordings or clips, with its sub-folders.
         out: Where the dataset goes, outside of `folder`.
         kind: `"pages"`, `"recordings"` or `"clips"`: which files count; `"auto"` takes all, which must be of one kind.
         width: Width of a page image in pixels; most of a clip.

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
 
-_IMAGES = "omnitune.documents.read.images"
+_IMAGES, _TEXTS = "omnitune.documents.read.images", "omnitune.documents.read.office"
 READERS = {
     ".pdf": "omnitune.documents.read.pdf",
     ".png": _IMAGES,
@@ -47,6 +48,10 @@ READERS = {
     ".tiff": _IMAGES,
     ".bmp": _IMAGES,
     **dict.fromkeys(
+        (".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"),
+        _TEXTS,
+    ),
+    **dict.fromkeys(
         (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma"),
         "omnitune.documents.read.audio",
     ),
@@ -56,6 +61,9 @@ READERS = {
     ),
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
+
+ABOUT_THE_FOLDER = re.compile(r"(?:readme|licen[cs]es?|copying|notice|changelog|authors|contributing)\b", re.IGNORECASE)
+"""Names of texts, and of folders of them, that speak of the files beside them and are no documents."""
 
 LAYOUT_VERSION = 3
 """Raise it when what is stored of a page changes, so that everything is made again."""
@@ -158,14 +166,22 @@ def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> List
         raise DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, which is not a folder")
     found: dict[str, list[Path]] = defaultdict(list)
     others: Counter[str] = Counter()
+    texts: list[Path] = []
     for path in sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
-        suffix = path.suffix.lower()
-        if suffix in READERS:
-            found[kind_at(path).name].append(path)
+        reader = READERS.get(path.suffix.lower())
+        about = any(ABOUT_THE_FOLDER.match(part) for part in path.relative_to(folder).parts)
+        if reader is None or (reader == _TEXTS and about):
+            others[printable(path.suffix.lower())] += 1
+        elif reader == _TEXTS:
+            texts.append(path)
         else:
-            others[printable(suffix)] += 1
+            found[kind_at(path).name].append(path)
     if kind != "auto":
         found = {kind: found[kind]} if found[kind] else {}
+    if set(found) <= {"pages"} and kind in ("auto", "pages") and texts:
+        found["pages"] = sorted([*found.get("pages", ()), *texts], key=lambda path: path.relative_to(folder).as_posix())
+    else:  # beside recordings or clips, texts are captions and notes about them
+        others.update(path.suffix.lower() for path in texts)
     if not found:
         suffixes = [suffix for suffix, reader in READERS.items() if kind in ("auto", kind_of(reader).name)]
         there = f" but {sum(others.values())} other files ({counted(others)})" if others else ""
@@ -220,6 +236,11 @@ def _files(folder: Path) -> Iterator[Path]:
 def kind_at(path: Path) -> Kind:
     """Decide by its suffix what kind a file is."""
     return kind_of(_reader(path))
+
+
+def is_drawn(path: Path) -> bool:
+    """Tell whether a document has to be drawn on pages first: it is no picture, recording or clip already."""
+    return kind_at(path).own_text and _reader(path) != _IMAGES
 
 
 def key_of(path: Path, rendering: Rendering) -> str:

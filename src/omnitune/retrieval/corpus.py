@@ -20,7 +20,7 @@ import datasets
 
 from omnitune import io, runtime
 from omnitune.documents.dataset import FACTS, load
-from omnitune.documents.folder import find_documents, read_folder
+from omnitune.documents.folder import find_documents, is_drawn, read_folder
 from omnitune.documents.read.pages import Rendering
 from omnitune.errors import DatasetError
 
@@ -98,7 +98,7 @@ def _of_folder(folder: Path, store: Path, rendering: Rendering) -> Corpus:
         rows = [{"document": name, "page": number, "path": page["path"]} for name, number, page in keys]
     else:
         files = find_documents(folder)
-        if any(path.suffix.lower() == ".pdf" for path in files):
+        if any(is_drawn(path) for path in files):
             documents, _ = read_folder(folder, store, rendering)
             rows = [
                 {"document": one.name, "page": page.number, "path": str((store / "images" / page.image).absolute())}

@@ -46,13 +46,13 @@ def test_a_worker_cannot_hold_more_than_its_limit() -> None:
 
 
 def test_a_deadline_is_a_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = hostile_pdfs.slow(tmp_path / "a.pdf", operators=3_000_000)
-    monkeypatch.setattr(worker, "SECONDS_PER_PAGE", 2.0)
+    path = hostile_pdfs.slow(tmp_path / "a.pdf", operators=8_000_000)
+    monkeypatch.setattr(worker, "SECONDS_PER_PAGE", 4.0)
     started = time.monotonic()
     found = pages_of(path, 4, tmp_path)
     assert [page.number for page in found.pages] == [1, 3, 4]
-    assert [(one.number, one.reason) for one in found.lost] == [(2, "page 2: reading it takes longer than 2 s")]
-    assert time.monotonic() - started < 20
+    assert [(one.number, one.reason) for one in found.lost] == [(2, "page 2: reading it takes longer than 4 s")]
+    assert time.monotonic() - started < 60
 
 
 def test_a_count_of_pages_that_lies_is_compared_with_the_pages(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_count_of_pages_that_lies_is_compared_with_the_pages(tmp_path: Path) -
     ((document,), skipped) = read_folder(tmp_path / "in", tmp_path / "out", SMALL, workers=1)
     assert [page.number for page in document.pages] == [1, 2, 3, 4, 5] and not skipped
     assert [one.reason for one in document.lost] == ["page 6: the file says it has 1,000,000 pages, 5 are there"]
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_a_page_that_is_not_there_is_named_and_the_others_stay(

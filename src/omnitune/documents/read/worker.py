@@ -178,7 +178,7 @@ class Worker:
     def _start(self) -> subprocess.Popen[str]:
         self._complaints.seek(0)
         self._complaints.truncate()
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "omnitune.documents.read.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -186,6 +186,9 @@ class Worker:
             text=True,
             encoding="utf-8",
         )
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready: starting Python on a busy machine is no page's time
+        return process
 
     def _cause(self, job: Job) -> str:
         """Why the process ended, by its exit code and its last words."""
@@ -314,6 +317,7 @@ def _main() -> None:
         channel.write(line)
         channel.flush()
 
+    reply("{}\n")
     serve(sys.stdin, reply)
 
 

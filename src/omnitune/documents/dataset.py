@@ -1,5 +1,9 @@
 """The dataset that a folder of documents becomes: page images, training pairs, held-out queries.
 
+`prepare` walks the folder once (`folder.list_folder`), has every document read page by page in processes of its own
+(`folder.read_folder`, `read.worker`), takes each page's text from its best source (`reading.with_texts`), then deals out
+the documents and makes the queries (`preparation.make_rows`), and writes:
+
     folder/
       README.md        a card: what is in it, what was left out and why
       prepared.json    the same facts for programs, and the fingerprint that says whether it is up to date
@@ -62,7 +66,7 @@ from omnitune.io import inside, read_json_or_none, writable_folder, writing
 logger = logging.getLogger(__name__)
 
 READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"
-"""What to do about files of other types."""
+"""Advice about files of other types."""
 
 TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
 
@@ -132,7 +136,7 @@ class DocumentDataset:
 
     @property
     def kind(self) -> Kind:
-        """What the documents are."""
+        """Kind of the documents."""
         return KINDS[self.facts.get("kind", "pages")]
 
     @cached_property
@@ -161,7 +165,7 @@ class DocumentDataset:
 
     @cached_property
     def pictures(self) -> list[Item]:
-        """What people look at, of all pages: the images, or a waveform or key frames of every segment."""
+        """Pictures of all pages for people to look at: the images, or a waveform or key frames of every segment."""
         return [{"path": picture_of(page["path"]), "bytes": None} for page in self.pages]
 
     @cached_property
@@ -215,7 +219,7 @@ class DocumentDataset:
         return [page for page, where in zip(table["page_id"], table["side"], strict=True) if where == side]
 
     def summary(self) -> str:
-        """What is in it, in one line."""
+        """Say in one line how much is in it, and what was left out."""
         facts = self.facts
         sides = ", ".join(f"{facts['pages'][side]} {side}" for side in reversed(SIDES) if facts["pages"].get(side))
         asked = sum(facts["queries"]["test"].values())

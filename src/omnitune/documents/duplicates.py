@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omnitune.documents.read.text import squash, terms
+from omnitune.documents.read.text import normalize_key, terms
 
 SHINGLE = 3
 FEWEST_WORDS = 12
@@ -26,7 +26,7 @@ FEWEST_WORDS = 12
 LONG = 1000
 """Distinct shingles of a document, about four pages of text, from which it is compared with others as a whole."""
 MOST_HOLDERS = 50
-"""What stands in more documents than this is a formula of the house and is not counted any further."""
+"""Text in more documents than this is a formula of the house and is not counted any further."""
 
 HASHES = 64
 BANDS = 16
@@ -136,7 +136,7 @@ def _join_looks(wordless: Sequence[int], texts: Sequence[str], looks: Sequence[s
 
     def alike(one: int, other: int) -> bool:
         parts = range(0, len(looks[one]), LOOK_DIGITS)
-        return squash(texts[one]) == squash(texts[other]) and all(
+        return normalize_key(texts[one]) == normalize_key(texts[other]) and all(
             _alike(looks[one][at : at + LOOK_DIGITS], looks[other][at : at + LOOK_DIGITS]) for at in parts
         )
 
@@ -147,7 +147,7 @@ def _join_looks(wordless: Sequence[int], texts: Sequence[str], looks: Sequence[s
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two hashes differ in few bits."""
+    """Tell whether two hashes differ in few bits."""
     first, second = int(one, 16), int(other, 16)
     return (first ^ second).bit_count() <= min(LOOK_BITS, first.bit_count() // LOOK_SHARE)
 

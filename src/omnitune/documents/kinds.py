@@ -1,4 +1,4 @@
-"""What a folder holds: pages, recordings or clips, and all that differs between them but the reading itself."""
+"""Kinds of folders: pages, recordings or clips, and all that differs between them but the reading itself."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -88,7 +88,7 @@ def kind_of(reader: str) -> Kind:
 
 
 def way_of(kind: Kind, segments: Ways, seconds: float) -> str:
-    """Where documents of a kind are cut, "" where they are not.
+    """Decide where documents of a kind are cut, "" where they are not.
 
     Raises:
         InputError: The kind is not cut so, or into pieces that are too short.

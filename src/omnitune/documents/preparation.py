@@ -14,17 +14,17 @@ from typing import Any, Literal
 from omnitune.documents.duplicates import families, groups
 from omnitune.documents.folder import Document, Listing, StoredPage
 from omnitune.documents.kinds import PAGES, Kind
-from omnitune.documents.queries import extract as asking
+from omnitune.documents.queries import extract
 from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
 from omnitune.documents.queries.extract import Query
-from omnitune.documents.read.text import squash
+from omnitune.documents.read.text import normalize_key
 from omnitune.documents.reading import source_of
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
 from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
 
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
-"""Which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
+"""Says which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
 
 PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
 """Questions about page images, for the pages that are trained on."""
@@ -35,7 +35,7 @@ QUERY_VERSION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """How queries are made and dealt out; see `dataset.prepare` for what each means."""
+    """Settings of how queries are made and dealt out; see `dataset.prepare` for what each means."""
 
     split: Literal["documents", "pages"]
     test: Share
@@ -129,10 +129,10 @@ def make_rows(
 
 
 def _written(document: Document, kind: Kind, dropped: Counter[str]) -> list[Query]:
-    """What people wrote: lines of the document, or captions beside it."""
+    """Collect what people wrote: lines of the document, or captions beside it."""
     if not kind.captioned:
-        return asking.written_queries(document)
-    found, refused = asking.caption_queries(document)
+        return extract.written_queries(document)
+    found, refused = extract.caption_queries(document)
     dropped.update(refused)
     return found
 
@@ -184,14 +184,14 @@ def _page_rows(documents: Sequence[Document], pages: Sequence[SplitPage], split:
 
 
 def _answers(written: Iterator[Query], pages: Sequence[SplitPage]) -> dict[str, set[str]]:
-    """Pages that answer a query by its squashed text: wherever it is written, and the near-duplicates of those."""
+    """Pages that answer a query by its normalized text: wherever it is written, and the near-duplicates of those."""
     group = {page.page_id: page.group for page in pages}
     alike: dict[int, set[str]] = {}
     for page in pages:
         alike.setdefault(page.group, set()).add(page.page_id)
     found: dict[str, set[str]] = {}
     for query in written:
-        found.setdefault(squash(query.text), set()).update(alike[group[page_id(query.document, query.page)]])
+        found.setdefault(normalize_key(query.text), set()).update(alike[group[page_id(query.document, query.page)]])
     return found
 
 
@@ -206,7 +206,7 @@ def _held_out(
     for document in documents:
         allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
         for query in written[document.name]:
-            page, mark = page_id(document.name, query.page), squash(query.text)
+            page, mark = page_id(document.name, query.page), normalize_key(query.text)
             if split.side[page] != side or page in split.left_out or query.origin not in allowed or mark in seen:
                 continue
             seen.add(mark)
@@ -229,7 +229,7 @@ def _training(
     texts = {page: text for page, text in own.items() if page in usable}
     order = {row["document"]: index for index, row in enumerate(rows.pages)}
     candidates.sort(key=lambda query: (order[query.document], query.page))
-    test_marks = {squash(row["query"]) for asked in rows.asked.values() for row in asked}
+    test_marks = {normalize_key(row["query"]) for asked in rows.asked.values() for row in asked}
     kept = [query for query in candidates if _passes(query, texts, test_marks, rows.dropped)]
     if choices.round_trip:
         kept = _filtered(kept, texts, round_trip(choices.round_trip), rows.dropped, "round trip")
@@ -255,11 +255,11 @@ def _made_queries(
         for page in document.pages
         if page_id(document.name, page.number) in usable
     ]
-    origin: asking.Origin = "sentence" if write is None else "model"
+    origin: extract.Origin = "sentence" if write is None else "model"
     if write is None:
-        made: Sequence[Sequence[str]] = asking.key_sentences([page for _, page in pages], per_page)
+        made: Sequence[Sequence[str]] = extract.key_sentences([page for _, page in pages], per_page)
     else:
-        pages = [(document, page) for document, page in pages if page.look and not asking.is_listing(page.text)]
+        pages = [(document, page) for document, page in pages if page.look and not extract.is_listing(page.text)]
         made = write([page for _, page in pages])
     return [
         Query(text=text, origin=origin, document=document.name, page=page.number)
@@ -270,7 +270,7 @@ def _made_queries(
 
 def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], dropped: Counter[str]) -> bool:
     reason = refusal(query.text, texts[page_id(query.document, query.page)], written=query.origin == "model")
-    if squash(query.text) in test_marks:
+    if normalize_key(query.text) in test_marks:
         reason = "also asked in the test"
     if reason:
         dropped[reason] += 1
@@ -278,20 +278,20 @@ def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], droppe
 
 
 def refusal(query: str, page_text: str, *, written: bool) -> str:
-    """Why a training query is dropped, or "".
+    """Say why a training query is dropped, or "".
 
     Args:
         query: Its text.
         page_text: Text of its page.
         written: Whether a model wrote it: what is taken from a page has passed the other filters.
     """
-    if not asking.keeps_language(query, page_text):
+    if not extract.keeps_language(query, page_text):
         return "other script than its page"
-    if written and asking.points_at_page(query):
+    if written and extract.points_at_page(query):
         return "points at its page"
-    if written and asking.copies(query, page_text):
-        return f"copies {asking.COPIED} words in a row"
-    return "no question" if written and not asking.acceptable(query) else ""
+    if written and extract.copies(query, page_text):
+        return f"copies {extract.COPIED} words in a row"
+    return "no question" if written and not extract.acceptable(query) else ""
 
 
 def _filtered(

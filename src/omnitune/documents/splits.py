@@ -1,4 +1,4 @@
-"""Who is trained on and who is asked about: documents are dealt out whole, before any query exists.
+"""Split documents into train, validation and test: each is dealt out whole, before any query exists.
 
 Two pages of one document share their wording, so a page is on the side of its document. Documents that share most of
 their text (two versions of one manual) stay together, and a page whose near-duplicate is on a more protected side is
@@ -29,7 +29,7 @@ Share = float | Sequence[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitPage:
-    """What a split needs to know of a page.
+    """A page as a split sees it.
 
     Attributes:
         page_id: Unique name of the page.

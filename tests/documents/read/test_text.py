@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnitune.documents.read.text import clean, script, sentences, squash, words
+from omnitune.documents.read.text import clean, normalize_key, script, sentences, words
 
 messy = st.text(alphabet=st.one_of(st.sampled_from("ab -\r\n\t\u00ad\ufffe\u0002\ufb01\u200b."), st.characters()))
 
@@ -51,8 +51,8 @@ def test_words_keep_what_belongs_to_them() -> None:
     ]
 
 
-def test_squash_ignores_case_space_and_punctuation() -> None:
-    assert squash("The ﬁle\n NAME") == squash("the file-name!") == "thefilename"
+def test_normalize_key_ignores_case_space_and_punctuation() -> None:
+    assert normalize_key("The ﬁle\n NAME") == normalize_key("the file-name!") == "thefilename"
 
 
 def test_sentences_end_where_they_end() -> None:

@@ -40,13 +40,13 @@ _CLOCK = re.compile(r"(?:(?P<hours>\d+):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,
 _TIMES = re.compile(r"^\s*([\d:.,]+)\s*-->\s*([\d:.,]+)")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _NO_SPEECH = re.compile(r"\[[^\]]*\]|^\s*\([^)]*\)\s*$|[♪♫]+")
-"""What is said about the sound: "[Music]", or "(applause)" alone in its line."""
+"""Remarks about the sound: "[Music]", or "(applause)" alone in its line."""
 _SPEAKER = re.compile(r"^\s*(?:>>+|-)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
-    """What someone wrote about a recording or clip, or a part of it.
+    """A text that someone wrote about a recording or clip, or a part of it.
 
     Attributes:
         text: In one line.
@@ -61,7 +61,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captions:
-    """What the files beside some documents hold.
+    """Contents of the caption files of a folder.
 
     Attributes:
         of: Captions by name of the document.
@@ -160,7 +160,7 @@ def seconds(written: str | float | int) -> float:
 
 
 def overlapped(caption: Caption, spans: Sequence[tuple[float, float]]) -> list[int]:
-    """Which segments a caption belongs to: the one that it overlaps most, and those that it overlaps by half.
+    """Find the segments of a caption: the one that it overlaps most, and those that it overlaps by half.
 
     Half of the shorter of the two is meant: a cue that runs over into the next segment by a word is not of both.
 

@@ -31,7 +31,7 @@ LONGEST_WAIT = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the model wrote, the tokens that the server counted, and whether it came from disk.
+    """Text that the model wrote, the tokens that the server counted, and whether it came from disk.
 
     `counted` is False where the server does not say how many tokens it used.
     """
@@ -76,7 +76,7 @@ class Endpoint:
     backoff: float = 1.0
 
     def known(self, question: Mapping[str, Any]) -> bool:
-        """Whether the answer lies on disk."""
+        """Tell whether the answer lies on disk."""
         return self._place(question).is_file()
 
     def ask_all(self, questions: Sequence[Mapping[str, Any]], bodies: Sequence[Any]) -> Iterator[Answer]:

@@ -25,7 +25,7 @@ from typing import Literal
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.queries.captions import overlapped
 from omnitune.documents.read.pages import OutlineEntry
-from omnitune.documents.read.text import flat, script, sentences, squash, term, terms, words
+from omnitune.documents.read.text import flat, normalize_key, script, sentences, term, terms, words
 
 Origin = Literal["title", "caption", "heading", "sentence", "model"]
 
@@ -47,7 +47,7 @@ _GENERIC_TITLES = """
     einleitung|einführung|überblick|zusammenfassung|beispiel|beispiele|vorwort|fazit|
     conclusion générale|exemples|résumé|avant-propos|introducción|resumen|ejemplos|conclusiones|prefacio
 """
-GENERIC = frozenset(squash(title) for title in _GENERIC_TITLES.split("|"))
+GENERIC = frozenset(normalize_key(title) for title in _GENERIC_TITLES.split("|"))
 STRUCTURAL = re.compile(
     r"^(?:(?:table of )?contents|index|indices|list of (?:figures|tables|listings)|bibliography|references|glossary|"
     r"(?:[\w,]+ ){1,4}index|inhalt(?:sverzeichnis)?|literatur(?:verzeichnis)?|stichwortverzeichnis|"
@@ -119,7 +119,9 @@ def written_queries(document: Document) -> list[Query]:
     """Titles, captions and headings of a document, in the order of its pages."""
     listings = {page.number for page in document.pages if is_listing(page.text)}
     found = [*titles(document, listings)]
-    known = {squash(_bare(entry.title)) for entry in document.outline} | {squash(document_title(document))}
+    known = {normalize_key(_bare(entry.title)) for entry in document.outline} | {
+        normalize_key(document_title(document))
+    }
     for page in document.pages:
         if page.number not in listings:
             found += [_query(text, "caption", document, page) for text in captions(page)]
@@ -145,14 +147,14 @@ def caption_queries(document: Document) -> tuple[list[Query], list[str]]:
 
 def titles(document: Document, listings: set[int]) -> Iterator[Query]:
     """Entries of the outline, each on the page where it stands: the one it leads to or, failing that, the next."""
-    squashed = {page.number: squash(page.text) for page in document.pages}
+    normalized = {page.number: normalize_key(page.text) for page in document.pages}
     ancestors: list[tuple[int, str]] = [(-1, document_title(document))]
     for entry, title in zip(document.outline, _bare_titles(document.outline), strict=True):
         while len(ancestors) > 1 and ancestors[-1][0] >= entry.level:
             ancestors.pop()
-        parent = next((name for _, name in reversed(ancestors) if squash(name) not in GENERIC), "")
+        parent = next((name for _, name in reversed(ancestors) if normalize_key(name) not in GENERIC), "")
         if not STRUCTURAL.match(title):
-            number = _stands_on(squash(title), entry.page, squashed, listings)
+            number = _stands_on(normalize_key(title), entry.page, normalized, listings)
             if number is not None:
                 text = f"{parent}: {title}" if parent and _says_little(title) else title
                 yield Query(text=text, origin="title", document=document.name, page=number)
@@ -187,7 +189,7 @@ def key_sentences(pages: Sequence[StoredPage], per_page: int) -> list[list[str]]
 
 
 def rarity(texts: Iterable[str]) -> dict[str, float]:
-    """Inverse document frequency of every squashed word, 0 for words on more than `_COMMON` of the texts."""
+    """Inverse document frequency of every normalized word, 0 for words on more than `_COMMON` of the texts."""
     found: Counter[str] = Counter()
     count = 0
     for text in texts:
@@ -203,7 +205,7 @@ def rarity(texts: Iterable[str]) -> dict[str, float]:
 
 
 def acceptable(text: str) -> bool:
-    """Whether a question can be asked: letters, not too many words nor the same ones, no pointing at its page."""
+    """Tell whether a question can be asked: letters, not too many words nor the same ones, no pointing at its page."""
     letters = sum(letter.isalpha() for letter in text)
     return (
         letters >= FEWEST_LETTERS
@@ -215,12 +217,12 @@ def acceptable(text: str) -> bool:
 
 
 def points_at_page(text: str) -> bool:
-    """Whether a text only makes sense to someone who sees the page ("in the figure above", "this section")."""
+    """Tell whether a text only makes sense to someone who sees the page ("in the figure above", "this section")."""
     return _DEIXIS.search(text) is not None
 
 
 def copies(query: str, page_text: str, *, length: int = COPIED) -> bool:
-    """Whether `length` words in a row of the query stand in a row on the page."""
+    """Tell whether `length` words in a row of the query stand in a row on the page."""
     asked, text = _in_a_row(query).split(), _in_a_row(page_text)
     return any(f" {' '.join(asked[i : i + length])} " in text for i in range(len(asked) - length + 1))
 
@@ -231,12 +233,12 @@ def _in_a_row(text: str) -> str:
 
 
 def keeps_language(query: str, page_text: str) -> bool:
-    """Whether a query is written in the script of its page."""
+    """Tell whether a query is written in the script of its page."""
     return not page_text or script(query) == script(page_text)
 
 
 def is_listing(text: str) -> bool:
-    """Whether a page is a table of contents or an index: most of its lines end in page numbers."""
+    """Tell whether a page is a table of contents or an index: most of its lines end in page numbers."""
     lines = [line for line in text.split("\n") if any(letter.isalpha() for letter in line)]
     leaders = sum(1 for line in lines if _LISTED.search(line))
     return len(lines) >= 4 and leaders >= 0.5 * len(lines)
@@ -273,14 +275,14 @@ def _bare_titles(outline: Sequence[OutlineEntry]) -> Iterator[str]:
 
 
 def _says_little(title: str) -> bool:
-    return squash(title) in GENERIC or len(words(title)) < 2
+    return normalize_key(title) in GENERIC or len(words(title)) < 2
 
 
-def _stands_on(title: str, target: int | None, squashed: Mapping[int, str], listings: set[int]) -> int | None:
+def _stands_on(title: str, target: int | None, normalized: Mapping[int, str], listings: set[int]) -> int | None:
     if target is None or not title:
         return None
     for number in (target, target + 1):
-        if number in squashed and number not in listings and (title in squashed[number] or not squashed[number]):
+        if number in normalized and number not in listings and (title in normalized[number] or not normalized[number]):
             return number
     return None
 
@@ -294,17 +296,17 @@ def _unlisted_headings(page: StoredPage, known: set[str]) -> Iterator[str]:
         return
     for heading in page.headings:
         text = _bare(heading)
-        if _CAPTION.match(heading) or STRUCTURAL.match(text) or len(words(text)) < 2 or squash(text) in GENERIC:
+        if _CAPTION.match(heading) or STRUCTURAL.match(text) or len(words(text)) < 2 or normalize_key(text) in GENERIC:
             continue
-        if squash(text) not in known:
-            known.add(squash(text))
+        if normalize_key(text) not in known:
+            known.add(normalize_key(text))
             yield text
 
 
 def _once(queries: Iterable[Query]) -> Iterator[Query]:
     seen: set[tuple[str, int]] = set()
     for query in queries:
-        mark = squash(query.text), query.page
+        mark = normalize_key(query.text), query.page
         if mark not in seen:
             seen.add(mark)
             yield query
@@ -312,10 +314,10 @@ def _once(queries: Iterable[Query]) -> Iterator[Query]:
 
 def _paragraphs(page: StoredPage) -> Iterator[str]:
     """Runs of lines of prose, joined; headings, captions, code and tables end a run."""
-    headings = {squash(heading) for heading in page.headings}
+    headings = {normalize_key(heading) for heading in page.headings}
     run: list[str] = []
     for line in page.text.split("\n"):
-        if _is_prose(line) and squash(line) not in headings and not _CAPTION.match(line):
+        if _is_prose(line) and normalize_key(line) not in headings and not _CAPTION.match(line):
             run.append(line)
         elif run:
             yield " ".join(run)
@@ -361,7 +363,7 @@ def _keyword_queries(page: StoredPage, rare: Mapping[str, float], rarest: float,
 
 
 def _weights(text: str, rare: Mapping[str, float], rarest: float) -> dict[str, float]:
-    """How much each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
+    """Weigh how much each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
     weights = {}
     for mark, times in Counter(terms(text)).items():
         weight = rare.get(mark, 0.0) * (1 + math.log(times))

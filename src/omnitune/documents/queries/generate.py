@@ -20,7 +20,7 @@ from omnitune.documents.preparation import refusal, round_trip
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.extract import is_listing
-from omnitune.documents.read.text import squash
+from omnitune.documents.read.text import normalize_key
 from omnitune.io import digest, write_jsonl
 
 _MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d+[.):]|[Qq]\d*[.:])\s+")
@@ -145,11 +145,11 @@ def generate(
     pairs = [(row, query) for row, queries in zip(rows, asked, strict=True) for query in queries]
     texts = {dataset.page_ids[row]: dataset.page_texts[row] for row, side in enumerate(columns[0]) if side == "train"}
     found = round_trip(depth)([query for _, query in pairs], [dataset.page_ids[row] for row, _ in pairs], texts)
-    held_out = {squash(query) for side in (dataset.test, dataset.validation) for query in side.queries.values()}
+    held_out = {normalize_key(query) for side in (dataset.test, dataset.validation) for query in side.queries.values()}
     made = []
     for (row, query), good in zip(pairs, found, strict=True):
         reason = refusal(query, dataset.page_texts[row], written=True) or ("" if good else "round trip")
-        if squash(query) in held_out:
+        if normalize_key(query) in held_out:
             reason = "also asked in the test"
         made.append({"page_id": dataset.page_ids[row], "query": query, "dropped": reason})
     write_jsonl(out, made)

@@ -1,4 +1,4 @@
-"""What a query writer is shown: a page image, a recording or a clip, as parts of a message, with its request.
+"""Messages that show media to a query writer: a page image, a recording or a clip, as parts of a message, with its request.
 
 Behind an OpenAI-compatible API, images go as `image_url` parts with a data URL, and sound as `input_audio` parts with
 WAV in base64: OpenAI and vLLM ("Multimodal Inputs", online serving) read both. A clip goes as some of its frames, each
@@ -41,7 +41,7 @@ LONGEST_EDGE = 768
 """Pixels of a frame that is sent."""
 
 PIXELS_A_TOKEN = 28 * 28
-"""What one image token covers in vision-language models of the Qwen family; for the estimate alone."""
+"""Pixels that one image token covers in vision-language models of the Qwen family; for the estimate alone."""
 
 TOKENS_A_SECOND = 25
 """Of sound, in Qwen2-Audio and Qwen2.5-Omni; for the estimate alone."""
@@ -49,7 +49,7 @@ TOKENS_A_SECOND = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """How the request speaks of one kind of media.
+    """Words of the request for one kind of media.
 
     Attributes:
         noun: What it is called.
@@ -87,7 +87,7 @@ SUBJECTS: dict[ShownKind, Subject] = {
 
 
 def kind_of(path: Path) -> ShownKind:
-    """What is in a file, by its name."""
+    """Decide by its name what is in a file."""
     return cast(ShownKind, modality_of(path, supported=list(MEDIA)))
 
 

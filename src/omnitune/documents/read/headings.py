@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from omnitune.documents.read.pages import Line, Page
-from omnitune.documents.read.text import flat, squash
+from omnitune.documents.read.text import flat, normalize_key
 
 LARGER = 1.15
 """A heading is this much larger than the body; faces of one size differ by up to a tenth in the height of their box."""
@@ -42,8 +42,8 @@ def without_running_heads(page: Page) -> Sequence[Line]:
 
 
 def _undigited(text: str) -> str:
-    """What stays the same of a running head from page to page."""
-    return "".join(letter for letter in squash(text) if not letter.isdigit())
+    """Reduce a running head to what stays the same from page to page."""
+    return "".join(letter for letter in normalize_key(text) if not letter.isdigit())
 
 
 def body_size(pages: Sequence[Page]) -> float:

@@ -1,4 +1,4 @@
-"""What a reader of documents makes: a description of the document, then its pages, one file each.
+"""A document as its reader gives it: a description, then its pages, one file each.
 
 A page of a recording or a clip is a segment of it, and its file a small recording or clip; beside that lies a picture
 of it under the same hash, for people to look at.
@@ -38,7 +38,7 @@ DIFFERENCE_SIDE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How a document becomes pages.
+    """Settings of how a document becomes pages.
 
     Attributes:
         width: Width of the image in pixels; images that are files already, and clips, are made smaller, never larger.
@@ -76,7 +76,7 @@ class OutlineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What is known of a document before its pages are made.
+    """Facts about a document before its pages are made.
 
     Attributes:
         pages: Number of pages that are there, at least 1.
@@ -170,7 +170,7 @@ class LostPage:
 
 
 class Reader(Protocol):
-    """What a module that reads one kind of document offers (as module-level functions)."""
+    """A module that reads one kind of document, with these as module-level functions."""
 
     def describe(self, path: Path, rendering: Rendering) -> Description:
         """Page count, title and outline, or where it is cut.

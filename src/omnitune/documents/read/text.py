@@ -9,7 +9,7 @@ import unicodedata
 from functools import lru_cache
 
 LINE_END_HYPHENS = "\u00ad\ufffe\u0002"
-"""What PDFium writes for a hyphen that only breaks a word at the end of a line: U+FFFE, or the control character 2."""
+"""Written by PDFium for a hyphen that only breaks a word at the end of a line: U+FFFE, or the control character 2."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff\ufffd]")
 _SPACES = re.compile(r"[^\S\n]+")
@@ -56,19 +56,19 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def squash(text: str) -> str:
+def normalize_key(text: str) -> str:
     """Letters and digits only, case folded: two texts that differ in spacing, case and punctuation are equal."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum())
 
 
 @lru_cache(1 << 16)
 def term(word: str) -> str:
-    """A word squashed; remembered, because the words of a folder are few and often asked for."""
-    return squash(word)
+    """A word normalized; remembered, because the words of a folder are few and often asked for."""
+    return normalize_key(word)
 
 
 def terms(text: str) -> list[str]:
-    """The words of a text, squashed; those without letters and digits are left out."""
+    """The words of a text, normalized; those without letters and digits are left out."""
     return [found for found in map(term, words(text)) if found]
 
 

@@ -191,7 +191,7 @@ class Worker:
         return process
 
     def _cause(self, job: Job) -> str:
-        """Why the process ended, by its exit code and its last words."""
+        """Say why the process ended, by its exit code and its last words."""
         assert self._process is not None
         code = self._process.wait()
         self._complaints.seek(0)

@@ -24,7 +24,7 @@ from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
 
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
-"""Says which training queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
+"""Says which queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
 
 PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
 """Questions about page images, for the pages that are trained on."""

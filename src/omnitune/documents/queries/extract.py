@@ -363,7 +363,7 @@ def _keyword_queries(page: StoredPage, rare: Mapping[str, float], rarest: float,
 
 
 def _weights(text: str, rare: Mapping[str, float], rarest: float) -> dict[str, float]:
-    """Weigh how much each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
+    """Weigh what each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
     weights = {}
     for mark, times in Counter(terms(text)).items():
         weight = rare.get(mark, 0.0) * (1 + math.log(times))

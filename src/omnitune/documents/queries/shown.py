@@ -1,4 +1,4 @@
-"""Messages that show media to a query writer: a page image, a recording or a clip, as parts of a message, with its request.
+"""Messages that show a query writer a page image, a recording or a clip, with the request.
 
 Behind an OpenAI-compatible API, images go as `image_url` parts with a data URL, and sound as `input_audio` parts with
 WAV in base64: OpenAI and vLLM ("Multimodal Inputs", online serving) read both. A clip goes as some of its frames, each

@@ -1,10 +1,25 @@
-"""The encoding engine: plan, prepare, run.
+"""The encoding engine: plan, prepare, run. Training, replay, `encode`, evaluation and mining all encode through it.
 
-Training, replay, `encode`, evaluation and mining all encode through it.
+How a batch runs, from raw columns to embeddings:
 
-*plan* knows each item's cost without decoding it, keeps one of equal items, sorts by cost and cuts mini-batches.
-*prepare* decodes and preprocesses the next mini-batches in the background while the current one computes; at most
-`AHEAD` wait, so host memory does not grow with the batch. *run* is one forward.
+1. `plan` asks the model what each item is (text, image, ...) and what it costs in tokens, from its length or its
+   header; nothing is decoded. Items that may share a mini-batch (one modality, role and prompt) go into one lane.
+2. Items of equal content are kept once, unless dropout draws for each of them. Each lane is sorted by cost, widest
+   first, and cut into mini-batches within a budget of rows or padded tokens, so little is padding and memory peaks
+   first.
+3. The plan remembers for every item which row of the joined outputs is its own.
+4. `prepare` makes features: two threads decode items and call the processor for the next mini-batches while the current
+   one computes. At most `AHEAD` wait, so host memory does not grow with the batch. Processors take turns, as tokenizers
+   cannot be shared between threads; decoding runs beside them.
+5. Where a frozen tower's outputs (`tower_cache`) or processed images (`input_cache`) are kept from before, they take
+   the place of decoding and processing.
+6. `run` and `forward` are one forward of the modules, through `__call__`, so that `compile` and hooks apply. A backbone
+   whose attention can be told where items begin runs the mini-batch as one row without padding (`modules.packing`).
+7. Callers put rows in place: `inference.results` for `encode`, `losses.strategies` for training, which may run
+   `prepare` and `forward` twice to replay a batch that does not fit into memory.
+
+With sharded weights all ranks make every forward together (`fsdp_sync`); in a distributed evaluation each rank runs its
+share of the mini-batches (`distributed_eval`).
 """
 
 import itertools
@@ -93,7 +108,7 @@ class _Draft:
     lanes: dict[Any, _Lane] = field(default_factory=dict)
 
     def place(self, column: Column, index: int) -> tuple[_Lane, int]:
-        """Where an item of a column goes: its lane, and its number there; equal items share one."""
+        """Put an item of a column into its lane; returns the lane and the number there, which equal items share."""
         item = column.items[index]
         try:
             kind = self.model.modality_of(item, strings_are_text=self.strings_are_text)
@@ -268,6 +283,8 @@ class Engine:
                 wait([future for future in waiting if not future.cancel()])
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
+        if mini_batch.tower is None and mini_batch.processing is None:  # the plan found nothing that is kept
+            return to_device(self._made(mini_batch, kwargs, range(len(mini_batch.items))), self.model.device)
         kept = self.towers.features(mini_batch, kwargs)
         if kept is not None:
             return to_device(kept, self.model.device)
@@ -352,7 +369,7 @@ class _Limits:
 
 
 def _order(lane: _Lane) -> list[int]:
-    """Items in descending cost; where padding counts, in the very order in which Sentence Transformers takes them."""
+    """Order items by descending cost; where padding counts, as Sentence Transformers orders them."""
     if lane.whole:
         chosen: list[int] = np.argsort([-length for length in lane.lengths]).tolist()
         return chosen
@@ -360,7 +377,9 @@ def _order(lane: _Lane) -> list[int]:
 
 
 def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBatch]:
-    """Consecutive cuts of `order`, each within `limits`; one item always fits."""
+    """Yield consecutive cuts of `order`, each within `limits`; one item always fits."""
+    # Costs descend, so the first item of a cut says how wide all of it is padded, and the most memory is taken by the
+    # first mini-batch: a run that does not fit fails at once and not after an hour.
     start = 0
     while start < len(order):
         stop = (_packed_stop if lane.packed else _padded_stop)(lane, order, limits, start)
@@ -372,6 +391,7 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
             modality=lane.modality,
             role=lane.role,
             prompt=lane.prompt,
+            # Packed, tokens are end to end; padded, every item is as wide as the widest. Ranks are dealt work by this.
             cost=sum(lane.costs[i] for i in cut) if lane.packed else widest * len(cut),
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
@@ -381,18 +401,19 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
 
 
 def _padded_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
-    """Where a cut ends that runs padded. Costs descend, so its first item is its widest."""
+    """Find where a cut ends that runs padded. Costs descend, so its first item is its widest."""
     widest = max(lane.costs[order[start]], 1)
     stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
     if limits.tokens is not None:
         stop = min(stop, start + max(limits.tokens // widest, 1))
+    # From `enough` tokens on the device is busy; one more item that is much narrower would add padding and no speed.
     enough = stop if lane.whole else start + max(-(-limits.enough // widest), 1)
     narrower = (i for i in range(enough, stop) if lane.costs[order[i]] < MUCH_NARROWER * widest)
     return next(narrower, stop)
 
 
 def _packed_stop(lane: _Lane, order: Sequence[int], limits: _Limits, start: int) -> int:
-    """Where a cut ends that runs as one row: its tokens count, and the padding of its output alone is bounded."""
+    """Find where a cut ends that runs as one row: its tokens count, and the padding of its output alone is bounded."""
     stop = len(order) if limits.rows is None else min(start + limits.rows, len(order))
     if limits.tokens is None:
         return stop

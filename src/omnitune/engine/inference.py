@@ -15,7 +15,7 @@ from omnitune.engine import arguments
 from omnitune.engine.engine import Engine
 from omnitune.engine.protocol import RunnableModel
 from omnitune.errors import CheckpointError, InputError
-from omnitune.types import Column, Features, MiniBatch
+from omnitune.types import Column, Features, MiniBatch, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,16 +185,7 @@ def results(
     else:
         made = plan()
         shared = _run(engine, made.mini_batches, request, read)
-    # Items equal in content share a row, so a mini-batch may answer more items than it has rows.
-    rows = made.rows[0]
-    order = torch.argsort(rows, stable=True)
-    ends = torch.tensor([len(m.items) for m in made.mini_batches], dtype=torch.int64).cumsum(0)
-    cuts = torch.searchsorted(rows[order], ends).tolist()
-    begin, offset = 0, 0
-    for cut, end, result in zip(cuts, ends.tolist(), shared, strict=True):
-        places = order[begin:cut]
-        yield (places, rows[places] - offset), result
-        begin, offset = cut, end
+    yield from zip(_answers(made), shared, strict=True)
 
 
 def _run(
@@ -214,6 +205,19 @@ def _run(
                 yield made.pop(number)
                 shown.update(len(mini_batches[number].items))
                 number += 1
+
+
+def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for every mini-batch the items that its rows answer (equal items share a row), and those rows."""
+    rows = plan.rows[0]
+    order = torch.argsort(rows, stable=True)
+    ends = torch.tensor([len(m.items) for m in plan.mini_batches], dtype=torch.int64).cumsum(0)
+    cuts = torch.searchsorted(rows[order], ends).tolist()
+    begin, offset = 0, 0
+    for cut, end in zip(cuts, ends.tolist(), strict=True):
+        places = order[begin:cut]
+        yield places, rows[places] - offset
+        begin, offset = cut, end
 
 
 def _not_finite(model: RunnableModel, out: Tensor | None, request: Request) -> Exception:

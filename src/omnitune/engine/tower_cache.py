@@ -122,7 +122,9 @@ class TowerCache:
         return {**features, KEPT: kept}
 
     def resolved(self, features: Features) -> Features:
-        """Features with the tower's outputs in place of its input: kept ones, or made and kept now."""
+        """Put the tower's outputs in place of its input: kept ones, or made and kept now."""
+        # The tower may have been looked up when this mini-batch was prepared and filled by another one since, so rows
+        # that were missing then are asked for once more before it runs.
         kept: _Kept | None = features.pop(KEPT, None)
         tower = None if kept is None else self._towers.get(kept.modality)
         if kept is None or tower is None or self.store is None:

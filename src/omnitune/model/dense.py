@@ -175,6 +175,12 @@ class SentenceTransformer(Model, pools.PoolMixin):
         Raises:
             InputError: An argument cannot work.
             MediaError: An input cannot be read; it is named.
+
+        Example:
+            >>> model.encode(["a page about lists", "the quick brown fox"]).shape
+            (2, 384)
+            >>> model.encode("one text", truncate_dim=128, normalize_embeddings=True).shape
+            (128,)
         """
         truncate_dim = truncate_dim if truncate_dim is not None else self.truncate_dim
         check_options(precision, output_value, truncate_dim)
@@ -195,9 +201,18 @@ class SentenceTransformer(Model, pools.PoolMixin):
             "truncate_dim": truncate_dim,
             "on_host": vectors and convert_to_numpy and not convert_to_tensor,
         }
-        encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
+        if pool is None and not isinstance(device, list):
+            encoded = self.encode_here(items, device=device, **call)
+        else:
+            encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
         if vectors:
-            encoded = _converted(encoded, precision, convert_to_numpy, convert_to_tensor)
+            if len(encoded) and precision not in (None, "float32"):
+                encoded = quantize_embeddings(as_numpy(encoded), precision=precision)
+            if convert_to_tensor or not convert_to_numpy:
+                encoded = torch.as_tensor(encoded)
+                encoded = encoded if convert_to_tensor else list(encoded)
+            elif isinstance(encoded, Tensor):
+                encoded = as_numpy(encoded)
         return encoded[0] if single else encoded
 
     def encode_query(
@@ -370,17 +385,6 @@ class SentenceTransformer(Model, pools.PoolMixin):
 def _is_causal(transformer: Transformer) -> bool:
     architectures = getattr(transformer.config, "architectures", None) or [""]
     return bool(architectures[0].endswith("ForCausalLM") and getattr(transformer.config, "is_causal", True))
-
-
-def _converted(encoded: Tensor, precision: Precision, to_numpy: bool, to_tensor: bool) -> Any:
-    values: Any = encoded
-    if len(encoded) and precision and precision != "float32":
-        values = quantize_embeddings(as_numpy(encoded), precision=precision)
-    if to_tensor:
-        return torch.as_tensor(values)
-    if to_numpy:
-        return as_numpy(values) if isinstance(values, Tensor) else values
-    return list(torch.as_tensor(values))
 
 
 def _token_rows(outputs: Features, rows: int) -> list[Tensor]:

@@ -329,6 +329,10 @@ class CrossEncoder(Model, pools.PoolMixin):
         Raises:
             InputError: An argument cannot work, or an input is no pair.
             MediaError: An input cannot be read; it is named.
+
+        Example:
+            >>> reranker.predict([("how tall is it?", "It is 8 m tall."), ("how tall is it?", "It is red.")]).shape
+            (2,)
         """
         _check_activation(activation_fn)
         single = self.is_singular_input(inputs)
@@ -416,6 +420,10 @@ class CrossEncoder(Model, pools.PoolMixin):
 
         Raises:
             InputError: The model has several labels, or `documents` is one document and no list of them.
+
+        Example:
+            >>> reranker.rank("how tall is it?", ["It is red.", "It is 8 m tall."], top_k=1)
+            [{'corpus_id': 1, 'score': ...}]
         """
         top_k = arguments.count_or_none("top_k", top_k, least=0)
         if is_single(documents) and not isinstance(documents, np.ndarray | Tensor):

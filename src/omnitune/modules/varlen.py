@@ -101,7 +101,10 @@ def varlen_mask(**kwargs: Any) -> Tensor | None:
 
 @contextmanager
 def packed_row() -> Iterator[None]:
-    """Around the forward of a packed row. What runs again in backward, the layers, takes no mask into account."""
+    """Mark the forward of a packed row, for which no mask is made.
+
+    Only the forward: layers that run again in backward (gradient checkpointing) get the mask that was made then, None.
+    """
     token = _packed.set(True)
     try:
         yield
@@ -180,6 +183,8 @@ def _by_runs(
     sizes = [count * length for count, length in lengths.runs]
     # Split, not sliced: the gradient of a slice is as long as the row.
     parts = zip(*(torch.split(tensor[0], sizes, dim=1) for tensor in (query, key, value)), strict=True)
+    # Items come sorted by length, so equal ones are neighbours: a run is a view of shape (count, heads, length, dim), a
+    # batch without padding or mask, and SDPA may take its fast kernels, which no mask of the whole row would allow.
     done = []
     for (count, length), part in zip(lengths.runs, parts, strict=True):
         q, k, v = (tensor.unflatten(1, (count, length)).transpose(0, 1) for tensor in part)
@@ -199,7 +204,7 @@ def _by_runs(
 
 
 def _window(length: int, causal: bool, reach: int | None, device: torch.device) -> Tensor | None:
-    """Which tokens each one sees `(length, length)`, where it does not see all or all before it."""
+    """Mask the tokens that each one sees `(length, length)`; None where it sees all, or all before it."""
     if reach is None or length <= reach + 1:
         return None
     places = torch.arange(length, device=device)

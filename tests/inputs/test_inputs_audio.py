@@ -1,5 +1,6 @@
 import io
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -11,6 +12,7 @@ import transformers
 from fixtures.recordings import clip, frames, tone, wav
 from omnitune import runtime
 from omnitune.errors import MediaError, MediaNotFoundError, MediaRefusedError, MissingExtraError
+from omnitune.inputs import audio
 from omnitune.inputs import processor as processors
 from omnitune.inputs.audio import audio_size, load_audio, resample
 from omnitune.inputs.detect import modality_of
@@ -216,8 +218,11 @@ def test_limits(tmp_path):
 
 
 @pytest.mark.parametrize(("item", "reason"), [
-    ({"array": TONE}, "expected 'sampling_rate' beside 'array'"),
-    ({"array": TONE, "sampling_rate": 0}, "expected a positive sampling rate, got 0"),
+    ({"array": TONE}, "expected samples a second as 'sampling_rate' beside 'array', got None"),
+    *(({"array": TONE, "sampling_rate": rate}, "expected samples a second as 'sampling_rate'")
+      for rate in (None, 0, -1, float("nan"), float("inf"), "16000")),
+    ({"array": [], "sampling_rate": 8}, "it has no samples"),
+    ({"array": [[0.0, 1.0], [0.5]], "sampling_rate": 8}, "expected samples as floats or integers"),
     (np.zeros((50, 60), np.float32), "expected 1 to 32 channels"),
     (np.zeros((0, 60), np.float32), "expected 1 to 32 channels"),
     (np.zeros((2, 3, 4), np.float32), "expected .samples,., .channels, samples."),
@@ -245,3 +250,200 @@ def test_without_the_package(monkeypatch):
     assert len(loaded(TONE)) == 8000
     with pytest.raises(MissingExtraError, match=r"omnitune\[audio\]"):
         loaded(wav(TONE))
+
+
+@pytest.mark.parametrize("channels", [3, 8, 9, 16, 33, 64])
+def test_recordings_of_any_number_of_channels(tmp_path, channels):
+    """PyAV reads eight planes of planar sound and crashes beyond; 7.1 sound has eight."""
+    sides = np.stack([tone(100 + 20 * number) / 2 for number in range(channels)])
+    content = wav(sides)
+    np.testing.assert_allclose(loaded(content), sides.mean(axis=0), atol=5e-5)
+    two = loaded(content, sampling=Sampling(rate=16_000, channels=2))
+    np.testing.assert_allclose(two, np.stack([sides.mean(axis=0)] * 2), atol=5e-5)
+
+
+@pytest.mark.parametrize("layout", ["5.1", "7.1", "7.1(wide)", "22.2"])
+def test_recordings_of_any_layout(layout):
+    sides = np.stack([tone(100 + 20 * number) for number in range(av.AudioLayout(layout).nb_channels)])
+    made = io.BytesIO()
+    with av.open(made, "w", format="flac" if len(sides) <= 8 else "wav") as file:
+        stream = file.add_stream("flac" if len(sides) <= 8 else "pcm_s16le", rate=16_000, layout=layout)
+        packed = np.ascontiguousarray((sides.T * 32767).round().astype(np.int16)).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        frame.sample_rate = 16_000
+        shaped = av.AudioResampler(format="s16", layout=layout, frame_size=stream.codec_context.frame_size or 1024)
+        for part in [*shaped.resample(frame), *shaped.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode())
+    np.testing.assert_allclose(loaded(made.getvalue()), sides.mean(axis=0), atol=5e-5)
+
+
+def test_too_many_channels_are_refused():
+    with pytest.raises(MediaError, match="audio of .* bytes: "):
+        loaded(wav(np.zeros((200, 160), np.float32)))
+
+
+def test_a_recording_whose_channels_and_rate_change_in_the_middle():
+    """Files joined byte by byte, as radio streams and editors do."""
+    made = []
+    for rate, layout in ((16_000, "mono"), (32_000, "stereo")):
+        content = io.BytesIO()
+        with av.open(content, "w", format="adts") as file:
+            stream = file.add_stream("aac", rate=rate, layout=layout)
+            for start in range(0, rate, 1024):
+                samples = np.tile(tone(440, 2.0, rate)[None, start : start + 1024], (2 if layout == "stereo" else 1, 1))
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+                frame.sample_rate, frame.pts = rate, start
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        made.append(content.getvalue())
+    samples = loaded(b"".join(made))
+    assert len(samples) / 16_000 == pytest.approx(2.1, abs=0.1)
+    for half in (samples[2_000:14_000], samples[20_000:32_000]):
+        assert abs(np.abs(np.fft.rfft(half)).argmax() * 16_000 / len(half) - 440) <= 2
+
+
+@pytest.mark.parametrize(("source", "target"), [(16_001, 16_000), (44_101, 16_000), (22_255, 16_000), (16_000, 44_101)])
+def test_rates_with_a_small_common_divisor_take_little_memory(source, target):
+    """A filter for each of 16,000 phases would take gigabytes."""
+
+    def tones(rate):
+        time = np.arange(rate) / rate
+        return sum(np.sin(2 * np.pi * hertz * time + hertz) for hertz in (97.0, 1000.0, 3100.0)).astype(np.float32) / 3
+
+    made = resample(np.stack([tones(source), tones(source)]), source, target)
+    assert made.shape == (2, target)
+    inside = slice(target // 10, -target // 10)
+    np.testing.assert_allclose(made[:, inside], np.stack([tones(target)] * 2)[:, inside], atol=1e-5)
+
+
+def test_both_ways_of_resampling_agree(monkeypatch):
+    noise = np.random.default_rng(0).normal(size=4410).astype(np.float32)
+    by_table = resample(noise, 44_100, 16_000)
+    monkeypatch.setattr(audio, "MOST_TAPS", 1 << 12)
+    np.testing.assert_allclose(resample(noise, 44_100, 16_000), by_table, atol=1e-5)
+
+
+def test_an_absurd_rate_is_refused_in_every_form():
+    lying = bytearray(wav(TONE[:10]))
+    lying[24:28] = (2_000_000_000).to_bytes(4, "little")
+    for item, name in (
+        (bytes(lying), "audio of 64 bytes"),
+        ({"bytes": bytes(lying)}, "audio of 64 bytes"),
+        ({"array": TONE, "sampling_rate": 2_000_000_000}, "array of shape .8000,."),
+        (decoder(TONE, 2_000_000_000), "namespace"),
+    ):
+        with pytest.raises(MediaRefusedError, match=f"{name}.*: 2000000000 samples a second, more than .*=768000"):
+            loaded(item)
+    with pytest.raises(MediaRefusedError, match="the model's processor: 1000000000 samples a second"):
+        loaded({"array": TONE, "sampling_rate": 8_000}, sampling=Sampling(rate=1_000_000_000))
+
+
+def test_samples_as_lists(tmp_path):
+    for values in (TONE.tolist(), [TONE.tolist()] * 2, np.stack([TONE, TONE]).T.tolist(), tuple(TONE.tolist())):
+        for rate in (16_000, 16_000.0, np.int64(16_000)):
+            item = {"array": values, "sampling_rate": rate, "path": None}
+            np.testing.assert_array_equal(loaded(item), TONE)
+            assert audio_size(item, DEFAULT_POLICY) == (0.5,)
+            assert modality_of(item, supported=["audio"]) == "audio"
+            assert fingerprint(item, "audio") == fingerprint({**item, "array": np.asarray(values)}, "audio")
+    for rate in (None, 0):
+        with pytest.raises(MediaError, match="expected samples a second"):
+            audio_size({"array": TONE, "sampling_rate": rate}, DEFAULT_POLICY)
+
+
+# --- lengths that a container states, and those that are guessed ------------------------------------------------------
+
+QUIET_FIRST = np.concatenate([np.zeros(48_000, np.float32), np.random.default_rng(0).normal(0, 0.3, 80_000)]).astype(
+    np.float32
+)
+
+
+def with_options(codec, container, **options):
+    made = io.BytesIO()
+    with av.open(made, "w", format=container, options=options) as file:
+        stream = file.add_stream(codec, rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(QUIET_FIRST[None], format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        shaped = av.AudioResampler(
+            format=stream.codec_context.format, rate=16_000, frame_size=stream.codec_context.frame_size or 1024
+        )
+        for part in [*shaped.resample(frame), *shaped.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode())
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(("codec", "container", "options"), [
+    ("aac", "adts", {}),  # FFmpeg guesses 61 s from the bit rate of the silence at the beginning
+    ("libmp3lame", "mp3", {"write_xing": "0"}),
+    ("aac", "mpegts", {}),
+    ("mp2", "mpeg", {}),
+    ("aac", "matroska", {"live": "1"}),
+    ("pcm_s16le", "matroska", {"live": "1"}),
+    ("pcm_s16be", "aiff", {}),
+    ("pcm_s16le", "caf", {}),
+    ("pcm_s16be", "au", {}),
+    ("aac", "asf", {}),
+    ("aac", "mp4", {"movflags": "frag_keyframe+empty_moov"}),
+])  # fmt: skip
+def test_a_guessed_length_refuses_nothing(codec, container, options):
+    content = with_options(codec, container, **options)
+    assert len(loaded(content)) / 16_000 == pytest.approx(8.0, abs=0.2)
+    assert len(loaded(content, replace(DEFAULT_POLICY, max_seconds=9.0))), "nor by the policy's limit"
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libmp3lame", "mp3"), ("aac", "matroska"), ("pcm_s16be", "aiff")])
+def test_a_stated_length_shows_what_is_cut(codec, container):
+    content = with_options(codec, container)
+    assert len(loaded(content)) / 16_000 == pytest.approx(8.0, abs=0.2)
+    with pytest.raises(MediaError, match="truncated: its header says 8.* s, and it ends after"):
+        loaded(content[: len(content) * 2 // 3])
+
+
+@pytest.mark.parametrize("add", [
+    lambda mp3: b"ID3\x04\0\0\0\x01\0\0" + bytes(1 << 14) + mp3,
+    lambda mp3: mp3 + b"TAG" + bytes(125),
+    lambda mp3: mp3 + b"APETAGEX\xd0\x07\0\0\x20\0\0\0\0\0\0\0\0\0\0\x80" + bytes(8),
+])  # fmt: skip
+def test_tags_around_an_mp3(add):
+    content = encoded(tone(440, 4.0), "libmp3lame", "mp3")
+    assert len(loaded(add(content))) / 16_000 == pytest.approx(4.0, abs=0.1)
+    with pytest.raises(MediaError, match="truncated: its header says 4.0 s|broken audio"):
+        loaded(add(content[:6_000]))
+
+
+def test_a_broadcast_is_recorded_from_within_a_packet_to_within_a_packet():
+    for content in (with_options("aac", "adts"), with_options("libmp3lame", "mp3", write_xing="0")):
+        tapped = content[len(content) // 4 + 3 : len(content) * 3 // 4 - 3]
+        assert len(loaded(tapped)) > 16_000
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0x80000024, 0xFFFFFFFF, 0x7FFFF024])
+def test_the_length_that_a_pipe_could_not_know(size):
+    streamed = bytearray(wav(TONE))
+    streamed[4:8] = size.to_bytes(4, "little")
+    streamed[40:44] = min(0xFFFFFFFF, size).to_bytes(4, "little")
+    assert len(loaded(bytes(streamed))) == 8000
+
+
+@pytest.mark.parametrize("wrong", [1, 8, 0 - 8])
+def test_a_riff_size_that_a_writer_counted_wrongly(wrong):
+    content = bytearray(wav(TONE))
+    content[4:8] = (len(content) - 8 + wrong).to_bytes(4, "little")
+    assert len(loaded(bytes(content))) == 8000
+
+
+def test_sound_that_pauses_or_begins_late():
+    """Recordings of calls leave out what is silent: the samples are fewer than the seconds."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="matroska") as file:
+        stream = file.add_stream("libopus", rate=48_000, layout="mono")
+        pieces = []
+        for start in [*range(0, 48_000, 960), *range(20 * 48_000, 21 * 48_000, 960)]:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), format="flt", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
+            pieces += stream.encode(frame)
+        for packet in [*pieces, *stream.encode()]:
+            file.mux(packet)
+    assert len(loaded(made.getvalue())) / 16_000 == pytest.approx(2.0, abs=0.1)

@@ -8,6 +8,7 @@ Resampling is a windowed sinc on PyTorch: the same numbers whatever decoded the 
 
 import logging
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from omnitune import runtime
 from omnitune.errors import MediaError
-from omnitune.inputs.container import check_seconds, check_whole, opened, seconds_of
+from omnitune.inputs.container import Opened, check_rate, check_seconds, opened, seconds_of
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
 from omnitune.inputs.source import described
@@ -37,6 +38,12 @@ ZERO_CROSSINGS = 32
 
 ROLLOFF = 0.945
 KAISER_BETA = 14.77
+
+MOST_TAPS = 1 << 20
+"""Of the filters in a table, and of those that are worked on at once."""
+
+FINE = 2048
+"""Values of the filter between two zero crossings, where it is interpolated: 1e-6 from the exact one."""
 
 
 def load_audio(item: Any, policy: MediaPolicy, sampling: Sampling) -> np.ndarray:
@@ -60,13 +67,14 @@ def load_audio(item: Any, policy: MediaPolicy, sampling: Sampling) -> np.ndarray
     if isinstance(item, dict) and "audio" in item:
         return load_audio(item["audio"], policy, sampling)
     samples, rate = _in_memory(item, sampling) or _decoded(item, policy, sampling.channels)
-    if not rate > 0:
-        raise MediaError(f"{described(item, 'audio')}: expected a positive sampling rate, got {rate}")
+    name = described(item, "audio")
     if not samples.size:
-        raise MediaError(f"{described(item, 'audio')}: it has no samples")
-    check_seconds(samples.shape[-1] / rate, described(item, "audio"), policy)
+        raise MediaError(f"{name}: it has no samples")
+    check_rate(rate, name, policy)
+    check_seconds(samples.shape[-1] / rate, name, policy)
     if sampling.rate is None or sampling.rate == rate:
         return samples
+    check_rate(sampling.rate, "the model's processor", policy)
     _say(rate, sampling.rate)
     return resample(samples, rate, sampling.rate)
 
@@ -82,15 +90,15 @@ def audio_size(item: Any, policy: MediaPolicy) -> tuple[float]:
     if hasattr(item, "get_all_samples"):
         return (float(getattr(item.metadata, "duration_seconds", None) or 0.0),)
     if isinstance(item, dict) and "array" in item:
-        return (max(np.shape(item["array"]), default=0) / item["sampling_rate"],)
+        return (max(np.shape(item["array"]), default=0) / _rate_of(item),)
     if isinstance(item, np.ndarray | torch.Tensor):
         return (max(item.shape, default=0) / 16_000,)
-    with opened(item, policy, "audio") as (container, stream):
-        return (seconds_of(container, stream) or 0.0,)
+    with opened(item, policy, "audio") as file:
+        return (seconds_of(file.container, file.stream) or 0.0,)
 
 
 def resample(samples: np.ndarray, source: int, target: int) -> np.ndarray:
-    """A waveform at another rate.
+    """Change a waveform's rate.
 
     Args:
         samples: `(samples,)` or `(channels, samples)`.
@@ -102,28 +110,61 @@ def resample(samples: np.ndarray, source: int, target: int) -> np.ndarray:
 
     Source:
         Smith, "Digital Audio Resampling": band-limited interpolation, here with a Kaiser window.
+
+    Example:
+        >>> resample(np.zeros((2, 44_100), np.float32), 44_100, 16_000).shape
+        (2, 16000)
     """
     divisor = math.gcd(source, target)
     step, phases = source // divisor, target // divisor
-    kernel, width = _kernel(step, phases)
     length = -(-samples.shape[-1] * phases // step)
     rows = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples), dtype=np.float32))
-    made = F.conv1d(F.pad(rows, (width, width + step))[:, None], kernel, stride=step)  # (channels, phases, steps)
-    resampled = made.transpose(1, 2).flatten(1)[:, :length].numpy()
+    cutoff = min(1.0, target / source) * ROLLOFF
+    width = math.ceil(ZERO_CROSSINGS / cutoff)
+    # A table holds a filter for every phase. Of rates with a small common divisor (16,001 and 16,000 Hz) it would be
+    # gigabytes, and a header may claim any rate.
+    if phases * (2 * width + step) <= MOST_TAPS:
+        padded = F.pad(rows, (width, width + step))[:, None]
+        made = F.conv1d(padded, _phases(step, phases, cutoff, width), stride=step)  # (channels, phases, steps)
+        resampled = made.transpose(1, 2).flatten(1)[:, :length].numpy()
+    else:
+        resampled = _interpolated(rows, step, phases, cutoff, width, length)
     return resampled if samples.ndim == 2 else resampled[0]
 
 
 @lru_cache(maxsize=16)
-def _kernel(step: int, phases: int) -> tuple[Tensor, int]:
-    """Filter `(phases, 1, taps)` of every output phase, and how many samples it reaches back."""
-    cutoff = min(1.0, phases / step) * ROLLOFF
-    width = math.ceil(ZERO_CROSSINGS / cutoff)
+def _phases(step: int, phases: int, cutoff: float, width: int) -> Tensor:
+    """Filter `(phases, 1, taps)` of every output phase."""
     taps = torch.arange(-width, width + step, dtype=torch.float64)[None]
     distance = (taps - torch.arange(phases, dtype=torch.float64)[:, None] * step / phases) * cutoff
+    return (_filter(distance) * cutoff).float()[:, None]
+
+
+def _interpolated(rows: Tensor, step: int, phases: int, cutoff: float, width: int, length: int) -> np.ndarray:
+    """Resampled rows `(channels, length)`: the filter is read from one table, linearly, for each sample and tap."""
+    table = _filter(torch.arange(-ZERO_CROSSINGS * FINE, ZERO_CROSSINGS * FINE + 2, dtype=torch.float64) / FINE).float()
+    taps = torch.arange(-width, width + 1)
+    padded = F.pad(rows, (width, width + 1))
+    made = torch.empty(len(rows), length)
+    block = max(1, MOST_TAPS // len(taps))
+    for start in range(0, length, block):
+        numbers = torch.arange(start, min(start + block, length)) * step
+        whole = numbers // phases
+        part = (numbers % phases).double() / phases
+        place = ((taps - part[:, None]) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+        place = (place + ZERO_CROSSINGS) * FINE
+        low = place.long()
+        weights = torch.lerp(table[low], table[low + 1], (place - low).float())
+        windows = padded[:, whole[:, None] + (taps + width)]
+        made[:, start : start + block] = (windows * weights).sum(-1) * cutoff
+    return made.numpy()
+
+
+def _filter(distance: Tensor) -> Tensor:
+    """Kaiser-windowed sinc at a distance in zero crossings, 0 beyond the last."""
     inside = (1 - (distance / ZERO_CROSSINGS) ** 2).clamp(min=0).sqrt()
     window = torch.special.i0(KAISER_BETA * inside) / torch.special.i0(torch.tensor(KAISER_BETA, dtype=torch.float64))
-    window = torch.where(distance.abs() < ZERO_CROSSINGS, window, 0.0)
-    return (torch.sinc(distance) * window * cutoff).float()[:, None], width
+    return torch.sinc(distance) * torch.where(distance.abs() < ZERO_CROSSINGS, window, 0.0)
 
 
 def _in_memory(item: Any, sampling: Sampling) -> tuple[np.ndarray, int] | None:
@@ -132,12 +173,19 @@ def _in_memory(item: Any, sampling: Sampling) -> tuple[np.ndarray, int] | None:
         decoded = item.get_all_samples()
         return _mixed(decoded.data, sampling.channels), int(decoded.sample_rate)
     if isinstance(item, dict) and "array" in item:
-        if "sampling_rate" not in item:
-            raise MediaError(f"{described(item, 'audio')}: expected 'sampling_rate' beside 'array', got {sorted(item)}")
-        return _mixed(item["array"], sampling.channels), int(item["sampling_rate"])
+        return _mixed(item["array"], sampling.channels), _rate_of(item)
     if isinstance(item, np.ndarray | torch.Tensor):
         return _mixed(item, sampling.channels), sampling.rate or 16_000
     return None
+
+
+def _rate_of(item: dict[str, Any]) -> int:
+    rate = item.get("sampling_rate")
+    if not isinstance(rate, int | float | np.integer | np.floating) or not 1 <= rate < math.inf:
+        raise MediaError(
+            f"{described(item, 'audio')}: expected samples a second as 'sampling_rate' beside 'array', got {rate!r}"
+        )
+    return int(rate)
 
 
 def _mixed(values: Any, channels: int, *, axis: int | None = None) -> np.ndarray:
@@ -150,7 +198,9 @@ def _mixed(values: Any, channels: int, *, axis: int | None = None) -> np.ndarray
     if array.ndim == 2:
         if axis is None:
             axis = 0 if array.shape[0] <= min(array.shape[1], MOST_CHANNELS) else 1
-        if not array.shape[axis] or array.shape[axis] > MOST_CHANNELS:
+            if array.shape[axis] > MOST_CHANNELS:
+                raise MediaError(f"{described(array, 'audio')}: expected 1 to {MOST_CHANNELS} channels")
+        if not array.shape[axis]:
             raise MediaError(f"{described(array, 'audio')}: expected 1 to {MOST_CHANNELS} channels")
         array = array.swapaxes(0, axis) if channels > 1 and array.shape[axis] == channels else array.mean(axis=axis)
     elif array.ndim != 1:
@@ -168,7 +218,10 @@ def _floats(values: Any) -> np.ndarray:
     """Samples as floats; integers are scaled to -1..1."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().float().numpy() if values.is_floating_point() else values.cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
     if array.dtype.kind in "iu":
         return array.astype(np.float32) / -float(np.iinfo(array.dtype).min or -255)
     if array.dtype.kind != "f":
@@ -176,23 +229,59 @@ def _floats(values: Any) -> np.ndarray:
     return array
 
 
+def blocks(file: Opened) -> Iterator[np.ndarray]:
+    """Decode an opened recording piece by piece.
+
+    Args:
+        file: With a stream of sound.
+
+    Yields:
+        `(samples, channels)`, float32, at the rate of the stream's header throughout.
+
+    Raises:
+        MediaError: It is broken or truncated, or has no channels.
+        MediaRefusedError: It breaks the policy.
+    """
+    av = runtime.require("av", extra="audio")
+    context = file.stream.codec_context
+    rate = context.sample_rate
+    if not rate or not context.layout.nb_channels:
+        raise MediaError(f"{file.name}: its sound track has no channels")
+    form: tuple[Any, ...] | None = None
+    convert: Any = None
+    length = 0
+    cut: Exception | None = None
+    for packet in file.packets():
+        if cut is not None and packet.size:
+            raise cut
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            # A broadcast is recorded from within a packet to within a packet; nothing says that the rest is lost.
+            if file.stated is not None or not length:
+                raise
+            cut = error
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                raise MediaError(f"{file.name}: broken audio after {length / rate:.1f} s")
+            if form != (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate):
+                # Streams put one after another (radio, joined files) change their channels and rate in the middle.
+                form = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
+                check_rate(frame.sample_rate, file.name, file.policy)
+                # Packed: of planar sound PyAV 18 hands out eight planes and reads beyond them, which ends the process.
+                convert = av.AudioResampler(format="flt", rate=rate)
+            for piece in convert.resample(frame):
+                length += piece.samples
+                check_seconds(length / rate, file.name, file.policy)
+                yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
+
+
 def _decoded(item: Any, policy: MediaPolicy, channels: int) -> tuple[np.ndarray, int]:
     """Samples of the first sound track, and their rate."""
-    name = described(item, "audio")
-    with opened(item, policy, "audio") as (container, stream):
-        rate = stream.codec_context.sample_rate
-        if not rate or not stream.codec_context.layout.nb_channels:
-            raise MediaError(f"{name}: its sound track has no channels")
-        to_float = runtime.require("av", extra="audio").AudioResampler(format="fltp", rate=rate)
-        parts: list[np.ndarray] = []
-        length = 0
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise MediaError(f"{name}: broken audio after {length / rate:.1f} s")
-            parts += [_mixed(piece.to_ndarray(), channels, axis=0) for piece in to_float.resample(frame)]
-            length += frame.samples
-            check_seconds(length / rate, name, policy)
-        check_whole(length / rate, seconds_of(container, stream), name)
+    with opened(item, policy, "audio") as file:
+        rate = file.stream.codec_context.sample_rate
+        parts = [_mixed(piece, channels, axis=1) for piece in blocks(file)]
     return np.concatenate(parts, axis=-1) if parts else np.zeros(0, np.float32), rate
 
 

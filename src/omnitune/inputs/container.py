@@ -1,29 +1,100 @@
-"""Files that hold sound and pictures in time, opened with PyAV (FFmpeg) within the media policy's limits."""
+"""Files that hold sound and pictures in time, opened with PyAV (FFmpeg) within the media policy's limits.
+
+A container may state its length, or FFmpeg may guess one from the bit rate. Only a stated length can show that a file
+is cut off: `Opened.packets` compares it with the packets that came.
+"""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnitune import runtime
-from omnitune.errors import MediaError, MediaRefusedError
+from omnitune.errors import MediaError, MediaRefusedError, OmnituneError
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.source import described, source
 
 FORMATS = "wav,w64,aiff,caf,au,mp3,ogg,flac,aac,amr,mov,matroska,avi,flv,asf,mpeg,mpegvideo,mpegts"
 """FFmpeg's readers that may run. Playlists, which lead to other files and addresses, are not among them."""
 
-STREAMED = 0xFFFFFFFF
-"""Bytes that the header says of a WAV file written before its length was known, less eight."""
+OF_STREAM = ("wav", "w64", "aiff", "caf", "au", "flac", "mov")
+"""Containers whose header states the length of each stream."""
+
+OF_ALL = ("matroska", "flv", "asf")
+"""Containers whose header states one length, which the longest of their streams has."""
+
+XING = re.compile(rb"Xing|Info|VBRI")
+"""Marks of the optional header by which an MP3 states its length; of one without it, FFmpeg guesses."""
+
+UNKNOWN_SIZE = 0x7FFF_F000
+"""Bytes from which a RIFF size is a placeholder: recorders that write to a pipe put 0x7FFFFFFF, 0x80000000 or
+0xFFFFFFFF there, less their header."""
+
+RIFF_SLACK = 16
+"""Bytes by which a RIFF size may be wrong: some writers count the eight bytes before it, or a padding byte."""
 
 SHORTFALL = 0.02, 0.5
 """Share, and seconds, by which a stream may be shorter than its header says; one much shorter is truncated."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A container with one stream that is read from it.
+
+    Attributes:
+        container: PyAV's container.
+        stream: PyAV's stream.
+        name: What messages call the item.
+        policy: Limits.
+        stated: Seconds that the header states of the stream, or of the longest one; None where it states nothing.
+    """
+
+    container: Any
+    stream: Any
+    name: str
+    policy: MediaPolicy
+    stated: float | None
+
+    def packets(self) -> Iterator[Any]:
+        """The stream's packets, in the file's order.
+
+        Raises:
+            MediaError: They end long before the header says.
+            MediaRefusedError: They last longer than the policy allows.
+        """
+        alone = self.stated is None or _format(self.container) in OF_STREAM
+        first: dict[int, float] = {}
+        last: dict[int, float] = {}
+        held: dict[int, float] = {}
+        for packet in self.container.demux(*([self.stream] if alone else [])):
+            index = packet.stream_index
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is not None:
+                seconds = float(time * packet.time_base)
+                first[index] = min(seconds, first.get(index, seconds))
+                last[index] = max(seconds, last.get(index, seconds))
+                held[index] = max(seconds + float((packet.duration or 0) * packet.time_base), held.get(index, seconds))
+            if index == self.stream.index:
+                check_seconds(last.get(index, 0.0) - first.get(index, 0.0), self.name, self.policy)
+                yield packet
+        if self.stated is not None and first:
+            ends, begin = max(last.values()), min(first.values())
+            # The last picture of a slide show is held for minutes, which only its packet says, and may say wrongly.
+            with_last = max(held.values()) - begin
+            share, slack = SHORTFALL
+            believed = with_last if with_last <= self.stated * (1 + share) + slack else ends - begin
+            if believed < self.stated * (1 - share) - slack:
+                raise MediaError(
+                    f"{self.name}: truncated: its header says {self.stated:.1f} s, and it ends after {believed:.1f} s"
+                )
+
+
 @contextmanager
-def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[tuple[Any, Any]]:
-    """The container of an item and its first stream of `kind`.
+def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[Opened]:
+    """Open an item and find its first stream of `kind`.
 
     Args:
         item: What `source` takes.
@@ -44,26 +115,32 @@ def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[tuple[Any, Any
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(f"{name}: no {kind} that can be read: {_reason(error)}") from error
     with container:
-        _check_riff(content, container.size, name)
+        head = _head(content)
+        _check_riff(head, container.size, name)
         stream = next(iter(getattr(container.streams, kind)), None)
         if stream is None or stream.codec_context is None:
             raise MediaError(f"{name}: there is no {kind} in it")
-        check_seconds(seconds_of(container, stream), name, policy)
+        if kind == "audio":
+            check_rate(stream.codec_context.sample_rate, name, policy)
+        stated = _stated(container, stream, head)
+        check_seconds(stated, name, policy)
         try:
-            yield container, stream
-        except (av.FFmpegError, EOFError) as error:
+            yield Opened(container=container, stream=stream, name=name, policy=policy, stated=stated)
+        except OmnituneError:
+            raise
+        except (av.FFmpegError, EOFError, ValueError) as error:  # ValueError: PyAV's, of a stream that changes its form
             raise MediaError(f"{name}: broken {kind}: {_reason(error)}") from error
 
 
 def seconds_of(container: Any, stream: Any) -> float | None:
-    """Length that the header gives, or None."""
+    """Length that the header gives or FFmpeg guesses, for planning; None where there is none."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / 1e6 if container.duration else None
 
 
 def check_seconds(seconds: float | None, name: str, policy: MediaPolicy) -> None:
-    """Refuse what is longer than the policy allows.
+    """Refuse media longer than the policy allows.
 
     Raises:
         MediaRefusedError: It is.
@@ -74,30 +151,54 @@ def check_seconds(seconds: float | None, name: str, policy: MediaPolicy) -> None
         )
 
 
-def check_whole(found: float, announced: float | None, name: str) -> None:
-    """Refuse what ends long before its header says.
+def check_rate(rate: int, name: str, policy: MediaPolicy) -> None:
+    """Refuse a sampling rate above the policy's: filters and buffers grow with it, and a header may claim any.
 
     Raises:
-        MediaError: It does.
+        MediaRefusedError: It is.
     """
-    share, seconds = SHORTFALL
-    if announced is not None and found < announced * (1 - share) - seconds:
-        raise MediaError(f"{name}: truncated: its header says {announced:.1f} s, and it ends after {found:.1f} s")
+    if rate > policy.max_sampling_rate:
+        raise MediaRefusedError(
+            f"{name}: {rate} samples a second, more than the media policy's "
+            f"max_sampling_rate={policy.max_sampling_rate}"
+        )
 
 
-def _check_riff(content: bytes | Path, size: int, name: str) -> None:
+def _format(container: Any) -> str:
+    return str(container.format.name).split(",")[0]
+
+
+def _stated(container: Any, stream: Any, head: bytes) -> float | None:
+    kind = _format(container)
+    # FFmpeg sets a length of single streams in Matroska only where it guesses it from their bit rate.
+    if kind in OF_ALL and not (kind == "matroska" and stream.duration):
+        return container.duration / 1e6 if container.duration else None
+    if kind in OF_STREAM or (kind == "mp3" and XING.search(head)):
+        return seconds_of(container, stream)
+    return None
+
+
+def _head(content: bytes | Path) -> bytes:
+    """The first kilobyte after an ID3 tag, which may hold megabytes of cover art."""
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        head = file.read(1024)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            size = 0
+            for byte in head[6:10]:  # seven bits in each
+                size = size << 7 | byte & 0x7F
+            file.seek(10 + size)
+            head = file.read(1024)
+        return head
+
+
+def _check_riff(head: bytes, size: int, name: str) -> None:
     """Refuse a WAV or AVI file shorter than its first chunk says, which FFmpeg reads as far as it goes.
 
     Raises:
         MediaError: It is.
     """
-    if isinstance(content, bytes):
-        head = content[:8]
-    else:
-        with content.open("rb") as file:
-            head = file.read(8)
-    announced = int.from_bytes(head[4:], "little") + 8
-    if head[:4] == b"RIFF" and size < announced <= STREAMED:
+    announced = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"RIFF" and size + RIFF_SLACK < announced < UNKNOWN_SIZE:
         raise MediaError(f"{name}: truncated: its header says {announced} bytes, and it has {size}")
 
 

@@ -83,7 +83,10 @@ def _of_media(item: Any, modality: str) -> str:
         return _digest(b"address", item.encode())
     if isinstance(item, Mapping) and "array" in item:
         facts = repr(sorted((key, str(value)) for key, value in item.items() if key != "array"))
-        return _digest(b"array", facts.encode(), _of_media(item["array"], modality).encode())
+        values = item["array"]
+        if isinstance(values, list | tuple):
+            values = np.asarray(values)  # as arrays of the same numbers are keyed
+        return _digest(b"array", facts.encode(), _of_media(values, modality).encode())
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
         return _digest(b"samples", str(decoded.sample_rate).encode(), _of_media(decoded.data, modality).encode())

@@ -20,6 +20,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".tif", ".webp")
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 """What Pillow's readers raise on a damaged file."""
 
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
 
 def load_image(item: Any, policy: MediaPolicy) -> Image.Image:
     """A decoded image, 8 bits a channel.
@@ -39,13 +41,17 @@ def load_image(item: Any, policy: MediaPolicy) -> Image.Image:
     """
     if isinstance(item, Image.Image):
         _check_pixels(item.size, item, policy)
-        return eight_bit(_decoded(item, item))
+        try:
+            item.load()
+        except BROKEN as error:
+            raise MediaError(f"{described(item)}: broken image: {error}") from error
+        return eight_bit(item)
     if isinstance(item, np.ndarray | torch.Tensor):
         return _from_array(item, policy)
     if isinstance(item, dict) and "image" in item:
         return load_image(item["image"], policy)
-    with _opened(item, policy) as opened:  # the file is closed, the pixels stay
-        return eight_bit(_decoded(opened, item, upright=True))
+    with open_image(item, policy) as opened:  # the file is closed, the pixels stay
+        return decode_image(opened, item, policy)
 
 
 def image_size(item: Any, policy: MediaPolicy) -> tuple[int, int]:
@@ -61,30 +67,57 @@ def image_size(item: Any, policy: MediaPolicy) -> tuple[int, int]:
         return width, height
     if isinstance(item, dict) and "image" in item:
         return image_size(item["image"], policy)
-    with _opened(item, policy) as opened:
+    with open_image(item, policy) as opened:
         return opened.size
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
     """An image of wide integers or floats in mode `L`, of the same contrast; another one as it is.
 
-    A scan of 16 bits would otherwise be cut at 255, which leaves a white page.
+    A scan of 16 bits would otherwise be cut at 255, which leaves a white page. Numbers that are not finite become
+    black, like the places without a measurement that they stand for.
+
+    Raises:
+        MediaError: None of its numbers is finite.
     """
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    steps = (1.0 if image.mode == "F" else 255.0, 255.0, 65535.0)
+    values = np.array(image, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.all():
+        if not finite.any():
+            raise MediaError(f"{described(image)}: expected pixels that are numbers, got none that is finite")
+        values[~finite] = 0
+    steps = (1.0, 255.0) if image.mode == "F" else (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # sensors of 10 to 16 bits
     peak = next((top for top in steps if values.max() <= top), values.max())
     return Image.fromarray((values.clip(0) * 255 / peak).astype(np.uint8))
 
 
-def _opened(item: Any, policy: MediaPolicy) -> Image.Image:
+def on_paper(image: Image.Image) -> Image.Image:
+    """An image without transparency, in mode `RGB`: what is transparent is white, as paper is under a drawing."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    drawn = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+
+
+def open_image(item: Any, policy: MediaPolicy) -> Image.Image:
+    """Read the header of an encoded image; pixels are decoded by `decode_image`, and the caller closes it.
+
+    Args:
+        item: Path, bytes, `{"bytes", "path"}`, http(s) or data URL.
+        policy: Limits.
+
+    Raises:
+        MediaError: It is no image that can be read.
+        MediaRefusedError: It breaks the policy.
+    """
     content = source(item, policy)
     try:
         opened = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
     except UnidentifiedImageError as error:
         raise MediaError(f"{described(item)}: not an image that can be read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except BOMBS as error:
         raise MediaRefusedError(f"{described(item)}: too many pixels: {error}") from error
     except BROKEN as error:
         raise MediaError(f"{described(item)}: broken image: {error}") from error
@@ -98,14 +131,32 @@ def _opened(item: Any, policy: MediaPolicy) -> Image.Image:
     return opened
 
 
-def _decoded(image: Image.Image, item: Any, *, upright: bool = False) -> Image.Image:
+def decode_image(opened: Image.Image, item: Any, policy: MediaPolicy, *, frame: int = 0) -> Image.Image:
+    """Decode an image that `open_image` opened: upright by its metadata, 8 bits a channel.
+
+    Args:
+        opened: Its header.
+        item: What it was opened from, for messages.
+        policy: Limits.
+        frame: Which of several frames, such as the pages of a TIFF.
+
+    Raises:
+        MediaError: It is truncated or broken.
+        MediaRefusedError: The frame has more pixels than the policy allows.
+    """
     try:
-        image.load()
-        if upright:
-            ImageOps.exif_transpose(image, in_place=True)
+        opened.seek(frame)
+        _check_pixels(opened.size, item, policy)  # each frame has a size of its own
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
+        _check_pixels(opened.size, item, policy)  # what an icon holds may be larger than it says
+        return eight_bit(opened)
+    except BOMBS as error:
+        raise MediaRefusedError(f"{described(item)}: too many pixels: {error}") from error
+    except MediaError as error:
+        raise error if str(error).startswith(described(item)) else MediaError(f"{described(item)}: {error}") from error
     except BROKEN as error:
         raise MediaError(f"{described(item)}: broken image: {error}") from error
-    return image
 
 
 def _check_pixels(size: tuple[int, int], item: Any, policy: MediaPolicy) -> None:

@@ -7,12 +7,14 @@ __all__ = ["DEFAULT_POLICY", "MediaPolicy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaPolicy:
-    """What may be read, and how much of it.
+    """Limits on media: which may be read, and how much of it.
 
     Attributes:
         max_bytes: Largest image and largest download of any kind, in bytes.
         max_clip_bytes: Largest recording or clip in a file or in memory, in bytes.
         max_seconds: Longest recording or clip, checked before and while it is decoded, so a stream without end stops.
+        max_sampling_rate: Most samples a second that a recording, or the model that asks for it, may have: in a file's
+            header, beside an array or in a processor's configuration.
         max_frames: Most frames of one clip that are decoded, each at its full size.
         max_pixels: Largest image or frame, in pixels (width times height), checked before it is decoded. Pillow itself
             warns above 89.5 million pixels and refuses twice as many.
@@ -27,6 +29,7 @@ class MediaPolicy:
     max_bytes: int = 64 * 2**20
     max_clip_bytes: int = 2**30
     max_seconds: float = 3600.0
+    max_sampling_rate: int = 768_000
     max_frames: int = 1024
     max_pixels: int = 89_000_000
     timeout: float = 20.0

@@ -17,7 +17,7 @@ from PIL import Image
 
 from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.audio import load_audio
-from omnitune.inputs.container import check_seconds, check_whole, opened, seconds_of
+from omnitune.inputs.container import Opened, opened, seconds_of
 from omnitune.inputs.image import EXTENSIONS as IMAGE_EXTENSIONS
 from omnitune.inputs.image import load_image
 from omnitune.inputs.policy import MediaPolicy
@@ -96,9 +96,10 @@ def video_size(item: Any, policy: MediaPolicy) -> tuple["VideoMetadata"]:
         return (_facts_of_decoder(item),)
     if isinstance(item, list | np.ndarray | torch.Tensor) or (isinstance(item, dict) and "array" in item):
         return (_in_memory(item, policy)[1],)
-    with opened(item, policy, "video") as (container, stream):
+    with opened(item, policy, "video") as file:
+        stream = file.stream
         fps = float(stream.average_rate or ASSUMED_FPS)
-        return (_facts(stream, stream.frames or round((seconds_of(container, stream) or 0.0) * fps)),)
+        return (_facts(stream, stream.frames or round((seconds_of(file.container, stream) or 0.0) * fps)),)
 
 
 def are_frames(item: Any) -> bool:
@@ -180,34 +181,30 @@ def _facts(stream: Any, total: int) -> "VideoMetadata":
 
 def _decoded(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
     name = described(item, "video")
-    with opened(item, policy, "video") as (container, stream):
-        times, keys = _times(container, stream, name, policy)
-        facts = _facts(stream, len(times))
-        if stream.frames > len(times):
-            raise MediaError(f"{name}: truncated: its header says {stream.frames} frames, and it has {len(times)}")
-        check_whole(facts.duration or 0.0, seconds_of(container, stream), name)
+    with opened(item, policy, "video") as file:
+        times, keys = _times(file)
+        facts = _facts(file.stream, len(times))
         indices = _indices(facts, sampling, name, policy, in_memory=False)
         wanted = sorted({times[index] for index in indices})
-        found = dict(zip(wanted, _frames_at(container, stream, wanted, keys, name), strict=True))
+        found = dict(zip(wanted, _frames_at(file.container, file.stream, wanted, keys, name), strict=True))
         made = _clip(np.stack([found[times[index]] for index in indices]), facts, indices)
-        heard = sampling.sound and bool(container.streams.audio)
+        heard = sampling.sound and bool(file.container.streams.audio)
     return replace(made, sound=load_audio(item, policy, sampling)) if heard else made
 
 
-def _times(container: Any, stream: Any, name: str, policy: MediaPolicy) -> tuple[list[int], list[int]]:
+def _times(file: Opened) -> tuple[list[int], list[int]]:
     """Times of all frames and of the key frames, in the stream's units and in the order in which they are shown."""
     times: list[int] = []
     keys: list[int] = []
-    for packet in container.demux(stream):
+    for packet in file.packets():
         if not packet.size or packet.is_discard:
             continue
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None or packet.is_corrupt:
-            raise MediaError(f"{name}: broken video after {len(times)} frames")
+            raise MediaError(f"{file.name}: broken video after {len(times)} frames")
         times.append(time)
         if packet.is_keyframe:
             keys.append(time)
-        check_seconds((time - times[0]) * float(stream.time_base), name, policy)
     return sorted(times), sorted(keys)
 
 

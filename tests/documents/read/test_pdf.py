@@ -164,9 +164,7 @@ def test_every_frame_of_a_tiff_is_a_page(tmp_path: Path) -> None:
         assert image.getpixel((0, 0)) == 100
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "the file is empty"), (b"text", "not an image that can be read")]
-)
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"text", "not an image that can be read")])
 def test_an_unreadable_image_says_its_name_and_why(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "scan.png"
     path.write_bytes(content)
@@ -178,7 +176,7 @@ def test_a_damaged_image_is_refused_when_its_page_is_made(tmp_path: Path) -> Non
     path = tmp_path / "scan.png"
     Image.effect_noise((100, 100), 80).save(path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(DocumentError, match="^scan.png: the image is damaged"):
+    with pytest.raises(DocumentError, match="^scan.png: broken image: image file is truncated"):
         list(images.pages(path, 0, 1, tmp_path / "i", Rendering()))
 
 
@@ -186,5 +184,5 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "scan.png"
     Image.new("L", (100, 100)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(DocumentError, match="^scan.png: more pixels than an image may have"):
+    with pytest.raises(DocumentError, match="^scan.png: too many pixels"):
         images.describe(path)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from omnitune.errors import InputError, MissingExtraError, ResourceError
+from omnitune.inputs.image import eight_bit
 from omnitune.modules.base import InputModule, Reader, preprocess_through
 from omnitune.modules.readers import readings
-from omnitune.modules.readers import text as text_reader
 from omnitune.modules.readers.text import ENGINES, TextReader
 from omnitune.modules.router import Router
 
@@ -115,9 +115,9 @@ def test_a_page_may_lie_or_be_upside_down(angle):
 
 def test_float_images_from_zero_to_one():
     image = Image.fromarray(np.asarray(drawn("Floats").convert("L"), dtype=np.float32) / 255)
-    assert text_reader._greyscale(image).getextrema() == (0, 255)
+    assert eight_bit(image).getextrema() == (0, 255)
     black = Image.new("F", (10, 10), 0.0)
-    assert text_reader._greyscale(black).getextrema() == (0, 0)
+    assert eight_bit(black).getextrema() == (0, 0)
 
 
 def test_transparency_is_white_paper(fake):

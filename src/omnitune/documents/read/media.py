@@ -9,7 +9,6 @@ import wave
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from PIL import Image, ImageDraw
 from omnitune import runtime
 from omnitune.documents.read.segments import HOP, SILENT
 from omnitune.errors import DocumentError, MediaError
-from omnitune.inputs.container import check_whole, opened, seconds_of
+from omnitune.inputs.audio import blocks
+from omnitune.inputs.container import Opened, opened
 from omnitune.inputs.policy import MediaPolicy
 
 Samples = NDArray[np.int16]
@@ -50,40 +50,47 @@ INK, PAPER, AXIS = "#0067a3", "#ffffff", "#c9ced2"
 
 
 @contextmanager
-def document(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
-    """The container of a file and its first stream of `kind`.
+def readable(path: Path) -> Iterator[None]:
+    """Turn errors of `inputs` about a file into errors about a document.
 
     Raises:
-        DocumentError: It cannot be read, or breaks while the block reads it.
+        DocumentError: The file cannot be read.
     """
     try:
-        with opened(path, POLICY, kind) as found:
-            yield found
+        yield
     except MediaError as error:
         raise DocumentError(f"{path.name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
+@contextmanager
+def document(path: Path, kind: str) -> Iterator[Opened]:
+    """Open a file and its first stream of `kind`.
+
+    Raises:
+        DocumentError: It cannot be read, or breaks while the block reads it.
+    """
+    with readable(path), opened(path, POLICY, kind) as found:
+        yield found
+
+
 def sound(path: Path) -> Iterator[Samples]:
-    """The first sound track of a file in short blocks.
+    """The first sound track of a file in short blocks, the mean of its channels.
 
     Raises:
         DocumentError: It cannot be read, is broken or truncated, or has no channels or samples.
     """
     av = runtime.require("av", extra="audio")
-    with document(path, "audio") as (container, stream):
-        context = stream.codec_context
-        if not context.sample_rate or not context.layout.nb_channels:
-            raise DocumentError(f"{path.name}: its sound track has no channels")
+    with document(path, "audio") as file:
         to_rate = av.AudioResampler(format="s16", layout="mono", rate=RATE)
+        rate = file.stream.codec_context.sample_rate
         length = 0
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise DocumentError(f"{path.name}: broken audio after {length / context.sample_rate:.1f} s")
-            length += frame.samples
+        for block in blocks(file):
+            length += len(block)
+            frame = av.AudioFrame.from_ndarray(block.mean(axis=1)[None], format="flt", layout="mono")
+            frame.sample_rate = rate
             yield from (piece.to_ndarray()[0] for piece in to_rate.resample(frame))
         if not length:
             raise DocumentError(f"{path.name}: it has no samples")
-        check_whole(length / context.sample_rate, seconds_of(container, stream), str(path))
         yield from (piece.to_ndarray()[0] for piece in to_rate.resample(None))
 
 

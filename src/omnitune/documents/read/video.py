@@ -21,7 +21,6 @@ from omnitune.documents.read import media, segments
 from omnitune.documents.read.media import RATE, Samples
 from omnitune.documents.read.pages import Description, Page, Rendering, keep_segment, look
 from omnitune.errors import DocumentError
-from omnitune.inputs.container import check_whole, seconds_of
 
 Frame = NDArray[np.uint8]
 """`(height, width, 3)`."""
@@ -42,6 +41,10 @@ one template with three lines of text differ in 0.003 to 0.009, frames of one st
 STANDS_OUT = 5.0
 """Times by which a cut changes more than nine in ten of the other frames between the key frames around it: a moving
 camera changes every frame."""
+MOST_HELD = 3600.0
+"""Seconds for which one picture may be shown. More come from times that are wrong, and would be thousands of segments
+of the same frame."""
+
 THUMBNAIL = (16, 9)
 EXACT = 1e-6
 """Seconds by which times may differ for being rounded."""
@@ -106,10 +109,11 @@ class _Course:
 
 def _course(path: Path) -> _Course:
     found = _Course()
-    with media.document(path, "video") as (container, stream):
+    with media.document(path, "video") as file:
+        stream = file.stream
         stream.codec_context.skip_frame = "NONKEY"
         shown: list[int] = []
-        for packet in container.demux(stream):
+        for packet in file.packets():
             if packet.size and not packet.is_discard:
                 if packet.is_corrupt or _at(packet) is None:
                     raise DocumentError(f"{path.name}: broken video after {len(shown)} frames")
@@ -119,14 +123,15 @@ def _course(path: Path) -> _Course:
                 found.thumbnails.append(_thumbnail(frame))
         if not shown or not found.times:
             raise DocumentError(f"{path.name}: it has no frames")
-        if stream.frames > len(shown):
+        shown.sort()
+        held = max((after - before for before, after in pairwise(shown)), default=0) * stream.time_base
+        if held > MOST_HELD:
             raise DocumentError(
-                f"{path.name}: truncated: its header says {stream.frames} frames, and it has {len(shown)}"
+                f"{path.name}: its times are wrong: two frames in a row lie {float(held):.0f} s apart, expected at "
+                f"most {MOST_HELD:.0f} s"
             )
-        first = min(shown)
-        found.duration = float((max(shown) - first) * stream.time_base) + 1 / float(stream.average_rate or FPS)
-        check_whole(found.duration, seconds_of(container, stream), str(path))
-        begin = float(first * stream.time_base)
+        found.duration = float((shown[-1] - shown[0]) * stream.time_base) + 1 / float(stream.average_rate or FPS)
+        begin = float(shown[0] * stream.time_base)
         found.times = [time - begin for time in found.times]
     return found
 
@@ -173,7 +178,8 @@ def _thumbnail(frame: Any) -> NDArray[np.float32]:
 
 def _decoded(path: Path, start: float = 0.0) -> Iterator[tuple[float, Any]]:
     """Seconds and frames from the key frame at or before `start` on."""
-    with media.document(path, "video") as (container, stream):
+    with media.document(path, "video") as file:
+        container, stream = file.container, file.stream
         begin = stream.start_time or 0
         if start:
             container.seek(begin + round(start / float(stream.time_base)), stream=stream)
@@ -210,8 +216,8 @@ def _pixels(frame: Any, width: int) -> Frame:
 
 def _sounds(path: Path, marks: Sequence[float]) -> Iterator[Samples]:
     """The sound of every segment in turn; no samples without a sound track, or where it has ended."""
-    with media.document(path, "video") as (container, _):
-        has_sound = bool(container.streams.audio)
+    with media.document(path, "video") as file:
+        has_sound = bool(file.container.streams.audio)
     yield from media.cut(media.sound(path) if has_sound else iter(()), marks)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from omnitune import runtime
 from omnitune.errors import InputError, ResourceError
-from omnitune.inputs.image import eight_bit
+from omnitune.inputs.image import eight_bit, on_paper
 from omnitune.modules.readers.readings import KeepingReader
 from omnitune.types import Modality
 
@@ -138,7 +138,7 @@ class TextReader(KeepingReader):
         """The text of an image of any mode and size."""
         if min(item.size) < SMALLEST_SIDE:
             return ""
-        return engine.text(_greyscale(_shrunk(item))).strip()
+        return engine.text(on_paper(eight_bit(_shrunk(item))).convert("L")).strip()
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -147,13 +147,3 @@ def _shrunk(image: Image.Image) -> Image.Image:
         return image
     width, height = (max(SMALLEST_SIDE, round(side * factor)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BOX)
-
-
-def _greyscale(image: Image.Image) -> Image.Image:
-    """Mode `L`: transparency becomes white paper, and wide integers and floats keep their contrast."""
-    image = eight_bit(image)
-    if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, colours).convert("L")
-    return image.convert("L")

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -207,3 +208,95 @@ def test_a_rule_that_cannot_choose_is_named():
     rule = sampling(Qwen2VLVideoProcessor(do_sample_frames=True, fps=2), None, {})
     with pytest.raises(MediaError, match="array of shape .*: its frames cannot be chosen: Asked to sample `fps`"):
         loaded(frames(8), rule=rule)
+
+
+# --- as a person sees it ----------------------------------------------------------------------------------------------
+
+
+def quarters():
+    """Four quarters of different shades, wider than high `(64, 96, 3)`."""
+    made = np.zeros((64, 96, 3), np.uint8)
+    made[:32, :48], made[:32, 48:], made[32:, :48], made[32:, 48:] = 20, 90, 160, 230
+    return made
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+@pytest.mark.parametrize(("left_right", "upside_down"), [(False, False), (True, False), (False, True)])
+def test_a_clip_is_seen_as_it_is_shown(tmp_path, ending, degrees, left_right, upside_down):
+    if ending == "mkv" and (left_right or upside_down):
+        pytest.skip("Matroska keeps turns alone")
+    path = clip(tmp_path / f"a.{ending}", np.stack([quarters()] * 12), turn=(degrees, left_right, upside_down))
+    shown = np.rot90(quarters(), degrees // 90)
+    shown = shown[:, ::-1] if left_right else shown
+    shown = shown[::-1] if upside_down else shown
+    for item in (path, path.read_bytes(), {"video": str(path)}):
+        made = loaded(item)
+        assert np.abs(made.frames[2].astype(int) - shown).mean() < 6
+        assert (made.metadata.height, made.metadata.width) == made.frames.shape[1:3] == shown.shape[:2]
+
+
+def test_a_size_that_changes_in_the_middle(tmp_path):
+    small, large = (
+        clip(tmp_path / f"{side}.ts", frames(12, side=side), options={"mpegts_flags": "+initial_discontinuity"})
+        for side in (48, 96)
+    )
+    joined = small.read_bytes() + large.read_bytes()
+    made = loaded(joined, rule=Sampling(num_frames=12))
+    assert made.frames.shape[1:] == (48, 48, 3)
+
+
+# --- lengths that a container states, and those that are guessed ------------------------------------------------------
+
+
+def trimmed(content, track, length, start):
+    """An MP4 whose edit list shows only a part of a track."""
+    content = bytearray(content)
+    place = -1
+    for _ in range(track + 1):
+        place = content.index(b"elst", place + 1)
+    content[place + 12 : place + 20] = length.to_bytes(4, "big") + start.to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "flv", "mov"])
+@pytest.mark.parametrize("seconds", [1.0, 8.0])
+def test_sound_may_be_shorter_or_longer_than_the_picture(tmp_path, ending, seconds):
+    sound = np.zeros(round(seconds * 16_000), np.float32)
+    path = clip(tmp_path / f"a.{ending}", frames(36), sound=sound)
+    assert len(loaded(path).frames) == 5
+
+
+def test_a_clip_that_an_editor_trimmed(tmp_path):
+    whole = clip(tmp_path / "a.mp4", frames(96), sound=np.zeros(128_000, np.float32)).read_bytes()
+    head = trimmed(trimmed(whole, 0, 2000, 0), 1, 2000, 1024)
+    assert loaded(head).metadata.total_num_frames == 24
+    tail = trimmed(trimmed(whole, 0, 4000, 4 * 12_288), 1, 4000, 4 * 16_000)
+    assert loaded(tail).metadata.total_num_frames == 48
+
+
+def stills(path, times):
+    """One picture at each of some times in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4" if path.suffix != ".flv" else "flv", rate=12)
+        stream.height = stream.width = 48
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time, picture in zip(times, frames(len(times)), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "flv", "avi"])
+def test_pictures_that_are_shown_for_long(tmp_path, ending):
+    path = stills(tmp_path / f"a.{ending}", [0, 40, 80, 10_000, 10_040, 20_000, 30_000])
+    assert len(loaded(path).frames) == 5
+
+
+def test_a_length_that_was_not_known_when_it_was_written(tmp_path):
+    for name, options in (("a.mkv", {"live": "1"}), ("a.mp4", {"movflags": "frag_keyframe+empty_moov"}), ("a.ts", {})):
+        path = clip(tmp_path / name, frames(36), sound=np.zeros(32_000, np.float32), options=options)
+        assert len(loaded(path).frames) == 5

@@ -123,11 +123,7 @@ def _indices(
 ) -> list[int]:
     if not facts.total_num_frames:
         raise MediaError(f"{name}: it has no frames")
-    if facts.width and facts.height and facts.width * facts.height > policy.max_pixels:
-        raise MediaRefusedError(
-            f"{name}: frames of {facts.width}x{facts.height} pixels, more than the media policy's "
-            f"max_pixels={policy.max_pixels}"
-        )
+    _check_pixels(facts.width or 0, facts.height or 0, name, policy)
     try:
         indices = sampling.indices(facts, in_memory=in_memory)
     except ValueError as error:  # the processor's rule
@@ -137,6 +133,13 @@ def _indices(
             f"{name}: {len(indices)} frames, more than the media policy's max_frames={policy.max_frames}"
         )
     return indices
+
+
+def _check_pixels(width: int, height: int, name: str, policy: MediaPolicy) -> None:
+    if width * height > policy.max_pixels:
+        raise MediaRefusedError(
+            f"{name}: frames of {width}x{height} pixels, more than the media policy's max_pixels={policy.max_pixels}"
+        )
 
 
 def _in_memory(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, "VideoMetadata"]:
@@ -186,7 +189,8 @@ def _decoded(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
         facts = _facts(file.stream, len(times))
         indices = _indices(facts, sampling, name, policy, in_memory=False)
         wanted = sorted({times[index] for index in indices})
-        found = dict(zip(wanted, _frames_at(file.container, file.stream, wanted, keys, name), strict=True))
+        found = dict(zip(wanted, _frames_at(file, wanted, keys), strict=True))
+        facts.height, facts.width = found[wanted[0]].shape[:2]
         made = _clip(np.stack([found[times[index]] for index in indices]), facts, indices)
         heard = sampling.sound and bool(file.container.streams.audio)
     return replace(made, sound=load_audio(item, policy, sampling)) if heard else made
@@ -208,19 +212,41 @@ def _times(file: Opened) -> tuple[list[int], list[int]]:
     return sorted(times), sorted(keys)
 
 
-def _frames_at(
-    container: Any, stream: Any, wanted: Sequence[int], keys: Sequence[int], name: str
-) -> Iterator[np.ndarray]:
+def _frames_at(file: Opened, wanted: Sequence[int], keys: Sequence[int]) -> Iterator[np.ndarray]:
     """Frames `(height, width, 3)`, uint8, at ascending times; what lies between two key frames is decoded once."""
     decoder: Iterator[Any] = iter(())
     at: int | None = None
+    size: tuple[int, int] | None = None
     for time in wanted:
         key = keys[bisect_right(keys, time) - 1] if keys and keys[0] <= time else None
         if at is None or (key is not None and key > at):
-            container.seek(time if key is None else key, stream=stream)
-            decoder = container.decode(stream)
+            file.container.seek(time if key is None else key, stream=file.stream)
+            decoder = file.container.decode(file.stream)
         frame = next((frame for frame in decoder if frame.pts is not None and frame.pts >= time), None)
         if frame is None or frame.pts != time or frame.is_corrupt:
-            raise MediaError(f"{name}: its frame at {time * float(stream.time_base):.2f} s cannot be decoded")
+            seconds = time * float(file.stream.time_base)
+            raise MediaError(f"{file.name}: its frame at {seconds:.2f} s cannot be decoded")
         at = time
-        yield frame.to_ndarray(format="rgb24")
+        _check_pixels(frame.width, frame.height, file.name, file.policy)
+        size = size or (frame.width, frame.height)  # a stream may change its size in the middle
+        yield upright(frame.reformat(*size, format="rgb24").to_ndarray(), frame)
+
+
+def upright(pixels: np.ndarray, frame: Any) -> np.ndarray:
+    """Turn a frame as its file says that it is shown: telephones store clips as the sensor lies.
+
+    Args:
+        pixels: `(height, width, 3)`, of any size.
+        frame: PyAV's frame that they are of.
+
+    Returns:
+        The same, turned by a multiple of 90 degrees, or mirrored; `(width, height, 3)` after a quarter turn.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # A point (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

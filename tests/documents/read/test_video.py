@@ -187,7 +187,7 @@ def test_a_clip_whose_header_came_first_and_is_cut_off(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", frames(60), fps=FPS, options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
-        DocumentError, match="a.mp4: (broken video after [0-9]+ frames|truncated: its header says 60 frames)"
+        DocumentError, match="a.mp4: (broken video after [0-9]+ frames|truncated: its header says 5.0 s)"
     ):
         described(path)
 
@@ -227,3 +227,49 @@ def test_a_recording_is_no_clip(tmp_path: Path) -> None:
     write_sound(tmp_path / "a.m4a", tone(300)).rename(tmp_path / "a.mp4")
     with pytest.raises(DocumentError, match="a.mp4: there is no video in it"):
         described(tmp_path / "a.mp4")
+
+
+def test_a_clip_is_cut_up_as_it_is_shown(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.mp4", shots(2), fps=FPS, turn=(90, False, False))
+    (page,) = cut_up(path, tmp_path / "out", width=101)
+    assert (page.width, page.height) == (100, 180)
+    (upright,) = cut_up(path, tmp_path / "large")
+    found = stored(upright, tmp_path / "large")
+    assert np.abs(found.astype(int) - np.rot90(SHOTS[0])).mean() < 6
+    picture = np.asarray(Image.open(tmp_path / "large" / picture_of(upright.image)))
+    assert picture.shape == (640, 360, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_goes_on_after_the_picture_is_cut_up_too(tmp_path: Path, suffix: str) -> None:
+    path = clip(tmp_path / f"a{suffix}", shots(2, 2), fps=FPS, sound=tone(300, 10))
+    pages = cut_up(path, tmp_path / "out", seconds=3.0)
+    assert pages[-1].end == pytest.approx(10, abs=0.1)
+    for page in pages:
+        heard = load_audio(tmp_path / "out" / page.image, DEFAULT_POLICY, Sampling(rate=16_000))
+        assert len(heard) / 16_000 == pytest.approx(page.end - page.start, abs=0.2)
+
+
+def lying(content: bytes, box: bytes, offset: int, value: int, size: int = 4) -> bytes:
+    changed = bytearray(content)
+    at = content.index(box) + 4 + offset
+    changed[at : at + size] = value.to_bytes(size, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("box", "offset", "value"), [
+    (b"stts", 12, 0x7FFFFFFF), (b"stts", 12, 400_000_000), (b"stts", 12, 0), (b"stts", 8, 1), (b"stts", 8, 0x7FFFFFFF),
+    (b"mdhd", 12, 1), (b"mdhd", 12, 0xFFFFFFFF), (b"mvhd", 12, 1), (b"mvhd", 16, 0xFFFFFFFF), (b"elst", 12, 0x7FFFFFFF),
+    (b"elst", 8, 1), (b"stsz", 8, 0x7FFFFFFF), (b"stsc", 12, 0x7FFFFFFF), (b"stss", 8, 0x7FFFFFFF), (b"tkhd", 80, 1),
+])  # fmt: skip
+def test_a_clip_whose_times_lie_costs_itself_alone(tmp_path: Path, box: bytes, offset: int, value: int) -> None:
+    content = clip(tmp_path / "whole.mp4", shots(2, 2), fps=FPS, sound=tone(300, 4)).read_bytes()
+    (tmp_path / "a.mp4").write_bytes(lying(content, box, offset, value))
+    for way in ("shots", "windows"):
+        try:
+            found = described(tmp_path / "a.mp4", segments=way)
+            assert found.pages < 500
+            pages = clips.pages(tmp_path / "a.mp4", 0, found.pages, tmp_path / "out", Rendering(marks=found.marks))
+            assert len([*pages]) == found.pages, "or the document would never be done"
+        except DocumentError as error:
+            assert str(error).startswith("a.mp4: ")

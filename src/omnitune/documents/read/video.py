@@ -21,6 +21,7 @@ from omnitune.documents.read import media, segments
 from omnitune.documents.read.media import RATE, Samples
 from omnitune.documents.read.pages import Description, Page, Rendering, keep_segment, look
 from omnitune.errors import DocumentError
+from omnitune.inputs.video import upright
 
 Frame = NDArray[np.uint8]
 """`(height, width, 3)`."""
@@ -71,7 +72,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
         DocumentError: It cannot be read.
     """
     marks = rendering.marks
-    pieces = zip(_frames(path, marks, rendering.width), _sounds(path, marks), strict=False)
+    pieces = zip(_frames(path, marks, rendering.width), _sounds(path, marks), strict=True)
     for index, (frames, samples) in enumerate(islice(pieces, stop)):
         if index < start:
             continue
@@ -131,6 +132,9 @@ def _course(path: Path) -> _Course:
                 f"most {MOST_HELD:.0f} s"
             )
         found.duration = float((shown[-1] - shown[0]) * stream.time_base) + 1 / float(stream.average_rate or FPS)
+        whole = (file.container.duration or 0) / 1e6
+        if file.stated is not None and segments.SHORTEST < whole - found.duration <= MOST_HELD:
+            found.duration = whole  # the sound goes on, or the last picture stays
         begin = float(shown[0] * stream.time_base)
         found.times = [time - begin for time in found.times]
     return found
@@ -141,8 +145,8 @@ def _cuts(path: Path, course: _Course) -> Iterator[float]:
     known = zip(course.times, course.thumbnails, strict=True)
     for (one, before), (other, after) in pairwise(known):
         if _change(before, after) >= CUT:
-            times, thumbnails = zip(*_between(path, one, other), strict=True)
-            yield from (times[place] for place in _places(thumbnails))
+            between = [*_between(path, one, other)]  # none where times are wrong
+            yield from (between[place][0] for place in _places([thumbnail for _, thumbnail in between]))
 
 
 def _places(thumbnails: Sequence[NDArray[np.float32]]) -> Iterator[int]:
@@ -192,25 +196,30 @@ def _decoded(path: Path, start: float = 0.0) -> Iterator[tuple[float, Any]]:
 
 
 def _frames(path: Path, marks: Sequence[float], width: int) -> Iterator[list[Frame]]:
-    """Frames of every segment in turn, at least one."""
+    """Frames of every segment in turn, at least one: where none begins, the last one is still shown."""
     index, found, following = 0, list[Frame](), marks[0]
-    last: Any = None  # a described clip has frames
+    last: Any = None
+    size: tuple[int, int] | None = None
     for time, frame in _decoded(path):
+        if size is None:  # of the first frame, as a stream may change it in the middle; even, as encoders want sides
+            scale = min(1.0, width / (frame.height if frame.rotation % 180 else frame.width))
+            size = max(2, round(frame.width * scale / 2) * 2), max(2, round(frame.height * scale / 2) * 2)
         while index + 2 < len(marks) and time >= marks[index + 1] - EXACT:
-            yield found or [_pixels(last, width)]
+            yield found or [_pixels(last or frame, size)]
             index, found, following = index + 1, [], marks[index + 1]
         if time >= following - EXACT and len(found) < MOST_FRAMES:
-            found.append(_pixels(frame, width))
+            found.append(_pixels(frame, size))
             following += max(1 / FPS, (marks[index + 1] - marks[index]) / MOST_FRAMES)
         last = frame
-    yield found or [_pixels(last, width)]
+    if last is None or size is None:
+        raise DocumentError(f"{path.name}: it has no frames")
+    for _ in range(index, len(marks) - 1):
+        yield found or [_pixels(last, size)]
+        found = []
 
 
-def _pixels(frame: Any, width: int) -> Frame:
-    """A frame at most so wide, its sides even as encoders want them."""
-    scale = min(1.0, width / frame.width)
-    size = {"width": max(2, round(frame.width * scale / 2) * 2), "height": max(2, round(frame.height * scale / 2) * 2)}
-    pixels: Frame = frame.reformat(**size, format="rgb24", interpolation="AREA").to_ndarray()
+def _pixels(frame: Any, size: tuple[int, int]) -> Frame:
+    pixels: Frame = upright(frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray(), frame)
     return pixels
 
 

@@ -32,33 +32,24 @@ from omnitune.documents.read.pages import (
 from omnitune.documents.read.text import clean, printable
 from omnitune.documents.read.worker import Job, PagesRead, Workers
 from omnitune.errors import DatasetError, DocumentError
+from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
 from omnitune.io import inside, read_json_or_none, writing
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
 
-_IMAGES, _TEXTS = "omnitune.documents.read.images", "omnitune.documents.read.office"
 READERS = {
     ".pdf": "omnitune.documents.read.pdf",
-    ".png": _IMAGES,
-    ".jpg": _IMAGES,
-    ".jpeg": _IMAGES,
-    ".webp": _IMAGES,
-    ".tif": _IMAGES,
-    ".tiff": _IMAGES,
-    ".bmp": _IMAGES,
     **dict.fromkeys(
         (".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"),
-        _TEXTS,
+        "omnitune.documents.read.office",
     ),
-    **dict.fromkeys(
-        (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma"),
-        "omnitune.documents.read.audio",
-    ),
-    **dict.fromkeys(
-        (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".wmv", ".flv", ".mpg", ".mpeg"),
-        "omnitune.documents.read.video",
-    ),
+    **{
+        suffix: f"omnitune.documents.read.{'images' if kind == 'image' else kind}"
+        for kind, row in ENDINGS.items()
+        for suffix in (*row.common, *row.rarer)
+        if suffix not in AMBIGUOUS  # a folder with TypeScript in it holds no clips
+    },
 }
 """Suffix of a file, and the module (see `pages.Reader`) that reads its kind. A new kind of document is a row here."""
 

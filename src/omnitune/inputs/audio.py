@@ -8,7 +8,6 @@ Resampling is a windowed sinc on PyTorch: the same numbers whatever decoded the 
 
 import logging
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -17,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omnitune import runtime
 from omnitune.errors import MediaError
-from omnitune.inputs.container import Opened, check_rate, check_seconds, opened, seconds_of
+from omnitune.inputs.container import blocks, check_rate, check_seconds, opened, seconds_of
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
 from omnitune.inputs.source import described
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".mp3", ".wav", ".ogg", ".flac", ".aac", ".m4a", ".opus")
-SIGNATURE = rb"RIFF....WAVE|OggS|fLaC|ID3|\xff[\xe2-\xfb]|....ftypM4A|FORM....AIF"
+SIGNATURE = (
+    rb"RIFF....WAVE|OggS|fLaC|ID3|\xff[\xe2-\xfb]|....ftypM4[AB]|FORM....AIF|caff|\.snd|#!AMR|riff\x2e\x91\xcf\x11"
+)
 """How the bytes of a recording begin."""
 
 MOST_CHANNELS = 32
@@ -227,54 +226,6 @@ def _floats(values: Any) -> np.ndarray:
     if array.dtype.kind != "f":
         raise MediaError(f"{described(array, 'audio')}: expected samples as floats or integers, got {array.dtype}")
     return array
-
-
-def blocks(file: Opened) -> Iterator[np.ndarray]:
-    """Decode an opened recording piece by piece.
-
-    Args:
-        file: With a stream of sound.
-
-    Yields:
-        `(samples, channels)`, float32, at the rate of the stream's header throughout.
-
-    Raises:
-        MediaError: It is broken or truncated, or has no channels.
-        MediaRefusedError: It breaks the policy.
-    """
-    av = runtime.require("av", extra="audio")
-    context = file.stream.codec_context
-    rate = context.sample_rate
-    if not rate or not context.layout.nb_channels:
-        raise MediaError(f"{file.name}: its sound track has no channels")
-    form: tuple[Any, ...] | None = None
-    convert: Any = None
-    length = 0
-    cut: Exception | None = None
-    for packet in file.packets():
-        if cut is not None and packet.size:
-            raise cut
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError as error:
-            # A broadcast is recorded from within a packet to within a packet; nothing says that the rest is lost.
-            if file.stated is not None or not length:
-                raise
-            cut = error
-            continue
-        for frame in frames:
-            if frame.is_corrupt:
-                raise MediaError(f"{file.name}: broken audio after {length / rate:.1f} s")
-            if form != (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate):
-                # Streams put one after another (radio, joined files) change their channels and rate in the middle.
-                form = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
-                check_rate(frame.sample_rate, file.name, file.policy)
-                # Packed: of planar sound PyAV 18 hands out eight planes and reads beyond them, which ends the process.
-                convert = av.AudioResampler(format="flt", rate=rate)
-            for piece in convert.resample(frame):
-                length += piece.samples
-                check_seconds(length / rate, file.name, file.policy)
-                yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
 
 
 def _decoded(item: Any, policy: MediaPolicy, channels: int) -> tuple[np.ndarray, int]:

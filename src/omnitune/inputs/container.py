@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnitune import runtime
 from omnitune.errors import MediaError, MediaRefusedError, OmnituneError
 from omnitune.inputs.policy import MediaPolicy
@@ -130,6 +132,74 @@ def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[Opened]:
             raise
         except (av.FFmpegError, EOFError, ValueError) as error:  # ValueError: PyAV's, of a stream that changes its form
             raise MediaError(f"{name}: broken {kind}: {_reason(error)}") from error
+
+
+def blocks(file: Opened) -> Iterator[np.ndarray]:
+    """Decode an opened recording piece by piece.
+
+    Args:
+        file: With a stream of sound.
+
+    Yields:
+        `(samples, channels)`, float32, at the rate of the stream's header throughout.
+
+    Raises:
+        MediaError: It is broken or truncated, or has no channels.
+        MediaRefusedError: It breaks the policy.
+    """
+    av = runtime.require("av", extra="audio")
+    context = file.stream.codec_context
+    rate = context.sample_rate
+    if not rate or not context.layout.nb_channels:
+        raise MediaError(f"{file.name}: its sound track has no channels")
+    form: tuple[Any, ...] | None = None
+    convert: Any = None
+    length = 0
+    cut: Exception | None = None
+    for packet in file.packets():
+        if cut is not None and packet.size:
+            raise cut
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            # A broadcast is recorded from within a packet to within a packet; nothing says that the rest is lost.
+            if file.stated is not None or not length:
+                raise
+            cut = error
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                raise MediaError(f"{file.name}: broken audio after {length / rate:.1f} s")
+            if form != (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate):
+                # Streams put one after another (radio, joined files) change their channels and rate in the middle.
+                form = (frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate)
+                check_rate(frame.sample_rate, file.name, file.policy)
+                # Packed: of planar sound PyAV 18 hands out eight planes and reads beyond them, which ends the process.
+                convert = av.AudioResampler(format="flt", rate=rate)
+            for piece in convert.resample(frame):
+                length += piece.samples
+                check_seconds(length / rate, file.name, file.policy)
+                yield piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
+
+
+def upright(pixels: np.ndarray, frame: Any) -> np.ndarray:
+    """Turn a frame as its file says that it is shown: telephones store clips as the sensor lies.
+
+    Args:
+        pixels: `(height, width, 3)`, of any size.
+        frame: PyAV's frame that they are of.
+
+    Returns:
+        The same, turned by a multiple of 90 degrees, or mirrored; `(width, height, 3)` after a quarter turn.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # A point (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def seconds_of(container: Any, stream: Any) -> float | None:

@@ -1,5 +1,6 @@
 """What an input is: text, media, a dict of several, or a conversation."""
 
+import io
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -11,14 +12,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omnitune.errors import InputError, MediaNotFoundError, ModalityError
+from omnitune.errors import InputError, MediaError, MediaNotFoundError, ModalityError
 from omnitune.inputs import audio, image, video
+from omnitune.inputs.endings import AMBIGUOUS, ENDINGS, UNREAD
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
-from omnitune.inputs.source import local_path
+from omnitune.inputs.source import described, is_open_file, local_path, peeked
 from omnitune.types import Modality
 
 LONGEST_PATH = 4096
+LONGEST_ENDING = 8
+HEAD = 512
+"""Bytes of a file that say what it is."""
+
 LONGEST_NAME = 6
 """Words of a file name: a string that ends like one, has more words and names no folder is a sentence."""
 
@@ -28,13 +34,11 @@ class Kind:
     """How a modality of media is recognised and read; a modality is a row of `MEDIA`.
 
     Attributes:
-        extensions: File name endings.
         signature: How its bytes begin, as a regular expression; what begins otherwise is taken for an image.
         load: Raw item, policy and sampling to the loaded item.
         size: Raw item and policy to the arguments of its cost rule, read from the header.
     """
 
-    extensions: tuple[str, ...]
     signature: bytes | None
     load: Callable[[Any, MediaPolicy, Sampling], Any]
     size: Callable[[Any, MediaPolicy], tuple[Any, ...]]
@@ -42,13 +46,20 @@ class Kind:
 
 MEDIA: dict[str, Kind] = {
     "image": Kind(
-        extensions=image.EXTENSIONS,
         signature=None,
-        load=lambda item, policy, _: image.load_image(item, policy),
+        load=lambda item, policy, sampling: image.load_image(item, policy, sampling.max_ratio),
         size=image.image_size,
     ),
-    "audio": Kind(extensions=audio.EXTENSIONS, signature=audio.SIGNATURE, load=audio.load_audio, size=audio.audio_size),
-    "video": Kind(extensions=video.EXTENSIONS, signature=video.SIGNATURE, load=video.load_video, size=video.video_size),
+    "audio": Kind(
+        signature=audio.SIGNATURE,
+        load=audio.load_audio,
+        size=audio.audio_size,
+    ),
+    "video": Kind(
+        signature=video.SIGNATURE,
+        load=video.load_video,
+        size=video.video_size,
+    ),
 }
 PARTS = ("text", *MEDIA)
 
@@ -75,8 +86,10 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
         return "image"
     if isinstance(item, bytes | bytearray | memoryview):
         return _of_bytes(item)
+    if is_open_file(item):
+        return _of_bytes(_head_of(item))
     if isinstance(item, os.PathLike):
-        return _of_path(Path(item))
+        return _looks_like(str(item), rarer=True) or "image"
     if isinstance(item, np.ndarray | torch.Tensor):
         return _of_array(item)
     if isinstance(item, dict):
@@ -113,13 +126,30 @@ def check_text(item: Any) -> None:
 
 
 def is_single(inputs: Any) -> bool:
-    """Whether `inputs` is one input and not a batch; a list of messages is one conversation."""
+    """Whether `inputs` is one input and not a batch; a list of messages is one conversation.
+
+    Raises:
+        InputError: It is a table or an open text file, of which column names or lines would be encoded.
+    """
+    if hasattr(inputs, "columns") and not hasattr(inputs, "column_names"):
+        columns = ", ".join(map(repr, list(inputs.columns)[:8]))
+        raise InputError(
+            f"inputs: expected a list of inputs, got a {type(inputs).__name__} with the columns {columns}; give one "
+            'column, as df["text"], or rows, as df.to_dict("records")'
+        )
+    if isinstance(inputs, io.TextIOBase):
+        raise InputError(
+            f"inputs: expected a list of inputs, got the open text file {getattr(inputs, 'name', inputs)!r}; give its "
+            "text, file.read(), its lines, file.read().splitlines(), or the path of a recording or picture"
+        )
     if isinstance(inputs, list | tuple):
         return bool(inputs) and isinstance(inputs, list) and is_message(inputs[0])
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 0 or inputs.dtype.kind not in ("U", "O")
-    return not isinstance(inputs, Iterable) or isinstance(
-        inputs, str | bytes | bytearray | memoryview | dict | Image.Image | os.PathLike | torch.Tensor
+    return (
+        not isinstance(inputs, Iterable)
+        or is_open_file(inputs)
+        or isinstance(inputs, str | bytes | bytearray | memoryview | dict | Image.Image | os.PathLike | torch.Tensor)
     )
 
 
@@ -140,6 +170,8 @@ def is_message(item: Any) -> bool:
 
 def _of_string(text: str, supported: Collection[Modality]) -> Modality:
     kind = _looks_like(text)
+    if kind is None and len(supported) > 1:
+        return _of_rare_name(text, supported)
     if kind is None or kind not in supported:
         return "text"
     if text.startswith(("http://", "https://", "data:")) or os.path.isfile(local_path(text)):
@@ -160,13 +192,38 @@ def _is_sentence(text: str) -> bool:
     )
 
 
-def _looks_like(text: str) -> str | None:
+def _of_rare_name(text: str, supported: Collection[Modality]) -> Modality:
+    """Media where a string names such a file that is there: "index.ts" is text in a search of code."""
+    ending = text[-LONGEST_ENDING:].lower()
+    unread = "image" in supported and ending.endswith(UNREAD)
+    kind = _looks_like(text, rarer=True)
+    if not unread and (kind is None or kind not in supported):
+        return "text"
+    if text.startswith(("http://", "https://")):
+        return "text" if kind is None or ending.endswith(AMBIGUOUS) else kind
+    if len(text) > LONGEST_PATH or "\n" in text or not os.path.isfile(local_path(text)):
+        return "text"
+    if kind is None:
+        raise ModalityError(
+            f"inputs: {text!r} is a file of a format that is not read; convert it to PNG or JPEG, make pages of a PDF "
+            f'with omnitune.documents, or, if it is text, give {{"text": {text!r}}}'
+        )
+    if ending.endswith(AMBIGUOUS):
+        with local_path(text).open("rb") as file:
+            return kind if video.is_transport_stream(file.read(HEAD)) else "text"
+    return kind
+
+
+def _looks_like(text: str, *, rarer: bool = False) -> str | None:
     if text.startswith("data:"):
         return next((kind for kind in MEDIA if text.startswith(f"data:{kind}/")), None)
     if len(text) > LONGEST_PATH or "\n" in text:
         return None
     name = re.split("[?#]", text, maxsplit=1)[0] if text.startswith(("http://", "https://")) else text
-    return next((kind for kind, row in MEDIA.items() if name.lower().endswith(row.extensions)), None)
+    name = name[-LONGEST_ENDING:].lower()
+    return next(
+        (kind for kind, row in ENDINGS.items() if name.endswith(row.common + (row.rarer if rarer else ()))), None
+    )
 
 
 def _of_decoder(item: Any) -> Modality:
@@ -179,15 +236,19 @@ def _of_decoder(item: Any) -> Modality:
     )
 
 
+def _head_of(file: Any) -> bytes:
+    try:
+        return peeked(file, HEAD)
+    except (OSError, ValueError) as error:  # ValueError: it was closed
+        raise MediaError(f"{described(file)}: cannot be read: {error}") from error
+
+
 def _of_bytes(content: bytes | bytearray | memoryview) -> Modality:
-    head = bytes(content[:16])
+    head = bytes(content[:HEAD])
+    if video.is_transport_stream(head):
+        return "video"
     kinds = (kind for kind, row in MEDIA.items() if row.signature and re.match(row.signature, head, re.DOTALL))
     return next(kinds, "image")
-
-
-def _of_path(path: Path) -> Modality:
-    kind = _looks_like(str(path))
-    return kind if kind is not None else "image"
 
 
 def _of_array(array: Any) -> Modality:
@@ -208,7 +269,7 @@ def _of_dict(item: dict[str, Any]) -> Modality:
         return "audio" if "sampling_rate" in item else "video"
     if item.keys() and item.keys() <= {"bytes", "path"}:
         path = item.get("path")
-        known = _looks_like(str(path)) if path else None
+        known = _looks_like(str(path), rarer=True) if path else None
         return known or (_of_bytes(item["bytes"]) if item.get("bytes") else "image")
     unknown = sorted(str(key) for key in item.keys() - set(PARTS))
     if unknown or not item:
@@ -216,4 +277,9 @@ def _of_dict(item: dict[str, Any]) -> Modality:
     empty = [key for key, value in item.items() if value is None]
     if empty:
         raise ModalityError(f"inputs: expected values for {sorted(item)}, got None for {empty}")
+    text = item.get("text", "")
+    if not isinstance(text, str) and not (
+        isinstance(text, list | tuple) and all(isinstance(part, str) for part in text)
+    ):
+        raise ModalityError(f"inputs: expected a string for 'text', got {type(text).__name__}: {repr(text)[:80]}")
     return next(iter(item)) if len(item) == 1 else tuple(sorted(item))

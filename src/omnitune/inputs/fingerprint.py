@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from omnitune.inputs.detect import MEDIA
+from omnitune.inputs.image import with_pixels
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.source import source
 from omnitune.types import Modality
@@ -64,6 +65,7 @@ def _begun(*parts: bytes) -> "hashlib.blake2b":
 
 def _of_pixels(image: Image.Image) -> str:
     """Key of what is seen: size, colours and, where there is any, transparency."""
+    image = with_pixels(image)
     shown = image.convert("RGBA" if image.has_transparency_data else "RGB") if image.mode in ("P", "PA") else image
     transparent = shown.info.get("transparency") if shown.mode in ("1", "L", "RGB", "I;16") else None
     return _digest(b"pixels", f"{shown.mode} {shown.size} {transparent}".encode(), shown.tobytes())

@@ -8,14 +8,11 @@ import struct
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.policy import MediaPolicy
-from omnitune.inputs.source import described, source
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".tif", ".webp")
+from omnitune.inputs.source import described, is_tensor, source
 
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 """What Pillow's readers raise on a damaged file."""
@@ -23,7 +20,7 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Ov
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def load_image(item: Any, policy: MediaPolicy) -> Image.Image:
+def load_image(item: Any, policy: MediaPolicy, max_ratio: float | None = None) -> Image.Image:
     """A decoded image, 8 bits a channel.
 
     What is decoded here is turned upright by its metadata, as `datasets` does it; a PIL image stays as it is given.
@@ -33,25 +30,59 @@ def load_image(item: Any, policy: MediaPolicy) -> Image.Image:
             `(height, width)`, `(height, width, channels)` or `(channels, height, width)`, integers in 0..255 or
             floats in 0..1.
         policy: Limits.
+        max_ratio: Longer side over shorter side above which the model's processor would make too much of an image.
 
     Raises:
         MediaError: It is no image, or is truncated; the message names it.
         MediaNotFoundError: Nothing is at the path.
-        MediaRefusedError: It breaks the policy.
+        MediaRefusedError: It breaks the policy, or is too long.
+
+    Example:
+        >>> load_image("page.png", MediaPolicy()).size
+        (900, 1273)
     """
+    if isinstance(item, dict) and "image" in item:
+        return load_image(item["image"], policy, max_ratio)
     if isinstance(item, Image.Image):
         _check_pixels(item.size, item, policy)
-        try:
-            item.load()
-        except BROKEN as error:
-            raise MediaError(f"{described(item)}: broken image: {error}") from error
-        return eight_bit(item)
-    if isinstance(item, np.ndarray | torch.Tensor):
+        check_ratio(*item.size, described(item), max_ratio)
+        return eight_bit(with_pixels(item))
+    if isinstance(item, np.ndarray) or is_tensor(item):
+        height, width = _height_and_width(item)
+        check_ratio(width, height, described(item), max_ratio)
         return _from_array(item, policy)
-    if isinstance(item, dict) and "image" in item:
-        return load_image(item["image"], policy)
     with open_image(item, policy) as opened:  # the file is closed, the pixels stay
+        check_ratio(*opened.size, described(item), max_ratio)
         return decode_image(opened, item, policy)
+
+
+def with_pixels(image: Image.Image) -> Image.Image:
+    """Decode an image of the caller's in place, where it is not yet.
+
+    Raises:
+        MediaError: It is truncated, or was closed.
+    """
+    try:
+        image.load()
+    except BROKEN as error:
+        raise MediaError(f"{described(image)}: broken image: {error}") from error
+    return image
+
+
+def check_ratio(width: int, height: int, name: str, max_ratio: float | None) -> None:
+    """Refuse an image or clip that is too long for its width.
+
+    A processor that scales the shorter side to 224 pixels would make 224 x 44,800,000 of an image of 1 x 200,000.
+
+    Raises:
+        MediaRefusedError: It is.
+    """
+    ratio = max(width, height) / max(1, min(width, height))
+    if max_ratio is not None and ratio > max_ratio:
+        raise MediaRefusedError(
+            f"{name}: {width}x{height} pixels, expected a longer side of at most {max_ratio:g} times the shorter one, "
+            f"as the model's processor scales by the shorter; got {ratio:.0f} times"
+        )
 
 
 def image_size(item: Any, policy: MediaPolicy) -> tuple[int, int]:
@@ -62,7 +93,7 @@ def image_size(item: Any, policy: MediaPolicy) -> tuple[int, int]:
     """
     if isinstance(item, Image.Image):
         return item.size
-    if isinstance(item, np.ndarray | torch.Tensor):
+    if isinstance(item, np.ndarray) or is_tensor(item):
         height, width = _height_and_width(item)
         return width, height
     if isinstance(item, dict) and "image" in item:
@@ -197,7 +228,7 @@ def _from_array(array: Any, policy: MediaPolicy) -> Image.Image:
 
 def _bytes_of(array: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The values of an array as 0..255."""
-    if isinstance(array, torch.Tensor):
+    if is_tensor(array):
         array = array.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
     if array.dtype == np.uint8:

@@ -13,7 +13,7 @@ FrameRule = Callable[["VideoMetadata"], Sequence[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """What a model asks of audio and video; known before anything is decoded.
+    """Demands of a model on media, known before anything is decoded.
 
     Attributes:
         rate: Hertz of audio; None keeps what a recording has.
@@ -21,6 +21,8 @@ class Sampling:
         frames: The processor's rule for frames; None where it has none. Frames in memory are then taken as they are,
             and of a file `num_frames`, evenly spaced.
         num_frames: See `frames`.
+        max_ratio: Longer side over shorter side above which the processor would make too much of an image or clip; None
+            where it has a limit of its own.
         sound: Whether a clip in a file is loaded with its sound track, at `rate`.
     """
 
@@ -28,6 +30,7 @@ class Sampling:
     channels: int = 1
     frames: FrameRule | None = None
     num_frames: int = 16
+    max_ratio: float | None = None
     sound: bool = False
 
     def indices(self, facts: "VideoMetadata", *, in_memory: bool) -> list[int]:

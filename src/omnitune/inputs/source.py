@@ -2,8 +2,10 @@
 
 import base64
 import binascii
+import io
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -23,10 +25,10 @@ FORMS = {
 
 
 def source(item: Any, policy: MediaPolicy, kind: str = "image") -> bytes | Path:
-    """The encoded item: its bytes, or the path of its file.
+    """Find an encoded item: its bytes, or the path of its file.
 
     Args:
-        item: Path, bytes, `{"bytes", "path"}`, http(s) or data URL.
+        item: Path, bytes, a file opened in binary mode, `{"bytes", "path"}`, http(s) or data URL.
         policy: Limits.
         kind: What it is to be, for messages and for which limit of bytes holds.
 
@@ -40,6 +42,10 @@ def source(item: Any, policy: MediaPolicy, kind: str = "image") -> bytes | Path:
             return _limited(bytes(item["bytes"]), item, policy, kind)
         if item.get("path") is not None:
             return source(item["path"], policy, kind)
+    if is_open_file(item):
+        return _limited(
+            _from_file(item, policy.max_bytes if kind == "image" else policy.max_clip_bytes), item, policy, kind
+        )
     if isinstance(item, str) and item.startswith("data:"):
         return _limited(_from_data_url(item), item, policy, kind)
     if isinstance(item, str) and item.startswith(("http://", "https://")):
@@ -49,6 +55,27 @@ def source(item: Any, policy: MediaPolicy, kind: str = "image") -> bytes | Path:
     raise MediaError(f"{described(item, kind)}: expected {FORMS[kind]}, got {type(item).__name__}")
 
 
+def is_tensor(item: Any) -> bool:
+    """Whether an item is a tensor of torch, which processes that read files alone need not import to know."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(item, torch.Tensor)
+
+
+def is_open_file(item: Any) -> bool:
+    """Whether an item is a file opened in binary mode, or bytes in memory that act like one."""
+    return isinstance(item, io.RawIOBase | io.BufferedIOBase | tempfile.SpooledTemporaryFile) and hasattr(item, "read")
+
+
+def peeked(file: Any, size: int) -> bytes:
+    """The first bytes of an open file, whose place stays as it was."""
+    place = file.tell()
+    size = min(size, file.seek(0, io.SEEK_END) or file.tell())  # a reader sets aside all that it is asked for
+    file.seek(0)
+    head: bytes = file.read(size)
+    file.seek(place)
+    return head
+
+
 def local_path(item: str | os.PathLike[str]) -> Path:
     """The path that `item` names, with `~` as the home folder where there is such a user."""
     return Path(os.path.expanduser(item))
@@ -56,8 +83,7 @@ def local_path(item: str | os.PathLike[str]) -> Path:
 
 def described(item: Any, kind: str = "image") -> str:
     """A short name of an item for a message: its path or address where it has one."""
-    torch = sys.modules.get("torch")  # what reads files alone, in processes of their own, need not wait for it
-    if isinstance(item, np.ndarray) or (torch is not None and isinstance(item, torch.Tensor)):
+    if isinstance(item, np.ndarray) or is_tensor(item):
         return f"array of shape {tuple(item.shape)}"
     if isinstance(item, dict):
         if item.get("path"):
@@ -67,8 +93,18 @@ def described(item: Any, kind: str = "image") -> str:
         return f"{kind} of {len(item)} bytes"
     if isinstance(item, Image.Image):
         return f"{type(item).__name__} of {item.width}x{item.height} pixels"
+    if is_open_file(item):
+        return str(getattr(item, "name", f"{kind} in {type(item).__name__}"))
     text = str(item) if isinstance(item, str | os.PathLike) else repr(item)
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _from_file(file: Any, limit: int) -> bytes:
+    """All bytes of an open file, however far it was read, or one more than `limit`."""
+    try:
+        return peeked(file, limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: it was closed
+        raise MediaError(f"{described(file)}: cannot be read: {error}") from error
 
 
 def _some(value: Any) -> bool:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.audio import load_audio
-from omnitune.inputs.container import Opened, opened, seconds_of
-from omnitune.inputs.image import EXTENSIONS as IMAGE_EXTENSIONS
-from omnitune.inputs.image import load_image
+from omnitune.inputs.container import Opened, opened, seconds_of, upright
+from omnitune.inputs.endings import ENDINGS
+from omnitune.inputs.image import check_ratio, load_image
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
 from omnitune.inputs.source import described
@@ -27,8 +27,14 @@ from omnitune.inputs.source import described
 if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
-EXTENSIONS = (".mp4", ".avi", ".mov", ".wmv", ".flv", ".mkv", ".webm", ".m4v")
-SIGNATURE = rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|\x30\x26\xb2\x75|\x00\x00\x01[\xb3\xba]"
+PACKET = 188
+"""Bytes of a packet of a transport stream; each begins with `SYNC`."""
+SYNC = 0x47
+
+SIGNATURE = (
+    rb"....ftyp(?!avi[fs]|hei[cxms]|hev[cx]|mif1|msf1)|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|\x30\x26\xb2\x75"
+    rb"|\x00\x00\x01[\xb3\xba]"
+)
 """How the bytes of a clip begin."""
 
 ASSUMED_FPS = 24.0
@@ -102,6 +108,12 @@ def video_size(item: Any, policy: MediaPolicy) -> tuple["VideoMetadata"]:
         return (_facts(stream, stream.frames or round((seconds_of(file.container, stream) or 0.0) * fps)),)
 
 
+def is_transport_stream(head: bytes | bytearray | memoryview) -> bool:
+    """Whether bytes, of which three packets suffice, are an MPEG transport stream; camcorders put 4 before each."""
+    starts = ((0, PACKET, 2 * PACKET), (4, PACKET + 8, 2 * PACKET + 12))
+    return any(len(head) > start[-1] and all(head[place] == SYNC for place in start) for start in starts)
+
+
 def are_frames(item: Any) -> bool:
     """Whether a list is one clip frame by frame, and not several clips."""
     return isinstance(item, list | tuple) and bool(item) and all(map(_is_frame, item))
@@ -110,7 +122,7 @@ def are_frames(item: Any) -> bool:
 def _is_frame(item: Any) -> bool:
     if isinstance(item, np.ndarray | torch.Tensor):
         return item.ndim == 3
-    return isinstance(item, Image.Image) or (isinstance(item, str) and item.lower().endswith(IMAGE_EXTENSIONS))
+    return isinstance(item, Image.Image) or (isinstance(item, str) and item.lower().endswith(ENDINGS["image"].common))
 
 
 def _clip(frames: np.ndarray, facts: "VideoMetadata", indices: Sequence[int]) -> Clip:
@@ -124,6 +136,7 @@ def _indices(
     if not facts.total_num_frames:
         raise MediaError(f"{name}: it has no frames")
     _check_pixels(facts.width or 0, facts.height or 0, name, policy)
+    check_ratio(facts.width or 1, facts.height or 1, name, sampling.max_ratio)
     try:
         indices = sampling.indices(facts, in_memory=in_memory)
     except ValueError as error:  # the processor's rule
@@ -217,12 +230,19 @@ def _frames_at(file: Opened, wanted: Sequence[int], keys: Sequence[int]) -> Iter
     decoder: Iterator[Any] = iter(())
     at: int | None = None
     size: tuple[int, int] | None = None
+    indexed = True
     for time in wanted:
         key = keys[bisect_right(keys, time) - 1] if keys and keys[0] <= time else None
-        if at is None or (key is not None and key > at):
+        if at is None or (indexed and key is not None and key > at):
             file.container.seek(time if key is None else key, stream=file.stream)
             decoder = file.container.decode(file.stream)
-        frame = next((frame for frame in decoder if frame.pts is not None and frame.pts >= time), None)
+        frame = _frame_from(decoder, time)
+        if indexed and (frame is None or frame.pts != time):
+            # Without an index a search may end behind the key frame (MPEG program streams): from the start, then.
+            indexed = False
+            file.container.seek(0)
+            decoder = file.container.decode(file.stream)
+            frame = _frame_from(decoder, time)
         if frame is None or frame.pts != time or frame.is_corrupt:
             seconds = time * float(file.stream.time_base)
             raise MediaError(f"{file.name}: its frame at {seconds:.2f} s cannot be decoded")
@@ -232,21 +252,5 @@ def _frames_at(file: Opened, wanted: Sequence[int], keys: Sequence[int]) -> Iter
         yield upright(frame.reformat(*size, format="rgb24").to_ndarray(), frame)
 
 
-def upright(pixels: np.ndarray, frame: Any) -> np.ndarray:
-    """Turn a frame as its file says that it is shown: telephones store clips as the sensor lies.
-
-    Args:
-        pixels: `(height, width, 3)`, of any size.
-        frame: PyAV's frame that they are of.
-
-    Returns:
-        The same, turned by a multiple of 90 degrees, or mirrored; `(width, height, 3)` after a quarter turn.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    # A point (x, y) is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+def _frame_from(decoder: Iterator[Any], time: int) -> Any:
+    return next((frame for frame in decoder if frame.pts is not None and frame.pts >= time), None)

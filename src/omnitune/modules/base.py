@@ -354,7 +354,7 @@ def load_through(
     Raises:
         MediaError: It cannot be read; the message names it.
     """
-    if modality in ("text", "image"):
+    if modality == "text":
         return load(item, modality, policy)
     asked = {key: kwargs[key] for key in ("task", "processing_kwargs") if key in kwargs}
     return load(item, modality, policy, sampling_through(modules, modality, **asked))

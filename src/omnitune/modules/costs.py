@@ -18,7 +18,8 @@ UNLIMITED = 1 << 30
 """Tokenizers without a limit say one like this, or more."""
 
 QWEN_RATIO = 200
-"""Longer side over shorter side that processors of the Qwen-VL kind take at most (`smart_resize` in transformers)."""
+"""Longer side over shorter side that processors of the Qwen-VL kind take at most (`smart_resize` in transformers).
+Those that scale by the shorter side alone (CLIP) take any, and would make 30 GB of an image of 1 x 200,000 pixels."""
 
 
 FRAMES_PER_SECOND = 100
@@ -34,7 +35,9 @@ def sampling(processor: Any, config: Any, video: Mapping[str, Any]) -> Sampling:
         video: Arguments of its calls for video, such as `num_frames` and `fps`.
     """
     frames = getattr(processor, "video_processor", processor)
-    chosen = Sampling(rate=sampling_rate(processor), channels=channels(processor))
+    size = dict(getattr(getattr(processor, "image_processor", frames), "size", None) or {})
+    ratio = QWEN_RATIO if "shortest_edge" in size and "longest_edge" not in size else None
+    chosen = Sampling(rate=sampling_rate(processor), channels=channels(processor), max_ratio=ratio)
     if not isinstance(frames, transformers.BaseVideoProcessor):
         return replace(chosen, num_frames=video.get("num_frames") or _frames_of(config) or chosen.num_frames)
     own = {name: getattr(frames, name, None) for name in frames.valid_kwargs.__annotations__}

@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw
 from omnitune import runtime
 from omnitune.documents.read.segments import HOP, SILENT
 from omnitune.errors import DocumentError, MediaError
-from omnitune.inputs.audio import blocks
-from omnitune.inputs.container import Opened, opened
+from omnitune.inputs.container import Opened, blocks, opened
 from omnitune.inputs.policy import MediaPolicy
 
 Samples = NDArray[np.int16]

@@ -21,7 +21,7 @@ from omnitune.documents.read import media, segments
 from omnitune.documents.read.media import RATE, Samples
 from omnitune.documents.read.pages import Description, Page, Rendering, keep_segment, look
 from omnitune.errors import DocumentError
-from omnitune.inputs.video import upright
+from omnitune.inputs.container import upright
 
 Frame = NDArray[np.uint8]
 """`(height, width, 3)`."""

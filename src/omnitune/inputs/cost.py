@@ -15,6 +15,7 @@ import transformers
 
 from omnitune.errors import MediaRefusedError
 from omnitune.inputs.detect import MEDIA
+from omnitune.inputs.isolated import measure
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
 from omnitune.inputs.video import are_frames
@@ -170,7 +171,7 @@ def _media(item: Any, kind: str, rule: CostRule, policy: MediaPolicy) -> int:
         tokens: int = of_kind.tokens
         return tokens
     away = isinstance(item, str) and item.startswith(("http://", "https://"))
-    return int(of_kind.cost(*(unseen(kind) if away else MEDIA[kind].size(item, policy))))
+    return int(of_kind.cost(*(unseen(kind) if away else measure(kind, item, policy))))
 
 
 def _structure(value: Any, rule: CostRule, policy: MediaPolicy) -> int:

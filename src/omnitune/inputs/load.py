@@ -3,6 +3,7 @@
 from typing import Any
 
 from omnitune.inputs.detect import MEDIA
+from omnitune.inputs.isolated import decode
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
 from omnitune.inputs.video import are_frames
@@ -32,13 +33,13 @@ def load(item: Any, modality: Modality, policy: MediaPolicy, sampling: Sampling 
     if isinstance(modality, tuple):
         return {kind: _values(value, kind, policy, sampling) for kind, value in item.items()}
     value = item[modality] if isinstance(item, dict) and modality in item else item
-    return MEDIA[modality].load(value, policy, sampling)
+    return decode(str(modality), value, policy, sampling)
 
 
 def _values(value: Any, kind: str, policy: MediaPolicy, sampling: Sampling) -> Any:
     if isinstance(value, list) and not (kind == "video" and are_frames(value)):
         return [_values(part, kind, policy, sampling) for part in value]
-    return value if kind == "text" else MEDIA[kind].load(value, policy, sampling)
+    return value if kind == "text" else decode(kind, value, policy, sampling)
 
 
 def _message(message: dict[str, Any], policy: MediaPolicy, sampling: Sampling) -> dict[str, Any]:
@@ -53,4 +54,4 @@ def _part(part: Any, policy: MediaPolicy, sampling: Sampling) -> Any:
     if kind not in MEDIA:
         return part
     value = part.get(kind, part.get("url", part.get("path")))
-    return {"type": kind, kind: MEDIA[kind].load(value, policy, sampling)}
+    return {"type": kind, kind: decode(kind, value, policy, sampling)}

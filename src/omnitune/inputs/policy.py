@@ -24,6 +24,10 @@ class MediaPolicy:
         allow_private_addresses: Whether they may lead into private networks or to this machine.
         allowed_hosts: Only these hosts, or None for any.
         max_redirects: Redirects followed, each checked like the first address.
+        isolate: Whether encoded media are decoded in a process of its own, so that no file can end this one. A server
+            of strangers' files says True.
+        decode_memory: Bytes that this process may take to decode an item (Linux).
+        decode_seconds: Seconds that it may take.
     """
 
     max_bytes: int = 64 * 2**20
@@ -38,6 +42,9 @@ class MediaPolicy:
     allow_private_addresses: bool = False
     allowed_hosts: frozenset[str] | None = None
     max_redirects: int = 3
+    isolate: bool = False
+    decode_memory: int = 4 * 2**30
+    decode_seconds: float = 60.0
 
 
 DEFAULT_POLICY = MediaPolicy()

@@ -17,7 +17,6 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from omnitune.errors import InputError
 from omnitune.inputs.messages import Conversation, is_text_only
-from omnitune.inputs.template import Shapes, images_of
 from omnitune.inputs.video import Clip
 from omnitune.types import Features, Modality
 
@@ -206,7 +205,6 @@ class ChatTemplate:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self._suffixes: dict[str, list[int]] = {}
-        self._shapes = Shapes("")
 
     def features(self, conversations: Sequence[Conversation], buckets: Buckets, *, max_length: int | None) -> Features:
         """Tensors of a batch of conversations.
@@ -247,9 +245,6 @@ class ChatTemplate:
                 '{"video": "clip.mp4", "audio": "clip.mp4"}'
             )
         conversations, buckets = _plain_messages(self.processor, conversations, buckets)
-        spliced = self._spliced(conversations, buckets, options)
-        if spliced is not None:
-            return spliced
         rendered = self.processor.apply_chat_template(
             conversations,
             tokenize=True,
@@ -260,55 +255,10 @@ class ChatTemplate:
         )
         return dict(rendered)
 
-    def _texts(
-        self, processor: Any, kind: type, conversations: Sequence[Conversation], options: dict[str, Any]
-    ) -> list[str] | None:
-        """The template's text for each conversation, where it need not be rendered for each.
-
-        Args:
-            processor: Whose template.
-            kind: Whose way to apply it must be the processor's own.
-            conversations: What is rendered.
-            options: Other arguments of the template.
-        """
-        source = getattr(processor, "chat_template", None)
-        own = type(processor).apply_chat_template is kind.apply_chat_template  # type: ignore[attr-defined]
-        if not own or not isinstance(source, str):
-            return None
-        if not options.keys() <= _variables(source) | {"add_generation_prompt"}:
-            return None
-        if self._shapes.source != source:
-            self._shapes = Shapes(source)
-        given = {**getattr(processor, "tokenizer", processor).special_tokens_map, **options}
-
-        def render(conversation: Conversation) -> str:
-            return str(processor.apply_chat_template([conversation], tokenize=False, **options)[0])
-
-        return self._shapes.texts(conversations, given, render)
-
-    def _spliced(
-        self, conversations: Sequence[Conversation], buckets: Buckets, options: dict[str, Any]
-    ) -> Features | None:
-        """What `apply_chat_template` of a processor gives, from texts that are ready; None where it must be asked."""
-        texts = self._texts(self.processor, transformers.ProcessorMixin, conversations, options)
-        images = None if texts is None else images_of(conversations)
-        if texts is None or images is None:
-            return None
-        arguments: dict[str, Any] = _nested(buckets)
-        arguments["return_tensors"] = buckets["common"].get("return_tensors")
-        beginning = self.processor.tokenizer.bos_token
-        if beginning is not None and texts[0].startswith(beginning):
-            arguments["add_special_tokens"] = False
-        return dict(self.processor(text=texts, images=images if any(images) else None, **arguments))
-
     def _tokenize(
         self, tokenizer: Any, conversations: Sequence[Conversation], buckets: Buckets, options: dict[str, Any]
     ) -> Features:
         arguments = {**buckets["common"], **buckets["text"]}
-        texts = self._texts(tokenizer, PreTrainedTokenizerBase, conversations, options)
-        if texts is not None:
-            unsaid = {"padding": False, "truncation": False}
-            return dict(tokenizer(texts, add_special_tokens=False, **{**unsaid, **arguments}))
         rendered = tokenizer.apply_chat_template(
             conversations,
             tokenize=True,

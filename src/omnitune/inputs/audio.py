@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SIGNATURE = (
     rb"RIFF....WAVE|OggS|fLaC|ID3|\xff[\xe2-\xfb]|....ftypM4[AB]|FORM....AIF|caff|\.snd|#!AMR|riff\x2e\x91\xcf\x11"
 )
-"""How the bytes of a recording begin."""
+"""Regular expression of the first bytes of a recording."""
 
 MOST_CHANNELS = 32
 """An array `(a, b)` with one side this short holds channels along it."""
@@ -46,7 +46,7 @@ FINE = 2048
 
 
 def load_audio(item: Any, policy: MediaPolicy, sampling: Sampling) -> np.ndarray:
-    """A waveform with the model's channels, at its rate.
+    """Load a waveform with the model's channels, at its rate.
 
     Args:
         item: Path, bytes, `{"bytes", "path"}`, `{"audio": ...}`, http(s) or data URL, `{"array", "sampling_rate"}`, a

@@ -1,4 +1,4 @@
-"""What an item will cost, in tokens, without preprocessing it.
+"""Estimated cost of an item, in tokens, without preprocessing it.
 
 Text costs its characters over the characters of a token; an image the patches that the processor's resize rule leaves
 of it; audio and video the tokens of their seconds and frames. All is read from the header. Planning needs the order and
@@ -28,7 +28,7 @@ SPECIAL_TOKENS = 2
 
 
 def unseen(kind: str) -> tuple[Any, ...]:
-    """Size assumed of what is not downloaded yet."""
+    """Return the size assumed of media that are not downloaded yet."""
     if kind == "video":
         # Its module takes seconds to load, and only clips need it.
         return (transformers.video_utils.VideoMetadata(total_num_frames=720, fps=24.0, width=1024, height=1024),)
@@ -139,7 +139,7 @@ class CostRule:
 
 
 def cost_of(item: Any, modality: Modality, rule: CostRule, policy: MediaPolicy) -> int:
-    """Tokens that `item` will have, about.
+    """Estimate the tokens of an item.
 
     Args:
         item: A raw item.

@@ -1,4 +1,4 @@
-"""What an input is: text, media, a dict of several, or a conversation."""
+"""Detection of an input's modality: text, media, a dict of several, or a conversation."""
 
 import io
 import os
@@ -31,7 +31,7 @@ LONGEST_NAME = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How a modality of media is recognised and read; a modality is a row of `MEDIA`.
+    """A modality of media, how it is recognised and read; each is a row of `MEDIA`.
 
     Attributes:
         signature: How its bytes begin, as a regular expression; what begins otherwise is taken for an image.
@@ -68,7 +68,7 @@ DECODERS: dict[str, Modality] = {"get_all_samples": "audio", "get_frames_at": "v
 
 
 def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
-    """What a raw input is.
+    """Detect the modality of a raw input.
 
     A bare string is text unless it looks like the path or address of media that the model takes.
 
@@ -102,7 +102,7 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
 
 
 def check_text(item: Any) -> None:
-    """See that what an input says is text: half of a surrogate pair is not, and no tokenizer takes it.
+    """Check that an input's text is whole: no tokenizer takes half of a surrogate pair.
 
     Args:
         item: Any accepted form; strings in it are looked at.
@@ -126,7 +126,7 @@ def check_text(item: Any) -> None:
 
 
 def is_single(inputs: Any) -> bool:
-    """Whether `inputs` is one input and not a batch; a list of messages is one conversation.
+    """Tell whether `inputs` is one input and not a batch; a list of messages is one conversation.
 
     Raises:
         InputError: It is a table or an open text file, of which column names or lines would be encoded.
@@ -154,7 +154,7 @@ def is_single(inputs: Any) -> bool:
 
 
 def is_conversation(item: Any) -> bool:
-    """Whether `item` is a list of messages."""
+    """Tell whether `item` is a list of messages."""
     return isinstance(item, list) and bool(item) and all(is_message(message) for message in item)
 
 
@@ -164,7 +164,7 @@ def inputs_of(cell: Any) -> list[Any]:
 
 
 def is_message(item: Any) -> bool:
-    """Whether `item` is one message of a conversation."""
+    """Tell whether `item` is one message of a conversation."""
     return isinstance(item, dict) and "role" in item and "content" in item
 
 
@@ -185,7 +185,7 @@ def _of_string(text: str, supported: Collection[Modality]) -> Modality:
 
 
 def _is_sentence(text: str) -> bool:
-    """Whether a string that ends in a media file's extension only mentions one."""
+    """Tell whether a string that ends in a media file's extension only mentions one."""
     words = text.split()
     return not any(mark in text for mark in "/\\") and (
         len(words) > LONGEST_NAME or (len(words) > 1 and words[-1].count(".") == 1 and words[-1].startswith("."))

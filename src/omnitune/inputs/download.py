@@ -32,7 +32,7 @@ ESCAPED = "%/:=&?~#+!$,;'@()*[]"
 
 
 def download(url: str, policy: MediaPolicy) -> bytes:
-    """The bytes at `url`.
+    """Download the bytes at `url`.
 
     Raises:
         MediaRefusedError: The policy forbids the address, or there are too many bytes.
@@ -83,7 +83,7 @@ def _addresses(parts: SplitResult, url: str, policy: MediaPolicy) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet: not private, local, shared, reserved or multicast."""
+    """Tell whether an IP address is one of the open internet: not private, local, shared, reserved or multicast."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         held = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in TRANSLATED else None

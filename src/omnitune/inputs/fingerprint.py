@@ -1,4 +1,4 @@
-"""What an item holds, as a short key: equal content gives equal keys, and nothing is decoded."""
+"""Short keys of content: equal content gives equal keys, and nothing is decoded."""
 
 import functools
 import hashlib
@@ -27,7 +27,7 @@ DECODER_FRAMES = 16
 
 
 def fingerprint(item: Any, modality: Modality) -> str:
-    """A key of the content.
+    """Hash the content of an item.
 
     A file gives one key by path, `Path`, bytes or `{"bytes", "path"}`; an image in memory is keyed by its pixels, a
     recording by its samples and rate, a decoder by what it gives; a URL by its address.

@@ -15,7 +15,7 @@ from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.source import described, is_tensor, source
 
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
-"""What Pillow's readers raise on a damaged file."""
+"""Errors that Pillow's readers raise on a damaged file."""
 
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 

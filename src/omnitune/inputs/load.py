@@ -1,4 +1,4 @@
-"""Raw items to loaded ones: what a processor takes, with media decoded."""
+"""Raw items to loaded ones, as processors take them: media are decoded."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from omnitune.types import Modality
 
 
 def load(item: Any, modality: Modality, policy: MediaPolicy, sampling: Sampling = AS_IT_IS) -> Any:
-    """The loaded form of an item.
+    """Load an item: decode its media, keep its text.
 
     Args:
         item: Any accepted form.

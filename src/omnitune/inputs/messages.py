@@ -20,7 +20,7 @@ _STRUCTURED_SIGNS = ("content[0]", ".type", "'type'", '"type"', "message.content
 
 
 def reads_structured(template: Any, *, known: bool | None = None) -> bool:
-    """Whether a chat template takes structured content.
+    """Tell whether a chat template takes structured content.
 
     Args:
         template: Its source; anything else counts as structured.
@@ -34,7 +34,7 @@ def reads_structured(template: Any, *, known: bool | None = None) -> bool:
 
 
 def to_messages(item: Any, modality: Modality, *, prompt: str | None = None, structured: bool = True) -> Conversation:
-    """An item as a conversation: what it holds is one message of the user; a pair is a query's and a document's.
+    """Turn an item into a conversation: one message of the user; of a pair, a query's and a document's.
 
     Args:
         item: A loaded item: text, image, a dict of them, a pair of texts, or already a message or a conversation.
@@ -101,7 +101,7 @@ def pair_to_messages(query: Any, document: Any, modalities: Sequence[Modality]) 
 
 
 def is_text_only(conversations: Sequence[Conversation]) -> bool:
-    """Whether no message holds anything but text."""
+    """Tell whether all messages hold text alone."""
     return all(_is_text(message.get("content")) for conversation in conversations for message in conversation)
 
 

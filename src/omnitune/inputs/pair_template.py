@@ -66,7 +66,7 @@ def carry_pairs(processor: Any, *, structured: bool, options: dict[str, Any]) ->
 
 
 def _renders(processor: Any, structured: bool, options: dict[str, Any]) -> bool:
-    """Whether both contents of a pair reach the text that the model is given."""
+    """Tell whether both contents of a pair reach the text that the model is given."""
     said = tuple(f"content-of-the-{role}" for role in PAIR_ROLES)
     try:
         text = processor.apply_chat_template(

@@ -19,12 +19,12 @@ class MediaPolicy:
         max_pixels: Largest image or frame, in pixels (width times height), checked before it is decoded. Pillow itself
             warns above 89.5 million pixels and refuses twice as many.
         timeout: Seconds that one download may take, from connecting to its last byte.
-        allow_local_files: Whether strings and paths may name files of this machine. A server says False.
-        allow_urls: Whether http and https addresses may be fetched.
-        allow_private_addresses: Whether they may lead into private networks or to this machine.
+        allow_local_files: Strings and paths may name files of this machine. A server says False.
+        allow_urls: http and https addresses may be fetched.
+        allow_private_addresses: Addresses may lead into private networks or to this machine.
         allowed_hosts: Only these hosts, or None for any.
         max_redirects: Redirects followed, each checked like the first address.
-        isolate: Whether encoded media are decoded in a process of its own, so that no file can end this one. A server
+        isolate: Encoded media are decoded in a process of its own, so that no file can end this one. A server
             of strangers' files says True.
         decode_memory: Bytes that this process may take to decode an item (Linux).
         decode_seconds: Seconds that it may take.

@@ -63,7 +63,7 @@ def merged(*layers: Mapping[str, Mapping[str, Any]]) -> Buckets:
 
 
 def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buckets, *, flat: bool = False) -> Features:
-    """Tensors of a batch that is not made of conversations.
+    """Make tensors of a batch that is not made of conversations.
 
     Args:
         processor: A processor, tokenizer or image processor.
@@ -134,7 +134,7 @@ def _plain(
 
 
 def _uncut(processor: Any) -> dict[str, Any]:
-    """What keeps the limit of texts from the recordings.
+    """Return arguments that keep the limit of texts from the recordings.
 
     A tokenizer remembers the limit of its last call, in its file too. A processor that reads it there hands it to the
     feature extractor as well, which would cut a recording after as many samples: 4,096 are a quarter of a second.
@@ -144,7 +144,7 @@ def _uncut(processor: Any) -> dict[str, Any]:
 
 
 def takes_metadata(processor: Any) -> bool:
-    """Whether a processor has a part for video and not just one for images."""
+    """Tell whether a processor has a part for video and not just one for images."""
     return isinstance(getattr(processor, "video_processor", processor), transformers.BaseVideoProcessor)
 
 
@@ -163,12 +163,12 @@ def _nested(buckets: Buckets) -> dict[str, dict[str, Any]]:
 
 
 def prefixed(prompt: str, text: Any) -> Any:
-    """A text, or the first of a pair of texts, with a prompt before it."""
+    """Put a prompt before a text, or before the first of a pair of texts."""
     return prompt + text if isinstance(text, str) else (prompt + text[0], *text[1:])
 
 
 def check_left_padded(features: Features) -> None:
-    """See that every row ends in a real token, where a head that predicts the next one reads.
+    """Check that every row ends in a real token, where a head that predicts the next one reads.
 
     Raises:
         InputError: A row ends in padding.
@@ -182,7 +182,7 @@ def check_left_padded(features: Features) -> None:
 
 
 def template_takes(processor: Any, variable: str) -> bool:
-    """Whether the chat template reads `variable`, e.g. `"task"`."""
+    """Tell whether the chat template reads `variable`, e.g. `"task"`."""
     template = getattr(processor, "chat_template", None)
     if template is None:
         template = getattr(getattr(processor, "tokenizer", None), "chat_template", None)

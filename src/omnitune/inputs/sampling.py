@@ -1,4 +1,4 @@
-"""How often a model looks at media in time: the rate of its audio, the frames of its clips."""
+"""Sampling of media in time: the rate of a model's audio, the frames of its clips."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from transformers.video_utils import VideoMetadata
 
 FrameRule = Callable[["VideoMetadata"], Sequence[int]]
-"""What is known about a clip to the numbers of the frames that are looked at."""
+"""Chooses frames: takes a clip's metadata, returns the numbers of the frames to decode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,13 +56,13 @@ def source(item: Any, policy: MediaPolicy, kind: str = "image") -> bytes | Path:
 
 
 def is_tensor(item: Any) -> bool:
-    """Whether an item is a tensor of torch, which processes that read files alone need not import to know."""
+    """Tell whether an item is a torch tensor, without importing torch into processes that only read files."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(item, torch.Tensor)
 
 
 def is_open_file(item: Any) -> bool:
-    """Whether an item is a file opened in binary mode, or bytes in memory that act like one."""
+    """Tell whether an item is a file opened in binary mode, or an `io.BytesIO`."""
     return isinstance(item, io.RawIOBase | io.BufferedIOBase | tempfile.SpooledTemporaryFile) and hasattr(item, "read")
 
 
@@ -82,7 +82,7 @@ def local_path(item: str | os.PathLike[str]) -> Path:
 
 
 def described(item: Any, kind: str = "image") -> str:
-    """A short name of an item for a message: its path or address where it has one."""
+    """Name an item for a message: by its path or address where it has one."""
     if isinstance(item, np.ndarray) or is_tensor(item):
         return f"array of shape {tuple(item.shape)}"
     if isinstance(item, dict):

@@ -26,7 +26,7 @@ Entry: TypeAlias = Mapping[str, Tensor]
 SUFFIX = ".safetensors"
 
 LOOKS = 20
-"""How often a folder is counted while one process fills it; so many processes exceed its limit by that part at most."""
+"""Times that a folder is counted while one process fills it; several exceed its limit by that part at most."""
 
 
 class Store:
@@ -58,7 +58,7 @@ class Store:
         return len(self._entries)
 
     def get(self, key: str) -> Entry | None:
-        """What was put under `key`, or None."""
+        """Return the tensors that were put under `key`, or None."""
         found = self._entries.get(key)
         return found if found is not None or self.folder is None else self._read(key, self.folder)
 

@@ -35,7 +35,7 @@ SIGNATURE = (
     rb"....ftyp(?!avi[fs]|hei[cxms]|hev[cx]|mif1|msf1)|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|\x30\x26\xb2\x75"
     rb"|\x00\x00\x01[\xb3\xba]"
 )
-"""How the bytes of a clip begin."""
+"""Regular expression of the first bytes of a clip."""
 
 ASSUMED_FPS = 24.0
 """Frames a second of a clip that does not say."""
@@ -57,7 +57,7 @@ class Clip:
 
 
 def load_video(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
-    """The frames of a clip that the model looks at.
+    """Load the frames of a clip that the model looks at.
 
     Args:
         item: Path, bytes, `{"bytes", "path"}`, `{"video": ...}`, http(s) or data URL; a list of images;
@@ -89,7 +89,7 @@ def load_video(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
 
 
 def video_size(item: Any, policy: MediaPolicy) -> tuple["VideoMetadata"]:
-    """What the header says of a clip; of a file, the number of frames may be an estimate.
+    """Read a clip's metadata from its header; of a file, the number of frames may be an estimate.
 
     Raises:
         MediaError: The header cannot be read.
@@ -109,13 +109,13 @@ def video_size(item: Any, policy: MediaPolicy) -> tuple["VideoMetadata"]:
 
 
 def is_transport_stream(head: bytes | bytearray | memoryview) -> bool:
-    """Whether bytes, of which three packets suffice, are an MPEG transport stream; camcorders put 4 before each."""
+    """Tell whether bytes (three packets suffice) are an MPEG transport stream; camcorders put 4 bytes before each."""
     starts = ((0, PACKET, 2 * PACKET), (4, PACKET + 8, 2 * PACKET + 12))
     return any(len(head) > start[-1] and all(head[place] == SYNC for place in start) for start in starts)
 
 
 def are_frames(item: Any) -> bool:
-    """Whether a list is one clip frame by frame, and not several clips."""
+    """Tell whether a list is one clip frame by frame, and not several clips."""
     return isinstance(item, list | tuple) and bool(item) and all(map(_is_frame, item))
 
 

@@ -9,7 +9,7 @@ from omnitune.documents.read.pages import Description, Page, Rendering, keep_seg
 
 
 def describe(path: Path, rendering: Rendering) -> Description:
-    """Where a recording is cut.
+    """Decide where a recording is cut.
 
     Raises:
         DocumentError: It is empty, broken or truncated, or has no channels or samples.
@@ -23,7 +23,7 @@ def describe(path: Path, rendering: Rendering) -> Description:
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
-    """Segments `start` to `stop - 1` of a recording.
+    """Make segments `start` to `stop - 1` of a recording.
 
     Raises:
         DocumentError: It cannot be read.
@@ -37,7 +37,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
                 image=keep_segment(media.wav(samples), ".wav", media.waveform(samples), folder),
                 width=0,
                 height=0,
-                look=media.hear(samples),
+                look=media.audio_fingerprint(samples),
                 start=marks[index],
                 end=marks[index + 1],
             )

@@ -73,7 +73,7 @@ def document(path: Path, kind: str) -> Iterator[Opened]:
 
 
 def sound(path: Path) -> Iterator[Samples]:
-    """The first sound track of a file in short blocks, the mean of its channels.
+    """Decode the first sound track of a file in short blocks, the mean of its channels.
 
     Raises:
         DocumentError: It cannot be read, is broken or truncated, or has no channels or samples.
@@ -94,7 +94,7 @@ def sound(path: Path) -> Iterator[Samples]:
 
 
 def cut(blocks: Iterable[Samples], marks: Sequence[float]) -> Iterator[Samples]:
-    """The samples of each segment in turn, none where the sound ends before it; the last takes what is left."""
+    """Cut sound into segments, in turn; one that begins after the sound has none, the last takes the rest."""
     ends = [*(round(mark * RATE) for mark in marks[1:-1]), None]
     rest, place = np.zeros(0, np.int16), 0
     source = iter(blocks)
@@ -134,7 +134,7 @@ def _level(rows: Samples) -> NDArray[np.float32]:
 
 
 def wav(samples: Samples) -> bytes:
-    """A WAV file."""
+    """Write samples as a WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -145,11 +145,11 @@ def wav(samples: Samples) -> bytes:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether there is nothing to hear."""
+    """Tell whether there is nothing to hear."""
     return not len(samples) or int(np.abs(samples.astype(np.int32)).max()) < FAINT * FULL
 
 
-def hear(samples: Samples) -> str:
+def audio_fingerprint(samples: Samples) -> str:
     """Difference hash of a recording: for each part of it, whether each band is louder than the one below.
 
     Returns:
@@ -184,7 +184,7 @@ def _spectrum(samples: Samples) -> NDArray[np.float64]:
 
 
 def waveform(samples: Samples) -> Image.Image:
-    """A picture of a recording: its extremes over time, as loud as it gets filling the height."""
+    """Draw a recording: its extremes over time, the loudest filling the height."""
     width, height = PICTURE
     image = Image.new("RGB", PICTURE, PAPER)
     canvas = ImageDraw.Draw(image)

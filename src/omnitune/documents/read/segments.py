@@ -1,4 +1,4 @@
-"""Where a recording or clip is cut into segments: arithmetic on times alone.
+"""Boundaries at which a recording or clip is cut into segments: arithmetic on times alone.
 
 Marks are the seconds at which segments begin, and the end: n + 1 numbers for n segments, ascending from 0.
 """

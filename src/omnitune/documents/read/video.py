@@ -52,7 +52,7 @@ EXACT = 1e-6
 
 
 def describe(path: Path, rendering: Rendering) -> Description:
-    """Where a clip is cut.
+    """Decide where a clip is cut.
 
     Raises:
         DocumentError: It is empty, broken or truncated, or has no frames.
@@ -66,7 +66,7 @@ def describe(path: Path, rendering: Rendering) -> Description:
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
-    """Segments `start` to `stop - 1` of a clip.
+    """Make segments `start` to `stop - 1` of a clip.
 
     Raises:
         DocumentError: It cannot be read.
@@ -95,7 +95,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
 
 @dataclass(slots=True, kw_only=True)
 class _Course:
-    """What a first pass over a clip finds: its key frames alone are decoded.
+    """Findings of a first pass over a clip, which decodes its key frames alone.
 
     Attributes:
         duration: Seconds.
@@ -150,7 +150,7 @@ def _cuts(path: Path, course: _Course) -> Iterator[float]:
 
 
 def _places(thumbnails: Sequence[NDArray[np.float32]]) -> Iterator[int]:
-    """Which of some frames in a row begin another shot."""
+    """Find the frames, of some in a row, that begin another shot."""
     changes = [_change(before, after) for before, after in pairwise(thumbnails)]
     others = sorted(changes)[:-1]
     enough = max(CUT, STANDS_OUT * float(np.quantile(others, 0.9))) if others else CUT
@@ -272,5 +272,5 @@ def _mosaic(frames: Sequence[Frame]) -> Image.Image:
 
 def _look(frames: Sequence[Frame], samples: Samples) -> str:
     """Difference hashes of some frames and of the sound, one after another; "" where nothing is seen or heard."""
-    parts = [*(look(Image.fromarray(frame)) for frame in frames), media.hear(samples)]
+    parts = [*(look(Image.fromarray(frame)) for frame in frames), media.audio_fingerprint(samples)]
     return "".join(part or "0" * 64 for part in parts) if any(parts) else ""

@@ -32,7 +32,7 @@ LOUDEST, NOISE = 0.7, 0.002
 
 
 class Recogniser(Protocol):
-    """What recognises speech: one instance serves one thread at a time."""
+    """Protocol of a speech recogniser: one instance serves one thread at a time."""
 
     @staticmethod
     def identity() -> str:
@@ -108,7 +108,7 @@ class AudioReader(KeepingReader):
         return RECOGNISERS
 
     def text_of(self, engine: Recogniser, item: np.ndarray) -> str:
-        """What is said in a waveform; nothing in one that is silent."""
+        """Recognise the words of a waveform; a silent one has none."""
         peak = float(np.abs(item).max(initial=0.0))
         if len(item) < SHORTEST * RATE or not peak:
             return ""

@@ -62,7 +62,7 @@ class ClipReader(InputModule):
 
     @property
     def modalities(self) -> list[Modality]:
-        """What is read."""
+        """Modalities that are read."""
         return list(self.reads)
 
     def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
@@ -78,7 +78,7 @@ class ClipReader(InputModule):
         return features
 
     def read(self, items: Sequence[Clip]) -> list[str]:
-        """What is written and said in loaded clips, in order; empty where there is neither.
+        """Read what is written and said in loaded clips, in order; empty where there is neither.
 
         Raises:
             MissingExtraError: An engine's packages are not installed.

@@ -45,7 +45,7 @@ class KeepingReader(InputModule):
 
     @property
     def modalities(self) -> list[Modality]:
-        """What is read."""
+        """Modalities that are read."""
         return list(self.reads)
 
     @abstractmethod
@@ -57,7 +57,7 @@ class KeepingReader(InputModule):
         """The text of one loaded item, which is its own."""
 
     def settings(self) -> dict[str, Any]:
-        """What an engine is made with; readings with other settings are not reused."""
+        """Settings that an engine is made with; readings with others are not reused."""
         return {key: value for key, value in self.get_config_dict().items() if key != "engine"}
 
     def forward(self, features: Features, **kwargs: Any) -> Features:  # noqa: ARG002
@@ -65,7 +65,7 @@ class KeepingReader(InputModule):
         return features
 
     def read(self, items: Sequence[Any]) -> list[str]:
-        """The text of loaded items, in order; empty for one without text.
+        """Read the text of loaded items, in order; empty for one without text.
 
         Raises:
             MissingExtraError: The engine's packages are not installed.
@@ -91,7 +91,7 @@ class KeepingReader(InputModule):
         return [texts[key] for key in keys]
 
     def _folder(self) -> Path:
-        """Where readings by this engine with these settings are kept."""
+        """Return the folder of readings by this engine with these settings."""
         settings = "-".join(str(value).replace("/", "-") for value in self.settings().values())
         return runtime.cache_folder() / "readings" / f"{self.engines()[self.engine].identity()}-{settings}"
 

@@ -30,7 +30,7 @@ best 42 upside down. Tesseract finds lines that run downwards by itself; so all 
 
 
 class Engine(Protocol):
-    """What recognises text: one instance serves one thread at a time."""
+    """Protocol of a text recogniser: one instance serves one thread at a time."""
 
     @staticmethod
     def identity() -> str:

@@ -78,6 +78,6 @@ def test_refusing_lists_places_and_the_way_out() -> None:
     many = [BadItem(row=i, column="page", reason="truncated") for i in range(12)]
     with pytest.raises(DatasetError) as error:
         refuse(many)
-    assert "12 item(s) cannot be encoded" in str(error.value)
+    assert "12 item(s) cannot be used" in str(error.value)
     assert "  row 9, column 'page': truncated\n  and 2 more\n" in str(error.value)
     assert 'on_bad_item="skip"' in str(error.value)

@@ -41,7 +41,9 @@ def test_labels_of_lists_of_different_lengths() -> None:
 
 
 def test_labels_that_are_no_numbers() -> None:
-    with pytest.raises(DatasetError, match=r"dataset 'faq', row 10, column 'label': expected numbers.*got 'yes'"):
+    with pytest.raises(
+        DatasetError, match=r"dataset 'faq', row 10, column 'label': expected a number or a list of numbers, got 'yes'"
+    ):
         Collator()(rows(a=["x", "y"], label=["yes", "no"]))
 
 

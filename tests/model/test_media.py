@@ -167,6 +167,6 @@ def test_a_bad_recording_stops_training_or_is_left_out(tiny_whisper, folder, tmp
     dataset = Dataset.from_dict({"query": [str(folder / "1.wav")] * 4, "sound": paths}).cast_column("sound", Audio())
     with pytest.raises(DatasetError, match="row 1, column 'sound': .*cut.wav: truncated") as error:
         _trainer(tiny_whisper, dataset, tmp_path).train()
-    assert str(error.value).startswith("1 item(s) cannot be encoded")
+    assert str(error.value).startswith("1 item(s) cannot be used")
     trainer = _trainer(tiny_whisper, dataset, tmp_path, on_bad_item="skip")
     assert trainer.train().global_step == 2

@@ -574,5 +574,5 @@ def test_a_run_whose_gradients_are_no_numbers_stops(
         next(model.parameters())[0, 0] = float("nan")
     loss = losses.MultipleNegativesRankingLoss(model)
     trainer = Trainer(model=model, args=arguments(num_train_epochs=2), train_dataset=pairs(32), loss=loss)
-    with pytest.raises(InputError, match="learning_rate=.*expected gradients that are numbers, got nan by step 1,"):
+    with pytest.raises(InputError, match="learning_rate=.*expected gradients that are numbers, got nan at step 1,"):
         trainer.train()

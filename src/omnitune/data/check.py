@@ -1,8 +1,11 @@
-"""Find the items of a dataset that cannot be encoded before hours of training find them.
+"""Find the items and labels of a dataset that cannot be used before hours of training find them.
 
-Every distinct item is loaded once, in threads. A dataset of texts costs one look for missing values.
+Every distinct item is loaded once, in threads, and with several ranks each loads its share of the rows. A dataset of
+texts costs one look for missing values.
 """
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
+import torch
 
 from omnitune import runtime
 from omnitune.data.columns import Row, Rows
 from omnitune.errors import DatasetError, MediaError, OmnituneError
+from omnitune.ops.collectives import exchanged, world_size
 from omnitune.types import Column
 
 SHOWN = 10
@@ -24,6 +31,9 @@ CHUNK = 8
 
 WINDOW = 16
 """Chunks in flight; bounds the memory of a check."""
+
+ANSWER_SECONDS = 60.0
+"""Ranks that still load answer those that have finished so often, because a collective gives up after minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,7 @@ def find_bad_items(
     *,
     label: str = "Checking items",
     show_progress: bool | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[BadItem]:
     """Every cell that is empty or cannot be loaded.
 
@@ -66,6 +77,7 @@ def find_bad_items(
             only when something is loaded.
         label: Label of the progress bar.
         show_progress: None shows it on a terminal.
+        tick: Called for every cell.
 
     Returns:
         Bad items by row and column.
@@ -82,6 +94,7 @@ def find_bad_items(
         waiting: deque[Future[dict[int, str]]] = deque()
         chunk: list[tuple[int, Any]] = []
         for row, place, item in bar:
+            tick()
             if item is None:
                 bad.append(_bad(rows, row, columns[place], "missing (None)"))
             elif numbers is not None and (row, place) in first:
@@ -101,6 +114,67 @@ def find_bad_items(
     return sorted(set(bad), key=lambda item: (item.row, order[item.column]))
 
 
+class Answers:
+    """Lets ranks that have finished wait for the others without running into the time limit of a collective.
+
+    Every rank calls `tick` while it works, and then `finish`.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        """Tell the others now and then that this rank still works."""
+        if world_size() > 1 and time.monotonic() - self._last > ANSWER_SECONDS:
+            exchanged(None)
+            self._last = time.monotonic()
+
+    def finish(self, found: list[BadItem]) -> list[BadItem]:
+        """What all ranks found, by row, once the last has finished."""
+        while None in (answers := exchanged(found)):
+            pass
+        return sorted({item for part in answers for item in part}, key=lambda item: item.row)
+
+
+def find_bad_labels(rows: Rows, column: str) -> list[BadItem]:
+    """Every label that is no finite number, and no list of them.
+
+    Args:
+        rows: The dataset.
+        column: Its label column.
+    """
+    if not rows.transformed and _all_finite(rows.dataset.data.column(column)):
+        return []
+    labels = ((index, row[column]) for index, row in enumerate(row for chunk in rows.chunks() for row in chunk))
+    faults = ((index, label_fault(label)) for index, label in labels)
+    return [_bad(rows, index, column, fault) for index, fault in faults if fault is not None]
+
+
+def label_fault(label: Any) -> str | None:
+    """What is wrong with a label, or None: it has to be a finite number, or a list of such."""
+    if label is None:
+        return "missing (None)"
+    if isinstance(label, list | tuple):
+        return next((fault for fault in map(label_fault, label) if fault is not None), None)
+    if isinstance(label, torch.Tensor | np.ndarray):
+        numbers = torch.as_tensor(label)
+        return None if numbers.isfinite().all() else f"expected finite numbers, got {label}"
+    if not isinstance(label, int | float | np.number | np.bool_):
+        return f"expected a number or a list of numbers, got {label!r:.80}"
+    return None if math.isfinite(label) else f"expected a finite number, got {label}"
+
+
+def _all_finite(column: Any) -> bool:
+    """True where the storage knows that every label is a number: nothing is read row by row."""
+    while not column.null_count and (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
+        column = pyarrow.compute.list_flatten(column)
+    if column.null_count:
+        return False
+    if pyarrow.types.is_floating(column.type):
+        return pyarrow.compute.all(pyarrow.compute.is_finite(column)).as_py() is not False
+    return bool(pyarrow.types.is_integer(column.type) or pyarrow.types.is_boolean(column.type))
+
+
 def refuse(bad: Sequence[BadItem]) -> None:
     """Raise an error that lists bad items, if there are any.
 
@@ -112,7 +186,7 @@ def refuse(bad: Sequence[BadItem]) -> None:
     listed = "\n".join(f"  {item}" for item in bad[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     raise DatasetError(
-        f"{len(bad)} item(s) cannot be encoded, so training does not start:\n{listed}{more}\n"
+        f"{len(bad)} item(s) cannot be used, so training does not start:\n{listed}{more}\n"
         'Repair or drop them, or leave their rows out with on_bad_item="skip".'
     )
 

@@ -1,5 +1,6 @@
 """Dataset rows to a batch of raw columns: nothing is decoded, tokenised or padded here."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnitune.data.check import label_fault
 from omnitune.data.columns import LABEL_COLUMNS, Row, input_columns, label_column
 from omnitune.errors import DatasetError, InputError
 from omnitune.types import Batch, Column, Labels
@@ -125,13 +127,15 @@ def _for_dataset(mapping: ByColumn, dataset: str | None, argument: str) -> str |
 
 
 def _labels(values: Sequence[Any], name: str, column: Column) -> Labels:
+    for index, fault in enumerate(map(label_fault, values)):
+        if fault is not None:
+            raise DatasetError(f"{dataclasses.replace(column, name=name).place(index)}: {fault}")
     try:
         if isinstance(values[0], list | tuple) and len({len(value) for value in values}) > 1:
             return [torch.tensor(value) for value in values]
         return torch.stack(list(values)) if isinstance(values[0], Tensor) else torch.tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        place = column.place(0).replace(repr(column.name), repr(name))
         raise DatasetError(
-            f"labels in the batch that starts at {place}: expected numbers, or lists of numbers, "
-            f"got {values[0]!r}, ... ({error})"
+            f"{dataclasses.replace(column, name=name).place(0)} and the rows batched with it: expected labels of one "
+            f"shape, got {values[0]!r:.80}, ... ({error})"
         ) from error

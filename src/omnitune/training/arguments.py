@@ -24,6 +24,7 @@ from omnitune.data.samplers import (
 from omnitune.engine.kept import Place, check_place
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory
+from omnitune.training.hooks import DICT_FIELDS, train_on_one_device
 from omnitune.types import OnBadItem
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [
-        *TrainingArguments._VALID_DICT_FIELDS,
+        *DICT_FIELDS,
         "learning_rate_mapping",
         "prompts",
         "router_mapping",
@@ -105,7 +106,14 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
     on_bad_item: OnBadItem = field(
         default="raise", kw_only=True, metadata={"help": "What an unreadable or missing item does: raise or skip."}
     )
-    """An unreadable or missing item stops the run before it starts ("raise"), or its row is left out ("skip")."""
+    """A missing or unreadable item, or a bad label, stops the run before it starts ("raise"); or its row is left out
+    ("skip")."""
+
+    check_items: bool = field(
+        default=True, kw_only=True, metadata={"help": "Load every image, recording and clip once before training."}
+    )
+    """Every image, recording and clip is loaded once before training, each rank its share; False looks for missing
+    items and bad labels alone, and a file that cannot be read then fails at its batch."""
 
     def __post_init__(self) -> None:
         if self.warmup_ratio is not None:
@@ -146,7 +154,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
                 "`torchrun --nproc-per-node %d ...` to use all.",
                 self.n_gpu, self.n_gpu,
             )  # fmt: skip
-            self._n_gpu = 1
+            train_on_one_device(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments as plain values; sampler classes and functions, which have none, are left out."""

@@ -1,7 +1,7 @@
 """Training and evaluation loops of all families, on `transformers.Trainer`.
 
 Overrides: `train`, `evaluate`, `evaluation_loop`, `compute_loss`, `training_step`, `log`, `create_optimizer`,
-`create_model_card`, `save_model`, `_get_dataloader`, `_save`, `_load_from_checkpoint`, `_load_best_model`.
+`create_model_card`, `save_model`; and what `training.hooks` asks for in place of transformers' private methods.
 
 A batch is raw columns; the loss hands them to the model's engine, which makes tensors just in time. So neither the data
 loader's workers nor the device ever hold the tensors of a whole batch.
@@ -17,7 +17,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from omnitune.data.check import BadItem
@@ -37,6 +36,7 @@ from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
 from omnitune.training.gradients import average_gradients, start_alike
+from omnitune.training.hooks import HookedTrainer
 from omnitune.training.measuring import measure
 from omnitune.training.parts import LossParts
 from omnitune.training.sharded import keep_unwrapped, shard_as_asked
@@ -56,7 +56,7 @@ class _Named(NamedTuple):
     name: str
 
 
-class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+class BaseTrainer(HookedTrainer):
     """The trainer of all families; a subclass says which arguments and which default loss."""
 
     arguments_class: ClassVar[type[BaseTrainingArguments]] = BaseTrainingArguments
@@ -137,8 +137,9 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._feed = Feed(self.model, self.args, self.data_collator)
         if self.args.hub_model_id and not self.model.model_card_data.model_id:
             self.model.model_card_data.set_model_id(self.args.hub_model_id)
-        for callback in (ZeroGradients(), FiniteGradients()):
-            self.add_callback(callback)
+        self._finite = FiniteGradients()
+        self.add_callback(ZeroGradients())
+        self.add_callback(self._finite)
         self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
         self.add_callback(OpeningLines(lambda: self.opening_lines, lambda: [str(item) for item in self.skipped_items]))
 
@@ -209,28 +210,17 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         sampler: BatchSampler = chosen(dataset, batch_samplers=batch_samplers, generator=generator, seed=seed)
         return sampler
 
-    def _get_dataloader(
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Callable[..., Any] | None = None,
-        is_training: bool = False,
-        dataloader_key: str | None = None,
-    ) -> "DataLoader[Any]":
-        del description, sampler_fn
+    def make_loader(self, dataset: Any, batch_size: int, *, training: bool, name: str | None) -> "DataLoader[Any]":
+        """A data loader of raw batches, prepared by accelerate."""
         if isinstance(dataset, list):
             nothing: Any = dataset
             return DataLoader(nothing)
-        several_evals = isinstance(self.eval_dataset, dict)
-        name = dataloader_key if several_evals and dataloader_key in self.eval_dataset else None
+        name = name if isinstance(self.eval_dataset, dict) and name in self.eval_dataset else None
         if isinstance(dataset, _Named):
             dataset, name = dataset
         # Ranks that fill up their last training batch from the first would mix datasets; in evaluation they must.
-        self.accelerator.even_batches = not is_training
+        self.accelerator.even_batches = not training
         loader: DataLoader[Any] = self.accelerator.prepare(self._feed.loader(dataset, name, batch_size, self))
-        if dataloader_key is not None and self.args.dataloader_persistent_workers:
-            self.__dict__.setdefault("_eval_dataloaders", {})[dataloader_key] = loader
         return loader
 
     # -- training
@@ -249,9 +239,11 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             ignore_keys_for_eval: Unused: losses have no outputs besides the loss.
 
         Raises:
-            DatasetError: An item cannot be encoded, and `args.on_bad_item` is "raise".
+            DatasetError: An item cannot be encoded or a label is not a number, and `args.on_bad_item` is "raise".
         """
-        self.skipped_items += self._feed.screen(self.train_dataset, self.eval_dataset)
+        self.skipped_items += self._feed.screen(
+            self.train_dataset, self.eval_dataset, resuming=bool(resume_from_checkpoint)
+        )
         columns = {
             name: input_columns(dataset.column_names, self._feed.labels)
             for name, dataset in named(self.train_dataset).items()
@@ -289,6 +281,10 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
             average_gradients(binding.Trainable(self.loss, self.model).parameters())
         return loss
+
+    def see_gradients(self, norm: Tensor | float) -> None:
+        """Stop the run if the gradients of this step are not numbers."""
+        self._finite.see(norm, self.state.global_step + 1, self.args)
 
     def compute_loss(
         self,
@@ -388,25 +384,23 @@ class BaseTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         with whole(self.model):
             super().save_model(output_dir, _internal_call)
 
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        del state_dict
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+    def write_model(self, folder: Path) -> None:
+        """Write the model and the processing class, and in a checkpoint what the loss has learnt."""
         self.model.save_pretrained(str(folder))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             weights.save_loss(self.loss, self.model, folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights.restore_model(model if model is not None else self.model, Path(resume_from_checkpoint))
-        weights.restore_loss(self.loss, self.model, Path(resume_from_checkpoint))
+    def restore(self, folder: Path, model: nn.Module) -> None:
+        """Copy the weights of a checkpoint back into the model and the loss."""
+        weights.restore_model(model, folder)
+        weights.restore_loss(self.loss, self.model, folder)
 
-    def _load_best_model(self) -> None:
-        folder = self.state.best_model_checkpoint
+    def restore_best(self, folder: str) -> None:
+        """Copy the weights of the best checkpoint back, and say in the card which it was."""
         logger.info("Loading the best model from %s (%s).", folder, self.state.best_metric)
-        self._load_from_checkpoint(folder)
+        self.restore(Path(folder), self.model)
         facts = self.model.model_card_data.training
         if facts is not None:
             facts.best_step = int(folder.rsplit("-", 1)[-1])

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -42,21 +44,72 @@ class ZeroGradients(TrainerCallback):  # type: ignore[misc]  # transformers has 
 
 
 class FiniteGradients(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Stops a run whose gradients are not numbers: every weight is lost then, though the logged loss may say 0."""
+    """Stops a run whose gradients are not numbers: every weight is lost then, though the logged loss may say 0.
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look at the gradient norm, which is logged anyway; a loss scaler (fp16) skips such steps by itself.
+    The trainer hands over the norm of every step before the optimizer uses it. On the CPU the run stops there and then.
+    Elsewhere reading a number makes the host wait, so it is copied in the background and read one step later, or before
+    anything is logged, evaluated or saved.
+    """
+
+    def __init__(self) -> None:
+        self._norm: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        self._step = 0
+
+    def see(self, norm: Tensor | float, step: int, args: TrainingArguments) -> None:
+        """Take the gradient norm of a step.
+
+        Args:
+            norm: A scalar.
+            step: Number of the step, from 1.
+            args: Of the run.
+
+        Raises:
+            InputError: This norm, or the one before, is not a number.
+        """
+        self.settle(args)
+        if args.fp16:  # a loss scaler leaves such steps out by itself
+            return
+        norm = torch.as_tensor(norm).detach()
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self._step = step
+        self._norm = norm.to("cpu", non_blocking=True)
+        if norm.device.type == "cuda":
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
+            self._copied.record()
+        else:
+            self.settle(args)
+
+    def settle(self, args: TrainingArguments) -> None:
+        """Read what was copied.
 
         Raises:
             InputError: It is not a number.
         """
-        del control
-        if math.isnan(float(kwargs["logs"].get("grad_norm", 0.0))) and not args.fp16:
+        if self._norm is None:
+            return
+        if self._copied is not None:
+            self._copied.synchronize()
+        value, self._norm, self._copied = float(self._norm), None, None
+        if not math.isfinite(value):
             raise InputError(
-                f"learning_rate={args.learning_rate}, loss: expected gradients that are numbers, got nan by step "
-                f"{state.global_step}, and with them every weight is lost; lower the learning rate, or look for "
-                "labels and inputs whose loss is not a number, and go on from a checkpoint before"
+                f"learning_rate={args.learning_rate}, loss: expected gradients that are numbers, got {value} at step "
+                f"{self._step}, and with them every weight is lost; lower the learning rate, or look for labels and "
+                "inputs whose loss is not a number, and go on from a checkpoint before"
             )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Read it before anything is made of the weights."""
+        del state, kwargs
+        if control.should_log or control.should_evaluate or control.should_save:
+            self.settle(args)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read it before anything is made of the weights."""
+        del state, control, kwargs
+        self.settle(args)
 
 
 class CardRecorder(TrainerCallback):  # type: ignore[misc]  # transformers has no types

@@ -1,25 +1,25 @@
 """From the user's datasets to data loaders of raw batches: checked once, numbered once, sampled as asked."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSampler
 
-from omnitune.data.check import BadItem, find_bad_items, refuse
+from omnitune import io
+from omnitune.data.check import BadItem, refuse
 from omnitune.data.collator import Collator
 from omnitune.data.columns import (
     ManyRows,
     RoundRobinStreams,
-    Rows,
     StreamRows,
     check_names,
-    content_codes,
     input_columns,
 )
 from omnitune.data.samplers import (
@@ -31,13 +31,12 @@ from omnitune.data.samplers import (
     ProportionalBatchSampler,
     RoundRobinBatchSampler,
 )
-from omnitune.errors import DatasetError, OmnituneError
-from omnitune.inputs.cost import CostRule, cost_of
+from omnitune.errors import DatasetError
 from omnitune.inputs.detect import inputs_of
-from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.base import Model
-from omnitune.modules.base import load_through
+from omnitune.ops.collectives import exchanged
 from omnitune.training.arguments import BaseTrainingArguments
+from omnitune.training.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -47,67 +46,12 @@ MULTI_SAMPLERS: dict[Any, Any] = {
 }
 """Sampler of several datasets by the argument's value; classes and functions stand for themselves."""
 
+CHECKED = "checked_items.json"
+"""File in the output folder that says what the check of a run found, so that its resumption does not load all again."""
+
 AnyDataset: TypeAlias = (
     Dataset | DatasetDict | IterableDataset | IterableDatasetDict | dict[str, Dataset] | dict[str, IterableDataset]
 )
-
-
-class Source:
-    """One dataset of a run: its rows, the columns that are encoded, and the numbers of their contents, found once."""
-
-    def __init__(self, dataset: Dataset, name: str | None, labels: Sequence[str], model: Callable[[], Model]) -> None:
-        self.original = dataset
-        self.rows = Rows(dataset, name)
-        self.columns = input_columns(self.rows.column_names, labels)
-        self._labels = labels
-        self._model = model
-        self._codes: np.ndarray | None = None
-
-    @cached_property
-    def _rule(self) -> CostRule:
-        """Refuses images that the processor would, from their sizes alone."""
-        return self._model().cost_rule
-
-    def codes(self) -> np.ndarray:
-        """`(rows, columns)` int64: equal where contents are equal."""
-        if self._codes is None:
-            self._codes = content_codes(self.rows, self.columns, self._fingerprint)
-        return self._codes
-
-    def sampled_codes(self) -> np.ndarray:
-        """`codes` of the columns that may not repeat in a batch: none whose name is a label's."""
-        return self.codes()[:, [i for i, name in enumerate(self.columns) if name not in self._labels]]
-
-    def bad_items(self) -> list[BadItem]:
-        """Items that cannot be encoded."""
-        media = {part for m in self._model().modalities for part in ([m] if isinstance(m, str) else m)}
-        loads = media - {"text", "message"}
-        where = "" if self.rows.name is None else f" of {self.rows.name}"
-        return find_bad_items(
-            self.rows, self.columns, self._load if loads else None, self.codes, label=f"Checking items{where}"
-        )
-
-    def leave_out(self, numbers: set[int]) -> None:
-        """Drop rows by their numbers in the user's dataset."""
-        kept = [i for i, number in enumerate(self.rows.numbers) if number not in numbers]
-        if self._codes is not None:
-            self._codes = self._codes[kept]
-        self.rows = Rows(self.original, self.rows.name, [self.rows.numbers[i] for i in kept])
-
-    def _load(self, cell: Any) -> None:
-        model = self._model()
-        modules = list(model.children())
-        for item in inputs_of(cell):
-            kind = model.modality_of(item)
-            load_through(modules, item, kind, model.media_policy)
-            cost_of(item, kind, self._rule, model.media_policy)  # refuses what the processor would
-
-    def _fingerprint(self, cell: Any) -> str:
-        # What cannot be read still needs a number of its own; loading it says what is wrong with it.
-        try:
-            return " ".join(fingerprint(item, self._model().modality_of(item)) for item in inputs_of(cell))
-        except (OmnituneError, OSError):
-            return f"unreadable {cell!r}"
 
 
 class MakesSamplers(Protocol):
@@ -161,10 +105,15 @@ class Feed:
         """Content numbers of a dataset that a sampler was given, or None for a dataset from elsewhere."""
         return next((s.sampled_codes for s in self._sources.values() if s.rows.dataset is dataset), None)
 
-    def screen(self, *datasets: AnyDataset | None) -> list[BadItem]:
-        """Find the items of all datasets that cannot be encoded; raise, or leave out their rows.
+    def screen(self, *datasets: AnyDataset | None, resuming: bool = False) -> list[BadItem]:
+        """Find the items and labels of all datasets that cannot be used; raise, or leave out their rows.
 
-        A stream is not read ahead. The main process looks; all do the same with what it finds.
+        A stream is not read ahead, and what was looked at once is not looked at again: not in this process, and not by
+        a run that resumes an earlier one in the same output folder.
+
+        Args:
+            *datasets: For training and for evaluation.
+            resuming: Whether what the interrupted run found still holds.
 
         Returns:
             The items whose rows are left out.
@@ -173,18 +122,39 @@ class Feed:
             DatasetError: There are some, and `on_bad_item` is "raise"; names dataset, row and column.
         """
         warn_of_unknown_names(self.args, datasets, self.labels)
-        sources = list(dict.fromkeys(source for dataset in datasets for source in self._checkable(dataset)))
-        main = self.args.process_index == 0
-        found: list[list[BadItem]] = [source.bad_items() if main else [] for source in sources]
-        found = broadcast_object_list(found) if found else found
+        every = dict.fromkeys(source for dataset in datasets for source in self._checkable(dataset))
+        sources = [source for source in every if not source.checked]
+        if isinstance(self.collator, Collator):
+            for source in sources:
+                source.check_kinds()
+        noted = Path(self.args.output_dir) / CHECKED
+        # What the first rank knows is what all go by: another may see another disk.
+        known: Any = exchanged((io.read_json_or_none(noted) if resuming else None) or {})[0]
+        found: list[list[BadItem]] = []
+        notes: dict[str, list[dict[str, Any]]] = {}
+        for source in sources:
+            key = source.key() if source.loads else ""
+            earlier = known.get(key)
+            items = (
+                source.bad_items(load=self.args.check_items)
+                if earlier is None
+                else [BadItem(**{**item, "dataset": source.rows.name}) for item in earlier]
+            )
+            found.append(items)
+            if key and self.args.check_items:
+                notes[key] = [dataclasses.asdict(item) for item in items]
         bad = [item for items in found for item in items]
         if self.args.on_bad_item == "raise":
             refuse(bad)
         for source, items in zip(sources, found, strict=True):
+            source.checked = True
             if items:
                 source.leave_out({item.row for item in items})
             if not len(source.rows):
                 raise DatasetError(f"every row has an item that cannot be encoded, the first of them {items[0]}")
+        if notes and self.args.process_index == 0:
+            noted.parent.mkdir(parents=True, exist_ok=True)
+            io.write_json(noted, notes)
         if bad:
             logger.warning('on_bad_item="skip": left out the rows of %d items, the first of them %s', len(bad), bad[0])
         return bad
@@ -209,7 +179,9 @@ class Feed:
         foreseen = towers.store is not None and self.model.family.arity == 1
         for source in self._checkable(dataset) if foreseen else []:
             for place, name in enumerate(source.columns):
-                said = self.model.engine.forecast(inputs_of(source.rows[0][name])[0]) if len(source.rows) else None
+                cells = (inputs_of(row[name]) for row in next(source.rows.chunks(), []))
+                item = next((item for cell in cells for item in cell if item is not None), None)
+                said = None if item is None else self.model.engine.forecast(item)
                 if said is not None:
                     lines.append(f"column {name!r}: {said(len(np.unique(source.codes()[:, place])))}")
         return lines

@@ -5,7 +5,6 @@ accelerate's wrapper would see none. The model is sharded in place with `torch.d
 backend.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch.distributed
@@ -54,7 +53,7 @@ def shard_as_asked(model: Model | None, args: BaseTrainingArguments) -> None:
 
 
 def keep_unwrapped(trainer: Any) -> None:
-    """See that a trainer's model is its own, and that what is sharded is reduced in every backward, never held whole.
+    """See that a trainer's model is its own, wrapped by no launcher.
 
     Raises:
         InputError: A launcher asked for DeepSpeed, or for accelerate's own FSDP.
@@ -64,4 +63,3 @@ def keep_unwrapped(trainer: Any) -> None:
             "deepspeed, fsdp: expected torchrun, got a launcher that wraps the model and cannot follow the several "
             "forwards of one step; for sharded weights set fsdp=True in the arguments"
         )
-    trainer._defer_fsdp_gradient_reduction = nullcontext

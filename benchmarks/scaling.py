@@ -80,7 +80,7 @@ def corpus(size: int) -> dict[str, float]:
     """The best 10 of so many vectors for some queries."""
     import torch
 
-    from omnitune.evaluation.search import retrieve
+    from omnitune.evaluation.ranking import retrieve
     from omnitune.ops.similarity import dot_score
 
     generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.evaluation import InformationRetrievalEvaluator, Ranking
-from omnitune.evaluation.search import Hits
+from omnitune.evaluation.ranking import Hits
 from omnitune.ops.similarity import cos_sim, dot_score
 
 

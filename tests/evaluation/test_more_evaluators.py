@@ -8,7 +8,7 @@ from PIL import Image
 
 from omnitune import evaluation
 from omnitune.errors import DatasetError, InputError, ShapeError
-from omnitune.evaluation.search import nearest_pairs
+from omnitune.evaluation.ranking import nearest_pairs
 from omnitune.ops.similarity import dot_score
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from omnitune.evaluation import InformationRetrievalEvaluator
-from omnitune.evaluation.search import Hits
+from omnitune.evaluation.ranking import Hits
 from omnitune.finetune.measure import (
     TestSet,
     bm25_search,

@@ -14,7 +14,7 @@ from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer, losses
 from omnitune.errors import CheckpointError, RecipeError
-from omnitune.evaluation.search import Hits
+from omnitune.evaluation.ranking import Hits
 from omnitune.finetune import rerank as reranker
 from omnitune.finetune import run as pipeline
 from omnitune.finetune.measure import TestSet, reranked_search, score_ranking

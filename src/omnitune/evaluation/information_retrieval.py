@@ -12,7 +12,7 @@ from torch import Tensor
 from omnitune import io
 from omnitune.errors import InputError, ShapeError
 from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
-from omnitune.evaluation.search import Hits, Rows, Score, chunks, retrieve_each
+from omnitune.evaluation.ranking import Hits, Rows, Score, chunks, retrieve_each
 from omnitune.ops.metrics import mark_relevant, retrieval_metrics
 from omnitune.ops.similarity import SimilarityFunction
 

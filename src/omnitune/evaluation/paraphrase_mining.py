@@ -8,7 +8,7 @@ import torch
 
 from omnitune.errors import InputError
 from omnitune.evaluation.base import EmbeddingEvaluator
-from omnitune.evaluation.search import nearest_pairs
+from omnitune.evaluation.ranking import nearest_pairs
 from omnitune.ops.classification import best_f1
 from omnitune.ops.metrics import ranking_metrics
 from omnitune.ops.similarity import cos_sim

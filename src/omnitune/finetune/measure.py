@@ -1,7 +1,7 @@
 """Measuring retrievers on held-out queries: embeddings on disk, rankings, metrics by query, intervals.
 
 Every retriever becomes a `Search`: a ranking of all pages for some of the queries. All that follows is the same for all
-of them, and the ranking and its metrics are those of the evaluators (`evaluation.search`, `ops.metrics`).
+of them, and the ranking and its metrics are those of the evaluators (`evaluation.ranking`, `ops.metrics`).
 """
 
 import logging
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from omnitune import io, runtime
 from omnitune.documents.dataset import DocumentDataset, load
 from omnitune.evaluation import InformationRetrievalEvaluator
-from omnitune.evaluation.search import Hits, retrieve
+from omnitune.evaluation.ranking import Hits, retrieve
 from omnitune.finetune.choose import ModelChoice, load_model, loading
 from omnitune.finetune.recipe import Evaluation, Recipe
 from omnitune.finetune.steps import Log, announce

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from omnitune import io, runtime
 from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
-from omnitune.evaluation.search import chunks, retrieve
+from omnitune.evaluation.ranking import chunks, retrieve
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.retrieval.base import Found
 from omnitune.retrieval.packed import Packed

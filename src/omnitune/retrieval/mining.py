@@ -18,7 +18,7 @@ from torch import Tensor
 from omnitune.data.hard_negatives import POSITIVE, Candidates, Format, Mined, Pairs, Rules, Sampling, Table, arranged
 from omnitune.engine.inference import materialized
 from omnitune.errors import DatasetError, InputError
-from omnitune.evaluation.search import chunks, retrieve
+from omnitune.evaluation.ranking import chunks, retrieve
 from omnitune.model.dense import SentenceTransformer
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.retrieval.store import CHUNK, Keys, content_keys, encode_corpus, identity

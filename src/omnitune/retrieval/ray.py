@@ -96,7 +96,7 @@ def encode_on_ray(
 
 
 def open_shards(folder: str | Path) -> list[Vectors]:
-    """The shards of an encoded corpus `(rows, dim)`, in order, memory-mapped; `evaluation.search.retrieve` takes them.
+    """The shards of an encoded corpus `(rows, dim)`, in order, memory-mapped; `evaluation.ranking.retrieve` takes them.
 
     Raises:
         InputError: The folder does not hold a complete corpus.

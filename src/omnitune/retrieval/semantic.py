@@ -11,7 +11,7 @@ from torch import Tensor
 from omnitune import runtime
 from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
-from omnitune.evaluation.search import chunks, nearest_pairs, retrieve
+from omnitune.evaluation.ranking import chunks, nearest_pairs, retrieve
 from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
 
 

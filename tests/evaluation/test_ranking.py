@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnitune.evaluation import search
-from omnitune.evaluation.search import chunks, retrieve, retrieve_each
+from omnitune.evaluation import ranking
+from omnitune.evaluation.ranking import chunks, retrieve, retrieve_each
 from omnitune.ops.similarity import dot_score
 
 
@@ -39,7 +39,7 @@ def test_similarities_share_one_pass_over_the_corpus():
 
 
 def test_neither_side_is_compared_whole(monkeypatch):
-    monkeypatch.setattr(search, "_SCORES_AT_ONCE", 12)
+    monkeypatch.setattr(ranking, "_SCORES_AT_ONCE", 12)
     shapes = []
 
     def score(a, b):

@@ -18,7 +18,12 @@ from omnitune.ops.similarity import dot_score
         ("BinaryClassificationEvaluator", (["a"], ["b"], [1, 0]), ShapeError, "got 1, 1 and 2"),
         ("BinaryClassificationEvaluator", (["a"], ["b"], [2]), InputError, "labels: expected 0 or 1, got 2"),
         ("LabelAccuracyEvaluator", ([],), InputError, "softmax_model: expected the SoftmaxLoss"),
-        ("MSEEvaluator", (["a"], ["b", "c"], 1), ShapeError, "expected equally many, got 1 and 2"),
+        (
+            "MSEEvaluator",
+            (["a"], ["b", "c"], 1),
+            ShapeError,
+            "expected equally many, and at least one of each, got 1 and 2",
+        ),
         ("MSEEvaluator", (["a"], ["b"]), InputError, "teacher_model: expected the model"),
         ("MSEEvaluatorFromDataFrame", ([{"en": "a", "de": " "}], 1, [("en", "de")]), InputError, "got none for"),
         ("NanoBEIREvaluator", (["trec"],), InputError, r"dataset_names: expected .* got \['trec'\]"),

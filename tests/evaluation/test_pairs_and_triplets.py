@@ -145,7 +145,6 @@ def test_sequence_collects_everything():
     assert sequence(None) == expected
     assert sequence.primary_metric == "sequential_score"
     assert SequentialEvaluator([Fixed({"a": 1.0}), Fixed({"b": 0.5})])(None)["sequential_score"] == 0.5
-    assert SequentialEvaluator([])(None) == {"sequential_score": 0.0}
 
 
 def test_metrics_of_the_same_name_are_an_error():

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omnitune.errors import InputError
 from omnitune.evaluation import ranking
-from omnitune.evaluation.ranking import chunks, retrieve, retrieve_each
+from omnitune.evaluation.ranking import Relevance, chunks, rank_scores, retrieve, retrieve_each, score_ranking
 from omnitune.ops.similarity import dot_score
 
 
@@ -62,3 +63,26 @@ def test_half_precision_scores(dtype):
     corpus = torch.tensor([[1.0], [3.0], [2.0]], dtype=dtype)
     hits = retrieve(torch.ones(1, 1, dtype=dtype), [corpus], lambda a, b: a @ b.T, 2)
     assert hits.rows.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_no_document_a_query_is_refused(top_k: int) -> None:
+    rows = torch.eye(3)
+    with pytest.raises(InputError, match=f"top_k: expected at least 1, got {top_k}"):
+        retrieve(rows, [rows], dot_score, top_k)
+    with pytest.raises(InputError, match="top_k, max_pairs: expected at least 1"):
+        ranking.nearest_pairs(rows, dot_score, top_k, 10)
+    with pytest.raises(InputError, match="chunk size: expected at least 1, got 0"):
+        chunks(rows, 0)
+
+
+def test_scores_are_ranked_and_judged_by_query() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.2, 0.2]])
+    hits = rank_scores(scores, top_k=2)
+    assert hits.rows.tolist() == [[1, 2], [0, 1]]
+    assert rank_scores(scores, top_k=2, order=torch.tensor([0, 2, 1])).rows.tolist() == [[1, 2], [0, 2]]
+    found = score_ranking(hits, Relevance.of([{1}, [1, 1, 2]], counts=[1, 2]), ndcg=[2], accuracy=[1], mrr=[2], map=[2])
+    assert found["accuracy@1"].tolist() == [1.0, 0.0] and found["mrr@2"].tolist() == [1.0, 0.5]
+    discount = 1 / np.log2(3)
+    assert found["ndcg@2"].tolist() == pytest.approx([1.0, discount / (1 + discount)])
+    assert found["map@2"].tolist() == pytest.approx([1.0, 0.25])

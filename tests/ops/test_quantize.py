@@ -89,3 +89,25 @@ def test_agrees_with_st_on_token_vectors(embeddings, precision):
             assert mine.dtype == other.dtype
             np.testing.assert_array_equal(mine, other)
     assert quantize_embeddings([], precision) == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+def test_plain_lists_are_embeddings_too(precision):
+    rows = np.random.default_rng(0).normal(size=(120, 16)).astype(np.float32)
+    expected = quantize_embeddings(rows, precision)
+    for given in (rows.tolist(), list(rows), [torch.from_numpy(row) for row in rows]):
+        np.testing.assert_array_equal(quantize_embeddings(given, precision), expected)
+    ranges = np.stack([rows.min(axis=0), rows.max(axis=0)])
+    for form in (ranges, ranges.tolist(), torch.from_numpy(ranges)):
+        found = quantize_embeddings(rows[0].tolist(), precision, ranges=form, calibration_embeddings=rows.tolist())
+        np.testing.assert_array_equal(found, quantize_embeddings(rows[0], precision, ranges=ranges))
+
+
+def test_what_cannot_be_quantized():
+    rows = np.ones((3, 4), np.float32)
+    with pytest.raises(InputError, match=r"embeddings: expected numbers .*got nan \(1 of 12\)"):
+        quantize_embeddings(np.where(np.eye(3, 4) * [[1], [0], [0]], np.nan, rows), "int8")
+    with pytest.raises(InputError, match=r"ranges: expected the shape \(2, 4\), got \(4,\)"):
+        quantize_embeddings(rows, "uint8", ranges=rows[0])
+    with pytest.raises(InputError, match="embeddings: expected a tensor or an array, got list; make one"):
+        truncate_embeddings([[1.0, 2.0]], 1)

@@ -4,11 +4,16 @@
 """
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from torch import Tensor
+
+from omnitune.errors import InputError
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.report import records
 
@@ -173,3 +178,29 @@ def moment(epoch: int, steps: int, truncate_dim: int | None) -> str:
     """When in training an evaluation happens and on how many dimensions, for the log."""
     when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch} after {steps} steps"
     return when if truncate_dim is None else f"{when} (first {truncate_dim} dimensions)"
+
+
+def check_inputs(**sides: Any) -> None:
+    """See that arguments are lists of inputs: of one text, every letter would be an input.
+
+    Raises:
+        InputError: One is a text.
+    """
+    for argument, side in sides.items():
+        if isinstance(side, str):
+            raise InputError(f"{argument}: expected a list of inputs, got the text {side!r:.80}; give [{side!r:.80}]")
+
+
+def check_numbers(values: Any, argument: str) -> None:
+    """See that all of an argument's values are finite numbers.
+
+    Raises:
+        InputError: One is missing, no number, or not finite; says which.
+    """
+    for place, value in enumerate(values):
+        if value is None:
+            raise InputError(f"{argument}[{place}]: missing, got None")
+        if not isinstance(value, int | float | np.number | np.bool_ | Tensor):
+            raise InputError(f"{argument}[{place}]: expected a number, got {value!r:.80}")
+        if not math.isfinite(value):
+            raise InputError(f"{argument}[{place}]: expected a finite number, got {value}")

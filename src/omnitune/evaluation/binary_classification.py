@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation.base import EmbeddingEvaluator, similarity_name
+from omnitune.evaluation.base import EmbeddingEvaluator, check_inputs, similarity_name
 from omnitune.ops.classification import binary_metrics
 from omnitune.ops.similarity import SimilarityFunction
 
@@ -32,7 +32,7 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
 
     Raises:
         ShapeError: The two sides and the labels differ in number, or there are none.
-        InputError: A label is neither 0 nor 1, or a similarity is unknown.
+        InputError: A label is neither 0 nor 1, no pair is alike, or a similarity is unknown.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
         similarity_fn_names: list[Literal["cosine", "dot", "euclidean", "manhattan"]] | None = None,
     ) -> None:
         super().__init__()
+        check_inputs(sentences1=sentences1, sentences2=sentences2)
         if not len(sentences1) == len(sentences2) == len(labels) or not len(labels):
             raise ShapeError(
                 "sentences1, sentences2, labels: expected equally many, and at least one of each, "
@@ -55,6 +56,8 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
             )
         if wrong := [label for label in labels if label not in (0, 1)]:
             raise InputError(f"labels: expected 0 or 1, got {wrong[0]!r}")
+        if not any(labels):
+            raise InputError(f"labels: expected at least one pair that is alike (1), got {len(labels)} times 0")
         self.sentences1 = sentences1
         self.sentences2 = sentences2
         self.labels = labels

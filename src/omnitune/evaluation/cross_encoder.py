@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation.base import BaseEvaluator, moment
+from omnitune.evaluation.base import BaseEvaluator, check_numbers, moment
 from omnitune.evaluation.nano_beir_data import DATASET_ID, TASKS, check_tasks, load_subset
 from omnitune.ops.classification import binary_metrics, class_f1
-from omnitune.ops.metrics import pearson, ranking_metrics, spearman
+from omnitune.ops.metrics import expect_numbers, pearson, ranking_metrics, spearman
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class PairEvaluator(BaseEvaluator):
             convert_to_numpy=True,
             show_progress_bar=self.show_progress_bar,
         )
+        expect_numbers(np.asarray(scores), "scores")
         return torch.from_numpy(np.asarray(scores))
 
     def _csv_name(self, suffix: str = "results.csv") -> str:
@@ -85,7 +86,7 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
         mrr_at_k: Old name of `at_k`.
 
     Raises:
-        InputError: A sample lacks a key, or has both of two; or there are no samples.
+        InputError: A sample lacks a key, or has both of two; there are no samples, or none with a positive.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
             raise InputError("samples: expected at least one, got none")
         for number, sample in enumerate(self.samples):
             _check_sample(sample, number)
+        if not any(_positives(sample) for sample in self.samples):
+            raise InputError(f"samples: expected at least one with a positive, got none in {len(self.samples)}")
         self.at_k = at_k if mrr_at_k is None else mrr_at_k
         self.always_rerank_positives = always_rerank_positives
         self.name = name
@@ -179,7 +182,8 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
         **kwargs: Accepted for compatibility.
 
     Raises:
-        ShapeError: There are not as many labels as pairs.
+        ShapeError: There are not as many labels as pairs, or none.
+        InputError: A label is no whole number.
     """
 
     _COLUMNS = {  # noqa: RUF012 - a table
@@ -202,7 +206,10 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
     ) -> None:
         super().__init__()
         del kwargs
-        _check_count(len(sentence_pairs), len(labels), "labels")
+        _check_count(len(sentence_pairs), len(labels), "labels", least=1)
+        for place, label in enumerate(labels):
+            if label != label or label != int(label):
+                raise InputError(f"labels[{place}]: expected a whole number, got {label!r}")
         self.sentence_pairs = sentence_pairs
         self.labels = labels
         self.name = name
@@ -242,7 +249,8 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
         write_csv: Whether a call adds a row to the CSV file in its output folder.
 
     Raises:
-        ShapeError: There are not as many scores as pairs.
+        ShapeError: There are not as many scores as pairs, or fewer than two.
+        InputError: A score is no number.
     """
 
     def __init__(
@@ -256,7 +264,8 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
         write_csv: bool = True,
     ) -> None:
         super().__init__()
-        _check_count(len(sentence_pairs), len(scores), "scores")
+        _check_count(len(sentence_pairs), len(scores), "scores", least=2)
+        check_numbers(scores, "scores")
         self.sentence_pairs = sentence_pairs
         self.scores = scores
         self.name = name
@@ -398,11 +407,17 @@ def _check_sample(sample: Mapping[str, Any], number: int) -> None:
             f"samples[{number}]: expected the keys 'query', 'positive' and either 'negative' or 'documents', got "
             f"{sorted(sample)}"
         )
+    documents = sample["negative"] if "negative" in sample else sample["documents"]
+    if isinstance(documents, str):
+        raise InputError(f"samples[{number}]: expected a list of documents, got the text {documents!r:.80}")
 
 
-def _check_count(pairs: int, given: int, what: str) -> None:
+def _check_count(pairs: int, given: int, what: str, *, least: int) -> None:
     if pairs != given:
         raise ShapeError(f"{what}: expected one for each of {pairs} sentence_pairs, got {given}")
+    if pairs < least:
+        few = "at least one" if least == 1 else "at least two"
+        raise ShapeError(f"sentence_pairs, {what}: expected {few} of each, got {pairs}")
 
 
 def _positives(sample: Mapping[str, Any]) -> list[Any]:

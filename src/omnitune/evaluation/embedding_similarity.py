@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from omnitune.errors import ShapeError
-from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
-from omnitune.ops.metrics import pearson, spearman
+from omnitune.evaluation.base import BaseEvaluator, check_inputs, check_numbers, moment, similarity_name
+from omnitune.ops.metrics import expect_numbers, pearson, spearman
 from omnitune.ops.quantize import Precision
 from omnitune.ops.similarity import SimilarityFunction
 
@@ -34,7 +34,7 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
 
     Raises:
         ShapeError: The two sides and the scores differ in number, or there are fewer than two pairs.
-        InputError: A similarity is unknown.
+        InputError: A similarity is unknown, or a score is no number.
     """
 
     def __init__(
@@ -52,11 +52,13 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
+        check_inputs(sentences1=sentences1, sentences2=sentences2)
         if not len(sentences1) == len(sentences2) == len(scores) or len(scores) < 2:
             raise ShapeError(
                 "sentences1, sentences2, scores: expected equally many, and at least two of each, "
                 f"got {len(sentences1)}, {len(sentences2)} and {len(scores)}"
             )
+        check_numbers(scores, "scores")
         self.sentences1 = sentences1
         self.sentences2 = sentences2
         self.scores = scores
@@ -88,6 +90,7 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         names = self.similarity_fn_names or [model.similarity_fn_name]
         for name in names:
             found = SimilarityFunction.to_similarity_pairwise_fn(name)(first, second)
+            expect_numbers(found, "embeddings")
             metrics[f"pearson_{name}"] = pearson(gold, found)
             metrics[f"spearman_{name}"] = spearman(gold, found)
         if len(names) > 1:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from omnitune import io
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
-from omnitune.evaluation.ranking import Hits, Rows, Score, chunks, retrieve_each
-from omnitune.ops.metrics import mark_relevant, retrieval_metrics
+from omnitune.evaluation.base import BaseEvaluator, check_inputs, moment, similarity_name
+from omnitune.evaluation.ranking import Hits, Relevance, Rows, Score, chunks, retrieve_each, score_ranking
+from omnitune.ops.metrics import mark_relevant
 from omnitune.ops.similarity import SimilarityFunction
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,9 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         queries: Query identifier to query. Queries without a relevant document are left out.
         corpus: Document identifier to document: a text, an image in any accepted form, ... Looked up a chunk at a
             time, so a mapping that loads them lazily is never held whole.
-        relevant_docs: Query identifier to the identifiers of its relevant documents. One that is not in the corpus
-            cannot be found and counts as missed, with a warning.
+        relevant_docs: Query identifier to the identifiers of its relevant documents, or to a grade by identifier, of
+            which those above 0 count. A document that is not in the corpus cannot be found and counts as missed, with a
+            warning.
         corpus_chunk_size: Documents that are encoded and compared at a time.
         mrr_at_k: Cut-offs of the mean reciprocal rank.
         ndcg_at_k: Cut-offs of NDCG.
@@ -80,7 +81,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         write_predictions: Whether a call writes what was found for every query as JSON Lines to its output folder.
 
     Raises:
-        InputError: No query has a relevant document; the corpus is empty; or there is no cut-off.
+        InputError: No query has a relevant document, or one in the corpus; relevant documents are given as a text; the
+            corpus is empty; or there is no cut-off.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         corpus: Mapping[Any, Any],
         relevant_docs: Mapping[Any, Iterable[Any]],
         corpus_chunk_size: int = 50000,
-        mrr_at_k: list[int] = [10],  # noqa: B006 - lists because ST's defaults are lists; never changed
+        mrr_at_k: list[int] = [10],  # noqa: B006 - ST's defaults; every instance copies them
         ndcg_at_k: list[int] = [10],  # noqa: B006
         accuracy_at_k: list[int] = [1, 3, 5, 10],  # noqa: B006
         precision_recall_at_k: list[int] = [1, 3, 5, 10],  # noqa: B006
@@ -108,17 +110,18 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         write_predictions: bool = False,
     ) -> None:
         super().__init__()
-        known = {query: set(relevant_docs[query]) for query in queries if query in relevant_docs}
+        check_inputs(queries=queries, corpus=corpus)
+        known = {query: _ids(query, relevant_docs[query]) for query in queries if query in relevant_docs}
         self.relevant_docs = {query: documents for query, documents in known.items() if documents}
         self.queries_ids = list(self.relevant_docs)
         self.queries = [queries[query] for query in self.queries_ids]
         self.corpus_ids = list(corpus)
         self.corpus = corpus
-        self.mrr_at_k = mrr_at_k
-        self.ndcg_at_k = ndcg_at_k
-        self.accuracy_at_k = accuracy_at_k
-        self.precision_recall_at_k = precision_recall_at_k
-        self.map_at_k = map_at_k
+        self.mrr_at_k = list(mrr_at_k)
+        self.ndcg_at_k = list(ndcg_at_k)
+        self.accuracy_at_k = list(accuracy_at_k)
+        self.precision_recall_at_k = list(precision_recall_at_k)
+        self.map_at_k = list(map_at_k)
         self.corpus_chunk_size = corpus_chunk_size
         self.show_progress_bar = show_progress_bar
         self.batch_size = batch_size
@@ -155,6 +158,11 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         rows = {document: row for row, document in enumerate(self.corpus_ids)}
         pairs = [(q, document) for q, query in enumerate(self.queries_ids) for document in self.relevant_docs[query]]
         missing = [document for _, document in pairs if document not in rows]
+        if len(missing) == len(pairs):
+            raise InputError(
+                f"relevant_docs: expected identifiers of the corpus, such as {self.corpus_ids[0]!r}, got none, such as "
+                f"{missing[0]!r}; identifiers must be equal, and of the same type"
+            )
         if missing:
             logger.warning(
                 "%s%d relevant documents are not in the corpus, such as %r; they count as missed",
@@ -162,9 +170,13 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                 len(missing),
                 missing[0],
             )
-        found = [(q, rows[document]) for q, document in pairs if document in rows]
-        self._pairs = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T
-        self._relevant = torch.tensor([len(self.relevant_docs[query]) for query in self.queries_ids])
+        self._relevance = Relevance.of(
+            [
+                [rows[document] for document in self.relevant_docs[query] if document in rows]
+                for query in self.queries_ids
+            ],
+            counts=[len(self.relevant_docs[query]) for query in self.queries_ids],
+        )
         by_id = sorted(range(len(self.corpus_ids)), key=self.corpus_ids.__getitem__)
         self._order = torch.argsort(torch.tensor(by_id))
 
@@ -256,16 +268,16 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                 f"hits: expected one row for each of {len(self.queries_ids)} queries that have a relevant document, "
                 f"got {len(hits.rows)}; search for evaluator.queries"
             )
-        relevant = mark_relevant(hits.rows, self._pairs[0], self._pairs[1])
-        per_query = retrieval_metrics(
-            relevant,
-            self._relevant,
+        per_query = score_ranking(
+            hits,
+            self._relevance,
             accuracy=self.accuracy_at_k,
             precision_recall=self.precision_recall_at_k,
             ndcg=self.ndcg_at_k,
             mrr=self.mrr_at_k,
             map=self.map_at_k,
         )
+        relevant = mark_relevant(hits.rows, self._relevance.queries, self._relevance.documents)
         return Ranking(
             query_ids=self.queries_ids, corpus_ids=self.corpus_ids, hits=hits, relevant=relevant, per_query=per_query
         )
@@ -369,6 +381,14 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         """Truncation and prompts, where set."""
         keys = ["truncate_dim", "query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name"]
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+
+
+def _ids(query: Any, given: Any) -> set[Any]:
+    """Identifiers of a query's relevant documents."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        shown = f"the text {given!r}; give {{{given!r}}}" if isinstance(given, str | bytes) else repr(given)
+        raise InputError(f"relevant_docs[{query!r}]: expected a set of identifiers, got {shown}")
+    return {document for document, grade in given.items() if grade} if isinstance(given, Mapping) else set(given)
 
 
 def _flat(rankings: Mapping[str, Ranking]) -> dict[str, float]:

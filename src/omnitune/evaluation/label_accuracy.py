@@ -47,6 +47,8 @@ class LabelAccuracyEvaluator(BaseEvaluator):
                 predicted = self.softmax_model.classify(*vectors).argmax(dim=1)
             right += int((predicted.cpu() == torch.tensor(labels)).sum())
             total += len(labels)
+        if not total:
+            raise InputError("dataloader: expected at least one example, got none")
         return {"accuracy": right / total}
 
 

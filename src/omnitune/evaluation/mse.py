@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation.base import EmbeddingEvaluator
+from omnitune.evaluation.base import EmbeddingEvaluator, check_inputs
+from omnitune.ops.metrics import expect_numbers
 
 
 class MSEEvaluator(EmbeddingEvaluator):
@@ -26,7 +27,7 @@ class MSEEvaluator(EmbeddingEvaluator):
         truncate_dim: Dimensions to keep of every embedding; None keeps the models' own setting.
 
     Raises:
-        ShapeError: The sides differ in number.
+        ShapeError: The sides differ in number, or there are none.
         InputError: There is no teacher.
     """
 
@@ -42,9 +43,10 @@ class MSEEvaluator(EmbeddingEvaluator):
         truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if len(source_sentences) != len(target_sentences):
+        check_inputs(source_sentences=source_sentences, target_sentences=target_sentences)
+        if len(source_sentences) != len(target_sentences) or not len(source_sentences):
             raise ShapeError(
-                "source_sentences, target_sentences: expected equally many, "
+                "source_sentences, target_sentences: expected equally many, and at least one of each, "
                 f"got {len(source_sentences)} and {len(target_sentences)}"
             )
         if teacher_model is None:
@@ -58,6 +60,7 @@ class MSEEvaluator(EmbeddingEvaluator):
         self.csv_file = f"mse_evaluation_{name}_results.csv"
         self.primary_metric = "negative_mse"
         self.source_embeddings = self.embed_inputs(teacher_model, source_sentences)
+        expect_numbers(self.source_embeddings, "teacher_model's embeddings")
 
     def measure(self, model: Any) -> dict[str, float]:
         """`negative_mse`: minus 100 times the error, so that higher is better."""
@@ -111,7 +114,8 @@ class MSEEvaluatorFromDataFrame(EmbeddingEvaluator):
         self.primary_metric = "negative_mse"
         self.data: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
         for first, second in combinations:
-            pairs = [(row[first], row[second]) for row in dataframe if row[first].strip() and row[second].strip()]
+            rows = ((row.get(first), row.get(second)) for row in dataframe)
+            pairs = [(a, b) for a, b in rows if a and b and a.strip() and b.strip()]
             if not pairs:
                 raise InputError(f"combinations: expected rows with both languages, got none for {(first, second)}")
             self.data[first, second] = ([a for a, _ in pairs], [b for _, b in pairs])
@@ -146,4 +150,5 @@ class MSEEvaluatorFromDataFrame(EmbeddingEvaluator):
 
 def _error(teacher: Sequence[Any] | NDArray[Any], student: NDArray[Any]) -> float:
     """100 times the mean squared difference of two `(items, dim)`."""
+    expect_numbers(student, "embeddings")
     return float(((np.asarray(teacher) - student) ** 2).mean() * 100)

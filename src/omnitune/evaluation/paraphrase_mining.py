@@ -35,7 +35,7 @@ class ParaphraseMiningEvaluator(EmbeddingEvaluator):
         truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
 
     Raises:
-        InputError: There are fewer than two sentences.
+        InputError: There are fewer than two sentences, or no duplicates among them.
     """
 
     def __init__(
@@ -80,6 +80,11 @@ class ParaphraseMiningEvaluator(EmbeddingEvaluator):
         rows = {key: row for row, key in enumerate(self.ids)}
         named = [(a, b) for a, known in self.duplicates.items() for b, same in known.items() if same]
         pairs = {tuple(sorted((rows[a], rows[b]))) for a, b in named if a in rows and b in rows}
+        if not any(a != b for a, b in pairs):
+            raise InputError(
+                "duplicates_list, duplicates_dict: expected at least one pair of different sentences of sentences_map, "
+                "got none"
+            )
         self.total_num_duplicates = len(pairs)
         self._known = torch.tensor(sorted(a * len(rows) + b for a, b in pairs), dtype=torch.int64)
 

@@ -1,11 +1,11 @@
-"""The one bridge from embeddings to ranked documents: exact top-k, chunk by chunk.
+"""From embeddings or scores to ranked documents, exact and chunk by chunk; and from these to metrics of every query.
 
 Documents stream through in chunks and meet the queries in blocks, so neither the scores nor the documents' embeddings
 have to fit at once. The order is total, (-score, place), so equal scores, as of duplicate documents, are ordered the
 same way however the corpus is cut.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.errors import InputError
+from omnitune.ops.metrics import expect_numbers, mark_relevant, retrieval_metrics
 from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
 
 _SCORES_AT_ONCE = 1 << 25
@@ -85,10 +87,17 @@ def retrieve_each(
 
     Returns:
         The hits under each similarity.
+
+    Raises:
+        InputError: `top_k` is below 1, or an embedding is no number.
     """
+    expect_numbers(query_embeddings, "query embeddings")
+    if top_k < 1:
+        raise InputError(f"top_k: expected at least 1, got {top_k}")
     best = {name: _Best(len(query_embeddings), top_k) for name in scores}
     seen = 0
     for chunk in corpus:
+        expect_numbers(chunk, "corpus embeddings")
         end = seen + len(chunk)
         places = torch.arange(seen, end) if order is None else order[seen:end]
         step = block or max(1, _SCORES_AT_ONCE // max(1, len(chunk)))
@@ -101,6 +110,69 @@ def retrieve_each(
         seen = end
     at = None if order is None else torch.argsort(order)
     return {name: kept.hits(at) for name, kept in best.items()}
+
+
+def rank_scores(scores: Tensor, top_k: int, *, order: Tensor | None = None) -> Hits:
+    """The `top_k` documents of every query, from scores that are there already.
+
+    Args:
+        scores: `(queries, documents)`, higher is closer.
+        top_k: Documents to keep for each query; fewer when there are fewer.
+        order: Place of every document among equal scores `(documents,)`; corpus order by default.
+    """
+    return retrieve(scores, [torch.arange(scores.shape[1])], lambda own, _: own, top_k, order=order)
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """Relevant documents of every query, as row numbers.
+
+    Attributes:
+        queries: Query of every relevant pair `(pairs,)`, int64.
+        documents: Document of every relevant pair `(pairs,)`, int64.
+        counts: Number of relevant documents of every query `(queries,)`, int64, those outside the corpus among them.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, relevant: Sequence[Iterable[int]], counts: Sequence[int] | None = None) -> "Relevance":
+        """From the rows of every query's relevant documents.
+
+        Args:
+            relevant: Rows of the relevant documents of each query.
+            counts: Number of them, where some are not in the corpus; by default all are.
+        """
+        rows = [sorted(set(documents)) for documents in relevant]
+        pairs = [(query, row) for query, own in enumerate(rows) for row in own]
+        queries, documents = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+        known = [len(own) for own in rows] if counts is None else list(counts)
+        return cls(queries, documents, torch.tensor(known, dtype=torch.int64))
+
+
+def score_ranking(hits: Hits, relevance: Relevance, **cutoffs: Sequence[int]) -> dict[str, Tensor]:
+    """Metrics of every query.
+
+    Args:
+        hits: What was found, best first.
+        relevance: What should have been.
+        **cutoffs: Places at which each metric is taken, as `ops.metrics.retrieval_metrics` names them.
+
+    Returns:
+        `{"ndcg@10": (queries,) float64, ...}`; the mean over queries is the metric.
+
+    Raises:
+        ShapeError: `hits` does not hold one row for every query.
+
+    Example:
+        >>> hits = rank_scores(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), top_k=2)
+        >>> score_ranking(hits, Relevance.of([{1}, {1}]), ndcg=[10])["ndcg@10"]
+        tensor([1.0000, 0.6309], dtype=torch.float64)
+    """
+    relevant = mark_relevant(hits.rows, relevance.queries, relevance.documents)
+    return retrieval_metrics(relevant, relevance.counts, **cutoffs)
 
 
 def nearest_pairs(
@@ -118,7 +190,12 @@ def nearest_pairs(
 
     Returns:
         Scores `(pairs,)`, best first, equal ones by row; and the rows of each pair `(pairs, 2)`, int64, lower first.
+
+    Raises:
+        InputError: `top_k` or `max_pairs` is below 1, or an embedding is no number.
     """
+    if min(top_k, max_pairs) < 1:
+        raise InputError(f"top_k, max_pairs: expected at least 1, got {top_k} and {max_pairs}")
     if score is cos_sim:
         embeddings, score = normalize_embeddings(embeddings.float()), dot_score
     hits = retrieve(embeddings, chunks(embeddings, chunk), score, top_k + 1, block=block)
@@ -138,6 +215,8 @@ def nearest_pairs(
 
 def chunks(items: Rows, size: int, *, label: str = "Corpus chunks", show: bool = False) -> Iterable[Any]:
     """Consecutive slices of at most `size` items, with a progress bar over them when `show` is set."""
+    if size < 1:
+        raise InputError(f"chunk size: expected at least 1, got {size}")
     starts = range(0, len(items), size)
     return (items[start : start + size] for start in runtime.progress(starts, label=label, show=show))
 

@@ -54,6 +54,11 @@ class RerankingEvaluator(BaseEvaluator):
             logger.warning("mrr_at_k is called at_k now")
             at_k = mrr_at_k
         given = list(samples.values()) if isinstance(samples, Mapping) else samples
+        for place, sample in enumerate(given):
+            if missing := [key for key in ("query", "positive", "negative") if key not in sample]:
+                raise InputError(f"samples[{place}]: expected the keys query, positive and negative, got no {missing}")
+            if sample["query"] is None:
+                raise InputError(f"samples[{place}]: expected a query, got None")
         listed = [{**s, "positive": _listed(s["positive"]), "negative": _listed(s["negative"])} for s in given]
         self.samples = [sample for sample in listed if sample["positive"] and sample["negative"]]
         if not self.samples:

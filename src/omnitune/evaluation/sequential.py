@@ -18,6 +18,9 @@ class SequentialEvaluator(BaseEvaluator):
     Args:
         evaluators: The evaluators; their names keep their metrics apart.
         main_score_function: Makes one number, `sequential_score`, of the primary metrics in order; the last by default.
+
+    Raises:
+        InputError: There are no evaluators.
     """
 
     def __init__(
@@ -25,6 +28,8 @@ class SequentialEvaluator(BaseEvaluator):
     ) -> None:
         super().__init__()
         self.evaluators = list(evaluators)
+        if not self.evaluators:
+            raise InputError("evaluators: expected at least one, got none")
         self.main_score_function = main_score_function
         self.primary_metric = "sequential_score"
 
@@ -57,7 +62,7 @@ class SequentialEvaluator(BaseEvaluator):
                     )
                 owners[key] = index
                 results[key] = value
-        results["sequential_score"] = self.main_score_function(scores) if scores else 0.0
+        results["sequential_score"] = self.main_score_function(scores)
         return results
 
     def measure(self, model: Any) -> dict[str, float]:

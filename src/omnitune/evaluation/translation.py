@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from omnitune.errors import ShapeError
-from omnitune.evaluation.base import EmbeddingEvaluator
+from omnitune.evaluation.base import EmbeddingEvaluator, check_inputs
+from omnitune.ops.metrics import expect_numbers
 from omnitune.ops.similarity import cos_sim
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class TranslationEvaluator(EmbeddingEvaluator):
         truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
+        check_inputs(source_sentences=source_sentences, target_sentences=target_sentences)
         if len(source_sentences) != len(target_sentences) or not source_sentences:
             raise ShapeError(
                 "source_sentences, target_sentences: expected equally many, and at least one of each, "
@@ -65,6 +67,7 @@ class TranslationEvaluator(EmbeddingEvaluator):
         cosines = cos_sim(
             self.embed_inputs(model, self.source_sentences), self.embed_inputs(model, self.target_sentences)
         ).cpu()
+        expect_numbers(cosines, "embeddings")
         if self.print_wrong_matches:
             self._log_wrong(cosines)
         there, back = _accuracy(cosines, self.target_sentences), _accuracy(cosines.T, self.source_sentences)

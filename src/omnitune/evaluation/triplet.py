@@ -7,7 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.evaluation.base import BaseEvaluator, moment, similarity_name
+from omnitune.evaluation.base import BaseEvaluator, check_inputs, moment, similarity_name
+from omnitune.ops.metrics import expect_numbers
 from omnitune.ops.similarity import SimilarityFunction
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class TripletEvaluator(BaseEvaluator):
         main_distance_function: str | SimilarityFunction | None = "deprecated",
     ) -> None:
         super().__init__()
+        check_inputs(anchors=anchors, positives=positives, negatives=negatives)
         if not len(anchors) == len(positives) == len(negatives) or not len(anchors):
             raise ShapeError(
                 "anchors, positives, negatives: expected equally many, and at least one of each, "
@@ -89,6 +91,8 @@ class TripletEvaluator(BaseEvaluator):
         anchors = self.embed_inputs(model, self.anchors, "query")
         positives = self.embed_inputs(model, self.positives, "document")
         negatives = self.embed_inputs(model, self.negatives, "document")
+        for embeddings in (anchors, positives, negatives):
+            expect_numbers(embeddings, "embeddings")
         metrics = {}
         for name in self.similarity_fn_names or [model.similarity_fn_name]:
             similarity = SimilarityFunction.to_similarity_pairwise_fn(name)

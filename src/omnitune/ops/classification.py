@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnitune.errors import ShapeError
-from omnitune.ops.metrics import ranking_metrics
+from omnitune.ops.metrics import expect_numbers, ranking_metrics
 
 
 def binary_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
@@ -27,6 +27,7 @@ def binary_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
     Raises:
         ShapeError: `labels` does not hold one number per score, or there are none.
+        InputError: A score is no number.
 
     Source:
         Agrees with `BinaryClassificationEvaluator` of Sentence Transformers 6.2.0.
@@ -35,6 +36,7 @@ def binary_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
         raise ShapeError(
             f"labels: expected one for each of at least one score, got {tuple(labels.shape)} for {tuple(scores.shape)}"
         )
+    expect_numbers(scores, "scores")
     positive = labels == 1
     accuracy, accuracy_threshold = best_accuracy(scores, positive)
     f1, precision, recall, f1_threshold = best_f1(scores, positive)

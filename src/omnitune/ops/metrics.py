@@ -6,11 +6,36 @@ two systems can be compared query by query (`ops.significance`); a report's numb
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from omnitune.errors import ShapeError
+from omnitune.errors import InputError, ShapeError
+
+
+def expect_numbers(values: Any, name: str) -> None:
+    """See that no metric is made of what is no number.
+
+    Args:
+        values: A tensor or an array; anything else passes.
+        name: What they are, for the message.
+
+    Raises:
+        InputError: One of them is NaN or infinite.
+    """
+    if not isinstance(values, Tensor | np.ndarray):
+        return
+    tensor = torch.as_tensor(values)
+    if tensor.layout != torch.strided:
+        tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+    if not tensor.isfinite().all():
+        wrong = tensor[~tensor.isfinite()]
+        raise InputError(
+            f"{name}: expected numbers from the model, got {float(wrong[0])} ({len(wrong):,} of {tensor.numel():,}); "
+            "its weights or inputs hold values that are no numbers"
+        )
 
 
 def mark_relevant(ranked: Tensor, relevant_queries: Tensor, relevant_documents: Tensor) -> Tensor:
@@ -156,6 +181,7 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, lengths: Tensor, k: int) -
 
     Raises:
         ShapeError: Scores, relevance and lengths do not speak of the same number of candidates.
+        InputError: A score is no number.
 
     Source:
         Agrees with scikit-learn's `average_precision_score` and `ndcg_score` on each query.
@@ -165,6 +191,7 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, lengths: Tensor, k: int) -
             f"relevant, lengths: expected one mark for each of {len(scores)} scores, and lengths that add up to them, "
             f"got {tuple(relevant.shape)} and a sum of {int(lengths.sum())}"
         )
+    expect_numbers(scores, "scores")
     query = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     order = scores.argsort(descending=True, stable=True)
     order = order[query[order].argsort(stable=True)]
@@ -200,10 +227,10 @@ def _ranks(head: Tensor) -> Tensor:
 
 
 def pearson(x: Tensor, y: Tensor) -> float:
-    """Linear correlation of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant."""
+    """Linear correlation of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant or has a NaN."""
     x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
     norms = float(x.norm() * y.norm())
-    if norms == 0.0:
+    if norms == 0.0 or not math.isfinite(norms):  # min(1.0, nan) below would be 1.0
         return math.nan
     return max(-1.0, min(1.0, float(x @ y) / norms))
 
@@ -216,5 +243,7 @@ def average_ranks(values: Tensor) -> Tensor:
 
 
 def spearman(x: Tensor, y: Tensor) -> float:
-    """Correlation of the ranks of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant."""
+    """Correlation of the ranks of two vectors `(n,)`, in [-1, 1]; NaN where one of them is constant or has a NaN."""
+    if x.isnan().any() or y.isnan().any():
+        return math.nan
     return pearson(average_ranks(x), average_ranks(y))

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omnitune.errors import InputError
+from omnitune.errors import InputError, ShapeError
+from omnitune.ops.metrics import expect_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,15 @@ _STEPS = 255
 
 
 def truncate_embeddings(embeddings: Vectors, truncate_dim: int | None) -> Vectors:
-    """The first `truncate_dim` dimensions of `embeddings` `(..., dim)`, not rescaled; None keeps all."""
+    """The first `truncate_dim` dimensions of `embeddings` `(..., dim)`, not rescaled; None keeps all.
+
+    Raises:
+        InputError: `embeddings` is no tensor and no array.
+    """
+    if not isinstance(embeddings, Tensor | np.ndarray):
+        raise InputError(
+            f"embeddings: expected a tensor or an array, got {type(embeddings).__name__}; make one with np.asarray"
+        )
     return embeddings[..., :truncate_dim]
 
 
@@ -37,8 +46,8 @@ def quantize_embeddings(
     `ubinary` keep one bit a dimension, set where the value is positive, packed eight to a byte.
 
     Args:
-        embeddings: `(rows, dim)` or `(dim,)`, float; or a list of vectors `(dim,)`; or a list of token vectors
-            `(tokens, dim)`, which share their ranges.
+        embeddings: `(rows, dim)` or `(dim,)`, float; or a list of vectors `(dim,)`, of numbers, or of lists of numbers;
+            or a list of token vectors `(tokens, dim)`, which share their ranges.
         precision: `"float32"`, `"int8"`, `"uint8"`, `"binary"` or `"ubinary"`.
         ranges: Smallest and largest value of each dimension `(2, dim)`, for 8 bits.
         calibration_embeddings: Embeddings `(n, dim)` whose smallest and largest values are the ranges, for 8 bits.
@@ -48,12 +57,17 @@ def quantize_embeddings(
         `(rows, dim)` for float and 8 bits, `(rows, ceil(dim / 8))` for 1 bit; a list for a list of token vectors.
 
     Raises:
-        InputError: `precision` is unknown; `embeddings` are already integers; or the ranges would have to be taken from
-            a single embedding.
+        InputError: `precision` is unknown; `embeddings` are already integers, or hold what is no number; or the ranges
+            would have to be taken from a single embedding.
+        ShapeError: `ranges` are not `(2, dim)`.
 
     Source:
         Agrees with `sentence_transformers.quantize_embeddings` 6.2.0.
     """
+    if isinstance(embeddings, list) and embeddings and not hasattr(embeddings[0], "ndim"):
+        embeddings = np.asarray(embeddings, dtype=np.float32)
+    ranges = None if ranges is None else _as_array(ranges)
+    calibration_embeddings = None if calibration_embeddings is None else _as_array(calibration_embeddings)
     if isinstance(embeddings, list) and embeddings and embeddings[0].ndim == 2:
         matrices = [_as_array(matrix) for matrix in embeddings]
         if precision in ("int8", "uint8") and ranges is None:
@@ -73,7 +87,7 @@ def _as_array(embeddings: Tensor | Matrix) -> Matrix:
         detached = embeddings.detach().cpu()
         array: Matrix = (detached.float() if detached.is_floating_point() else detached).numpy()
         return array
-    return embeddings
+    return np.asarray(embeddings)
 
 
 def _quantize(
@@ -81,6 +95,7 @@ def _quantize(
 ) -> Matrix:
     if embeddings.dtype.kind in "iu":
         raise InputError(f"embeddings: expected floating-point numbers, got {embeddings.dtype}; pass them unquantized")
+    expect_numbers(embeddings, "embeddings")
     if precision == "float32":
         return embeddings.astype(np.float32)
     if precision == "ubinary":
@@ -95,6 +110,8 @@ def _quantize(
     if ranges is None:
         calibrated = calibration_embeddings is not None
         ranges = _ranges(calibration_embeddings if calibrated else embeddings, precision, calibrated=calibrated)
+    if ranges.shape != (2, embeddings.shape[-1]):
+        raise ShapeError(f"ranges: expected the shape (2, {embeddings.shape[-1]}), got {ranges.shape}")
     lowest, highest = ranges.astype(np.float32, copy=False)
     step = (highest - lowest) / _STEPS
     steps = np.floor((embeddings - lowest) / np.where(step == 0, 1, step)).clip(0, _STEPS)

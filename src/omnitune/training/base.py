@@ -115,7 +115,9 @@ class BaseTrainer(HookedTrainer):
             **options,
         )
         self.eval_dataset = eval_dataset
-        self.evaluator: Any = SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) else evaluator
+        self.evaluator: Any = (
+            SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) and evaluator else evaluator or None
+        )
         self._settle()
         self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
         if args.eval_strategy != "no" and args.metric_for_best_model is not None:

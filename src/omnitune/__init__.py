@@ -14,6 +14,10 @@ _HOME = {
     "CrossEncoderModelCardData": "omnitune.report.card",
     "CrossEncoderTrainer": "omnitune.training.cross_encoder",
     "CrossEncoderTrainingArguments": "omnitune.training.arguments",
+    "InputExample": "omnitune.compat.examples",
+    "LoggingHandler": "omnitune.compat.utilities",
+    "ParallelSentencesDataset": "omnitune.compat.old_datasets",
+    "SentencesDataset": "omnitune.compat.old_datasets",
     "DEFAULT_POLICY": "omnitune.inputs.policy",
     "DefaultBatchSampler": "omnitune.data.samplers",
     "MediaPolicy": "omnitune.inputs.policy",
@@ -31,6 +35,19 @@ _HOME = {
     "quantize_embeddings": "omnitune.ops.quantize",
 }
 _ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
+
+_LEFT_OUT = {
+    "resolve_ids": "use dataset.map with a dictionary from identifier to text",
+    **dict.fromkeys(
+        (
+            "export_dynamic_quantized_onnx_model",
+            "export_optimized_onnx_model",
+            "export_static_quantized_openvino_model",
+        ),
+        "use optimum on the folder of the backbone that save_pretrained writes",
+    ),
+}
+"""Names of the rival's that are left out, and what takes their place."""
 
 __all__ = ["__version__", *sorted(_HOME), *_ROOMS]
 
@@ -62,6 +79,10 @@ if TYPE_CHECKING:
     from omnitune import (
         util as util,
     )
+    from omnitune.compat.examples import InputExample as InputExample
+    from omnitune.compat.old_datasets import ParallelSentencesDataset as ParallelSentencesDataset
+    from omnitune.compat.old_datasets import SentencesDataset as SentencesDataset
+    from omnitune.compat.utilities import LoggingHandler as LoggingHandler
     from omnitune.data.samplers import (
         BatchSamplers as BatchSamplers,
     )
@@ -97,6 +118,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"omnitune.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _LEFT_OUT:
+        raise AttributeError(f"module 'omnitune' has no {name!r} on purpose: {_LEFT_OUT[name]}")
     raise AttributeError(f"module 'omnitune' has no attribute {name!r}")
 
 

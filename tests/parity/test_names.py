@@ -20,7 +20,7 @@ COVERED = {
         CrossEncoder CrossEncoderModelCardData CrossEncoderTrainer CrossEncoderTrainingArguments
         DefaultBatchSampler MultiDatasetDefaultBatchSampler SentenceTransformer SentenceTransformerModelCardData
         SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction mine_hard_negatives
-        quantize_embeddings
+        quantize_embeddings InputExample LoggingHandler ParallelSentencesDataset SentencesDataset
     """,
     "sentence_transformer.losses": """
         AdaptiveLayerLoss AnglELoss BatchAllTripletLoss BatchHardSoftMarginTripletLoss BatchHardTripletLoss
@@ -39,7 +39,8 @@ COVERED = {
         TripletEvaluator
     """,
     "cross_encoder": """
-        CrossEncoder CrossEncoderModelCardData CrossEncoderTrainer CrossEncoderTrainingArguments
+        CrossEncoder CrossEncoderDataCollator CrossEncoderModelCardData CrossEncoderTrainer
+        CrossEncoderTrainingArguments
     """,
     "cross_encoder.losses": """
         ADRMSELoss BinaryCrossEntropyLoss CachedMultipleNegativesRankingLoss CrossEntropyLoss LambdaLoss
@@ -49,15 +50,19 @@ COVERED = {
     "cross_encoder.evaluation": """
         CrossEncoderClassificationEvaluator CrossEncoderCorrelationEvaluator CrossEncoderNanoBEIREvaluator
         CrossEncoderRerankingEvaluator
+        CEBinaryAccuracyEvaluator CEBinaryClassificationEvaluator CECorrelationEvaluator CEF1Evaluator
+        CERerankingEvaluator CESoftmaxAccuracyEvaluator
     """,
     "cross_encoder.modules": """
-        Dense InputModule LogitScore Module Router Transformer
+        Asym Dense InputModule LogitScore Module Router Transformer
     """,
     "util": """
         SimilarityFunction community_detection cos_sim dot_score euclidean_sim information_retrieval manhattan_sim
         mine_hard_negatives normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score
         pairwise_euclidean_sim pairwise_manhattan_sim paraphrase_mining paraphrase_mining_embeddings pytorch_cos_sim
-        quantize_embeddings semantic_search truncate_embeddings
+        quantize_embeddings semantic_search truncate_embeddings LoggingHandler batch_to_device disable_datasets_caching
+        disable_logging fullname get_device_name get_rank get_world_size http_get is_accelerate_available
+        is_datasets_available is_dist_initialized is_training_available
     """,
 }
 
@@ -66,8 +71,6 @@ LEFT_OUT = {
         "MultiVectorEncoder MultiVectorEncoderModelCardData MultiVectorEncoderTrainer": FAMILY,
         "MultiVectorEncoderTrainingArguments SparseEncoder SparseEncoderModelCardData SparseEncoderTrainer": FAMILY,
         "SparseEncoderTrainingArguments": FAMILY,
-        "InputExample ParallelSentencesDataset SentencesDataset": LEGACY,
-        "LoggingHandler": "rich does it in the command line; the library adds no handlers",
         "export_dynamic_quantized_onnx_model export_optimized_onnx_model": EXPORT,
         "export_static_quantized_openvino_model": EXPORT,
         "resolve_ids": DATASETS,
@@ -76,24 +79,19 @@ LEFT_OUT = {
         "ContrastiveTensionDataLoader": LEGACY,
     },
     "sentence_transformer.evaluation": {},
-    "cross_encoder": {"CrossEncoderDataCollator": "one collator serves every family"},
+    "cross_encoder": {},
     "cross_encoder.losses": {},
-    "cross_encoder.evaluation": {
-        "CEBinaryAccuracyEvaluator CEBinaryClassificationEvaluator CECorrelationEvaluator CEF1Evaluator": LEGACY,
-        "CERerankingEvaluator CESoftmaxAccuracyEvaluator": LEGACY,
-    },
-    "cross_encoder.modules": {"Asym": "old name of Router"},
+    "cross_encoder.evaluation": {},
+    "cross_encoder.modules": {},
     "util": {
-        "LoggingHandler install_logger": "the library adds no handlers",
-        "ORIGINAL_TRANSFORMER_MODELS append_to_last_row batch_to_device cat_padded_token_embeddings": INTERNAL,
-        "check_package_availability check_teacher_targets check_version_requirements": INTERNAL,
-        "disable_datasets_caching disable_logging disabled_tqdm fullname get_device_name get_rank": INTERNAL,
-        "get_world_size http_get import_from_string import_module_class is_accelerate_available": INTERNAL,
-        "is_datasets_available is_dist_initialized is_sentence_transformer_model is_training_available": INTERNAL,
-        "load_dir_path load_file_path repad_flattened_features save_to_hub_args_decorator": INTERNAL,
-        "similarity_fct_name stack_padded_token_embeddings all_gather all_gather_padded": INTERNAL,
-        "all_gather_with_grad _convert_to_batch _convert_to_batch_tensor _convert_to_tensor": INTERNAL,
-        "_move_tensors_to_cpu": INTERNAL,
+        "install_logger": "the library adds no handlers",
+        "ORIGINAL_TRANSFORMER_MODELS append_to_last_row cat_padded_token_embeddings": INTERNAL,
+        "check_package_availability": INTERNAL,
+        "check_teacher_targets check_version_requirements disabled_tqdm import_from_string": INTERNAL,
+        "import_module_class is_sentence_transformer_model load_dir_path load_file_path": INTERNAL,
+        "repad_flattened_features save_to_hub_args_decorator similarity_fct_name": INTERNAL,
+        "stack_padded_token_embeddings all_gather all_gather_padded all_gather_with_grad _convert_to_batch": INTERNAL,
+        "_convert_to_batch_tensor _convert_to_tensor _move_tensors_to_cpu": INTERNAL,
         "compute_count_vector select_max_active_dims to_scipy_coo": FAMILY,
         "maxsim maxsim_pairwise mean_maxsim mean_maxsim_pairwise": FAMILY,
         "resolve_ids": DATASETS,

@@ -1,5 +1,5 @@
 """Evaluators of every family, under Sentence Transformers' path."""
 
-from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
+from omnitune.evaluation import BaseEvaluator, SentenceEvaluator, SequentialEvaluator
 
-__all__ = ["BaseEvaluator", "SequentialEvaluator"]
+__all__ = ["BaseEvaluator", "SentenceEvaluator", "SequentialEvaluator"]

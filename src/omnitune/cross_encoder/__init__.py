@@ -1,5 +1,6 @@
 """The cross-encoder family under Sentence Transformers' path; nothing inside omnitune imports it."""
 
+from omnitune.data.collator import Collator as CrossEncoderDataCollator
 from omnitune.model.pair import CrossEncoder
 from omnitune.report.card import CrossEncoderModelCardData
 from omnitune.training.arguments import CrossEncoderTrainingArguments
@@ -7,6 +8,7 @@ from omnitune.training.cross_encoder import CrossEncoderTrainer
 
 __all__ = [
     "CrossEncoder",
+    "CrossEncoderDataCollator",
     "CrossEncoderModelCardData",
     "CrossEncoderTrainer",
     "CrossEncoderTrainingArguments",

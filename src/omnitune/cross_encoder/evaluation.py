@@ -1,5 +1,13 @@
 """Evaluators of the cross-encoder family, under Sentence Transformers' path."""
 
+from omnitune.compat.evaluators import (
+    CEBinaryAccuracyEvaluator,
+    CEBinaryClassificationEvaluator,
+    CECorrelationEvaluator,
+    CEF1Evaluator,
+    CERerankingEvaluator,
+    CESoftmaxAccuracyEvaluator,
+)
 from omnitune.evaluation.cross_encoder import (
     CrossEncoderClassificationEvaluator,
     CrossEncoderCorrelationEvaluator,
@@ -8,6 +16,12 @@ from omnitune.evaluation.cross_encoder import (
 )
 
 __all__ = [
+    "CEBinaryAccuracyEvaluator",
+    "CEBinaryClassificationEvaluator",
+    "CECorrelationEvaluator",
+    "CEF1Evaluator",
+    "CERerankingEvaluator",
+    "CESoftmaxAccuracyEvaluator",
     "CrossEncoderClassificationEvaluator",
     "CrossEncoderCorrelationEvaluator",
     "CrossEncoderNanoBEIREvaluator",

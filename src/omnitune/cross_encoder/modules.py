@@ -1,5 +1,6 @@
 """Modules of the cross-encoder family, under Sentence Transformers' path."""
 
 from omnitune.modules import Dense, InputModule, LogitScore, Module, Router, Transformer
+from omnitune.modules import Router as Asym
 
-__all__ = ["Dense", "InputModule", "LogitScore", "Module", "Router", "Transformer"]
+__all__ = ["Asym", "Dense", "InputModule", "LogitScore", "Module", "Router", "Transformer"]

@@ -1,7 +1,7 @@
 """How well similarities tell pairs that are alike from others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -68,6 +68,12 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
         self.write_csv = write_csv
         self.truncate_dim = truncate_dim
         self.csv_file = "binary_classification_evaluation" + (f"_{name}" if name else "") + "_results.csv"
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[Any], **kwargs: Any) -> Self:
+        """From examples that have `texts` and a `label`."""
+        first, second = ([example.texts[side] for example in examples] for side in (0, 1))
+        return cls(first, second, [example.label for example in examples], **kwargs)
 
     def measure(self, model: Any) -> dict[str, float]:
         """`{similarity}_{metric}`, and `max_{metric}` where several similarities are measured."""

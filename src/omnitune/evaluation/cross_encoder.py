@@ -5,7 +5,7 @@ Every evaluator hands all its pairs to one `predict`, which sorts them by cost: 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -275,6 +275,11 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
         self.write_csv = write_csv
         self.csv_file = self._csv_name()
         self.primary_metric = "spearman"
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[Any], **kwargs: Any) -> Self:
+        """From examples that have `texts` and a `label`."""
+        return cls([example.texts for example in examples], [example.label for example in examples], **kwargs)
 
     def measure(self, model: Any) -> dict[str, float]:
         """`pearson` and `spearman`."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         self.precision = precision
         self.truncate_dim = truncate_dim
         self.csv_file = "_".join(filter(None, ["similarity_evaluation", name, precision, "results.csv"]))
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[Any], **kwargs: Any) -> Self:
+        """From examples that have `texts` and a `label`."""
+        first, second = ([example.texts[side] for example in examples] for side in (0, 1))
+        return cls(first, second, [example.label for example in examples], **kwargs)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1

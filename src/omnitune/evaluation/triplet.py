@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -76,6 +76,12 @@ class TripletEvaluator(BaseEvaluator):
         self.write_csv = write_csv
         self.truncate_dim = truncate_dim
         self.csv_file = "triplet_evaluation" + (f"_{name}" if name else "") + "_results.csv"
+
+    @classmethod
+    def from_input_examples(cls, examples: Sequence[Any], **kwargs: Any) -> Self:
+        """From examples that have `texts` and a `label`."""
+        sides = ([example.texts[side] for example in examples] for side in range(3))
+        return cls(*sides, **kwargs)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1

@@ -91,6 +91,10 @@ class Loss(nn.Module):
         """
         return [self.objective([e.truncate(d) for e in embeddings], labels) for d in dims]
 
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None = None) -> Objective:
+        """The loss of embeddings that are there already, `(rows, dim)` a column."""
+        return self.objective([Embeddings(values) for values in embeddings], labels)
+
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
         """Negatives that each query meets in one step, or None where the batch is no source of negatives.
 

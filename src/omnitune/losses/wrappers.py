@@ -14,18 +14,42 @@ from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Object
 logger = logging.getLogger(__name__)
 
 
-class Wrapper(Loss):
-    """A loss made of another, which says how its embeddings are obtained and what its labels are.
+class FromEmbeddings(Loss):
+    """A module with `compute_loss_from_embeddings(embeddings, labels)` as a loss: its embeddings are made as for any.
 
-    Raises:
-        InputError: `loss` is not a `Loss`.
+    Args:
+        model: The encoder.
+        loss: The module.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__(model)
+        self.loss = loss
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Whatever the module computes."""
+        value: Objective = cast(Any, self.loss).compute_loss_from_embeddings([e.values for e in embeddings], labels)
+        return value
+
+
+class Wrapper(Loss):
+    """A loss made of another, which says how its embeddings are obtained and what its labels are.
+
+    Args:
+        model: The encoder.
+        loss: A `Loss`, or a module with `compute_loss_from_embeddings(embeddings, labels)`.
+
+    Raises:
+        InputError: `loss` is neither.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        if not isinstance(loss, Loss) and hasattr(loss, "compute_loss_from_embeddings"):
+            loss = FromEmbeddings(model, loss)
         if not isinstance(loss, Loss):
             raise InputError(
-                f"loss: expected a subclass of omnitune.losses.Loss, which has an objective on embeddings, "
-                f"got {type(loss).__module__}.{type(loss).__qualname__}"
+                f"loss: expected a subclass of omnitune.losses.Loss, or a module with compute_loss_from_embeddings("
+                f"embeddings, labels), got {type(loss).__module__}.{type(loss).__qualname__}"
             )
         super().__init__(model, loss.strategy)
         self.loss: Loss = loss

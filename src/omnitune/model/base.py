@@ -326,6 +326,11 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         """The configuration of `transformers_model`, or None; the Trainer and its integrations read it."""
         return getattr(self.transformers_model, "config", None)
 
+    @config.setter
+    def config(self, value: Any) -> None:
+        if self.transformers_model is not None:
+            self.transformers_model.config = value
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

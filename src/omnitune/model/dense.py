@@ -1,6 +1,5 @@
 """Public encoders: a family and its verbs. Loading, saving and the encoding loop are in `model` and `inference`."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -18,10 +17,12 @@ from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.family import DENSE, Family
+from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.renames import renamed
 from omnitune.report.card import SentenceTransformerModelCardData
 from omnitune.types import Features
 
@@ -35,7 +36,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names under which models keep the prompt of documents, the first that is there applies."""
 
 
-class SentenceTransformer(Model, pools.PoolMixin):
+class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
     """A dense encoder: one vector an input, whatever its modality.
 
     Args:
@@ -67,6 +68,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
     family: ClassVar[Family] = DENSE
     default_prompts: ClassVar[Mapping[str, str]] = {"query": "", "document": ""}
 
+    @dense_loading
     def __init__(
         self,
         model_name_or_path: str | None = None,
@@ -131,6 +133,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
 
     # -- encode
 
+    @renamed(**ENCODE_NAMES)
     def encode(
         self,
         inputs: Any,
@@ -215,6 +218,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
                 encoded = as_numpy(encoded)
         return encoded[0] if single else encoded
 
+    @renamed(**ENCODE_NAMES)
     def encode_query(
         self,
         inputs: Any,
@@ -254,6 +258,7 @@ class SentenceTransformer(Model, pools.PoolMixin):
             **{"task": "query", **kwargs},
         )
 
+    @renamed(**ENCODE_NAMES)
     def encode_document(
         self,
         inputs: Any,
@@ -358,11 +363,6 @@ class SentenceTransformer(Model, pools.PoolMixin):
     @property
     def output_size(self) -> int | None:
         """The same, as every family names the size of its output."""
-        return self.get_embedding_dimension()
-
-    def get_sentence_embedding_dimension(self) -> int | None:
-        """Old name of `get_embedding_dimension`, which scripts still use."""
-        warnings.warn("renamed to get_embedding_dimension", FutureWarning, stacklevel=2)
         return self.get_embedding_dimension()
 
     @contextmanager

@@ -18,6 +18,7 @@ from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.family import PAIR, Family
+from omnitune.model.old_names import PREDICT_NAMES, RANK_NAMES, PairOldNames, pair_loading
 from omnitune.modules.activations import activation_name, activation_named
 from omnitune.modules.base import check_becomes_text, read_pairs
 from omnitune.modules.dense import Dense
@@ -25,6 +26,7 @@ from omnitune.modules.logit_score import LogitScore, narrow_output_layer
 from omnitune.modules.precision import compute_in_float32
 from omnitune.modules.tasks import SCORES
 from omnitune.modules.transformer import Transformer
+from omnitune.renames import renamed
 from omnitune.report.card import CrossEncoderModelCardData
 from omnitune.types import Column, Features, Modality
 
@@ -37,7 +39,7 @@ ANSWERS = ("yes", "no")
 """Tokens whose logits score a pair where a bare language model is made a cross encoder."""
 
 
-class CrossEncoder(Model, pools.PoolMixin):
+class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
     """A reranker: one score, or one a label, for a pair of any two inputs that the model takes.
 
     A bare language model (`...ForCausalLM`) scores by the logits of "yes" and "no"; any other by a classifier, which is
@@ -80,6 +82,7 @@ class CrossEncoder(Model, pools.PoolMixin):
 
     family: ClassVar[Family] = PAIR
 
+    @pair_loading
     def __init__(
         self,
         model_name_or_path: str | None = None,
@@ -289,6 +292,7 @@ class CrossEncoder(Model, pools.PoolMixin):
 
     # -- scores
 
+    @renamed(**PREDICT_NAMES)
     def predict(
         self,
         inputs: Any,
@@ -383,6 +387,7 @@ class CrossEncoder(Model, pools.PoolMixin):
         with self.inference(device):
             return stacked(self.engine, items, request, finish, on_host=on_host)
 
+    @renamed(**RANK_NAMES)
     def rank(
         self,
         query: Any,

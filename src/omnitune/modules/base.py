@@ -26,10 +26,18 @@ from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
 from omnitune.inputs.video import Clip
 from omnitune.modules import files
+from omnitune.renames import deprecated, say_once
 from omnitune.types import Features, Modality
 
 UNREAD = 512
 """Tokens that media are taken to become when they are read, where texts are not cut."""
+
+
+OLD_METHODS = {
+    "get_sentence_embedding_dimension": "get_embedding_dimension",
+    "get_word_embedding_dimension": "get_embedding_dimension",
+}
+"""Older names of a module's methods."""
 
 
 class Module(nn.Module):
@@ -155,6 +163,13 @@ class Module(nn.Module):
         config = files.read_json(folder / cls.config_file_name)
         return {cls.config_key_renames.get(key, key): value for key, value in config.items()}
 
+    def __getattr__(self, name: str) -> Any:
+        # Not methods, so that a module without a dimension has no older spelling of it either.
+        if name in OLD_METHODS and any(OLD_METHODS[name] in vars(kind) for kind in type(self).__mro__):
+            deprecated(name, OLD_METHODS[name])
+            return getattr(self, OLD_METHODS[name])
+        return super().__getattr__(name)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.get_config_dict()})"
 
@@ -221,6 +236,11 @@ class InputModule(Module):
             ModalityError: The module does not take such items.
         """
         raise NotImplementedError
+
+    def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> Features:
+        """Features of inputs; today `preprocess`."""
+        say_once("module.tokenize is called module.preprocess now")
+        return self.preprocess(texts, **kwargs)
 
     def save_tokenizer(self, output_path: str, **kwargs: Any) -> None:
         """Write the tokenizer's files into the folder `output_path`."""

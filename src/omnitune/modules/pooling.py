@@ -10,6 +10,8 @@ from torch import Tensor
 from omnitune.errors import InputError
 from omnitune.modules import files
 from omnitune.modules.base import Module
+from omnitune.modules.old_arguments import modes_by_flags
+from omnitune.renames import renamed
 from omnitune.types import Features
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -48,6 +50,8 @@ class Pooling(Module):
     config_keys: ClassVar[list[str]] = ["embedding_dimension", "pooling_mode", "include_prompt"]
     config_key_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
+    @renamed(word_embedding_dimension="embedding_dimension")
+    @modes_by_flags(LEGACY_KEYS)
     def __init__(
         self,
         embedding_dimension: int,

@@ -22,6 +22,7 @@ from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.long_pairs import shortened
+from omnitune.modules.old_arguments import older_arguments
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, check_supported, task_named
 from omnitune.types import Features, Modality
@@ -76,6 +77,7 @@ class Transformer(InputModule):
         "document_length",
     ]
 
+    @older_arguments
     def __init__(
         self,
         model_name_or_path: str,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import ShapeError
 from omnitune.modules.base import Module
+from omnitune.renames import renamed
 from omnitune.types import Features
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class WeightedLayerPooling(Module):
     config_keys: ClassVar[list[str]] = ["embedding_dimension", "layer_start", "num_hidden_layers"]
     config_key_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
+    @renamed(word_embedding_dimension="embedding_dimension")
     def __init__(
         self,
         embedding_dimension: int,

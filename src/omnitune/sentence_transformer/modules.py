@@ -1,7 +1,13 @@
 """Modules of the dense family, under Sentence Transformers' path."""
 
+from typing import Any
+
 from omnitune.modules import (
     Dense,
+    Dropout,
+    InputModule,
+    LayerNorm,
+    Module,
     Normalize,
     Pooling,
     Router,
@@ -11,9 +17,24 @@ from omnitune.modules import (
     WordEmbeddings,
     WordWeights,
 )
+from omnitune.modules import Router as Asym
+from omnitune.modules.clip_model import CLIPModel
+from omnitune.renames import missing
+
+LEFT_OUT = dict.fromkeys(
+    ("BoW", "CNN", "LSTM"),
+    "models of it are older than transformers; use WordEmbeddings or StaticEmbedding with Pooling",
+)
+"""Modules that are left out, and what takes their place."""
 
 __all__ = [
+    "Asym",
+    "CLIPModel",
     "Dense",
+    "Dropout",
+    "InputModule",
+    "LayerNorm",
+    "Module",
     "Normalize",
     "Pooling",
     "Router",
@@ -23,3 +44,7 @@ __all__ = [
     "WordEmbeddings",
     "WordWeights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(f"module {__name__!r}", name, LEFT_OUT)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
@@ -36,6 +36,12 @@ __all__ = [
     "MultiDatasetBatchSamplers",
     "SentenceTransformerTrainingArguments",
 ]
+
+
+if TYPE_CHECKING:
+    Budget: TypeAlias = str | int | float
+else:
+    Budget = str  # the parser of command lines knows one type a flag; `_memory` reads numbers out of the text
 
 
 @dataclass
@@ -88,7 +94,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
     )
     """Share of the steps in which the learning rate rises. `warmup_steps` takes a share as well, and wins."""
 
-    activation_memory: str | int | float = field(
+    activation_memory: Budget = field(
         default="auto", kw_only=True, metadata={"help": "Memory for kept graphs: auto, bytes, or a share of it."}
     )
     """Memory for kept graphs of a step: "auto", bytes, or a share of the free memory; 0 replays every mini-batch."""

@@ -20,6 +20,7 @@ from omnitune.data.collator import Collator
 from omnitune.evaluation import BaseEvaluator
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLoss
 from omnitune.model.pair import CrossEncoder
+from omnitune.renames import renamed
 from omnitune.training.arguments import CrossEncoderTrainingArguments
 from omnitune.training.base import BaseTrainer, LossArgument
 from omnitune.types import Column
@@ -59,6 +60,7 @@ class CrossEncoderTrainer(BaseTrainer):
 
     arguments_class = CrossEncoderTrainingArguments
 
+    @renamed(tokenizer="processing_class")
     def __init__(
         self,
         model: CrossEncoder | None = None,

@@ -88,12 +88,6 @@ RELIANCES = (
         "return self._n_gpu",
         "one process trains on one device; upstream would wrap the model in DataParallel",
     ),
-    Reliance(
-        "base_dataloader",
-        "accelerate.data_loader:DataLoaderAdapter.__init__",
-        "self.base_dataloader = DataLoader(dataset, batch_sampler=batch_sampler, **kwargs)",
-        "batches are seen when they are read, one before they are used",
-    ),
 )
 """Every private name of upstream that the training room uses."""
 

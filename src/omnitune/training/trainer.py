@@ -20,6 +20,7 @@ from omnitune.data.collator import Collator
 from omnitune.evaluation import BaseEvaluator
 from omnitune.losses import CoSENTLoss
 from omnitune.model.dense import SentenceTransformer
+from omnitune.renames import renamed
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.base import BaseTrainer, LossArgument
 
@@ -57,6 +58,7 @@ class SentenceTransformerTrainer(BaseTrainer):
 
     arguments_class = SentenceTransformerTrainingArguments
 
+    @renamed(tokenizer="processing_class")
     def __init__(
         self,
         model: SentenceTransformer | None = None,

@@ -3,11 +3,19 @@
 import importlib
 from typing import Any
 
+from omnitune.renames import missing
+
 _SIMILARITY = (
     "SimilarityFunction cos_sim dot_score euclidean_sim manhattan_sim normalize_embeddings pairwise_angle_sim "
     "pairwise_cos_sim pairwise_dot_score pairwise_euclidean_sim pairwise_manhattan_sim"
 )
+_UTILITIES = (
+    "LoggingHandler batch_to_device disable_datasets_caching disable_logging fullname get_device_name get_rank "
+    "get_world_size http_get is_accelerate_available is_datasets_available is_dist_initialized is_training_available"
+)
 _HOME = {
+    **dict.fromkeys(_UTILITIES.split(), "omnitune.compat.utilities"),
+    **dict.fromkeys(("semantic_search_faiss", "semantic_search_usearch"), "omnitune.compat.quantized_search"),
     **dict.fromkeys(_SIMILARITY.split(), "omnitune.ops.similarity"),
     "mine_hard_negatives": "omnitune.retrieval.mining",
     "pytorch_cos_sim": "omnitune.ops.similarity",
@@ -26,7 +34,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'omnitune.util' has no attribute {name!r}")
+        from omnitune.compat.utilities import LEFT_OUT
+
+        raise missing("module 'omnitune.util'", name, LEFT_OUT)
     return getattr(importlib.import_module(_HOME[name]), _RENAMED.get(name, name))
 
 

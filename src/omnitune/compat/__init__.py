@@ -1,0 +1,1 @@
+"""What scripts for Sentence Transformers 2 to 6 still use; nothing inside omnitune imports it."""

@@ -38,11 +38,12 @@ from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
 
+_IMAGES, _TEXTS = "omnitune.documents.read.images", "omnitune.documents.read.office"
 READERS = {
     ".pdf": "omnitune.documents.read.pdf",
     **dict.fromkeys(
         (".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"),
-        "omnitune.documents.read.office",
+        _TEXTS,
     ),
     **{
         suffix: f"omnitune.documents.read.{'images' if kind == 'image' else kind}"

@@ -1,7 +1,8 @@
 """What travels between rooms: raw columns in, embeddings out.
 
 A `Batch` is raw: its columns hold items as the dataset gave them, and no tensor is made until the engine prepares a
-mini-batch. Every model output is `Embeddings`, so slicing, joining, detaching and truncating are written once.
+mini-batch. Every model output is `Embeddings`, so slicing, joining, detaching and truncating are written once for all
+layouts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,49 +66,175 @@ class Batch(TypedDict):
     dataset: str | None
 
 
+Layout = Literal["dense", "padded", "packed", "csr"]
+
+
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Every model output.
+    """Every model output, in one of four layouts.
+
+    | layout | fields | row i |
+    |---|---|---|
+    | dense | `values (rows, dim)` | `values[i]` |
+    | padded | `values (rows, tokens, dim)`, `mask (rows, tokens)` | `values[i][mask[i]]` |
+    | packed | `values (all tokens, dim)`, `offsets (rows + 1,)` | `values[offsets[i]:offsets[i + 1]]` |
+    | csr | `values (non-zeros,)`, `offsets`, `indices (non-zeros,)`, `dim` | non-zeros at `indices[...]` of `dim` |
+
+    Work is done on packed and csr rows, which hold no padding; `pad`, `unbind` and `coo` are the forms that callers of
+    the public verbs expect.
 
     Attributes:
-        values: `(rows, dim)`; or `(rows, tokens, dim)` for token vectors; or `(pairs, labels)` for pair scores.
-        mask: `(rows, tokens)` bool, True where `values` holds a token; None for one vector a row.
+        values: The numbers; of pair scores `(pairs, labels)`.
+        mask: Bool, True where a padded row holds a token.
+        offsets: int64, in host memory, because it decides shapes: reading it from a device would wait for the device.
+        indices: Column of every non-zero, int64.
+        dim: Columns of a csr matrix.
     """
 
     values: Tensor
     mask: Tensor | None = None
+    offsets: Tensor | None = None
+    indices: Tensor | None = None
+    dim: int | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Which of the four it is."""
+        if self.offsets is not None:
+            return "packed" if self.indices is None else "csr"
+        return "dense" if self.mask is None else "padded"
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
 
     def __getitem__(self, rows: Tensor | slice) -> "Embeddings":
-        return Embeddings(self.values[rows], None if self.mask is None else self.mask[rows])
+        """Some rows; consecutive ones of a packed or csr layout share memory with these."""
+        if self.offsets is None:
+            if isinstance(rows, Tensor):
+                rows = rows.to(self.values.device)
+            return Embeddings(self.values[rows], None if self.mask is None else self.mask[rows])
+        chosen = torch.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu()]
+        starts, lengths = self.offsets[chosen], self.lengths[chosen]
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        if len(chosen) and bool((chosen == torch.arange(int(chosen[0]), int(chosen[0]) + len(chosen))).all()):
+            index: Tensor | slice = slice(int(starts[0]), int(starts[0]) + int(offsets[-1]))
+        else:
+            shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
+            index = (shift + torch.arange(len(shift))).to(self.values.device)
+        indices = None if self.indices is None else self.indices[index]
+        return Embeddings(self.values[index], None, offsets, indices, self.dim)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens, or non-zeros, of every row `(rows,)`, int64, in host memory."""
+        if self.offsets is not None:
+            return self.offsets.diff()
+        return torch.ones(len(self), dtype=torch.int64) if self.mask is None else self.mask.sum(dim=1).cpu()
+
+    def with_values(self, values: Tensor) -> "Embeddings":
+        """The same rows with other numbers in the same places."""
+        return Embeddings(values, self.mask, self.offsets, self.indices, self.dim)
 
     def detach(self) -> "Embeddings":
         """The same numbers without their graph."""
-        return Embeddings(self.values.detach(), self.mask)
+        return self.with_values(self.values.detach())
+
+    def to(self, target: torch.device | torch.dtype | str) -> "Embeddings":
+        """The same on another device, or in another number format."""
+        values = self.values.to(target)
+        mask, indices = (None if t is None else t.to(values.device) for t in (self.mask, self.indices))
+        return Embeddings(values, mask, self.offsets, indices, self.dim)
 
     def truncate(self, dim: int) -> "Embeddings":
         """The first `dim` dimensions, scaled back to unit length.
 
         Raises:
-            ShapeError: The embeddings have fewer than `dim` dimensions.
+            ShapeError: The embeddings have fewer than `dim` dimensions, or are sparse.
         """
+        if self.indices is not None:
+            raise ShapeError(f"dim: expected dense or token embeddings to cut to {dim} dimensions, got sparse ones")
         width = self.values.shape[-1]
         if dim > width:
             raise ShapeError(f"dim: expected at most the embedding dimension {width}, got {dim}")
-        return Embeddings(F.normalize(self.values[..., :dim], dim=-1), self.mask)
+        return self.with_values(F.normalize(self.values[..., :dim], dim=-1))
+
+    # -- from one layout to another
+
+    def pack(self) -> "Embeddings":
+        """Packed rows out of padded ones; others stay as they are."""
+        if self.mask is None:
+            return self
+        return Embeddings(self.values[self.mask], offsets=F.pad(self.lengths.cumsum(0), (1, 0)))
+
+    def pad(self) -> "Embeddings":
+        """Right-padded rows, with zeros, out of packed ones; others stay as they are."""
+        if self.layout != "packed":
+            return self
+        lengths = self.lengths.to(self.values.device)
+        mask = torch.arange(int(self.lengths.max()) if len(self) else 0, device=lengths.device) < lengths[:, None]
+        values = self.values.new_zeros(*mask.shape, self.values.shape[-1]).masked_scatter(mask[..., None], self.values)
+        return Embeddings(values, mask)
+
+    def unbind(self) -> list[Tensor]:
+        """One tensor a row: `(dim,)`, or `(tokens, dim)` for token vectors; csr rows become dense."""
+        if self.layout == "csr":
+            return list(self.coo().to_dense().unbind())
+        packed = self.pack()
+        rows = packed.values.unbind() if packed.offsets is None else torch.split(packed.values, packed.lengths.tolist())
+        return list(rows)
+
+    def numpy(self) -> Any:
+        """An array `(rows, dim)`; a list of `(tokens, dim)` arrays; or the arrays `(offsets, indices, values)` of csr.
+
+        bfloat16, which numpy lacks, becomes float32.
+        """
+        host = self.pack().detach().to("cpu")
+        host = host.to(torch.float32) if host.values.dtype is torch.bfloat16 else host
+        if host.offsets is not None and host.indices is not None:
+            return host.offsets.numpy(), host.indices.numpy(), host.values.numpy()
+        return host.values.numpy() if host.offsets is None else [row.numpy() for row in host.unbind()]
+
+    def coo(self) -> Tensor:
+        """A csr matrix as torch's sparse COO tensor `(rows, dim)`, coalesced.
+
+        Raises:
+            ShapeError: The layout is another.
+        """
+        if self.indices is None:
+            raise ShapeError(f"coo: expected csr rows, got {self.layout} ones of shape {tuple(self.values.shape)}")
+        rows = torch.repeat_interleave(torch.arange(len(self)), self.lengths).to(self.indices.device)
+        places, size = torch.stack([rows, self.indices]), (len(self), self.dim or 0)
+        return torch.sparse_coo_tensor(places, self.values, size, is_coalesced=True, check_invariants=False)
+
+    @staticmethod
+    def csr(matrix: Tensor) -> "Embeddings":
+        """The non-zeros of a dense matrix or a sparse COO tensor `(rows, dim)`."""
+        sparse = (matrix if matrix.is_sparse else matrix.to_sparse()).coalesce()
+        rows, columns = sparse.indices()
+        counts = torch.bincount(rows.cpu(), minlength=len(matrix))
+        return Embeddings(sparse.values(), None, F.pad(counts.cumsum(0), (1, 0)), columns, matrix.shape[1])
+
+    @staticmethod
+    def packed(rows: Sequence[Tensor]) -> "Embeddings":
+        """Packed rows out of one tensor `(tokens, dim)` each; at least one."""
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        return Embeddings(torch.cat(list(rows)), offsets=F.pad(lengths.cumsum(0), (1, 0)))
 
     @staticmethod
     def cat(parts: Sequence["Embeddings"]) -> "Embeddings":
-        """Rows of all `parts`, in order; token dimensions are padded to the longest."""
-        masks = [p.mask for p in parts]
-        if masks[0] is None:
-            return Embeddings(torch.cat([p.values for p in parts]))
-        tokens = max(p.values.shape[1] for p in parts)
-        values = [F.pad(p.values, (0, 0, 0, tokens - p.values.shape[1])) for p in parts]
-        padded = [F.pad(m, (0, tokens - m.shape[1])) for m in masks if m is not None]
-        return Embeddings(torch.cat(values), torch.cat(padded))
+        """Rows of all `parts`, which share a layout, in order; padded ones are padded to the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        values = [part.values for part in parts]
+        if parts[0].layout == "padded":
+            tokens = max(v.shape[1] for v in values)
+            masks = [F.pad(p.mask, (0, tokens - p.mask.shape[1])) for p in parts if p.mask is not None]
+            return Embeddings(torch.cat([F.pad(v, (0, 0, 0, tokens - v.shape[1])) for v in values]), torch.cat(masks))
+        if parts[0].offsets is None:
+            return Embeddings(torch.cat(values))
+        offsets = F.pad(torch.cat([part.lengths for part in parts]).cumsum(0), (1, 0))
+        indices = [part.indices for part in parts if part.indices is not None]
+        return Embeddings(torch.cat(values), None, offsets, torch.cat(indices) if indices else None, parts[0].dim)
 
 
 Objective = Tensor | Mapping[str, Tensor]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from omnitune.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
-from omnitune.ops.collectives import gather_columns, gather_rows, world_size
+from omnitune.ops.collectives import gather_columns, gather_embeddings, gather_rows, world_size
 from omnitune.types import Embeddings
 
 SIZES = (3, 2)
@@ -55,6 +55,14 @@ def work(rank: int, port: int, folder: str) -> None:
     # Rank r's loss weighs row i of everyone by (r + 1) * (i + 1).
     (everyone.sum(1) * torch.arange(1, 6) * (rank + 1)).sum().backward()
     found |= {"rows": everyone.tolist(), "offset": offset, "unequal": mine.grad.tolist()}
+    tokens = torch.full((3 * (rank + 1), 2), 1.0 + rank, requires_grad=True)
+    ragged = Embeddings(tokens, offsets=torch.tensor([0, 1, 3] if rank == 0 else [0, 4, 4, 6]))
+    whole, offset = gather_embeddings(ragged)
+    (whole.values.sum(1) * torch.arange(1, 10) * (rank + 1)).sum().backward()
+    found |= {"ragged": whole.offsets.tolist(), "ragged_values": whole.values[:, 0].tolist(), "ragged_first": offset}
+    found |= {"ragged_gradient": tokens.grad[:, 0].tolist()}
+    csr, _ = gather_embeddings(Embeddings.csr(torch.eye(3)[: 2 + rank] * (rank + 1)))
+    found |= {"csr": csr.coo().to_dense().tolist(), "dense": gather_embeddings(Embeddings(mine.detach()))[1]}
     two, offset = gather_columns([mine.detach(), -mine.detach()])
     found |= {"columns": [c.tolist() for c in two], "columns_offset": offset}
 
@@ -87,6 +95,15 @@ def test_rows_of_unequal_ranks(ranks):
         assert rank["columns_offset"] == offset
 
 
+def test_embeddings_of_any_layout_are_gathered_without_padding(ranks):
+    for rank, first in zip(ranks, (0, 2), strict=True):
+        assert (rank["ragged"], rank["ragged_first"], rank["dense"]) == ([0, 1, 3, 7, 7, 9], first, (0, 3)[first // 2])
+        assert rank["ragged_values"] == [1.0] * 3 + [2.0] * 6
+        assert rank["csr"] == [[1, 0, 0], [0, 1, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]]
+    assert ranks[0]["ragged_gradient"] == [3.0, 6.0, 9.0]
+    assert ranks[1]["ragged_gradient"] == [12.0, 15.0, 18.0, 21.0, 24.0, 27.0]
+
+
 def test_gradients_of_unequal_ranks_are_summed(ranks):
     assert ranks[0]["unequal"] == [[3.0, 3.0], [6.0, 6.0], [9.0, 9.0]]
     assert ranks[1]["unequal"] == [[12.0, 12.0], [15.0, 15.0]]
@@ -116,6 +133,7 @@ def test_one_process_gathers_itself():
     assert gathered is rows
     assert offset == 0
     assert gather_columns([rows])[1] == 0
+    assert gather_embeddings(Embeddings(rows))[0].values is rows
     assert world_size() == 1
     assert losses(gather=True)[0].negatives_per_query(64, 3) == 127
 

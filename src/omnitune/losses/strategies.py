@@ -84,7 +84,7 @@ class Strategy:
             prepared = self._prepared(engine, [mini_batch for _, mini_batch in steps], "Embedding")
             made = {place: engine.run(features) for (place, _), features in zip(steps, prepared, strict=True)}
             joined = Embeddings.cat([made[place] for place in range(len(plan.mini_batches))])
-        return [joined[rows.to(joined.values.device)] for rows in plan.rows]
+        return [joined[rows] for rows in plan.rows]
 
     def _with_graph(self, engine: Encodes, steps: Sequence[tuple[int, MiniBatch]]) -> Embeddings:
         run = _Run(engine=engine, strategy=self, budget=0 if engine.sharded else None)
@@ -222,10 +222,10 @@ class _Run:
             return Embeddings.cat([piece.output for piece in self.joined])
         joined = Embeddings.cat([piece.output.detach() for piece in self.joined])
         anchor = torch.zeros((), requires_grad=True)
-        return Embeddings(_Boundary.apply(anchor, joined.values, self), joined.mask)
+        return joined.with_values(_Boundary.apply(anchor, joined.values, self))
 
     def backward(self, gradient: Tensor) -> None:
-        """Carry the gradient of the joined outputs `(items, dim)` into the parameters, once.
+        """Carry the gradient of the joined outputs `(items, dim)` or `(tokens, dim)` into the parameters, once.
 
         Raises:
             InputError: It was done before.
@@ -236,7 +236,7 @@ class _Run:
                 "second one; add losses up before it, or keep all graphs with a larger activation_memory"
             )
         joined = self.joined
-        parts = torch.split(gradient, [len(piece.output) for piece in joined])
+        parts = torch.split(gradient, [len(piece.output.values) for piece in joined])
         known = {p.place: _fit(part, p.output) for p, part in zip(joined, parts, strict=True)}
         # In the order of the forwards, which is that of other ranks; a filler has no say in the gradient.
         pairs = [(p, known[p.place] if p.place >= 0 else torch.zeros_like(p.output.values)) for p in self.pieces]

@@ -41,9 +41,9 @@ class Family:
     mask: str | None = None
 
     def read(self, features: Features) -> Embeddings:
-        """The family's output among what the last module returned."""
+        """The family's output among what the last module returned; token vectors without padding."""
         mask: Tensor | None = None if self.mask is None else features[self.mask].bool()
-        return Embeddings(features[self.output], mask)
+        return Embeddings(features[self.output], mask).pack()
 
 
 DENSE = Family(

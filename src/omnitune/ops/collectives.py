@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["exchanged", "gather_columns", "gather_rows", "leave_gloo_at_exit", "world_size"]
+from omnitune.types import Embeddings
+
+__all__ = ["exchanged", "gather_columns", "gather_embeddings", "gather_rows", "leave_gloo_at_exit", "world_size"]
 
 
 def world_size() -> int:
@@ -100,6 +102,26 @@ def gather_columns(columns: Sequence[Tensor]) -> tuple[list[Tensor], int]:
         return list(columns), 0
     joined, offset = gather_rows(torch.stack(list(columns), dim=1))
     return list(joined.unbind(dim=1)), offset
+
+
+def gather_embeddings(own: Embeddings) -> tuple[Embeddings, int]:
+    """Rows of every rank in one layout, in rank order; of token vectors only the tokens travel, no padding.
+
+    Args:
+        own: This rank's rows; of packed and csr rows each may have any length.
+
+    Returns:
+        The rows of all ranks, and at which of them this rank's begin; gradients as in `gather_rows`.
+    """
+    if world_size() == 1:
+        return own, 0
+    own = own.pack()
+    values, first = gather_rows(own.values)
+    if own.offsets is None:
+        return Embeddings(values), first
+    lengths, first = gather_rows(own.lengths.to(values.device))
+    indices = None if own.indices is None else gather_rows(own.indices)[0]
+    return Embeddings(values, None, F.pad(lengths.cumsum(0), (1, 0)).cpu(), indices, own.dim), first
 
 
 class _GatherRows(torch.autograd.Function):

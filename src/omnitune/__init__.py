@@ -23,6 +23,8 @@ _HOME = {
     "MediaPolicy": "omnitune.inputs.policy",
     "MultiDatasetBatchSamplers": "omnitune.data.samplers",
     "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
+    "MultiVectorEncoder": "omnitune.model.multi_vector",
+    "MultiVectorEncoderModelCardData": "omnitune.report.card",
     "Retriever": "omnitune.retrieval.retriever",
     "SentenceTransformer": "omnitune.model.dense",
     "SentenceTransformerModelCardData": "omnitune.report.card",
@@ -98,10 +100,12 @@ if TYPE_CHECKING:
     from omnitune.inputs.policy import DEFAULT_POLICY as DEFAULT_POLICY
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
     from omnitune.model.dense import SentenceTransformer as SentenceTransformer
+    from omnitune.model.multi_vector import MultiVectorEncoder as MultiVectorEncoder
     from omnitune.model.pair import CrossEncoder as CrossEncoder
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
     from omnitune.report.card import CrossEncoderModelCardData as CrossEncoderModelCardData
+    from omnitune.report.card import MultiVectorEncoderModelCardData as MultiVectorEncoderModelCardData
     from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
     from omnitune.retrieval.mining import mine_hard_negatives as mine_hard_negatives
     from omnitune.retrieval.ray import encode_on_ray as encode_on_ray

@@ -18,7 +18,8 @@ DATASETS = "made by dataset.map here"
 COVERED = {
     "": """
         CrossEncoder CrossEncoderModelCardData CrossEncoderTrainer CrossEncoderTrainingArguments
-        DefaultBatchSampler MultiDatasetDefaultBatchSampler SentenceTransformer SentenceTransformerModelCardData
+        DefaultBatchSampler MultiDatasetDefaultBatchSampler MultiVectorEncoder MultiVectorEncoderModelCardData
+        SentenceTransformer SentenceTransformerModelCardData
         SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction mine_hard_negatives
         quantize_embeddings InputExample LoggingHandler ParallelSentencesDataset SentencesDataset
     """,
@@ -56,6 +57,13 @@ COVERED = {
     "cross_encoder.modules": """
         Asym Dense InputModule LogitScore Module Router Transformer
     """,
+    "multi_vector_encoder.scoring": """
+        XTRKDScores XTRScores colbert_kd_scores colbert_scores colbert_scores_pairwise mean_colbert_kd_scores
+        mean_colbert_scores mean_colbert_scores_pairwise xtr_kd_scores xtr_scores xtr_scores_pairwise
+    """,
+    "multi_vector_encoder.modules": """
+        BaseTokenPooling HierarchicalTokenPooling LambdaTokenPooling MultiVectorMask
+    """,
     "util": """
         SimilarityFunction community_detection cos_sim dot_score euclidean_sim information_retrieval manhattan_sim
         mine_hard_negatives normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score
@@ -63,12 +71,13 @@ COVERED = {
         quantize_embeddings semantic_search truncate_embeddings LoggingHandler batch_to_device disable_datasets_caching
         disable_logging fullname get_device_name get_rank get_world_size http_get is_accelerate_available
         is_datasets_available is_dist_initialized is_training_available
+        maxsim maxsim_pairwise mean_maxsim mean_maxsim_pairwise
     """,
 }
 
 LEFT_OUT = {
     "": {
-        "MultiVectorEncoder MultiVectorEncoderModelCardData MultiVectorEncoderTrainer": FAMILY,
+        "MultiVectorEncoderTrainer": FAMILY,
         "MultiVectorEncoderTrainingArguments SparseEncoder SparseEncoderModelCardData SparseEncoderTrainer": FAMILY,
         "SparseEncoderTrainingArguments": FAMILY,
         "export_dynamic_quantized_onnx_model export_optimized_onnx_model": EXPORT,
@@ -83,6 +92,8 @@ LEFT_OUT = {
     "cross_encoder.losses": {},
     "cross_encoder.evaluation": {},
     "cross_encoder.modules": {},
+    "multi_vector_encoder.scoring": {},
+    "multi_vector_encoder.modules": {},
     "util": {
         "install_logger": "the library adds no handlers",
         "ORIGINAL_TRANSFORMER_MODELS append_to_last_row cat_padded_token_embeddings": INTERNAL,
@@ -93,7 +104,6 @@ LEFT_OUT = {
         "stack_padded_token_embeddings all_gather all_gather_padded all_gather_with_grad _convert_to_batch": INTERNAL,
         "_convert_to_batch_tensor _convert_to_tensor _move_tensors_to_cpu": INTERNAL,
         "compute_count_vector select_max_active_dims to_scipy_coo": FAMILY,
-        "maxsim maxsim_pairwise mean_maxsim mean_maxsim_pairwise": FAMILY,
         "resolve_ids": DATASETS,
     },
 }

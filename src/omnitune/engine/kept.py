@@ -76,7 +76,7 @@ def settings_of(module: Any) -> str:
     tokenizer = module.tokenizer
     names = ("model_max_length", "padding_side", "truncation_side", "chat_template", "vocab_size", "name_or_path")
     text = [str(getattr(tokenizer, name, None)) for name in names]
-    limits = (module.processing_kwargs, module.query_length, module.document_length)
+    limits = (module.processing_kwargs, module.query_length, module.document_length, module.query_expansion)
     return repr((written, text, getattr(processor, "chat_template", None), limits))
 
 

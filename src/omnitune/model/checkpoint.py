@@ -128,6 +128,22 @@ def load(
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config={})
     if not (folder / MODULES).is_file():
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config=config)
+    return load_modules(path_or_id, folder, options)
+
+
+def load_modules(path_or_id: str, folder: Path, options: LoadOptions) -> Checkpoint:
+    """The modules that `modules.json` lists, whatever family they are of.
+
+    Args:
+        path_or_id: What the user called the checkpoint.
+        folder: Where it lies.
+        options: How to load it.
+
+    Raises:
+        CheckpointError: An entry or a module is incomplete.
+        UntrustedCodeError: A module needs code that the caller did not allow.
+    """
+    config = files.read_json(folder / CONFIG)
     modules: dict[str, nn.Module] = {}
     forward_kwargs: dict[str, list[str]] = {}
     for name, entry in read_modules(folder / MODULES).items():

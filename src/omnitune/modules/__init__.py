@@ -3,6 +3,7 @@
 from omnitune.modules.base import InputModule, Module
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
+from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.readers.audio import AudioReader
@@ -10,6 +11,7 @@ from omnitune.modules.readers.clip import ClipReader
 from omnitune.modules.readers.text import TextReader
 from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
+from omnitune.modules.token_pooling import BaseTokenPooling, HierarchicalTokenPooling, LambdaTokenPooling
 from omnitune.modules.transformer import Transformer
 from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
 from omnitune.modules.word_embeddings import WordEmbeddings
@@ -18,13 +20,17 @@ from omnitune.modules.word_weights import WordWeights
 
 __all__ = [
     "AudioReader",
+    "BaseTokenPooling",
     "ClipReader",
     "Dense",
     "Dropout",
+    "HierarchicalTokenPooling",
     "InputModule",
+    "LambdaTokenPooling",
     "LayerNorm",
     "LogitScore",
     "Module",
+    "MultiVectorMask",
     "Normalize",
     "Pooling",
     "Router",

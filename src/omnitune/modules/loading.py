@@ -237,7 +237,10 @@ def load_model(
             package, _, class_name = str(encoder).partition(":")
             model, found = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
         else:
-            model, found = task.loader.from_pretrained(str(folder), config=config, **kwargs)
+            # The auto class of retrievers knows two of them; all are classes of transformers.
+            named = getattr(transformers, str((config.architectures or [""])[0]), None)
+            loader = named if task.name == "retrieval" and named is not None else task.loader
+            model, found = loader.from_pretrained(str(folder), config=config, **kwargs)
     _check_complete(model, found, task, folder, encoder=alone)
     rename(model, folder, name)
     return model

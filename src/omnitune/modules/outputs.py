@@ -40,6 +40,7 @@ NOT_FOR_BACKBONES = frozenset(
         "offset_mapping",
         "overflow_to_sample_mapping",
         "prompt_length",
+        "query_expansion_positions",
         "special_tokens_mask",
         "task",
     }
@@ -67,7 +68,8 @@ def modality_config(model: Any, processor: Any, task: Task, *, structured: bool)
         structured: Which form of content its chat template takes.
     """
     row = backbone(model.config.model_type)
-    talks = getattr(processor, "chat_template", None) is not None
+    # A retriever's processor puts its own words around a query or a page.
+    talks = getattr(processor, "chat_template", None) is not None and task.name != "retrieval"
     message: ModalityParams = {
         "method": "forward",
         "method_output_name": task.output,
@@ -252,6 +254,8 @@ def embedding_dimension(config: Any, output_name: str) -> int:
     names = ["hidden_size", "num_features", "neck_hidden_sizes", "hidden_sizes", "embed_dims", "hidden_dim"]
     if output_name == EMBEDDING:
         names.insert(0, "projection_dim")
+    if any(str(name).endswith("ForRetrieval") for name in getattr(config, "architectures", None) or []):
+        names.insert(0, "embedding_dim")
     for part in parts:
         for name in names:
             value = getattr(part, name, None)

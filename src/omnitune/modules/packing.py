@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from omnitune.modules import outputs
 from omnitune.modules.backbones import TOKENS, backbone
 from omnitune.modules.outputs import ModalityParams
+from omnitune.modules.query_expansion import POSITIONS
 from omnitune.modules.tasks import LOGITS
 from omnitune.modules.varlen import VARLEN, Lengths, UnpackableError, packed_row, register, takes_lengths
 from omnitune.ops.rows import row_count, slice_rows
@@ -203,6 +204,8 @@ class Packer:
         """Lay out a batch; None where it runs padded."""
         mask, ids = features.get("attention_mask"), features.get("input_ids")
         if mask is None or ids is None or mask.shape != ids.shape or "position_ids" in features:
+            return None
+        if POSITIONS in features:  # tokens that no other looks at, whose vectors count nevertheless
             return None
         media = any(key in features for key in (*TOWERS, *OTHER_MEDIA))
         if self.packs(media=media):

@@ -19,6 +19,7 @@ _ST = "sentence_transformers"
 _OLD = f"{_ST}.models"
 _BASE = f"{_ST}.base.modules"
 _FAMILY = f"{_ST}.sentence_transformer.modules"
+_MULTI = f"{_ST}.multi_vector_encoder.modules"
 
 _ROW = "omnitune.modules"
 
@@ -34,6 +35,8 @@ WRITTEN: dict[str, str] = {
     f"{_ROW}.word_embeddings:WordEmbeddings": f"{_OLD}.WordEmbeddings",
     f"{_ROW}.word_weights:WordWeights": f"{_OLD}.WordWeights",
     f"{_ROW}.router:Router": f"{_OLD}.Router",
+    f"{_ROW}.multi_vector_mask:MultiVectorMask": f"{_MULTI}.multi_vector_mask.MultiVectorMask",
+    f"{_ROW}.token_pooling:HierarchicalTokenPooling": f"{_MULTI}.token_pooling.HierarchicalTokenPooling",
     f"{_ROW}.logit_score:LogitScore": f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     f"{_ROW}.readers.audio:AudioReader": "omnitune.modules.audio_reader.AudioReader",
     f"{_ROW}.readers.clip:ClipReader": "omnitune.modules.clip_reader.ClipReader",
@@ -47,7 +50,7 @@ Classes are named and not imported, because a router is one of them and reads th
 _HOMES: dict[str, tuple[str, ...]] = {
     f"{_ROW}.transformer:Transformer": (f"{_BASE}.transformer.Transformer",),
     f"{_ROW}.pooling:Pooling": (f"{_FAMILY}.pooling.Pooling",),
-    f"{_ROW}.dense:Dense": (f"{_BASE}.dense.Dense",),
+    f"{_ROW}.dense:Dense": (f"{_BASE}.dense.Dense", "pylate.models.Dense.Dense", "pylate.models.Dense"),
     f"{_ROW}.normalize:Normalize": (f"{_BASE}.normalize.Normalize", f"{_FAMILY}.normalize.Normalize"),
     f"{_ROW}.normalize:LayerNorm": (f"{_FAMILY}.layer_norm.LayerNorm",),
     f"{_ROW}.normalize:Dropout": (f"{_FAMILY}.dropout.Dropout",),
@@ -56,6 +59,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     f"{_ROW}.word_embeddings:WordEmbeddings": (f"{_FAMILY}.word_embeddings.WordEmbeddings",),
     f"{_ROW}.word_weights:WordWeights": (f"{_FAMILY}.word_weights.WordWeights",),
     f"{_ROW}.router:Router": (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
+    f"{_ROW}.multi_vector_mask:MultiVectorMask": (f"{_MULTI}.MultiVectorMask",),
+    f"{_ROW}.token_pooling:HierarchicalTokenPooling": (f"{_MULTI}.HierarchicalTokenPooling",),
     f"{_ROW}.clip_model:CLIPModel": (
         f"{_FAMILY}.clip_model.CLIPModel",
         f"{_OLD}.CLIPModel",

@@ -47,6 +47,7 @@ TASKS: Mapping[str, Task] = {
             output="logits",
             feature=SCORES,
         ),
+        Task(name="retrieval", auto_class="AutoModel", output="embeddings", feature=TOKENS),
         Task(
             name="text-generation", auto_class="AutoModelForCausalLM", output="logits", feature=LOGITS, generates=True
         ),
@@ -66,13 +67,11 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def check_supported(backend: str, query_expansion: Any) -> None:
-    """Refuse what a checkpoint or a caller may ask of a backbone and what there is not.
+def check_supported(backend: str) -> None:
+    """Refuse what computes a forward elsewhere than in torch.
 
     Raises:
-        InputError: One of them asks for it.
+        InputError: A checkpoint or a caller asks for it.
     """
     if backend != "torch":
         raise InputError(f'backend: expected "torch", got {backend!r}')
-    if query_expansion is not None:
-        raise InputError(f"query_expansion: expected None (it belongs to multi-vector models), got {query_expansion!r}")

@@ -18,6 +18,7 @@ from omnitune.inputs.cost import CostRule
 from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, loading, outputs, packing, varlen
+from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
@@ -56,7 +57,7 @@ class Transformer(InputModule):
             "omnitune_varlen" or flash attention; True switches to the former, and warns where that cannot be.
         query_length: Tokens after which a text with `task="query"` is cut.
         document_length: Tokens after which a text with `task="document"` is cut.
-        query_expansion: Must be None; it belongs to multi-vector models.
+        query_expansion: How queries of multi-vector models are filled up (`modules.query_expansion`); None for not.
         max_seq_length: Tokens after which any text is cut; None takes the tokenizer's limit.
         do_lower_case: Whether texts are put in lower case.
         tokenizer_name_or_path: Where the processor is, if not with the model.
@@ -75,6 +76,7 @@ class Transformer(InputModule):
         "unpad_inputs",
         "query_length",
         "document_length",
+        "query_expansion",
     ]
 
     @older_arguments
@@ -100,7 +102,7 @@ class Transformer(InputModule):
     ) -> None:
         super().__init__()
         self.task = task_named(transformer_task)
-        check_supported(backend, query_expansion)
+        check_supported(backend)
         if modality_config is not None and module_output_name is None:
             raise InputError(f"module_output_name: expected {TOKENS!r} or {EMBEDDING!r} with modality_config, got None")
         model_kwargs, processor_kwargs, config_kwargs = (
@@ -131,6 +133,7 @@ class Transformer(InputModule):
         self.unpad_inputs = unpad_inputs
         self.packer = packing.Packer(self, asked=attention_asked)
         self._settle_modalities(modality_config, module_output_name)
+        self.expand_queries(query_expansion)
 
     def _settle_modalities(self, config: ModalityConfig | None, output_name: str | None) -> None:
         saved = config["message"].get("format", "auto") if config is not None and "message" in config else "auto"
@@ -147,6 +150,13 @@ class Transformer(InputModule):
         self._prompt_lengths: dict[str, int] = {}
         self._without_prompt: set[Modality] = set()
         self._signatures: dict[str, inspect.Signature] = {}
+
+    def expand_queries(self, given: Mapping[str, Any] | None) -> None:
+        """Fill queries up from now on, as `query_expansion` says (`query_expansion.settled`); None for not."""
+        attention = str(self.config.get_text_config()._attn_implementation)
+        message = "message" in self.modality_config
+        self._cut_queries = False
+        self.query_expansion = expansion.settled(given, self.tokenizer, self.query_length, attention, message=message)
 
     # -- parts
 
@@ -253,6 +263,7 @@ class Transformer(InputModule):
         lengths = {"query": self.query_length, "document": self.document_length}
         cut = kwargs.get("max_length") or lengths.get(task or "")
         asked: dict[str, dict[str, Any]] = {"text": {"max_length": cut}} if cut else {}
+        expands = self.query_expansion if task == "query" else None
         row = backbone(self.config.model_type)
         layers = processors.DEFAULTS, row.processing, asked, self.processing_kwargs, processing_kwargs or {}
         buckets = processors.merged(*layers)
@@ -268,11 +279,16 @@ class Transformer(InputModule):
             logger.warning(
                 "prompt: %r is ignored for %s, which this model takes without text.", prompt, outputs.spelt(kind)
             )
+        if expands is not None and kind == "text":
+            buckets["text"] |= expansion.text_arguments(expands, buckets["text"].get("max_length"))
         if kind == "text" and isinstance(self.processor, PreTrainedTokenizerBase):
             inputs = shortened(self.processor, inputs, {**buckets["text"], **buckets["common"]})
         features = processors.call(self.processor, kind, inputs, buckets, flat=row.flat_processor)
         if self.task.generates:
             processors.check_left_padded(features)
+        if expands is not None and kind == "text":
+            assert self.tokenizer is not None
+            self._cut_queries |= expansion.expanded(features, expands, self.tokenizer, warned=self._cut_queries)
         features["modality"] = kind
         if prompt and kind == "text" and "input_ids" in features:
             features["prompt_length"] = self._prompt_length(prompt)

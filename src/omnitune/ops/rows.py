@@ -47,6 +47,7 @@ _TOKENS = (
     "mm_token_type_ids",
     "position_ids",
     "special_tokens_mask",
+    "query_expansion_positions",
     "inputs_embeds",
     "bbox",
 )
@@ -197,7 +198,8 @@ def _without_padding(features: Features) -> Features:
     mask = features.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2 or not mask.any():
         return features
-    used = mask.bool().any(dim=0).nonzero()
+    added = features.get("query_expansion_positions")  # no padding, though no token looks at them
+    used = (mask.bool() if added is None else mask.bool() | added).any(dim=0).nonzero()
     first, last = int(used[0]), int(used[-1])
     return {
         key: value[:, first : last + 1] if _is_tokens(key, value, mask) else value for key, value in features.items()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omnitune.errors import InputError, ShapeError
+from omnitune.ops.token_similarity import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 
 __all__ = [
     "Similarity",
@@ -128,6 +129,8 @@ class SimilarityFunction(Enum):
     DOT = "dot"
     EUCLIDEAN = "euclidean"
     MANHATTAN = "manhattan"
+    MAXSIM = "maxsim"
+    MEAN_MAXSIM = "meanmaxsim"
 
     @classmethod
     def _missing_(cls, value: object) -> "SimilarityFunction":
@@ -162,12 +165,16 @@ _ALL_PAIRS: dict[SimilarityFunction, Similarity] = {
     SimilarityFunction.DOT_PRODUCT: dot_score,
     SimilarityFunction.EUCLIDEAN: euclidean_sim,
     SimilarityFunction.MANHATTAN: manhattan_sim,
+    SimilarityFunction.MAXSIM: maxsim,
+    SimilarityFunction.MEAN_MAXSIM: mean_maxsim,
 }
 _PAIRWISE: dict[SimilarityFunction, Similarity] = {
     SimilarityFunction.COSINE: pairwise_cos_sim,
     SimilarityFunction.DOT_PRODUCT: pairwise_dot_score,
     SimilarityFunction.EUCLIDEAN: pairwise_euclidean_sim,
     SimilarityFunction.MANHATTAN: pairwise_manhattan_sim,
+    SimilarityFunction.MAXSIM: maxsim_pairwise,
+    SimilarityFunction.MEAN_MAXSIM: mean_maxsim_pairwise,
 }
 
 

@@ -27,6 +27,8 @@ SIMILARITY_NAMES = {
     "dot": "Dot Product",
     "euclidean": "Euclidean Distance",
     "manhattan": "Manhattan Distance",
+    "maxsim": "MaxSim",
+    "meanmaxsim": "MeanMaxSim",
 }
 
 
@@ -200,6 +202,16 @@ class CrossEncoderModelCardData(SentenceTransformerModelCardData):
 
     task_name: str = "reranking of search results and classification of pairs"
     tags: list[str] = dataclasses.field(default_factory=lambda: ["sentence-transformers", "cross-encoder", "reranker"])
+
+
+@dataclasses.dataclass
+class MultiVectorEncoderModelCardData(SentenceTransformerModelCardData):
+    """The same of a late-interaction encoder."""
+
+    task_name: str = "semantic search with late interaction"
+    tags: list[str] = dataclasses.field(
+        default_factory=lambda: ["sentence-transformers", "multi-vector", "late-interaction", "feature-extraction"]
+    )
 
 
 def write(

@@ -35,6 +35,20 @@ print(model.similarity(queries, documents))""",
         size="Output dimension",
         pipeline_tag="sentence-similarity",
     ),
+    "MultiVectorEncoder": Wording(
+        introduction="This is a late-interaction model in the Sentence Transformers format{origin}. It maps {inputs} "
+        "to one {size}-dimensional vector a token, for {task}: a query's score is the sum over its tokens of the "
+        "closest token of the document (MaxSim).",
+        usage="""from omnitune import MultiVectorEncoder  # or: from sentence_transformers import MultiVectorEncoder
+
+model = MultiVectorEncoder("{name}")
+queries = model.encode_query(["How often are the bearings greased?"])
+documents = model.encode_document([{document}])
+print(queries[0].shape[1], documents[0].shape[1])  # {size} {size}
+print(model.similarity(queries, documents))""",
+        size="Output dimension of a token",
+        pipeline_tag="sentence-similarity",
+    ),
     "CrossEncoder": Wording(
         introduction="This is a reranker (cross encoder) in the Sentence Transformers format{origin}. It reads a query "
         "and a document together, each of {inputs}, and gives the pair {size} score(s), for {task}.",

@@ -1,0 +1,426 @@
+"""The public late-interaction encoder: one vector a token, compared by MaxSim."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from omnitune.engine.inference import Request, listed, make_request, materialized
+from omnitune.errors import InputError
+from omnitune.inputs.detect import is_single
+from omnitune.model import checkpoint, late_formats
+from omnitune.model import pool as pools
+from omnitune.model.base import Backend, Model, as_numpy
+from omnitune.model.dense import DOCUMENT_PROMPTS, SentenceTransformer
+from omnitune.model.family import MULTI_VECTOR, Family
+from omnitune.modules.multi_vector_mask import MultiVectorMask
+from omnitune.modules.token_pooling import BaseTokenPooling
+from omnitune.ops import token_similarity
+from omnitune.ops.similarity import SimilarityFunction
+from omnitune.report.card import MultiVectorEncoderModelCardData
+from omnitune.types import Embeddings, Features, Modality
+
+TokenEncoded = Any
+"""Token vectors of one item or of many; see `MultiVectorEncoder.encode`."""
+
+_XTR = "XTR is a way to score in training: give XTRScores() to a loss as similarity_fct. "
+
+
+class MultiVectorEncoder(Model, pools.PoolMixin):
+    """A late-interaction encoder (ColBERT, ColPali): one vector a token, whatever the modality.
+
+    Args:
+        model_name_or_path: A directory or a Hugging Face repository: a checkpoint of this family, of PyLate, Stanford
+            ColBERT or transformers (`ColPaliForRetrieval` and its kin), a `SentenceTransformer`, or a bare backbone.
+        modules: Modules in order, instead of a checkpoint.
+        device: Where to put the weights; None takes the best there is.
+        prompts: Prompt texts by name; "query" and "document" are what `encode_query` and `encode_document` use.
+        default_prompt_name: Prompt that applies where none is asked for.
+        cache_folder: Where downloaded files are kept.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        revision: Branch, tag or commit of the repository.
+        local_files_only: Never download.
+        token: Access token of the hub.
+        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`.
+        processor_kwargs: For the processor's, e.g. `max_pixels`.
+        config_kwargs: For the configuration's.
+        model_card_data: What the model card says.
+        backend: Only "torch".
+        similarity_fn_name: "maxsim" or "meanmaxsim"; None takes the checkpoint's, else "maxsim".
+
+    Raises:
+        CheckpointError: The directory is incomplete or foreign.
+        UntrustedCodeError: It needs code, and `trust_remote_code` is False.
+        InputError: `similarity_fn_name` is another.
+
+    Example:
+        >>> model = MultiVectorEncoder("colbert-ir/colbertv2.0")  # doctest: +SKIP
+        >>> query = model.encode_query("How often are the bearings greased?")  # doctest: +SKIP
+        >>> query.shape  # doctest: +SKIP
+        torch.Size([32, 128])
+    """
+
+    family: ClassVar[Family] = MULTI_VECTOR
+    default_prompts: ClassVar[Mapping[str, str]] = {"query": "", "document": ""}
+
+    def __init__(
+        self,
+        model_name_or_path: str | None = None,
+        *,
+        modules: list[nn.Module] | None = None,
+        device: str | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        model_card_data: MultiVectorEncoderModelCardData | None = None,
+        backend: Backend = "torch",
+        similarity_fn_name: str | SimilarityFunction | None = None,
+    ) -> None:
+        self._similarity: str | None = None
+        super().__init__(
+            model_name_or_path,
+            modules=modules,
+            device=device,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            model_card_data=model_card_data or MultiVectorEncoderModelCardData(),
+            backend=backend,
+        )
+        if similarity_fn_name is not None:
+            self.similarity_fn_name = similarity_fn_name
+        for module in self.modules():
+            if isinstance(module, MultiVectorMask):
+                module.resolve_with_tokenizer(self.tokenizer)
+
+    @classmethod
+    def from_dense(cls, model: SentenceTransformer | str, **kwargs: Any) -> "MultiVectorEncoder":
+        """The token vectors of a dense encoder, compared by MaxSim, without a new weight and without training.
+
+        Args:
+            model: A `SentenceTransformer`, whose modules are shared, or where one lies.
+            **kwargs: As for the constructor.
+
+        Raises:
+            InputError: It has no token vectors, as a model of two towers has none.
+        """
+        dense = SentenceTransformer(model) if isinstance(model, str) else model
+        if getattr(dense.input_module, "module_output_name", None) != "token_embeddings":
+            raise InputError(
+                f"model: expected an encoder that makes token vectors, got {type(dense.input_module).__name__}"
+            )
+        return cls(
+            modules=late_formats.token_level(list(dense.children())),
+            **{"prompts": dict(dense.prompts), "default_prompt_name": dense.default_prompt_name, **kwargs},
+        )
+
+    @classmethod
+    def _loaded(
+        cls,
+        path_or_id: str | None,
+        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
+        options: checkpoint.LoadOptions,
+    ) -> checkpoint.Checkpoint:
+        if path_or_id is None or modules is not None:
+            return super()._loaded(path_or_id, modules, options)
+        return late_formats.load(path_or_id, options)
+
+    @classmethod
+    def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:
+        """A bare backbone, a new projection of every token, the mask, and unit length."""
+        return late_formats.load(path_or_id, options).modules
+
+    def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
+        super()._configure(config, prompts, default_prompt_name)
+        saved = config.get("similarity_fn_name")
+        self._similarity = saved if saved in self.family.similarities else None
+
+    def _model_config(self) -> dict[str, Any]:
+        return {**super()._model_config(), "similarity_fn_name": self._similarity}
+
+    def preprocess_loaded(
+        self, inputs: Sequence[Any], prompt: str | None, *, modality: Modality | None, **kwargs: Any
+    ) -> Features:
+        """Loaded items of one modality (None: several) to features, which keep the task: the mask depends on it."""
+        features = super().preprocess_loaded(inputs, prompt, modality=modality, **kwargs)
+        return features if kwargs.get("task") is None else {**features, "task": kwargs["task"]}
+
+    # -- encode
+
+    def encode(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["token_embeddings"] | None = "token_embeddings",
+        convert_to_numpy: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        normalize_embeddings: bool = False,
+        pool: pools.Pool | None = None,
+        chunk_size: int | None = None,
+        token_pooling: BaseTokenPooling | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> TokenEncoded:
+        """Token vectors of one input or many.
+
+        Args:
+            inputs: Texts, images (PIL, path, bytes, array, URL), multimodal dicts, conversations; one, or a list.
+            prompt_name: Name of the prompt in `prompts`.
+            prompt: The prompt itself; takes the place of `prompt_name`.
+            batch_size: Items a mini-batch.
+            show_progress_bar: None shows it on a terminal.
+            output_value: "token_embeddings"; None for all outputs of every item, padding included.
+            convert_to_numpy: Return arrays, on the host.
+            device: Where to compute; a list of devices encodes on all of them, a process each.
+            normalize_embeddings: Scale every vector to unit length.
+            pool: From `start_multi_process_pool`.
+            chunk_size: Items sent to a process at a time.
+            token_pooling: Pools the vectors that come out, on threads beside the next forward.
+            task: "query" or "document": decides lengths, expansion, mask and pooling.
+            **kwargs: `processing_kwargs`, and what `get_model_kwargs` names.
+
+        Returns:
+            A list of `(tokens, dim)`, one an item; without the list for a single input.
+
+        Raises:
+            InputError: An argument cannot work.
+            MediaError: An input cannot be read; it is named.
+        """
+        if "convert_to_tensor" in kwargs:
+            raise InputError(
+                "convert_to_tensor: expected nothing, because token vectors have as many rows as an item has tokens "
+                "and a list of tensors comes back anyway; drop it, or give convert_to_numpy=True for arrays"
+            )
+        if output_value not in ("token_embeddings", None):
+            raise InputError(f"output_value: expected token_embeddings or None, got {output_value!r}")
+        single = is_single(inputs)
+        items = [inputs] if single else materialized(inputs)
+        request = make_request(
+            self,
+            prompt=self.resolve_prompt(prompt, prompt_name),
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            kwargs={**kwargs, "task": task},
+        )
+        call: dict[str, Any] = {
+            "request": request,
+            "output_value": output_value,
+            "normalize_embeddings": normalize_embeddings,
+            "token_pooling": token_pooling,
+            "on_host": convert_to_numpy,
+        }
+        encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
+        if convert_to_numpy and output_value is not None:
+            encoded = [as_numpy(row) for row in encoded]
+        return encoded[0] if single else encoded
+
+    def encode_query(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["token_embeddings"] | None = "token_embeddings",
+        convert_to_numpy: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        normalize_embeddings: bool = False,
+        pool: pools.Pool | None = None,
+        chunk_size: int | None = None,
+        token_pooling: BaseTokenPooling | None = None,
+        **kwargs: Any,
+    ) -> TokenEncoded:
+        """Token vectors of queries: `encode` with the "query" prompt and task. A bare string is text."""
+        if prompt_name is None and prompt is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            convert_to_numpy,
+            device,
+            normalize_embeddings,
+            pool,
+            chunk_size,
+            token_pooling,
+            **{"task": "query", **kwargs},
+        )
+
+    def encode_document(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["token_embeddings"] | None = "token_embeddings",
+        convert_to_numpy: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        normalize_embeddings: bool = False,
+        pool: pools.Pool | None = None,
+        chunk_size: int | None = None,
+        token_pooling: BaseTokenPooling | None = None,
+        **kwargs: Any,
+    ) -> TokenEncoded:
+        """Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`."""
+        if prompt_name is None and prompt is None:
+            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            convert_to_numpy,
+            device,
+            normalize_embeddings,
+            pool,
+            chunk_size,
+            token_pooling,
+            **{"task": "document", **kwargs},
+        )
+
+    def encode_here(
+        self,
+        items: Sequence[Any],
+        *,
+        request: Request,
+        output_value: Literal["token_embeddings"] | None,
+        normalize_embeddings: bool,
+        token_pooling: BaseTokenPooling | None,
+        on_host: bool,
+        device: str | torch.device | None = None,
+    ) -> list[Any]:
+        """Encode in this process: one `(tokens, dim)` an item, or one dict of outputs."""
+        task = request.task
+
+        def pooled(row: Tensor) -> Tensor:
+            with torch.inference_mode():  # a mode is a thread's own
+                assert token_pooling is not None
+                return token_pooling.pool_one(row)
+
+        with ExitStack() as stack:
+            stack.enter_context(self.inference(device))
+            pools_here = token_pooling is not None and token_pooling.applies_to(task)
+            threads = (
+                stack.enter_context(ThreadPoolExecutor(thread_name_prefix="omnitune-pool")) if pools_here else None
+            )
+
+            def rows_of(outputs: Features, count: int) -> list[Any]:
+                del count
+                rows = self.family.read(outputs).unbind()
+                if normalize_embeddings:
+                    rows = [F.normalize(row, dim=-1) for row in rows]
+                made: list[Any] = [row.cpu() if on_host else row for row in rows]
+                if threads is not None:
+                    made = [threads.submit(pooled, row) for row in made]
+                return made if output_value is not None else _outputs_of(outputs, made)
+
+            results = listed(self, items, request, rows_of)
+            return [_settled(result) for result in results]
+
+    # -- similarity
+
+    @property
+    def similarity_fn_name(self) -> Any:
+        """Name of the similarity that `similarity` computes."""
+        return self._similarity or self.family.similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
+        name = value.value if isinstance(value, SimilarityFunction) else value
+        if name is not None and name not in self.family.similarities:
+            hint = _XTR if name == "xtr" else ""
+            raise InputError(
+                f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}; {hint}others compare "
+                "single vectors"
+            )
+        self._similarity = name
+
+    def similarity(
+        self, embeddings1: token_similarity.TokenVectors, embeddings2: token_similarity.TokenVectors, **kwargs: Any
+    ) -> Tensor:
+        """Similarity of every query with every document.
+
+        Args:
+            embeddings1: Token vectors of queries: a list of `(tokens, dim)`, padded, or of one query.
+            embeddings2: Likewise of documents.
+            **kwargs: As for `ops.token_similarity.maxsim`: masks, `length_normalize`, `device`.
+
+        Returns:
+            `(queries, documents)`.
+        """
+        mean = self.similarity_fn_name == "meanmaxsim"
+        score = token_similarity.mean_maxsim if mean else token_similarity.maxsim
+        return score(embeddings1, embeddings2, **kwargs)
+
+    def similarity_pairwise(
+        self, embeddings1: token_similarity.TokenVectors, embeddings2: token_similarity.TokenVectors, **kwargs: Any
+    ) -> Tensor:
+        """Similarity of the first query with the first document, the second with the second, ...: `(rows,)`."""
+        mean = self.similarity_fn_name == "meanmaxsim"
+        score = token_similarity.mean_maxsim_pairwise if mean else token_similarity.maxsim_pairwise
+        return score(embeddings1, embeddings2, **kwargs)
+
+    # -- dimensions
+
+    def get_embedding_dimension(self) -> int | None:
+        """Dimensions of every token's vector, or None where no module says."""
+        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(list(self)))
+        return next((dim for dim in known if dim is not None), None)
+
+    @property
+    def output_size(self) -> int | None:
+        """The same, as every family names the size of its output."""
+        return self.get_embedding_dimension()
+
+
+def _settled(result: Any) -> Any:
+    """A result whose pooling is done."""
+    if isinstance(result, Future):
+        return result.result()
+    return {key: _settled(value) for key, value in result.items()} if isinstance(result, dict) else result
+
+
+def _outputs_of(outputs: Features, rows: list[Any]) -> list[Features]:
+    """Every output of every item; what is not one an item is given to each. Pooled vectors replace the others."""
+    count = len(rows)
+    made = []
+    for number in range(count):
+        item = {
+            name: value[number] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == count else value
+            for name, value in outputs.items()
+            if name != "task"
+        }
+        made.append({**item, "token_embeddings": rows[number]} if isinstance(rows[number], Future) else item)
+    return made
+
+
+def packed_documents(encoded: Sequence[Tensor]) -> Embeddings:
+    """What `encode` gave, as packed rows for `ops.maxsim` and for indexes."""
+    return Embeddings.packed([torch.as_tensor(row) for row in encoded])

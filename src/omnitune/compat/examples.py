@@ -30,7 +30,7 @@ class InputExample:
 
 def _open(path: str | Path) -> TextIO:
     """A text file, packed or not."""
-    return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")  # type: ignore[return-value]  # noqa: SIM115 - callers close it
+    return gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(path, encoding="utf-8")  # noqa: SIM115 - callers close it
 
 
 def _limited(examples: Iterator[InputExample], most: int) -> list[InputExample]:

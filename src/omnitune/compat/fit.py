@@ -120,7 +120,7 @@ def fit(
         trainer = SentenceTransformerTrainer(
             model=model,
             args=args,
-            train_dataset=datasets,  # type: ignore[arg-type]  # a dict of Datasets
+            train_dataset=datasets,
             loss=by_name,
             evaluator=evaluator,
             callbacks=[watch],

@@ -137,7 +137,8 @@ def semantic_search_usearch(
     def search(queries: Matrix, k: int) -> _Found:
         matches = corpus_index.search(_unsigned(queries) if signed else queries, count=k, exact=exact)
         scores, keys = np.atleast_2d(matches.distances), np.atleast_2d(matches.keys)
-        counts = np.reshape(getattr(matches, "counts", keys.shape[1]), (-1, 1))
+        found: Any = getattr(matches, "counts", keys.shape[1])
+        counts = np.reshape(found, (-1, 1))
         return _Found(scores, keys, np.arange(keys.shape[1]) < counts)
 
     def fetch(rows: Matrix) -> Matrix:
@@ -205,7 +206,8 @@ def _restored(stored: Matrix, precision: str, ranges: Matrix | None, dim: int) -
     assert ranges is not None
     step = (ranges[1] - ranges[0]).astype(np.float32) / 255
     offset = 128 if precision == "int8" else 0
-    return (stored.astype(np.int64) + offset) * np.where(step == 0, 1, step) + ranges[0]
+    restored: Matrix = (stored.astype(np.int64) + offset) * np.where(step == 0, 1, step) + ranges[0]
+    return restored
 
 
 def _unsigned(bits: Matrix) -> Matrix:

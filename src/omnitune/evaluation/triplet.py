@@ -80,8 +80,8 @@ class TripletEvaluator(BaseEvaluator):
     @classmethod
     def from_input_examples(cls, examples: Sequence[Any], **kwargs: Any) -> Self:
         """From examples that have `texts` and a `label`."""
-        sides = ([example.texts[side] for example in examples] for side in range(3))
-        return cls(*sides, **kwargs)
+        anchors, positives, negatives = ([example.texts[side] for example in examples] for side in range(3))
+        return cls(anchors, positives, negatives, **kwargs)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1

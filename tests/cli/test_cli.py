@@ -18,7 +18,18 @@ from omnitune.cli.main import app
 from omnitune.documents import load
 from omnitune.search import open_index
 
-COMMANDS = ("finetune", "distill", "demo", "prepare", "generate-queries", "train", "evaluate", "encode", "search")
+COMMANDS = (
+    "finetune",
+    "distill",
+    "demo",
+    "prepare",
+    "generate-queries",
+    "train",
+    "evaluate",
+    "encode",
+    "index",
+    "search",
+)
 RECIPE = """
 prepare: {width: 240, test: [kitchen.pdf], workers: 1}
 training:

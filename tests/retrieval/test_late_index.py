@@ -53,17 +53,24 @@ def entries(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 def test_maxsim_of_packed_rows_by_hand() -> None:
     eye = torch.eye(3)
-    scores = maxsim_blocks(eye, np.array([0, 2, 3]), lambda a, b: eye[a:b], np.array([0, 1, 1, 3]))
+    at = np.array([0, 1, 1, 3])
+    scores = maxsim_blocks(eye, np.array([0, 2, 3]), lambda a, b: eye[at[a] : at[b]], at)
     np.testing.assert_array_equal(scores, [[1, EMPTY, 1], [0, EMPTY, 1]])
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = documents(30)
     packed, query = Packed.of(pages), torch.from_numpy(np.concatenate(asked(pages, [3, 4])))
-    offsets = np.array([0, 5, 10])
-    whole = maxsim_blocks(query, offsets, lambda a, b: torch.from_numpy(packed.values[a:b]), packed.offsets)  # type: ignore[arg-type]
+    offsets, at = np.array([0, 5, 10]), packed.offsets
+    assert at is not None
+
+    def decode(first: int, last: int) -> torch.Tensor:
+        return torch.from_numpy(packed.values[at[first] : at[last]])
+
+    whole = maxsim_blocks(query, offsets, decode, at)
+    monkeypatch.setattr("omnitune.retrieval.maxsim._FEWEST", 30)
     monkeypatch.setattr("omnitune.retrieval.maxsim._PRODUCTS_AT_ONCE", 300)
-    cut = maxsim_blocks(query, offsets, lambda a, b: torch.from_numpy(packed.values[a:b]), packed.offsets)  # type: ignore[arg-type]
+    cut = maxsim_blocks(query, offsets, decode, at)
     np.testing.assert_allclose(cut, whole, atol=1e-5)
     np.testing.assert_allclose(whole[0], brute(query[:5].numpy(), pages), atol=1e-5)
 

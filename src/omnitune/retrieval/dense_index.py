@@ -87,8 +87,11 @@ class DenseIndex(SegmentedIndex):
             if (cosine or self.settings["similarity"] == "dot") and len(vectors) == len(part):
                 made.append((asked @ vectors.float().T).numpy())  # one vector a row: no maximum to take
             elif cosine or self.settings["similarity"] == "dot":
-                each = offsets_of([1] * len(asked))
-                made.append(maxsim_blocks(asked, each, lambda a, b, v=vectors: v[a:b].float(), offsets))  # type: ignore[misc]
+
+                def decode(first: int, last: int, held: torch.Tensor = vectors, at: Array = offsets) -> torch.Tensor:
+                    return held[int(at[first]) : int(at[last])].float()
+
+                made.append(maxsim_blocks(asked, offsets_of([1] * len(asked)), decode, offsets))
             else:
                 similar = self.compare(asked, vectors.float()).numpy()
                 made.append(np.maximum.reduceat(similar, offsets[:-1], axis=1).astype(np.float32))

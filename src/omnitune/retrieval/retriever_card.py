@@ -5,6 +5,8 @@ from typing import Any
 
 _SAYS = {
     "lexical": "BM25 over the pages' texts",
+    "lines": "the line of a page whose words match the query's best, from 0 to 1, added as it is",
+    "listing": "minus the share of lines with dotted leaders, so that tables of contents come later, added as it is",
     "dense": "one vector a window of a page (`model/dense`); a page is as close as its closest window",
     "late": "token vectors of all windows of a page (`model/late`), compared by MaxSim",
 }

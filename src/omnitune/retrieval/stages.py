@@ -15,12 +15,16 @@ from omnitune.model.dense import SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, class_of
 from omnitune.retrieval.base import MISSING, check_model
 from omnitune.retrieval.late_index import CANDIDATES, POOLED
+from omnitune.retrieval.lines import BETA
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.store import encode_corpus, identity, weights_identity
 from omnitune.retrieval.token_codec import Codec
 from omnitune.retrieval.windows import OVERLAP, grouped, window_cutter
 
 Scores = NDArray[np.float32]
+
+REFINING = frozenset({"lines", "listing"})
+"""Stages that score the candidates of others and propose none."""
 
 
 def load_encoder(folder: str | Path, **options: Any) -> Any:
@@ -36,12 +40,17 @@ def load_encoder(folder: str | Path, **options: Any) -> Any:
     return encoder(str(folder), **options)
 
 
+_JOINERS = "#▁ĠĊ"
+"""Marks of tokenizers for where a token stands in its word."""
+
+
 class TokenVectors:
     """A dense encoder as a late-interaction one, without training: unit vectors of its tokens.
 
     Args:
-        model: The dense encoder; all its tokens count, [CLS] and [SEP] with them (without them, 0.666 instead of 0.742
-            on the demo's held-out pages).
+        model: The dense encoder. All tokens of a query count, [CLS] and [SEP] with them (without them, 0.666 instead of
+            0.742 on the demo's held-out pages); of a document, all but punctuation, which is near every query's [SEP]
+            and takes a fifth of the room.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -49,15 +58,37 @@ class TokenVectors:
         self.prompts, self.default_prompt_name = model.prompts, model.default_prompt_name
         self.tokenizer, self.max_seq_length = model.tokenizer, model.max_seq_length
         self.modality_of = model.modality_of
+        tokenizer = model.tokenizer
+        special = set(getattr(tokenizer, "all_special_ids", ()))
+        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+        self._mute = [
+            number
+            for token, number in vocabulary.items()
+            if number not in special and not any(letter.isalnum() for letter in token.lstrip(_JOINERS))
+        ]
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
         """Token vectors `(tokens, dim)` of every query."""
         return [_unit(row) for row in self.model.encode_query(list(inputs), output_value="token_embeddings", **options)]
 
     def encode_document(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
-        """Token vectors `(tokens, dim)` of every document."""
+        """Token vectors `(tokens, dim)` of every document, without those of punctuation."""
         made = self.model.encode_document(list(inputs), output_value="token_embeddings", **options)
-        return [_unit(row) for row in made]
+        return [_unit(row)[kept] for row, kept in zip(made, self.said(inputs, list(map(len, made))), strict=True)]
+
+    def said(self, inputs: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
+        """Masks of the tokens of documents that are no punctuation; where a prompt was put before them, of all."""
+        masks = [np.ones(length, dtype=bool) for length in lengths]
+        texts = [(place, text) for place, text in enumerate(inputs) if isinstance(text, str)]
+        if not self._mute or not texts:
+            return masks
+        made = self.tokenizer(
+            [text for _, text in texts], truncation=True, max_length=self.max_seq_length, padding=False, verbose=False
+        )
+        for (place, _), numbers in zip(texts, made["input_ids"], strict=True):
+            if len(numbers) == lengths[place]:
+                masks[place] = ~np.isin(numbers, self._mute)
+        return masks
 
 
 def _unit(rows: Any) -> Any:
@@ -81,6 +112,33 @@ class LexicalStage:
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
         return {"k1": self.k1, "b": self.b}
+
+
+@dataclass(kw_only=True)
+class LineStage:
+    """The line of a page that matches best, from 0 to 1 (`lines.LineIndex`); refines what other stages propose.
+
+    Attributes:
+        beta: Weight of the line's other words against the query's.
+    """
+
+    kind: ClassVar[str] = "lines"
+    beta: float = BETA
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return {"beta": self.beta}
+
+
+@dataclass(kw_only=True)
+class ListingStage:
+    """Holds back tables of contents, from -1 to 0 (`lines.ListingIndex`); refines what other stages propose."""
+
+    kind: ClassVar[str] = "listing"
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return {}
 
 
 @dataclass(kw_only=True)
@@ -209,6 +267,7 @@ class Fusion:
     Attributes:
         weights: Weight of every stage by its kind, such as `{"lexical": 0.2, "late": 0.8}`.
         method: "z" adds z-scores, each stage's scaled over the candidates of the query; "rrf" adds 1 / (k + rank).
+            Scores of "lines" and "listing" are shares of 1 and are added as they are: their weight is in deviations.
         k: Of reciprocal ranks.
 
     Source:
@@ -226,6 +285,8 @@ class Fusion:
         values = list(self.weights.values())
         if not sum(values) > 0 or any(not weight >= 0 for weight in values):
             raise InputError(f"weights: expected numbers from 0, one of them positive, got {dict(self.weights)}")
+        if self.method == "rrf" and set(self.weights) & REFINING:
+            raise InputError(f"method: expected 'z' with weights of {sorted(REFINING)}, which have no ranks, got 'rrf'")
 
     def __call__(self, scores: Mapping[str, Scores]) -> Scores:
         """Fuse the scores `(candidates,)` of every stage; `MISSING` counts as the stage's lowest."""
@@ -234,7 +295,9 @@ class Fusion:
             found = scores[kind].astype(np.float64)
             there = found > MISSING
             found[~there] = found[there].min() if there.any() else 0.0
-            if self.method == "rrf":
+            if kind in REFINING:
+                part = found
+            elif self.method == "rrf":
                 order = np.argsort(-found, kind="stable")
                 ranks = np.empty(len(found))
                 ranks[order] = np.arange(1, len(found) + 1)
@@ -273,5 +336,5 @@ class RerankStage:
         return {"depth": self.depth}
 
 
-Stage = LexicalStage | DenseStage | LateStage
-KINDS: Mapping[str, type] = {one.kind: one for one in (LexicalStage, DenseStage, LateStage)}
+Stage = LexicalStage | LineStage | ListingStage | DenseStage | LateStage
+KINDS: Mapping[str, type] = {one.kind: one for one in (LexicalStage, LineStage, ListingStage, DenseStage, LateStage)}

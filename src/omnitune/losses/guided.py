@@ -4,6 +4,7 @@ The guide encodes the raw items with its own engine, so it needs neither the stu
 reads images sees them.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,6 +18,9 @@ from omnitune.losses.strategies import Strategy
 from omnitune.ops.collectives import gather_columns, world_size
 from omnitune.ops.similarity import cos_sim
 from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+
+GUIDE_BYTES = 2 << 30
+"""Bytes of a guide's embeddings that `cache_guide` keeps at most; the ones unused for longest go first."""
 
 _ROUNDING = 1e-6
 """Scores of a guide that differ by no more are equal: they come out of matrix products."""
@@ -37,7 +41,7 @@ class GISTEmbedLoss(Loss):
         contrast_positives: Other positives are, seen from the anchor's positive.
         gather_across_devices: Candidates come from all ranks, not from this one alone.
         cache_guide: Remember the guide's embedding of every item by its content, so that later epochs do not encode it
-            again: four bytes a dimension and item, on the CPU.
+            again: four bytes a dimension and item, on the CPU, up to `GUIDE_BYTES`.
 
     Raises:
         InputError: `margin_strategy` is none of the above, or `temperature` is not positive.
@@ -73,7 +77,7 @@ class GISTEmbedLoss(Loss):
         self.contrast_positives = contrast_positives
         self.gather_across_devices = gather_across_devices
         self.cache_guide = cache_guide
-        self._known: dict[Hashable, Tensor] = {}
+        self._known: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     @property
     def guide(self) -> nn.Module:
@@ -142,8 +146,15 @@ class GISTEmbedLoss(Loss):
             if new:
                 missing = Column(name=column.name, items=[*new.values()], role=column.role, prompt=column.prompt)
                 [made] = self.strategy.embed(guide.engine, [missing])
-                self._known.update(zip(new, made.values.float().cpu().unbind(), strict=True))
-        return [Embeddings(torch.stack([self._known[key] for key in own])) for own in keys]
+                # Copies: a row of a shared tensor would keep the whole of it in memory.
+                self._known.update(zip(new, (row.clone() for row in made.values.float().cpu()), strict=True))
+        found = [Embeddings(torch.stack([self._known[key] for key in own])) for own in keys]
+        for key in dict.fromkeys(key for own in keys for key in own):
+            self._known.move_to_end(key)
+        row = next(iter(self._known.values()), None)
+        while row is not None and len(self._known) * row.numel() * row.element_size() > GUIDE_BYTES:
+            self._known.popitem(last=False)
+        return found
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int:
         """Candidates beside the positive, before the guide leaves any out."""

@@ -39,11 +39,10 @@ def own_attributes(kind: type) -> Iterator[str]:
     """Public attributes that ST itself gave a class."""
     inherited = (torch.nn.Sequential, dict, Trainer, TrainingArguments)
     for name in dir(kind):
-        if not name.startswith("_") and any(
-            name in vars(base) and base.__module__.startswith("sentence_transformers") for base in kind.__mro__
-        ):
-            if not any(hasattr(base, name) for base in inherited if issubclass(kind, base)) or name in vars(kind):
-                yield name
+        theirs = any(name in vars(b) and b.__module__.startswith("sentence_transformers") for b in kind.__mro__)
+        known = any(hasattr(base, name) for base in inherited if issubclass(kind, base))
+        if not name.startswith("_") and theirs and (not known or name in vars(kind)):
+            yield name
 
 
 def missing(path: str) -> Iterator[str]:

@@ -91,7 +91,7 @@ class Loss(nn.Module):
         """
         return [self.objective([e.truncate(d) for e in embeddings], labels) for d in dims]
 
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None = None) -> Objective:
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
         """The loss of embeddings that are there already, `(rows, dim)` a column."""
         return self.objective([Embeddings(values) for values in embeddings], labels)
 

@@ -15,7 +15,6 @@ _UTILITIES = (
 )
 _HOME = {
     **dict.fromkeys(_UTILITIES.split(), "omnitune.compat.utilities"),
-    **dict.fromkeys(("semantic_search_faiss", "semantic_search_usearch"), "omnitune.compat.quantized_search"),
     **dict.fromkeys(_SIMILARITY.split(), "omnitune.ops.similarity"),
     **dict.fromkeys(
         ("maxsim", "maxsim_pairwise", "mean_maxsim", "mean_maxsim_pairwise"), "omnitune.ops.token_similarity"

@@ -25,6 +25,8 @@ _HOME = {
     "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
     "MultiVectorEncoder": "omnitune.model.multi_vector",
     "MultiVectorEncoderModelCardData": "omnitune.report.card",
+    "MultiVectorEncoderTrainer": "omnitune.training.multi_vector",
+    "MultiVectorEncoderTrainingArguments": "omnitune.training.arguments",
     "Retriever": "omnitune.retrieval.retriever",
     "SentenceTransformer": "omnitune.model.dense",
     "SentenceTransformerModelCardData": "omnitune.report.card",
@@ -112,8 +114,10 @@ if TYPE_CHECKING:
     from omnitune.retrieval.retriever import Retriever as Retriever
     from omnitune.retrieval.to_disk import encode_to_disk as encode_to_disk
     from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
+    from omnitune.training.arguments import MultiVectorEncoderTrainingArguments as MultiVectorEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
     from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
+    from omnitune.training.multi_vector import MultiVectorEncoderTrainer as MultiVectorEncoderTrainer
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
 
 

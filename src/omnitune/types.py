@@ -35,6 +35,7 @@ class Column:
         prompt: Text put before every item, or None.
         rows: The items' row numbers in their dataset, or None outside a dataset.
         dataset: The dataset's name, or None.
+        max_length: Tokens after which its texts are cut, or None for the model's own limit.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     prompt: str | None = None
     rows: Sequence[int] | None = None
     dataset: str | None = None
+    max_length: int | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -255,6 +257,7 @@ class MiniBatch:
         keys: Content of each item, where it was looked at.
         tower: State of the frozen tower whose outputs may stand for these items, or None.
         processing: Settings under which their processed inputs are kept, or None.
+        max_length: Tokens after which their texts are cut, or None.
     """
 
     items: Sequence[Any]
@@ -266,6 +269,7 @@ class MiniBatch:
     keys: Sequence[str] = ()
     tower: str | None = None
     processing: str | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -209,8 +209,6 @@ def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert):
         Transformer(path, transformer_task="fill-mask")
     with pytest.raises(InputError, match="backend: expected \"torch\", got 'onnx'"):
         Transformer(path, backend="onnx")
-    with pytest.raises(InputError, match="query_expansion: expected None"):
-        Transformer(path, query_expansion={"strategy": "fixed", "length": 32})
     with pytest.raises(InputError, match="module_output_name: expected 'token_embeddings' or 'sentence_embedding'"):
         Transformer(path, modality_config={"text": {"method": "forward", "method_output_name": "pooler_output"}})
     with pytest.raises(InputError, match=r"processing_kwargs: expected keys among .*got \['max_length'\]"):

@@ -38,11 +38,15 @@ class Collator:
         valid_label_columns: Names of label columns; the first that a row has holds the labels.
         router_mapping: Route by column, or by dataset and column.
         prompts: Prompt of all columns, by column, by dataset, or by dataset and column.
+        roles: Roles of the first input column and of the others, where `router_mapping` says none.
+        max_length: Tokens after which texts are cut: of all, or by role; None leaves it to the model.
     """
 
     valid_label_columns: list[str] = field(default_factory=lambda: list(LABEL_COLUMNS))
     router_mapping: ByColumn = None
     prompts: ByColumn = None
+    roles: tuple[str, str] | None = None
+    max_length: int | Mapping[str, int] | None = None
     _known: set[tuple[str, ...]] = field(default_factory=set, init=False, repr=False)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
@@ -65,17 +69,22 @@ class Collator:
         routes = _for_dataset(self.router_mapping, dataset, "router_mapping")
         prompts = _for_dataset(self.prompts, dataset, "prompts")
         numbers = [row.number for row in rows if isinstance(row, Row) and row.number is not None]
-        columns = [
-            Column(
-                name=name,
-                items=[row[name] for row in rows],
-                role=routes.get(name) if isinstance(routes, Mapping) else routes,
-                prompt=prompts.get(name) if isinstance(prompts, Mapping) else prompts,
-                rows=numbers if len(numbers) == len(rows) else None,
-                dataset=dataset,
+        columns = []
+        for position, name in enumerate(input_columns(names, self.valid_label_columns)):
+            role = routes.get(name) if isinstance(routes, Mapping) else routes
+            role = self.roles[min(position, 1)] if role is None and self.roles is not None else role
+            limit = self.max_length.get(role or "") if isinstance(self.max_length, Mapping) else self.max_length
+            columns.append(
+                Column(
+                    name=name,
+                    items=[row[name] for row in rows],
+                    role=role,
+                    prompt=prompts.get(name) if isinstance(prompts, Mapping) else prompts,
+                    rows=numbers if len(numbers) == len(rows) else None,
+                    dataset=dataset,
+                    max_length=limit,
+                )
             )
-            for name in input_columns(names, self.valid_label_columns)
-        ]
         return {
             "columns": columns,
             "labels": None if label is None else _labels([row[label] for row in rows], label, columns[0]),

@@ -74,7 +74,7 @@ PADDED_OUTPUT = 4
 
 @dataclass(slots=True)
 class _Lane:
-    """Items that may share a mini-batch: one modality, one role, one prompt.
+    """Items that may share a mini-batch: one modality, role, prompt and limit.
 
     Where padding is not masked (`whole`), an item's output depends on what it is padded with; so these are the items of
     one column, repeated ones as well, cut where the caller says and nowhere else.
@@ -83,6 +83,7 @@ class _Lane:
     modality: Modality
     role: str | None
     prompt: str | None
+    max_length: int | None = None
     items: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
@@ -136,9 +137,9 @@ class _Draft:
 
     def _lane(self, kind: Modality, column: Column) -> _Lane:
         whole = kind == "text" and self.rule.padding_counts
-        name = (kind, column.role, column.prompt, id(column) if whole else None)
+        name = (kind, column.role, column.prompt, column.max_length, id(column) if whole else None)
         if name not in self.lanes:
-            lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, whole=whole)
+            lane = self.lanes[name] = _Lane(kind, column.role, column.prompt, column.max_length, whole=whole)
             lane.tower, lane.processing = self.towers.state(kind), self.inputs.state(kind)
             lane.packed = packs_through(self.model.children(), kind)
         return self.lanes[name]
@@ -283,6 +284,8 @@ class Engine:
                 wait([future for future in waiting if not future.cancel()])
 
     def _features(self, mini_batch: MiniBatch, kwargs: dict[str, Any]) -> Features:
+        if mini_batch.max_length is not None:
+            kwargs = {**kwargs, "max_length": mini_batch.max_length}
         if mini_batch.tower is None and mini_batch.processing is None:  # the plan found nothing that is kept
             return to_device(self._made(mini_batch, kwargs, range(len(mini_batch.items))), self.model.device)
         kept = self.towers.features(mini_batch, kwargs)
@@ -396,6 +399,7 @@ def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBat
             keys=[lane.keys[i] for i in cut],
             tower=lane.tower,
             processing=lane.processing,
+            max_length=lane.max_length,
         )
         start = stop
 

@@ -3,5 +3,14 @@
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.ops.token_similarity import maxsim, maxsim_pairwise
 from omnitune.report.card import MultiVectorEncoderModelCardData
+from omnitune.training.arguments import MultiVectorEncoderTrainingArguments
+from omnitune.training.multi_vector import MultiVectorEncoderTrainer
 
-__all__ = ["MultiVectorEncoder", "MultiVectorEncoderModelCardData", "maxsim", "maxsim_pairwise"]
+__all__ = [
+    "MultiVectorEncoder",
+    "MultiVectorEncoderModelCardData",
+    "MultiVectorEncoderTrainer",
+    "MultiVectorEncoderTrainingArguments",
+    "maxsim",
+    "maxsim_pairwise",
+]

@@ -210,7 +210,7 @@ class MultiVectorEncoderModelCardData(SentenceTransformerModelCardData):
 
     task_name: str = "semantic search with late interaction"
     tags: list[str] = dataclasses.field(
-        default_factory=lambda: ["sentence-transformers", "multi-vector", "late-interaction", "feature-extraction"]
+        default_factory=lambda: ["sentence-transformers", "multi-vector", "colbert", "late-interaction"]
     )
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "BatchSamplers",
     "CrossEncoderTrainingArguments",
     "MultiDatasetBatchSamplers",
+    "MultiVectorEncoderTrainingArguments",
     "SentenceTransformerTrainingArguments",
 ]
 
@@ -172,6 +173,31 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
 @dataclass
 class SentenceTransformerTrainingArguments(BaseTrainingArguments):
     """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+
+
+@dataclass
+class MultiVectorEncoderTrainingArguments(BaseTrainingArguments):
+    """Arguments of `MultiVectorEncoderTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`.
+
+    Raises:
+        InputError: `max_length` is no positive number.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*BaseTrainingArguments._VALID_DICT_FIELDS, "max_length"]
+
+    max_length: int | None | str | dict[str, int] = field(
+        default=None, metadata={"help": "Tokens after which texts are cut in training: of all columns, or by role."}
+    )
+    """Tokens after which texts are cut in training, of all columns or by role; the model keeps its own limits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.max_length, str):
+            given = self.max_length.strip()
+            self.max_length = int(given) if given.isdigit() else _parsed(given, "max_length")
+        limits = self.max_length.values() if isinstance(self.max_length, Mapping) else [self.max_length]
+        if any(limit is not None and (not isinstance(limit, int) or limit < 1) for limit in limits):
+            raise InputError(f"max_length: expected positive numbers of tokens, or None, got {self.max_length!r}")
 
 
 @dataclass

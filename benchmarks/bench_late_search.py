@@ -37,13 +37,14 @@ def make_pages(count: int, tokens: Sequence[int], seed: int) -> Packed:
     """Pages whose tokens lie around 24 subjects, which follow one another down the page."""
     generator = np.random.default_rng(seed)
     shared = np.random.default_rng(99).normal(size=(2000, DIM)).astype(np.float32)
+    pool = 0.7 * generator.normal(size=(60_000, DIM)).astype(np.float32)  # drawing all numbers anew takes minutes
     rows = []
     for length in tokens[:count]:
         subjects = shared[generator.integers(0, 2000, 24)]
         subjects = subjects + 0.5 * generator.normal(size=subjects.shape).astype(np.float32)
         place = np.sort(generator.integers(0, 24, length))
-        noise = generator.normal(size=(length, DIM)).astype(np.float32)
-        rows.append(unit(subjects[place] + 0.7 * noise))
+        begin = int(generator.integers(0, len(pool) - length))
+        rows.append(unit(subjects[place] + pool[begin : begin + length]))
     return Packed.of(rows, "float32")
 
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     parser.add_argument("--only", choices=("stages", "codecs", "ragged", "scaling"), help="one part")
+    parser.add_argument("--queries", type=int, default=40, help="queries of the two stages")
     parser.add_argument("--folder", type=Path, help="where indexes are written; a temporary folder by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,7 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made:
         folder = Path(made)
         if arguments.only in (None, "stages"):
-            two_stages(10_000 // share, 40 // min(share, 2), folder)
+            two_stages(10_000 // share, arguments.queries, folder)
         if arguments.only in (None, "codecs"):
             codecs(1_000 // share, folder)
         if arguments.only in (None, "ragged"):

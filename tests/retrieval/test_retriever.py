@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from omnitune import CrossEncoder, Retriever, SentenceTransformer
+from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer
 from omnitune.errors import InputError
-from omnitune.retrieval.retriever import snippet
+from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage, RerankStage, TokenVectors
 from omnitune.retrieval.windows import window_cutter
 
@@ -203,6 +203,19 @@ def test_nothing_is_encoded_twice(
     for stage in (DenseStage, LateStage):
         retriever = Retriever.build(pages, [stage(model=model)], cache=tmp_path, show_progress=False)
         assert retriever.search(pages[1]["text"], top_k=1)[0].id == "a.pdf#2"
+
+
+def test_a_multi_vector_encoder_is_saved_and_opened(
+    model: SentenceTransformer, pages: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    encoder = MultiVectorEncoder.from_dense(model)
+    stages = [LateStage(model=encoder, codec="float32")]
+    made = Retriever.build(pages, stages, cache=tmp_path / "cache", show_progress=False)
+    made.save(tmp_path / "retriever")
+    opened = Retriever.open(tmp_path / "retriever")
+    expected, found = (one.search(pages[3]["text"], top_k=5) for one in (made, opened))
+    assert [(hit.id, pytest.approx(hit.score, abs=1e-4)) for hit in found] == [(hit.id, hit.score) for hit in expected]
+    assert expected[0].id == "a.pdf#4"
 
 
 def test_a_save_that_was_stopped_is_no_retriever(pages: list[dict[str, Any]], tmp_path: Path) -> None:

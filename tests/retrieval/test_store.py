@@ -14,6 +14,7 @@ from omnitune.errors import InputError, ShapeError
 from omnitune.retrieval.arrays import read_arrays, write_arrays
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.store import Store, encode_corpus
+from omnitune.types import Embeddings
 
 
 def keys_of(items: list[int]) -> Any:
@@ -145,6 +146,15 @@ def test_rows_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row 3: expected finite embeddings, got NaN or infinity"):
         Store(tmp_path).rows([1, 2, 1, 7], keys_of([1, 2, 1, 7]), broken)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_layout_of_embeddings_is_packed() -> None:
+    rows = [torch.ones(2, 3), torch.zeros(1, 3)]
+    packed = Packed.of(Embeddings.packed(rows))
+    assert as_dense(packed) == as_dense(Packed.of(Embeddings.packed(rows).pad())) == [row.tolist() for row in rows]
+    matrix = torch.tensor([[0.0, 2, 0], [0, 0, 0], [1, 0, 3]])
+    assert as_dense(Packed.of(Embeddings.csr(matrix))) == matrix.tolist()
+    assert as_dense(Packed.of(Embeddings(matrix), "float16")) == matrix.tolist()
 
 
 def test_messages() -> None:

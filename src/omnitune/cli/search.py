@@ -84,7 +84,7 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
     from omnitune.ops.bm25 import words as words_of
-    from omnitune.retrieval.retriever import snippet
+    from omnitune.retrieval.hits import snippet
     from omnitune.search import build_index, is_index, open_index
 
     pages: DocumentDataset = load(folder)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from omnitune.errors import ShapeError
 from omnitune.retrieval.arrays import Array, offsets_of, take_ranges
+from omnitune.types import Embeddings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,8 @@ class Packed:
         """Pack what an encoder returned.
 
         Args:
-            rows: An array or tensor `(rows, dim)`; a list of arrays or tensors `(tokens, dim)`; or a sparse tensor
-                `(rows, dim)` of torch, COO or CSR.
+            rows: An array or tensor `(rows, dim)`; a list of arrays or tensors `(tokens, dim)`; a sparse tensor
+                `(rows, dim)` of torch, COO or CSR; or `Embeddings` of any layout.
             dtype: Number format to keep; None keeps that of `rows`.
 
         Raises:
@@ -46,6 +47,15 @@ class Packed:
         """
         if isinstance(rows, Packed):
             return rows.astype(dtype)
+        if isinstance(rows, Embeddings):
+            held = rows.pack().detach()
+            made = cls(
+                values=_array(held.values),
+                offsets=None if held.offsets is None else _array(held.offsets),
+                indices=None if held.indices is None else _array(held.indices).astype(np.int32),
+                dim=int(held.dim or held.values.shape[-1]),
+            )
+            return made.astype(dtype)
         if getattr(rows, "is_sparse", False) or str(getattr(rows, "layout", "")) == "torch.sparse_csr":
             coo = rows.detach().cpu().to_sparse_coo().coalesce()
             row, column = coo.indices()

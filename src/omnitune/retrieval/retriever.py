@@ -11,7 +11,6 @@ folder/
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,6 +22,7 @@ from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
 from omnitune.retrieval.dense_index import DenseIndex
+from omnitune.retrieval.hits import Hit
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.lines import LineIndex, ListingIndex
@@ -53,39 +53,6 @@ PROPOSED = 256
 
 _DETAILS = ("text", "boxes")
 """Values of a page that results show and no filter reads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One page that answers a query.
-
-    Attributes:
-        rank: 1 for the best.
-        id: Of the page, such as "R-lang.pdf#18".
-        document: Its document.
-        page: Its number there, from 1.
-        score: By the last stage that scored it; comparable within the results of one query.
-        entry: All values that were given with the page, such as `label`, `path`, `times`; filters read these.
-        text: Of the page.
-        stages: Score by every stage, when explained.
-        words: Words of the query that the page's text holds, when explained.
-        boxes: `[word, left, top, right, bottom]` of those words on the page, when explained and where boxes are kept.
-    """
-
-    rank: int
-    id: str
-    document: str
-    page: int | None
-    score: float
-    entry: Mapping[str, Any]
-    text: str = ""
-    stages: Mapping[str, float] = field(default_factory=dict)
-    words: Sequence[str] = ()
-    boxes: Sequence[Any] = ()
-
-    def snippet(self, query: str, width: int = 160) -> str:
-        """The part of the text with most words of a query, in one line of at most `width` characters."""
-        return snippet(self.text, set(words(query)), width)
 
 
 class Retriever:
@@ -467,30 +434,6 @@ class Retriever:
 def is_retriever(folder: str | Path) -> bool:
     """Tell whether a folder holds a retriever."""
     return (Path(folder) / FACTS).is_file()
-
-
-def snippet(text: str, wanted: set[str], width: int = 160) -> str:
-    """The part of a text with most of some words, in one line of at most `width` characters.
-
-    Example:
-        >>> snippet("A long start. The bearing is greased weekly. An end.", {"bearing", "greased"}, width=30)
-        '… The bearing is greased …'
-    """
-    tokens = text.split()
-    matched = [bool(wanted & set(words(token))) for token in tokens]
-    best, place = -1, (0, 0)
-    stop = length = 0
-    for start in range(len(tokens)):
-        stop = max(stop, start)
-        while stop < len(tokens) and length + len(tokens[stop]) + 1 <= width - 4:
-            length += len(tokens[stop]) + 1
-            stop += 1
-        if sum(matched[start:stop]) > best:
-            best, place = sum(matched[start:stop]), (start, stop)
-        length -= len(tokens[start]) + 1 if stop > start else 0
-    start, stop = place
-    shown = " ".join(tokens[start:stop])[: width - 4]
-    return f"{'… ' if start else ''}{shown}{' …' if stop < len(tokens) else ''}"
 
 
 def _index(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> SegmentedIndex:

@@ -1,0 +1,64 @@
+"""What a retriever found: pages with their scores, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omnitune.ops.bm25 import words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One page that answers a query.
+
+    Attributes:
+        rank: 1 for the best.
+        id: Of the page, such as "R-lang.pdf#18".
+        document: Its document.
+        page: Its number there, from 1.
+        score: By the last stage that scored it; comparable within the results of one query.
+        entry: All values that were given with the page, such as `label`, `path`, `times`; filters read these.
+        text: Of the page.
+        stages: Score by every stage, when explained.
+        words: Words of the query that the page's text holds, when explained.
+        boxes: `[word, left, top, right, bottom]` of those words on the page, when explained and where boxes are kept.
+    """
+
+    rank: int
+    id: str
+    document: str
+    page: int | None
+    score: float
+    entry: Mapping[str, Any]
+    text: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    boxes: Sequence[Any] = ()
+
+    def snippet(self, query: str, width: int = 160) -> str:
+        """The part of the text with most words of a query, in one line of at most `width` characters."""
+        return snippet(self.text, set(words(query)), width)
+
+
+def snippet(text: str, wanted: set[str], width: int = 160) -> str:
+    """The part of a text with most of some words, in one line of at most `width` characters.
+
+    Example:
+        >>> snippet("A long start. The bearing is greased weekly. An end.", {"bearing", "greased"}, width=30)
+        '… The bearing is greased …'
+    """
+    tokens = text.split()
+    matched = [bool(wanted & set(words(token))) for token in tokens]
+    best, place = -1, (0, 0)
+    stop = length = 0
+    for start in range(len(tokens)):
+        stop = max(stop, start)
+        while stop < len(tokens) and length + len(tokens[stop]) + 1 <= width - 4:
+            length += len(tokens[stop]) + 1
+            stop += 1
+        if sum(matched[start:stop]) > best:
+            best, place = sum(matched[start:stop]), (start, stop)
+        length -= len(tokens[start]) + 1 if stop > start else 0
+    start, stop = place
+    shown = " ".join(tokens[start:stop])[: width - 4]
+    return f"{'… ' if start else ''}{shown}{' …' if stop < len(tokens) else ''}"

@@ -12,6 +12,7 @@ from omnitune.modules.readers.text import TextReader
 from omnitune.modules.router import Router
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.token_pooling import BaseTokenPooling, HierarchicalTokenPooling, LambdaTokenPooling
+from omnitune.modules.token_weights import TokenWeights
 from omnitune.modules.transformer import Transformer
 from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
 from omnitune.modules.word_embeddings import WordEmbeddings
@@ -36,6 +37,7 @@ __all__ = [
     "Router",
     "StaticEmbedding",
     "TextReader",
+    "TokenWeights",
     "Transformer",
     "WeightedLayerPooling",
     "WhitespaceTokenizer",

@@ -38,6 +38,7 @@ WRITTEN: dict[str, str] = {
     f"{_ROW}.multi_vector_mask:MultiVectorMask": f"{_MULTI}.multi_vector_mask.MultiVectorMask",
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": f"{_MULTI}.token_pooling.HierarchicalTokenPooling",
     f"{_ROW}.logit_score:LogitScore": f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
+    f"{_ROW}.token_weights:TokenWeights": "omnitune.modules.token_weights.TokenWeights",
     f"{_ROW}.readers.audio:AudioReader": "omnitune.modules.audio_reader.AudioReader",
     f"{_ROW}.readers.clip:ClipReader": "omnitune.modules.clip_reader.ClipReader",
     f"{_ROW}.readers.text:TextReader": "omnitune.modules.text_reader.TextReader",

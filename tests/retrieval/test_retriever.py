@@ -12,6 +12,7 @@ import torch
 from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer
 from omnitune.errors import InputError
 from omnitune.retrieval.hits import snippet
+from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage, RerankStage, TokenVectors
 from omnitune.retrieval.windows import window_cutter
 
@@ -259,3 +260,24 @@ def test_snippets() -> None:
     assert snippet(text, {"bearing", "greased"}, width=30) == "… The bearing is greased …"
     assert snippet("short text", {"none"}) == "short text" and snippet("", {"a"}) == ""
     assert len(snippet("word " * 500, {"word"}, 80)) <= 80
+
+
+def test_pages_are_added_in_parts_and_a_stop_keeps_them(
+    pages: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnitune.retrieval.retriever.PAGES_AT_ONCE", 5)
+    retriever = Retriever([LexicalStage()])
+    retriever.save(tmp_path)
+    pack = LexicalIndex.pack
+
+    def stops(index: LexicalIndex, texts: list[str]) -> Any:
+        if pages[11]["text"] in texts:
+            raise KeyboardInterrupt
+        return pack(index, texts)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(LexicalIndex, "pack", stops)
+        retriever.add(pages)
+    opened = Retriever.open(tmp_path)
+    assert len(opened) == 10 and opened.add(pages) == 2
+    assert opened.search(pages[11]["text"], top_k=1)[0].id == "c.pdf#4"

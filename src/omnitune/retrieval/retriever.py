@@ -51,6 +51,9 @@ FORMAT = 1
 PROPOSED = 256
 """Pages of a query that each stage proposes, unless a late stage says otherwise."""
 
+PAGES_AT_ONCE = 1024
+"""Pages that are encoded and written together: what a stop can lose, and what is held in memory."""
+
 _DETAILS = ("text", "boxes")
 """Values of a page that results show and no filter reads."""
 
@@ -251,24 +254,24 @@ class Retriever:
         known = self.segments.ids()
         new = [number for number, page in enumerate(pages) if not self._holds(page, known)]
         pages = [pages[number] for number in new]
-        if not pages:
-            return 0
         folder = None if cache is None else Path(cache)
-        arrays: dict[str, Any] = {}
-        for kind, stage in self.stages.items():
-            index = self.indexes[kind]
-            if not isinstance(stage, ModelStage):
-                arrays |= index.pack([page["text"] for page in pages])
-            elif encoded is not None and kind in encoded:
-                arrays |= index.pack(encoded[kind].take(np.array(new, dtype=np.int64)))
-            else:
-                label = None if show_progress is False else f"Encoding ({kind})"
-                read = [_read(page, stage.reads) for page in pages]
-                arrays |= index.pack(stage.encode_pages(read, folder=folder, label=label, **options))
-        kept = [{name: value for name, value in page.items() if name not in _DETAILS} for page in pages]
-        details = [{name: page[name] for name in _DETAILS if name in page} for page in pages]
-        self._describe()
-        self.segments.append(kept, details, arrays)
+        for start in range(0, len(pages), PAGES_AT_ONCE):
+            some, rows = pages[start : start + PAGES_AT_ONCE], new[start : start + PAGES_AT_ONCE]
+            arrays: dict[str, Any] = {}
+            for kind, stage in self.stages.items():
+                index = self.indexes[kind]
+                if not isinstance(stage, ModelStage):
+                    arrays |= index.pack([page["text"] for page in some])
+                elif encoded is not None and kind in encoded:
+                    arrays |= index.pack(encoded[kind].take(np.array(rows, dtype=np.int64)))
+                else:
+                    label = None if show_progress is False else f"Encoding ({kind})"
+                    read = [_read(page, stage.reads) for page in some]
+                    arrays |= index.pack(stage.encode_pages(read, folder=folder, label=label, **options))
+            kept = [{name: value for name, value in page.items() if name not in _DETAILS} for page in some]
+            details = [{name: page[name] for name in _DETAILS if name in page} for page in some]
+            self._describe()
+            self.segments.append(kept, details, arrays)
         return len(pages)
 
     def _holds(self, page: Mapping[str, Any], known: Mapping[str, tuple[int, int]]) -> bool:

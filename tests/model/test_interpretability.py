@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures import late_checkpoints
 from PIL import Image
 
+from fixtures import late_checkpoints
 from omnitune import MultiVectorEncoder
 from omnitune.errors import InputError, ShapeError
 from omnitune.model.interpretability import (

@@ -135,3 +135,22 @@ def test_token_vectors_of_a_dense_encoder_load_in_st(tmp_path: Path, st_bert: Pa
     late.save_pretrained(str(tmp_path / "late"))
     agree(rival.MultiVectorEncoder(str(tmp_path / "late"), device="cpu"), late)
     assert isinstance(late[1], MultiVectorMask)
+
+
+@pytest.mark.parametrize(("name", "source"), [("ColPali", "tiny_paligemma"), ("ColQwen2", "tiny_qwen2_vl")])
+def test_retrievers_of_transformers_read_pages_alike(
+    name: str, source: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    from PIL import Image
+
+    folder = late_checkpoints.retriever(tmp_path / "model", request.getfixturevalue(source), name)
+    theirs, ours = rival.MultiVectorEncoder(str(folder), device="cpu"), MultiVectorEncoder(str(folder), device="cpu")
+    pages = [Image.new("RGB", (96, 64), "white"), Image.new("RGB", (64, 64), "gray")]
+    ours.save_pretrained(str(tmp_path / "ours"))
+    again = rival.MultiVectorEncoder(str(tmp_path / "ours"), device="cpu")
+    for verb, items in (("encode_query", TEXTS[:2]), ("encode_document", pages)):
+        wanted = getattr(theirs, verb)(items)
+        for found in (getattr(ours, verb)(items), getattr(again, verb)(items)):
+            for one, other in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+    assert ours.get_embedding_dimension() == late_checkpoints.DIM

@@ -98,7 +98,7 @@ def patch_order(model: MultiVectorEncoder, image_size: tuple[int, int]) -> Tenso
         InputError: The processor makes no grid that is known.
     """
     processor: Any = model.processor
-    images = getattr(processor, "image_processor", None)
+    images: Any = getattr(processor, "image_processor", None)
     merge = getattr(images, "merge_size", None)
     if merge is not None:
         grid = images(images=[Image.new("RGB", image_size)], return_tensors="pt")["image_grid_thw"][0]

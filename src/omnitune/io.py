@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -291,6 +292,25 @@ def locked(folder: Path, *, task: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""Make text from outside safe to show: control and direction characters become escapes such as `\x1b`.
+
+    Args:
+        text: Names of files, queries, messages of other programs.
+        lines: Leave line breaks and tabs as they are.
+
+    Example:
+        >>> print(printable("a\x1b[2J.pdf"))
+        a\x1b[2J.pdf
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if lines and found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys; marks that turn the direction of text, so that it reads as another one;
+and lone surrogates, which stand for bytes of a file name that are no text and cannot be written."""
 
 
 def write_json(path: str | Path, value: Any) -> None:

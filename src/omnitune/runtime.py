@@ -6,6 +6,7 @@ The only module that reads the environment.
 import importlib
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,6 +224,41 @@ def progress(
             bar.update()
 
 
+PROGRESS = logging.getLogger("omnitune.progress")
+"""Gets a line a minute where no bar is shown, at level INFO; the command line prints them."""
+
+LINE_SECONDS = 60.0
+
+
+class _ProgressLines:
+    """Stands in for a bar where there is no terminal, such as in a log file."""
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit, self.n = label, total, unit, 0
+        self._from, self._started = 0, time.monotonic()
+        self._said, self._postfix = self._started, ""
+
+    def update(self, n: int = 1) -> None:
+        """Count, and log a line if the last one is a minute old."""
+        now = time.monotonic()
+        if self.n == 0 and n > 1 and now - self._started < 1:
+            self._from = n  # a resumed training begins at the step that an earlier run came to
+        self.n += n
+        if now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        left = ""
+        if self.total and self.n > self._from:
+            minutes = (now - self._started) / (self.n - self._from) * (self.total - self.n) / 60
+            left = f", about {max(1, round(minutes))} min left"
+        of = f" of {self.total:,}" if self.total else ""
+        PROGRESS.info("%s: %s%s %ss%s%s", self.label, f"{self.n:,}", of, self.unit, left, self._postfix)
+
+    def set_postfix_str(self, text: str) -> None:
+        """Add to the end of the line, such as the loss."""
+        self._postfix = f", {text}"
+
+
 @contextmanager
 def progress_bar(*, label: str, total: int | None, show: bool | None = None, unit: str = "it") -> Iterator[Any]:
     """A bar whose `update(n)` the caller calls; shown as in `progress`."""
@@ -231,5 +267,8 @@ def progress_bar(*, label: str, total: int | None, show: bool | None = None, uni
     from tqdm.auto import tqdm
 
     visible = (sys.stderr.isatty() or logger.isEnabledFor(logging.INFO)) if show is None else show
+    if show is None and not visible and rank() == 0 and PROGRESS.isEnabledFor(logging.INFO):
+        yield _ProgressLines(label, total, unit)
+        return
     with tqdm(total=total, desc=label, unit=unit, disable=not visible or rank() != 0, dynamic_ncols=True) as bar:
         yield bar

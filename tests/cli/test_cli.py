@@ -1,5 +1,6 @@
 """The command line: every command on tiny manuals, errors as one sentence, and nothing heavy before it is needed."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fixtures.tiny_pdfs import write_folder
@@ -165,6 +167,47 @@ def test_train_evaluate_search(tmp_path, prepared, recipe, model):
     html = sheet.read_text()
     assert "<script>" not in html and html.count("data:image/jpeg") == 3
     assert "Indexing" not in run("search", out / "model", prepared, "roasting pumpkin")
+
+
+def test_a_cache_that_cannot_be_written_to_costs_a_search_its_index_and_nothing_else(
+    tmp_path, prepared, model, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OMNITUNE_CACHE", str(tmp_path / "file" / "cache"))
+    text = run("search", model, prepared, "roasting pumpkin", "--top-k", "2")
+    assert "The index is not kept" in text and text.count(".pdf#") + text.count(".pdf") >= 2
+
+
+def test_a_strangers_recipe_is_asked_about(tmp_path, manuals, model):
+    path = tmp_path / "stranger.yaml"
+    path.write_text(RECIPE + "model: {trust_remote_code: true}\n")
+    for words in (["finetune", manuals], ["distill", manuals], ["prepare", manuals], ["train", manuals]):
+        text = run(*words, "--out", tmp_path / "out", "--recipe", path, code=1)
+        assert "model.trust_remote_code: not taken from a recipe alone" in text
+        assert "--allow trust_remote_code" in text
+    assert not (tmp_path / "out").exists()
+    run("prepare", manuals, "--out", tmp_path / "out", "--recipe", path, "--allow", "trust_remote_code")
+
+
+def test_settings_on_the_command_line(tmp_path, manuals, recipe):
+    own = tmp_path / "own.yaml"
+    own.write_text(recipe.read_text().replace("test: [kitchen.pdf], ", ""))
+    run("prepare", manuals, "--out", tmp_path / "pages", "--recipe", own, "--split", "pages", "--kind", "pages")
+    assert load(tmp_path / "pages").facts["settings"]["split"] == "pages"
+    text = run("prepare", manuals, "--out", tmp_path / "x", "--recipe", own, "--split", "chapters", code=1)
+    assert "options: prepare.split: expected one of 'documents', 'pages', got 'chapters'" in text
+    (manuals / "scan.png").write_bytes(_png())
+    try:
+        text = run("prepare", manuals, "--out", tmp_path / "y", "--recipe", own, "--language", "xyz", code=1)
+    finally:
+        (manuals / "scan.png").unlink()
+    assert "language: expected languages of the models" in text and "got 'xyz'" in text
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (200, 300), 200).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_train_on_the_recipes_own_dataset(tmp_path, prepared, model):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from omnitune import SentenceTransformer
 from omnitune.documents.kinds import KINDS
 from omnitune.errors import CheckpointError, InputError, MissingExtraError
 from omnitune.finetune import choose as default_model
-from omnitune.finetune.choose import choose, load_model, loading, minilm_folder, model_identity
+from omnitune.finetune.choose import choose, load_model, loading, model_identity
 from omnitune.finetune.recipe import load_recipe, parse_recipe
+from omnitune.model.embedded import minilm_folder
 
 
 @pytest.fixture
@@ -169,6 +171,17 @@ def test_the_embedded_model_reads_pages_into_the_space_of_texts(embedded, tmp_pa
     again = load_model({"model_name_or_path": str(tmp_path / "model"), "device": "cpu"})
     assert np.allclose(again.encode_document([page(texts[0])]), pages[:1], atol=1e-6)
     assert sum(p.numel() for p in again.parameters()) < 23e6
+
+
+def test_the_word_works_in_python_too(embedded, tmp_path, monkeypatch):
+    model = SentenceTransformer("embedded", device="cpu")
+    assert model.supports("image") and np.allclose(model.encode("tides"), embedded.encode("tides"), atol=1e-6)
+    with pytest.raises(InputError, match="encode: got the unknown argument 'task_name'; did you mean 'task'"):
+        model.encode_query("tides", task_name="query")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embedded").mkdir()
+    with pytest.raises(CheckpointError):  # a folder of that name is a folder
+        SentenceTransformer("embedded", device="cpu")
 
 
 @pytest.mark.slow

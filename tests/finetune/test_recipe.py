@@ -208,3 +208,24 @@ def test_settings_of_a_command_are_checked_like_those_of_a_file():
         recipe.changed(prepare__split="page")
     with pytest.raises(RecipeError, match="reranker.distill_loss: expected one of 'margin_mse', 'kl', got 'mse'"):
         recipe.changed(reranker__distill_loss="mse")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("training: {push_to_hub: true}", "training.push_to_hub"),
+        ("model: {trust_remote_code: true}", "model.trust_remote_code"),
+        ("model: {model_kwargs: {trust_remote_code: true}}", "model.model_kwargs.trust_remote_code"),
+        ("model: {processor_kwargs: {trust_remote_code: 1}}", "model.processor_kwargs.trust_remote_code"),
+    ],
+)
+def test_a_stranger_neither_runs_code_nor_publishes(text, key):
+    name = key.rsplit(".", 1)[1]
+    assert f"my.yaml: {key}: not taken from a recipe alone" in refused(text)
+    assert f"add --allow {name}" in refused(text)
+    assert parse_recipe(text, source="x", allow=[name]).source == "x"
+    assert parse_recipe(text.replace("true", "false").replace("1", "false"), source="x")
+
+
+def test_a_language_is_the_readers():
+    assert parse_recipe("model: {language: deu}", source="x").model == {"language": "deu"}

@@ -2,12 +2,14 @@
 
 import errno
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
+from PIL import Image
 from transformers import TrainerCallback
 
 from fixtures.tiny_pdfs import write_folder
@@ -29,7 +31,7 @@ training:
   batch_sampler: no_duplicates
   logging_steps: 1
   save_strategy: steps
-  save_steps: 3
+  save_steps: 0.3
   seed: 5
   use_cpu: true
 evaluation: {baselines: [bm25], resamples: 200, batch_size: 8}
@@ -105,6 +107,7 @@ def test_what_a_run_leaves(finished):
     out, _ = finished
     assert {"dataset", "embeddings", "model", "report.html", "report.json"} <= {p.name for p in out.iterdir()}
     assert not (out / "checkpoints").exists()
+    assert "Its `TextReader` cannot be loaded by sentence_transformers" in (out / "model" / "README.md").read_text()
     found = numbers(out)
     assert found["headline"] == found["dimensions"][0]
     assert [one["dim"] for one in found["dimensions"]] == [32, 16, 8]
@@ -132,8 +135,10 @@ def test_it_says_what_it_will_cost(finished):
     said = "\n".join(finished[1])
     for line in (
         "It was asked for.",
-        "Reading 20 pages: about",
-        "Encoding 20 pages",
+        "About ",
+        " from here on: reading ",
+        "Reading 20 pages",
+        "Encoding 20 pages with the base model",
         "Training on 36 rows, 2 epochs: about",
     ):
         assert line in said
@@ -229,7 +234,7 @@ class KillAt(TrainerCallback):
             raise Killed
 
 
-def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, manuals, model, monkeypatch):
+def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, manuals, model, monkeypatch, caplog):
     shutil.rmtree(out / "model")
     (out / ".steps" / "train.json").unlink()
     monkeypatch.setattr(fit, "Bar", lambda bar: KillAt(5))
@@ -241,7 +246,9 @@ def test_a_killed_training_goes_on_and_ends_where_it_would_have(finished, out, m
     half = checkpoints / "checkpoint-4"
     half.mkdir()
     (half / "trainer_state.json").write_text('{"epoch": ')
+    caplog.clear()
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
+    assert not [record for record in caplog.records if "trainer_state.json" in record.getMessage()]
     assert losses(out) == pytest.approx(losses(finished[0]))
     for name in ("queries", "pages"):
         undisturbed = np.load(finished[0] / "embeddings" / "finetuned" / f"{name}.npy")
@@ -370,3 +377,51 @@ def test_validation_documents_are_evaluated_while_training(manuals, model, tmp_p
         train(tmp_path / "dataset", tmp_path / "out", model=str(model), recipe=wanted)
     assert seen[0].name == "validation" and len(seen[0].corpus) == 5
     assert set(seen[0].corpus) == {f"harbour.pdf#{n}" for n in range(1, 6)}
+
+
+def test_a_resumed_training_with_a_share_as_save_steps_raises_no_false_alarm():
+    message = "Warning: The following arguments do not match the ones in the `trainer_state.json` within ..."
+    record = logging.LogRecord("transformers.trainer", logging.WARNING, "", 0, message, (), None)
+    assert not fit._no_false_alarm(record)
+    assert fit._no_false_alarm(logging.LogRecord("transformers.trainer", logging.WARNING, "", 0, "other", (), None))
+
+
+def test_the_report_names_the_origins_that_the_test_has(finished):
+    notes = numbers(finished[0])["data"]["notes"]
+    assert any(
+        note.startswith("Test queries are outline titles of kitchen.pdf, as their authors wrote") for note in notes
+    )
+
+
+def test_documents_without_queries_are_said_plainly(manuals, model, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(manuals, folder)
+    scan = Image.new("L", (300, 400), 255)
+    scan.save(folder / "scan.png")
+    said = []
+    pipeline.finetune(folder, tmp_path / "out", model=str(model), recipe=recipe(), log=said.append)
+    assert any(line == "No queries could be taken from scan.png: neither trained on nor tested" for line in said)
+    notes = numbers(tmp_path / "out")["data"]["notes"]
+    assert any(note.startswith("No queries could be taken from scan.png, for want of outline titles") for note in notes)
+
+
+def test_settings_of_a_command_reach_the_run(manuals, model, tmp_path):
+    outcome = pipeline.finetune(
+        manuals, tmp_path / "out", model=str(model), recipe=parse_recipe(RECIPE.replace(", test: [kitchen.pdf]", ""),
+        source="x"), split="pages", epochs=1, kind="pages", negatives=0,
+    )  # fmt: skip
+    settings = numbers(tmp_path / "out")["run"]["settings"]
+    assert settings["prepare"]["split"] == "pages" and settings["training"]["num_train_epochs"] == 1
+    assert {one.split for one in outcome.report.data.documents} == {"test and train"}
+
+
+def test_the_steps_one_by_one(manuals, model, tmp_path):
+    from omnitune.finetune import evaluate, finetune, prepare
+
+    dataset = prepare(manuals, tmp_path / "dataset", recipe=recipe())
+    trained = train(dataset, tmp_path / "run", model=str(model), recipe=recipe())
+    found = evaluate(str(trained), dataset)
+    whole = finetune(manuals, tmp_path / "whole", model=str(model), recipe=recipe())
+    assert found["results"][0]["metrics"]["NDCG@10"] == pytest.approx(whole.report.headline.finetuned.value)
+    evaluate(trained, tmp_path / "dataset", tmp_path / "numbers.json")
+    assert json.loads((tmp_path / "numbers.json").read_text()) == {**found, "model": str(trained)}

@@ -1,5 +1,7 @@
 """Steps of a run: done once, redone when what they depend on changes, or when what they made is gone."""
 
+import time
+
 import pytest
 
 from omnitune.finetune.steps import Steps
@@ -74,6 +76,20 @@ def test_a_step_that_fails_leaves_no_marker(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         steps.run("a", {"x": 2}, _killed)
     assert not steps.holds("a", {"x": 2}) and not steps.holds("a", {"x": 1})
+
+
+def test_the_time_of_a_killed_try_counts(tmp_path):
+    def killed(_key):
+        time.sleep(0.3)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        Steps(tmp_path).run("a", {"x": 1}, killed)
+    assert 0.3 <= Steps(tmp_path).run("a", {"x": 1}, lambda _: None).seconds < 5
+    assert Steps(tmp_path).run("a", {"x": 1}, lambda _: None).seconds >= 0.3
+    with pytest.raises(RuntimeError):
+        Steps(tmp_path).run("b", {"x": 1}, killed)
+    assert Steps(tmp_path).run("b", {"x": 2}, lambda _: None).seconds < 0.3  # another step, whatever its name
 
 
 def _killed(_key):

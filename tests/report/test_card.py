@@ -87,6 +87,31 @@ def test_the_hub_accepts_it() -> None:
     assert loaded.data.eval_results[0].metric_value == 0.5678
 
 
+def test_metrics_that_are_no_numbers_are_shown_and_not_indexed() -> None:
+    data = SentenceTransformerModelCardData()
+    data.training = TrainingFacts()
+    metrics = {"pages_cosine_ndcg@10": "n/a", "pages_worst_query": "bread", "pages_ranks": [1, 2], "pages_recall": 0.5}
+    data.set_evaluation_metrics(RetrievalEvaluator(), metrics)
+    text = card.render(data, FACTS)
+    assert "| worst_query | bread |" in text and "| ranks | [1, 2] |" in text and "| recall | 0.5000 |" in text
+    (result,) = front(text)["model-index"][0]["results"]
+    assert [one["name"] for one in result["metrics"]] == ["Recall"] and not data.training.log
+
+
+def test_a_model_that_only_omnitune_loads_says_so_and_shows_how_to_search() -> None:
+    text = card.render(trained(), dataclasses.replace(FACTS, own_modules=["TextReader"]))
+    assert "Its `TextReader` cannot be loaded by sentence_transformers: use omnitune" in text
+    assert "or: from sentence_transformers import" not in text and "in the Sentence Transformers format" not in text
+    assert 'omnitune search owner/pages dataset "How often' in text
+    found = front(text)
+    assert found["library_name"] == "omnitune" and "sentence-transformers" not in found["tags"]
+
+
+def test_escape_characters_do_not_reach_the_card() -> None:
+    text = card.render(SentenceTransformerModelCardData(model_name="a\x1b[2J\u202e"), FACTS)
+    assert "# a\\x1b[2J\\u202e" in text and "\x1b" not in text
+
+
 def test_text_tells_of_model_training_and_evaluation() -> None:
     text = card.render(trained(), FACTS)
     for part in (

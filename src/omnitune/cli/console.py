@@ -1,9 +1,15 @@
-"""How the command line talks: plain lines on standard output, progress bars and errors on standard error."""
+"""How the command line talks: plain lines on standard output, progress bars and errors on standard error.
 
+All text goes through `printable`, because names of files and messages of other programs may hold escape characters.
+"""
+
+import errno
 import logging
+import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -12,56 +18,100 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from omnitune.errors import ResourceError
+from omnitune.io import printable
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(line: str) -> None:
-    """Print one line; what it holds is text, never markup."""
-    out.print(Text(line))
+def say(line: str = "") -> None:
+    """Print one line; its content is text, never markup."""
+    with _writing():
+        out.print(Text(printable(line, lines=False)))
 
 
 def error(message: str) -> None:
     """Print one red sentence."""
-    err.print(Text(message, style="bold red"))
+    err.print(Text(printable(message), style="bold red"))
 
 
 def places(title: str, rows: Mapping[str, Path | str]) -> None:
     """Print where the results are."""
-    out.print()
-    out.print(f"[bold]{escape(title)}[/bold]")
-    width = max(len(name) for name in rows)
-    for name, where in rows.items():
-        out.print(Text(f"  {name:<{width}}  {where}"))
+    with _writing():
+        out.print()
+        out.print(f"[bold]{escape(title)}[/bold]")
+        width = max(len(name) for name in rows)
+        for name, where in rows.items():
+            out.print(Text(f"  {name:<{width}}  {printable(str(where), lines=False)}"))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Print a table: the first column to the left, the others to the right."""
-    shown = Table(title=escape(title) or None, title_justify="left", title_style="bold")
+    shown = Table(title=escape(printable(title, lines=False)) or None, title_justify="left", title_style="bold")
     for number, heading in enumerate(headings):
         shown.add_column(escape(heading), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    out.print(shown)
+        shown.add_row(*(escape(printable(cell)) for cell in row))
+    with _writing():
+        out.print(shown)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn standard output that takes no more into one sentence; a reader that has gone (`| head`) ends in silence.
+
+    Raises:
+        ResourceError: Nothing can be written, as to a full disk.
+    """
+    try:
+        yield
+    except OSError as failure:
+        # What is still in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if failure.errno == errno.EPIPE:
+            raise SystemExit(128 + 13) from failure
+        raise ResourceError(
+            f"standard output: expected a place that can be written to, got: {failure.strerror}; send it elsewhere"
+        ) from failure
 
 
 def only_our_bars() -> None:
-    """Turn off the bars of transformers, which count weights, and of datasets; commands call it, as it imports both."""
+    """Turn off bars and remarks of transformers and datasets; commands call it, because it imports both."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
     datasets.disable_progress_bars()
-
     transformers_logging.disable_progress_bar()
+    if not logging.getLogger("omnitune").isEnabledFor(logging.DEBUG):
+        transformers_logging.set_verbosity_error()  # it sets its level when it is imported
+
+
+class _Printable(logging.Formatter):
+    """Formats a record as its message, without escape characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Make the line."""
+        return printable(super().format(record))
+
+
+class _Lines(logging.Handler):
+    """Says what would be a progress bar in a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        say(record.getMessage())
 
 
 def quiet(*, debug: bool) -> None:
     """Let our own log through and keep other libraries' remarks out of the way of the progress bars."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=err, show_time=False, show_path=debug)],
-    )
+    handler = RichHandler(console=err, show_time=False, show_path=debug)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    progress = logging.getLogger("omnitune.progress")
+    progress.setLevel(logging.INFO)
+    progress.propagate = False
+    progress.handlers = [_Lines()]
     if debug:
         logging.getLogger("omnitune").setLevel(logging.DEBUG)
         return

@@ -5,7 +5,22 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli.finetune import ModelOption, OutOption, RecipeOption, RerankerModelOption, command_of, run
+from omnitune.cli.finetune import (
+    AllowOption,
+    EpochsOption,
+    KindOption,
+    LanguageOption,
+    ModelOption,
+    NegativesOption,
+    OutOption,
+    QueriesOption,
+    QueryModelOption,
+    RecipeOption,
+    RerankerModelOption,
+    SplitOption,
+    command_of,
+    run,
+)
 
 
 def distill(
@@ -13,17 +28,37 @@ def distill(
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,
+    kind: KindOption = None,
+    split: SplitOption = None,
+    language: LanguageOption = None,
+    epochs: EpochsOption = None,
+    negatives: NegativesOption = None,
+    queries: QueriesOption = None,
+    query_model: QueryModelOption = None,
     reranker_model: RerankerModelOption = None,
     loss: Annotated[
         str | None,
         typer.Option("--loss", help="margin_mse or kl; by default the recipe's.", metavar="LOSS"),
     ] = None,
+    allow: AllowOption = None,
 ) -> None:
     """Train the finetuned retriever on a reranker's scores, and report what each step gained.
 
     With the folder and the options of `omnitune finetune --reranker`, it goes on from that run; without such a run, it
     does all of it.
     """
-    options = {"model": model, "recipe": recipe, "reranker_model": reranker_model}
+    options = {
+        "model": model,
+        "recipe": recipe,
+        "kind": kind,
+        "split": split,
+        "language": language,
+        "epochs": epochs,
+        "negatives": negatives,
+        "queries": queries,
+        "query_model": query_model,
+        "reranker_model": reranker_model,
+        "allow": allow,
+    }
     command = command_of("distill", folder, out, {**options, "loss": loss})
     run(folder, out, command=command, distill=True, distill_loss=loss, **options)

@@ -38,6 +38,43 @@ RerankerModelOption = Annotated[
         "--reranker-model", help="What the reranker starts from; by default what fits this machine.", metavar="ID"
     ),
 ]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="Files that count in a mixed folder: pages, recordings or clips.", metavar="KIND"),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Test on documents that training never saw (documents), or on other pages of the same ones (pages).",
+        metavar="SPLIT",
+    ),
+]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Language of scanned pages, as its model in Tesseract is called: eng, deu, eng+fra; English by default.",
+        metavar="CODE",
+    ),
+]
+EpochsOption = Annotated[
+    float | None,
+    typer.Option("--epochs", min=0.0, help="Passes of training over the queries; by default the recipe's."),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        help="A setting that the recipe may turn on though it reaches outside this run: trust_remote_code, "
+        "push_to_hub. Can be given twice.",
+        metavar="SETTING",
+    ),
+]
+NegativesOption = Annotated[
+    int | None,
+    typer.Option("--negatives", min=0, help="Hard negatives a query, 0 for none; by default the recipe's."),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -46,16 +83,18 @@ def finetune(
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,
-    negatives: Annotated[
-        int | None,
-        typer.Option("--negatives", min=0, help="Hard negatives a query, 0 for none; by default the recipe's."),
-    ] = None,
+    kind: KindOption = None,
+    split: SplitOption = None,
+    language: LanguageOption = None,
+    epochs: EpochsOption = None,
+    negatives: NegativesOption = None,
     queries: QueriesOption = None,
     query_model: QueryModelOption = None,
     reranker: Annotated[
         bool, typer.Option("--reranker", help="Also train a reranker, and measure it behind the retriever.")
     ] = False,
     reranker_model: RerankerModelOption = None,
+    allow: AllowOption = None,
 ) -> None:
     """Finetune a retriever on a folder of documents, recordings or clips and report how much better it got.
 
@@ -64,17 +103,22 @@ def finetune(
     options = {
         "model": model,
         "recipe": recipe,
+        "kind": kind,
+        "split": split,
+        "language": language,
+        "epochs": epochs,
         "negatives": negatives,
         "queries": queries,
         "query_model": query_model,
         "reranker": reranker or None,
         "reranker_model": reranker_model,
+        "allow": allow,
     }
     run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
 
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
-    """Run the pipeline and print what came out; `options` are those of `documents.pipeline.finetune`."""
+    """Run the pipeline and print what came out; `options` are those of `omnitune.finetune.finetune`."""
     from omnitune.cli.indexes import index_outcome
     from omnitune.finetune import run as pipeline
 
@@ -82,7 +126,7 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     outcome = pipeline.finetune(folder, out, **given, command=command, log=console.say)
     headline = outcome.report.headline
-    console.out.print()
+    console.say()
     console.say(
         f"{outcome.report.metric} {headline.base.value:.3f} -> {headline.finetuned.value:.3f} "
         f"({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% interval "
@@ -96,7 +140,8 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
                                "dataset": outcome.dataset})  # fmt: skip
     index_outcome(outcome)
-    console.say(f'\nTry it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
+    console.say()
+    console.say(f'Try it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
 
 
 def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:
@@ -104,5 +149,6 @@ def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -
     words = ["omnitune", name, str(folder), "--out", str(out)]
     for option, value in options.items():
         flag = f"--{option.replace('_', '-')}"
-        words += [] if value is None else [flag] if value is True else [flag, str(value)]
+        for one in value if isinstance(value, list) else [value]:
+            words += [] if one is None else [flag] if one is True else [flag, str(one)]
     return shlex.join(words)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from omnitune.cli import console
-from omnitune.cli.finetune import QueryModelOption, RecipeOption
+from omnitune.cli.finetune import AllowOption, QueryModelOption, RecipeOption
 from omnitune.errors import InputError
 
 
@@ -20,6 +20,7 @@ def generate_queries(
     query_model: QueryModelOption = None,
     recipe: RecipeOption = None,
     per_page: Annotated[int | None, typer.Option("--per-page", min=1, help="Most queries of one page.")] = None,
+    allow: AllowOption = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Pages to ask about, to look before you pay.")
     ] = None,
@@ -30,7 +31,7 @@ def generate_queries(
     from omnitune.finetune.dataset import make_writer
     from omnitune.finetune.recipe import Recipe, load_recipe
 
-    settings = Recipe() if recipe is None else load_recipe(recipe)
+    settings = Recipe() if recipe is None else load_recipe(recipe, allow=allow or ())
     settings = settings.changed(queries__writer=writer, queries__model=query_model, queries__per_page=per_page)
     asker = make_writer(settings.queries, console.say)
     if asker is None:

@@ -46,7 +46,10 @@ def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
 
 
 def index_outcome(outcome: "Outcome") -> None:
-    """Make an index of what a run encoded for its report, so that the first search need not wait."""
+    """Make an index of what a run encoded for its report, so that the first search need not wait.
+
+    An index is a cache: where it cannot be kept, the run is finished all the same.
+    """
     from omnitune.documents.dataset import load
     from omnitune.finetune.measure import load_test
     from omnitune.modules.files import read_json

@@ -3,6 +3,10 @@
 Nothing heavy is imported until a command runs, so `omnitune --help` is immediate.
 """
 
+import errno
+import os
+import signal
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +25,24 @@ from omnitune.cli.prepare import prepare
 from omnitune.cli.search import search
 from omnitune.cli.train import train
 from omnitune.errors import OmnituneError
+from omnitune.io import is_full
 
-_INTERRUPTED = 130
+_SENTENCE = "Stopped. The same command goes on from here."
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by `kill`, a scheduler or a terminal that was closed."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    del frame
+    if os.getpid() != _process:  # a worker that was forked from this process
+        os._exit(128 + number)
+    signal.signal(number, signal.SIG_IGN)  # `timeout` sends it twice: once is enough to end
+    raise Terminated(number)
+
+
+_process = os.getpid()
 
 
 class Commands(TyperGroup):
@@ -32,8 +52,14 @@ class Commands(TyperGroup):
         """Run a command.
 
         Raises:
-            typer.Exit: It failed (1) or was stopped by the user (130).
+            typer.Exit: It failed (1) or was stopped (128 and the number of the signal: 130 for Ctrl-C).
         """
+        global _process
+        _process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGHUP"):
+                if hasattr(signal, name):  # Windows has one of them
+                    signal.signal(getattr(signal, name), _terminate)
         debug = bool(ctx.params.get("debug"))
         console.quiet(debug=debug)
         try:
@@ -43,10 +69,19 @@ class Commands(TyperGroup):
                 raise
             console.error(str(error))
             raise typer.Exit(1) from error
+        except OSError as error:
+            if debug or error.errno not in _PLACES:
+                raise
+            console.error(f"{error.filename or 'writing'}: {error.strerror}")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            console.error("Stopped. The same command goes on from here.")
-            raise typer.Exit(_INTERRUPTED) from error
+            console.error(_SENTENCE)
+            number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
+            raise typer.Exit(128 + number) from error
 
+
+_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a place, not with the program."""
 
 app = typer.Typer(
     cls=Commands,
@@ -81,4 +116,13 @@ for command in (finetune, distill, demo, prepare, generate_queries, train, evalu
 
 def main() -> None:
     """Entry point of the `omnitune` script."""
-    app()
+    try:
+        app()
+    except OmnituneError as error:  # what is printed while options are read: the version
+        console.error(str(error))
+        raise SystemExit(1) from error
+    except OSError as error:  # the help and the usage, which click prints
+        if not is_full(error):
+            raise
+        console.error(f"standard output: {error.strerror}")
+        os._exit(1)

@@ -6,17 +6,35 @@ from typing import Annotated
 import typer
 
 from omnitune.cli import console
-from omnitune.cli.finetune import OutOption, RecipeOption
+from omnitune.cli.finetune import (
+    AllowOption,
+    KindOption,
+    LanguageOption,
+    OutOption,
+    QueriesOption,
+    QueryModelOption,
+    RecipeOption,
+    SplitOption,
+)
 
 
 def prepare(
     folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
     out: OutOption,
     recipe: RecipeOption = None,
+    kind: KindOption = None,
+    split: SplitOption = None,
+    language: LanguageOption = None,
+    queries: QueriesOption = None,
+    query_model: QueryModelOption = None,
+    allow: AllowOption = None,
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
     from omnitune.finetune.dataset import prepare as prepare_folder
+    from omnitune.finetune.recipe import Recipe, load_recipe
 
-    dataset = prepare_folder(folder, out, recipe=recipe, log=console.say)
+    settings = Recipe() if recipe is None else load_recipe(recipe, allow=allow or ())
+    settings = settings.changed(queries__writer=queries, queries__model=query_model)
+    dataset = prepare_folder(folder, out, recipe=settings, language=language, log=console.say, kind=kind, split=split)
     console.say(dataset.summary())
     console.places("Results", {"dataset": out})

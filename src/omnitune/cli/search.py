@@ -1,6 +1,7 @@
 """`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,6 +82,7 @@ def _with_retriever(
 def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: Path | None) -> None:
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
+    from omnitune.errors import ResourceError
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
     from omnitune.ops.bm25 import words as words_of
@@ -90,14 +92,20 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
     pages: DocumentDataset = load(folder)
     words = pages.kind.words
     place, key = place_of(model, pages)
-    writable_folder(place.parent)
     encoder = load_model({"model_name_or_path": model}, pages.kind)
-    if is_index(place, key):
-        index = open_index(place)
-    else:
-        console.say(f"Indexing {len(pages.pages):,} {words.page}s, once for this model and dataset")
-        index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
-    for number, (query, found) in enumerate(zip(queries, index.search(encoder, queries, top_k), strict=True)):
+    with TemporaryDirectory() as without_cache:
+        if is_index(place, key):
+            index = open_index(place)
+        else:
+            console.say(f"Indexing {len(pages.pages):,} {words.page}s, once for this model and dataset")
+            try:
+                writable_folder(place.parent)
+            except ResourceError as error:  # the cache: it is worth waiting again, not failing
+                console.say(f"The index is not kept: {error}")
+                place = Path(without_cache) / "index"
+            index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
+        answers = index.search(encoder, queries, top_k)
+    for number, (query, found) in enumerate(zip(queries, answers, strict=True)):
         rows = [
             [
                 str(hit.entry["document"]),

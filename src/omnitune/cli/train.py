@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from omnitune.cli import console
-from omnitune.cli.finetune import ModelOption, OutOption, RecipeOption
+from omnitune.cli.finetune import AllowOption, EpochsOption, ModelOption, OutOption, RecipeOption
 
 
 def train(
@@ -16,13 +16,15 @@ def train(
     ] = None,
     model: ModelOption = None,
     recipe: RecipeOption = None,
+    epochs: EpochsOption = None,
+    allow: AllowOption = None,
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
     from omnitune.finetune.fit import train as train_model
     from omnitune.io import read_json
 
     console.only_our_bars()
-    place = train_model(dataset, out, model=model, recipe=recipe, log=console.say)
+    place = train_model(dataset, out, model=model, recipe=recipe, epochs=epochs, allow=allow or (), log=console.say)
     results = {"model": place}
     if (out / "evaluation.json").is_file():
         results["numbers"] = out / "evaluation.json"

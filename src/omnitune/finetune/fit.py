@@ -5,7 +5,7 @@ checkpoint of another one.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ def train(
     *,
     model: str | None = None,
     recipe: str | Path | Recipe | None = None,
+    epochs: float | None = None,
+    allow: Collection[str] = (),
     log: Log = logger.info,
 ) -> Path:
     """Finetune on a prepared dataset, or on the one that the recipe names, and go on where an earlier run stopped.
@@ -61,6 +63,8 @@ def train(
         out: Folder of model and checkpoints.
         model: As for `finetune`.
         recipe: As for `finetune`.
+        epochs: As for `finetune`.
+        allow: As for `finetune`.
         log: As for `finetune`.
 
     Returns:
@@ -77,8 +81,9 @@ def train(
         PosixPath('run/model')
     """
     opened = dataset if isinstance(dataset, DocumentDataset | None) else open_dataset(dataset)
-    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe, allow=allow)
     chosen = choose(model, given) if opened is None else choose(model, given, opened.kind)
+    chosen = chosen.changed(chosen.recipe.changed(training__num_train_epochs=epochs))
     log(f"Model: {chosen.shown}. {chosen.why}")
     out = Path(out)
     with open_run(out, task="training") as steps:
@@ -291,9 +296,23 @@ def run_trainer(trainer: BaseTrainer, folder: Path) -> None:
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     last = last_checkpoint(folder)
+    upstream = logging.getLogger("transformers.trainer")
     with runtime.progress_bar(label="Training", total=None, unit="step") as bar:
         trainer.add_callback(Bar(bar))
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        upstream.addFilter(_no_false_alarm)
+        try:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        finally:
+            upstream.removeFilter(_no_false_alarm)
+
+
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    """Drop the warning that a resumed training has other `save_steps` than its checkpoint.
+
+    transformers compares a share of the steps (0.25) with the steps that it stands for; the hash of the settings, after
+    which the folder of a training's checkpoints is named, has already compared what counts.
+    """
+    return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # transformers has no types

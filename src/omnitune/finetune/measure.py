@@ -333,19 +333,24 @@ def measured_dims(width: int, recipe: Recipe) -> list[int]:
 
 
 def evaluate(
-    model: str, dataset: str | Path, out: str | Path, *, batch_size: int = 32, log: Log = logger.info
+    model: str | Path,
+    dataset: str | Path | DocumentDataset,
+    out: str | Path | None = None,
+    *,
+    batch_size: int = 32,
+    log: Log = logger.info,
 ) -> dict[str, Any]:
-    """Measure a model on the held-out queries of a dataset at every useful dimension, and write the results as JSON.
+    """Measure a model on the held-out queries of a dataset at every useful dimension.
 
     Args:
         model: A directory, a repository or `"embedded"`.
-        dataset: Folder that `prepare` made.
-        out: The JSON file.
+        dataset: What `prepare` returned, or its folder.
+        out: JSON file to write the results to; None writes none.
         batch_size: Items encoded at once.
         log: Called with what it will cost, a line at a time.
 
     Returns:
-        Content of the file: `{"model", "dataset", "queries", "results": [{"dim", "searched", "pages", "metrics",
+        `{"model", "dataset", "queries", "results": [{"dim", "searched", "pages", "metrics",
         "interval"}]}`, the interval being that of NDCG@10.
 
     Raises:
@@ -356,10 +361,11 @@ def evaluate(
         >>> evaluate("run/model", "run/dataset", "numbers.json")["results"][0]["metrics"]["NDCG@10"]
         0.603
     """
-    opened = load(dataset)
-    io.writable_folder(Path(out).parent)
+    opened = dataset if isinstance(dataset, DocumentDataset) else load(dataset)
+    if out is not None:
+        io.writable_folder(Path(out).parent)
     test, everything = test_sets(opened)
-    encoder = load_model({"model_name_or_path": model}, opened.kind)
+    encoder = load_model({"model_name_or_path": str(model)}, opened.kind)
     announce(
         f"Encoding {len(opened.pages):,} {opened.kind.words.page}s",
         opened.pages,
@@ -383,8 +389,9 @@ def evaluate(
                     "interval": [spread.low, spread.high],
                 }
             )
-    found = {"model": model, "dataset": str(dataset), "queries": len(test.queries), "results": results}
-    io.write_json(out, found)
+    found = {"model": str(model), "dataset": str(opened.folder), "queries": len(test.queries), "results": results}
+    if out is not None:
+        io.write_json(out, found)
     return found
 
 

@@ -17,7 +17,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +154,7 @@ class Recipe:
     """A checked recipe: keyword arguments by section.
 
     Attributes:
-        model: Of `SentenceTransformer`, and `max_seq_length`.
+        model: Of `SentenceTransformer`, `max_seq_length`, and `language` of what the embedded model reads or hears.
         lora: Of `peft.LoraConfig`; None trains every weight.
         prepare: Of `documents.prepare`, without folder and destination.
         dataset: Of `datasets.load_dataset`, with the `columns` to keep and, as `eval_...`, where the evaluation rows
@@ -209,15 +209,16 @@ class Recipe:
         return {name: value for name, value in plain.items() if name not in ("description", "source")}
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, *, allow: Collection[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name_or_path: A YAML file, or the name of a recipe that comes with omnitune (`"demo"`).
+        allow: Settings of `ASKED` that the recipe may turn on; a recipe may come from a stranger.
 
     Raises:
-        RecipeError: There is no such recipe, it is not YAML, or a key or value in it is unknown; names the file, the
-            key's path and the nearest known key.
+        RecipeError: There is no such recipe, it is not YAML, a key or value in it is unknown (names the file, the
+            key's path and the nearest known key), or it turns on what `allow` does not name.
     """
     name, bundled = str(name_or_path), bundled_recipes()
     path = Path(name) if Path(name).is_file() else bundled.get(name)
@@ -227,7 +228,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise RecipeError(
             f"recipe: expected a YAML file or one of {', '.join(bundled)}, got {name!r}, which is neither{hint}"
         )
-    return parse_recipe(path.read_text(encoding="utf-8"), source=str(path))
+    return parse_recipe(path.read_text(encoding="utf-8"), source=str(path), allow=allow)
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -236,13 +237,14 @@ def bundled_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def parse_recipe(text: str, *, source: str) -> Recipe:
+def parse_recipe(text: str, *, source: str, allow: Collection[str] = ()) -> Recipe:
     """Check a recipe's text.
 
     Raises:
         RecipeError: As for `load_recipe`.
     """
     sections = _read_yaml(text, source)
+    _check_asked(sections, allow, source)
     _check_keys(sections, ("description", *_SECTIONS), source, path="")
     values: dict[str, Any] = {"source": source}
     for name, section in sections.items():
@@ -273,6 +275,12 @@ _CLASSES: dict[str, Callable[..., Any]] = {
 
 _SECTIONS = ("model", "lora", "prepare", "dataset", "loss", "matryoshka", "training", *_CLASSES)
 
+ASKED = {
+    "trust_remote_code": "runs code that comes with a model",
+    "push_to_hub": "publishes the model under your name",
+}
+"""Settings with effects outside the run, which a user has to name, and those effects."""
+
 _ELSEWHERE = {
     "output_dir": "it is the command's --out",
     "resume_from_checkpoint": "a run always resumes from what is in --out",
@@ -300,7 +308,8 @@ def _fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
         from omnitune.model.dense import SentenceTransformer
 
         hidden = ("modules", "token", "model_card_data")  # objects, and a secret that has no place in a file
-        return {**_parameters(SentenceTransformer, without=hidden), "max_seq_length": int | None}
+        fields = _parameters(SentenceTransformer, without=hidden)
+        return {**fields, "max_seq_length": int | None, "language": str | None}
     if name == "prepare":
         from omnitune.documents.dataset import prepare
 
@@ -346,6 +355,17 @@ def _check_section(name: str, section: Any, source: str) -> dict[str, Any]:
         if not _fits(value, fields[key]):
             raise RecipeError(f"{source}: {name}.{key}: expected {_described(fields[key])}, got {_shown(value)}")
     return dict(section)
+
+
+def _check_asked(settings: Any, allow: Collection[str], source: str, path: str = "") -> None:
+    """Refuse settings of `ASKED` that are turned on, at any depth: `model_kwargs` takes `trust_remote_code` too."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if key in ASKED and value and key not in allow:
+            raise RecipeError(
+                f"{source}: {path}{key}: not taken from a recipe alone, because it {ASKED[key]}; "
+                f"if you trust this recipe, add --allow {key} (in Python: allow=[{key!r}])"
+            )
+        _check_asked(value, allow, source, f"{path}{key}.")
 
 
 def _check_keys(given: Mapping[Any, Any], known: Sequence[str], source: str, *, path: str) -> None:

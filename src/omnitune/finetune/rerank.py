@@ -23,12 +23,10 @@ from omnitune.documents.dataset import FEATURES, DocumentDataset
 from omnitune.documents.kinds import PAGES
 from omnitune.errors import CheckpointError
 from omnitune.finetune.choose import (
-    EMBEDDED,
     GPU_BYTES,
     ModelChoice,
     gpu_bytes,
     loading,
-    minilm_folder,
     model_identity,
     read_page_files,
 )
@@ -40,6 +38,7 @@ from omnitune.finetune.steps import Log, Steps, checkpoint_folder, remove_checkp
 from omnitune.io import read_jsonl, write_jsonl
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED, minilm_folder
 from omnitune.model.pair import ANSWERS, CrossEncoder
 from omnitune.modules import Transformer
 from omnitune.modules.logit_score import LogitScore
@@ -264,7 +263,13 @@ class RerankerSteps:
     @cached_property
     def _readings(self) -> dict[str, str]:
         paths = [Path(item["path"]) for item in self.dataset.pages]
-        return dict(zip(self.dataset.page_ids, read_page_files(paths, self.dataset.kind), strict=True))
+        return dict(
+            zip(
+                self.dataset.page_ids,
+                read_page_files(paths, self.dataset.kind, self.chosen.recipe.model.get("language")),
+                strict=True,
+            )
+        )
 
 
 def _distillation(model: SentenceTransformer, name: str) -> losses.MarginMSELoss | losses.DistillKLDivLoss:

@@ -12,7 +12,8 @@ checkpoint.
 
 import logging
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,12 +29,15 @@ from omnitune.finetune.measure import base_inputs, encode_test, has_text
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps
 from omnitune.finetune.results import RunResults, make_report
-from omnitune.finetune.steps import Log, Steps, about, announce, open_run
+from omnitune.finetune.steps import Log, Steps, about, open_run
 from omnitune.model.dense import SentenceTransformer
 from omnitune.report.html import write_report
 from omnitune.report.results import Report
 
 logger = logging.getLogger(__name__)
+
+SAMPLE = 9
+"""Pages that are timed for the estimate, the first of them as a warm-up."""
 
 _PASSES = 3.5
 """Forwards that a training step is worth: one forward, a backward of two, and some replay."""
@@ -58,6 +62,7 @@ def finetune(
     recipe: str | Path | Recipe | None = None,
     kind: str | None = None,
     split: str | None = None,
+    language: str | None = None,
     epochs: float | None = None,
     negatives: int | None = None,
     queries: str | None = None,
@@ -66,6 +71,7 @@ def finetune(
     reranker_model: str | None = None,
     distill: bool = False,
     distill_loss: str | None = None,
+    allow: Collection[str] = (),
     command: str = "",
     log: Log = logger.info,
 ) -> Outcome:
@@ -80,6 +86,7 @@ def finetune(
         recipe: A recipe, its file, or the name of one that comes with omnitune; None takes the one that fits the model.
         kind: Files that count where the folder holds several kinds: "pages", "recordings" or "clips".
         split: "documents" tests on documents that training never saw, "pages" on other pages of the same ones.
+        language: Language of scanned pages, such as "deu" or "eng+fra", as its model in Tesseract is called.
         epochs: Passes of training over the rows.
         negatives: Hard negatives a query, 0 for none.
         queries: Writer of training queries: "extractive", "endpoint" or "local".
@@ -88,6 +95,7 @@ def finetune(
         reranker_model: Model that it starts from.
         distill: Also train the retriever on the reranker's scores, and measure that; implies `reranker`.
         distill_loss: "margin_mse" or "kl".
+        allow: Settings that a recipe may turn on though they reach outside the run: "trust_remote_code", "push_to_hub".
         command: Command that started the run, for the report.
         log: Called with what is done and what it will cost, a line at a time.
 
@@ -105,12 +113,13 @@ def finetune(
     """
     folder, out = Path(folder), Path(out)
     check_outside(folder, out)
-    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
+    given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe, allow=allow)
     if given is not None or kind is not None:
         given = (given or Recipe()).changed(prepare__kind=kind)
     chosen = choose(model, given, kind_of_folder(folder, given))
     settings = chosen.recipe.changed(
         prepare__split=split,
+        model__language=language,
         training__num_train_epochs=epochs,
         negatives__count=negatives,
         queries__writer=queries,
@@ -146,8 +155,31 @@ def encode_with_base(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset
     inputs = base_inputs(chosen, dataset)
     place = steps.folder / "embeddings" / "base"
     loaded = cache(chosen.load)
+    if not steps.holds("base", inputs):
+        estimate(loaded(), chosen.recipe, dataset, log)
     steps.run("read", inputs, lambda _: read_pages(loaded(), dataset, log))
     steps.run("base", inputs, lambda _: _encode(loaded(), dataset, place, chosen.recipe, log, "base"), makes=[place])
+
+
+def estimate(model: SentenceTransformer, recipe: Recipe, dataset: DocumentDataset, log: Log) -> None:
+    """Say what reading, encoding and training will take, from the time of a few pages."""
+
+    def seconds(pages: Sequence[Any]) -> float:
+        started = time.perf_counter()
+        model.encode_document(list(pages), batch_size=recipe.evaluation.batch_size, show_progress_bar=False)
+        return (time.perf_counter() - started) / max(1, len(pages))
+
+    pages = dataset.pages
+    seconds(pages[:1])  # the first call is slower than all others
+    sample = pages[1:SAMPLE] or pages
+    first, again = seconds(sample), seconds(sample)  # what is read once is kept, so the second time is encoding alone
+    reading, encoding = max(0.0, first - again) * len(pages), again * len(pages)
+    rows = len(dataset.train)
+    training = _PASSES * again * rows * (1 + recipe.negatives.count) / runtime.ranks() * epochs_of(recipe, rows)
+    log(
+        f"About {about(reading + 2 * encoding + training)} from here on: reading {about(reading)}, encoding "
+        f"{about(2 * encoding)}, training {about(training)}"
+    )
 
 
 def encode_text_layer(steps: Steps, recipe: Recipe, dataset: DocumentDataset, log: Log) -> None:
@@ -203,7 +235,6 @@ def _encode(
     model: SentenceTransformer, dataset: DocumentDataset, place: Path, recipe: Recipe, log: Log, name: str
 ) -> None:
     size, pages = recipe.evaluation.batch_size, dataset.pages
-    what = f"Encoding {len(pages):,} {dataset.kind.words.page}s with the {name} model"
-    announce(what, pages, lambda few: model.encode_document(few, batch_size=size, show_progress_bar=False), log)
+    log(f"Encoding {len(pages):,} {dataset.kind.words.page}s with the {name} model")
     label = f"Encoding with the {name} model"
     encode_test(model, dataset.test_queries, pages, place, batch_size=size, label=label)

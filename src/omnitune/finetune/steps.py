@@ -8,10 +8,12 @@ removed before the step begins and written after its last file, so a run that wa
 
 import json
 import logging
+import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,19 @@ Log = Callable[[str], None]
 """Takes one line for the user."""
 
 
+_TICK = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A finished step: hash of its inputs, duration, what it left for the steps after it, and whether it ran now."""
+    """A finished step.
+
+    Attributes:
+        key: Hash of its inputs.
+        seconds: Duration, tries that were killed included.
+        result: JSON values for the steps after it.
+        fresh: False where an earlier run did it.
+    """
 
     key: str
     seconds: float
@@ -68,15 +80,47 @@ class Steps:
         marker = self._marker(name, key)
         if marker is None:
             self._path(name).unlink(missing_ok=True)
-            started = time.perf_counter()
-            result = work(key)
-            seconds = time.perf_counter() - started
+            with self._clock(name, key) as spent:
+                result = work(key)
+                seconds = spent()
             made = {path.relative_to(self.folder).as_posix(): _sizes(path) for path in makes}
             write_json(self._path(name), {"key": key, "seconds": seconds, "result": result, "made": made})
+            self._path(name).with_suffix(".clock").unlink(missing_ok=True)
             self.done[name] = Done(key, seconds, result, fresh=True)
         else:
             self.done[name] = Done(key, marker["seconds"], marker["result"], fresh=False)
         return self.done[name]
+
+    @contextmanager
+    def _clock(self, name: str, key: str) -> Iterator[Callable[[], float]]:
+        """Measure a step, with the time that tries of it took which were killed.
+
+        A killed process says nothing at its end, so a thread touches a file every second: its time of change is then
+        the end.
+        """
+        path = self._path(name).with_suffix(".clock")
+        old = read_json_or_none(path)
+        before = 0.0
+        if isinstance(old, dict) and old.get("key") == key:
+            before = old["before"] + max(0.0, path.stat().st_mtime - old["began"])
+        began = time.time()
+        write_json(path, {"key": key, "before": before, "began": began})
+        ended = threading.Event()
+
+        def tick() -> None:
+            while not ended.wait(_TICK):
+                with suppress(OSError):
+                    os.utime(path)
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield lambda: before + time.time() - began
+        finally:
+            ended.set()
+            thread.join()
+            with suppress(OSError):
+                os.utime(path)
 
     def _path(self, name: str) -> Path:
         return self.markers / f"{name}.json"

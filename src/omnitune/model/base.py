@@ -29,7 +29,7 @@ from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.family import Family
 from omnitune.model.hub import HubMixin
-from omnitune.modules import files, precision
+from omnitune.modules import files, precision, registry
 from omnitune.modules.base import (
     first_input_module,
     load_through,
@@ -306,6 +306,11 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     def processor(self) -> Any:
         """The input module's processor."""
         return self.input_module.processor
+
+    @property
+    def own_modules(self) -> list[str]:
+        """Names of the module classes that only omnitune has; without one, Sentence Transformers loads the model."""
+        return registry.own_types(self.children())
 
     @property
     def max_seq_length(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
+from omnitune.model.embedded import EMBEDDED, embedded_modules
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
 from omnitune.modules.pooling import Pooling
@@ -90,6 +92,8 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
         similarity_fn_name: SimilarityName | SimilarityFunction | None = None,
         truncate_dim: int | None = None,
     ) -> None:
+        if model_name_or_path == EMBEDDED and not Path(EMBEDDED).is_dir():
+            model_name_or_path, modules = None, embedded_modules()
         super().__init__(
             model_name_or_path,
             modules=modules,

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
-from omnitune.io import writing
+from omnitune.io import printable, writing
 from omnitune.report.wording import WORDING, Wording
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
@@ -92,7 +92,7 @@ class EvaluationFacts:
 
     name: str
     description: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | str]
     primary: str | None
     config: Mapping[str, Any]
     epoch: float
@@ -101,7 +101,7 @@ class EvaluationFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a card says of the model itself."""
+    """Facts of the model itself; `own_modules` are the classes in it that sentence_transformers does not have."""
 
     family: str
     size: int | None
@@ -110,6 +110,7 @@ class ModelFacts:
     modalities: Sequence[str]
     architecture: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    own_modules: Sequence[str] = ()
 
     @property
     def wording(self) -> Wording:
@@ -182,7 +183,7 @@ class SentenceTransformerModelCardData:
         """Keep an evaluator's latest metrics, and its primary one in the training log."""
         name = getattr(evaluator, "name", "") or ""
         primary = getattr(evaluator, "primary_metric", None)
-        values = {key: float(value) for key, value in metrics.items()}
+        values = {key: _number(value) for key, value in metrics.items()}
         self.evaluations[f"{type(evaluator).__name__}/{name}"] = EvaluationFacts(
             name=name,
             description=getattr(evaluator, "description", type(evaluator).__name__),
@@ -192,8 +193,17 @@ class SentenceTransformerModelCardData:
             epoch=epoch,
             step=step,
         )
-        if self.training is not None and primary in values:
-            self.training.record(step, epoch, {primary: values[primary]})
+        best = values.get(primary) if primary else None
+        if self.training is not None and primary and isinstance(best, float):
+            self.training.record(step, epoch, {primary: best})
+
+
+def _number(value: Any) -> float | str:
+    """Read a metric as a number; one that is none, such as a label or a list, is shown as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 @dataclasses.dataclass
@@ -247,13 +257,14 @@ def facts_of(model: Any) -> ModelFacts:
         modalities=[m if isinstance(m, str) else "+".join(m) for m in model.modalities],
         architecture=str(model),
         prompts={name: text for name, text in model.prompts.items() if text},
+        own_modules=getattr(model, "own_modules", ()),
     )
 
 
 def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     """The whole card as Markdown with YAML front matter."""
     sections = [
-        f"---\n{_front_matter(data, facts)}---",
+        f"---\n{_front_matter(data, facts)}\n---",
         _introduction(data, facts),
         _details(data, facts),
         _usage(data, facts),
@@ -261,28 +272,44 @@ def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
         _training(data),
         _citations(data),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return printable("\n\n".join(section for section in sections if section) + "\n")
 
 
 def _front_matter(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
-    metrics = sorted({_metric_type(key) for e in data.evaluations.values() for key in e.metrics})
-    fields: dict[str, Any] = {
-        "language": data.language or None,
-        "license": data.license,
-        "library_name": "sentence-transformers",
-        "tags": _tags(data),
-        "datasets": [d["id"] for d in (*data.train_datasets, *data.eval_datasets) if "id" in d] or None,
-        "metrics": metrics or None,
-        "pipeline_tag": facts.wording.pipeline_tag,
-        "base_model": data.base_model if _on_hub(data.base_model) else None,
-        "model-index": _model_index(data, facts),
-    }
-    kept = {key: value for key, value in fields.items() if value is not None}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
+    numbers = [(e, {k: v for k, v in e.metrics.items() if isinstance(v, float)}) for e in data.evaluations.values()]
+    results = [
+        EvalResult(
+            task_type=e.description.lower().replace(" ", "-"),
+            task_name=e.description,
+            dataset_type=e.name or "unknown",
+            dataset_name=e.name or "Unknown",
+            metric_type=_metric_type(key),
+            metric_name=key.replace("_", " ")
+            .title()
+            .replace("Ndcg", "NDCG")
+            .replace("Mrr", "MRR")
+            .replace("Map", "MAP"),
+            metric_value=value,
+        )
+        for e, metrics in numbers
+        for key, value in metrics.items()
+    ]
+    return ModelCardData(
+        language=data.language or None,
+        license=data.license,
+        library_name="omnitune" if facts.own_modules else "sentence-transformers",
+        tags=_tags(data, facts),
+        datasets=[d["id"] for d in (*data.train_datasets, *data.eval_datasets) if "id" in d] or None,
+        metrics=sorted({_metric_type(key) for _, metrics in numbers for key in metrics}) or None,
+        pipeline_tag=facts.wording.pipeline_tag,
+        base_model=data.base_model if _on_hub(data.base_model) else None,
+        model_name=_title(data, facts),
+        eval_results=results or None,
+    ).to_yaml()
 
 
-def _tags(data: SentenceTransformerModelCardData) -> list[str]:
-    tags = [*data.tags, "omnitune"]
+def _tags(data: SentenceTransformerModelCardData, facts: ModelFacts) -> list[str]:
+    tags = [tag for tag in data.tags if not (facts.own_modules and tag == "sentence-transformers")] + ["omnitune"]
     if data.training is not None:
         trained = [d for d in data.training.datasets if d.kind == "training"]
         tags += ["generated_from_trainer", f"dataset_size:{sum(d.rows or 0 for d in trained)}"]
@@ -301,22 +328,6 @@ def _metric_type(key: str) -> str:
     return head.split("_", 1)[1] if head.split("_")[0] in SIMILARITY_NAMES and "_" in head else head
 
 
-def _model_index(data: SentenceTransformerModelCardData, facts: ModelFacts) -> list[dict[str, Any]] | None:
-    results = [
-        {
-            "task": {"type": e.description.lower().replace(" ", "-"), "name": e.description},
-            "dataset": {"name": e.name or "Unknown", "type": e.name or "unknown"},
-            "metrics": [{"type": _metric_type(k), "value": v, "name": _pretty(k)} for k, v in e.metrics.items()],
-        }
-        for e in data.evaluations.values()
-    ]
-    return [{"name": _title(data, facts), "results": results}] if results else None
-
-
-def _pretty(key: str) -> str:
-    return key.replace("_", " ").title().replace("Ndcg", "NDCG").replace("Mrr", "MRR").replace("Map", "MAP")
-
-
 def _title(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     if data.model_name or data.model_id:
         return str(data.model_name or data.model_id)
@@ -328,6 +339,10 @@ def _introduction(data: SentenceTransformerModelCardData, facts: ModelFacts) -> 
     said = facts.wording.introduction.format(
         origin=origin, inputs=", ".join(facts.modalities), size=facts.size, task=data.task_name
     )
+    if facts.own_modules:
+        own = " and ".join(f"`{name}`" for name in facts.own_modules)
+        said = said.replace("in the Sentence Transformers format", "of omnitune")
+        said += f" Its {own} cannot be loaded by sentence_transformers: use omnitune, as below."
     return f"# {_title(data, facts)}\n\n{said}"
 
 
@@ -358,14 +373,28 @@ def _usage(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     document = '"page.png"' if "image" in facts.modalities else '"Bearings are greased every 500 hours."'
     name = data.model_id or "path/or/repository"
     code = facts.wording.usage.format(name=name, document=document, size=facts.size)
-    return f"## Usage\n\n```python\n{code}\n```"
+    if not facts.own_modules:
+        return f"## Usage\n\n```python\n{code}\n```"
+    code = code.replace(f"  # or: from sentence_transformers import {facts.family}", "")
+    return f"## Usage\n\n```python\n{code}\n```" + _SEARCH.format(name=name)
+
+
+_SEARCH = """
+
+Search a dataset that `omnitune prepare FOLDER --out dataset` made, or the `dataset` beside the model of a run:
+
+```bash
+omnitune search {name} dataset "How often are the bearings greased?" --html hits.html
+```"""
 
 
 def _evaluations(data: SentenceTransformerModelCardData) -> str:
     parts = []
     for e in data.evaluations.values():
         title = f"{e.description}: `{e.name}`" if e.name else e.description
-        rows = [[f"**{k}**" if k == e.primary else k, f"{v:.4f}"] for k, v in e.metrics.items()]
+        rows = [
+            [f"**{k}**" if k == e.primary else k, v if isinstance(v, str) else f"{v:.4f}"] for k, v in e.metrics.items()
+        ]
         settings = "".join(f"\n- `{k}`: {v}" for k, v in e.config.items())
         parts.append(f"### {title}\n{settings}\n\n" + _table(["Metric", "Value"], rows))
     return "## Evaluation\n\n" + "\n\n".join(parts) if parts else ""

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from omnitune.io import writing
+from omnitune.io import printable, writing
 from omnitune.report import plots
 from omnitune.report.results import PAGE_WORDS, Contrast, Page, Report, Words
 
@@ -68,6 +68,7 @@ def _environment() -> Environment:
         loader=PackageLoader("omnitune", "report/templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not of markup, which is ours
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -12,7 +12,7 @@ from omnitune.finetune.measure import (
     contrast,
     cosine_search,
     interval,
-    score_ranking,
+    score_search,
     stored_bytes,
 )
 from omnitune.finetune.recipe import Evaluation
@@ -40,7 +40,7 @@ def small_test(rows=(4, 6, 9)) -> TestSet:
 
 
 def test_ranks_by_hand():
-    found = score_ranking(ranking([[0.9, 0.5, 0.1], [0.2, 0.9, 0.3]]), small_test())
+    found = score_search(ranking([[0.9, 0.5, 0.1], [0.2, 0.9, 0.3]]), small_test())
     assert found.rank.tolist() == [2, 2]
     assert found.best.tolist() == [6, 9]
     assert found.first.tolist() == [4, 6]
@@ -51,14 +51,14 @@ def test_ranks_by_hand():
 
 
 def test_equal_scores_keep_corpus_order():
-    found = score_ranking(ranking([[0.5, 0.5, 0.5]] * 2), small_test())
+    found = score_search(ranking([[0.5, 0.5, 0.5]] * 2), small_test())
     assert found.first.tolist() == [4, 4]
     assert found.rank.tolist() == [2, 1]
 
 
 def test_pages_that_are_not_found_are_never_hits():
     missing = -torch.inf
-    found = score_ranking(ranking([[1.0, missing, missing], [missing, 2.0, missing]]), small_test())
+    found = score_search(ranking([[1.0, missing, missing], [missing, 2.0, missing]]), small_test())
     assert found.rank.tolist() == [4, 4]
     assert found.best.tolist() == [6, 4]
     assert found.metrics["ndcg@10"].tolist() == [0, 0]
@@ -73,9 +73,9 @@ def test_blocks_of_queries_change_nothing(monkeypatch):
         rows=list(range(40)),
         clusters=list(range(23)),
     )
-    whole = score_ranking(cosine_search((queries.astype("f4"), pages.astype("f4")), test.rows), test)
+    whole = score_search(cosine_search((queries.astype("f4"), pages.astype("f4")), test.rows), test)
     monkeypatch.setattr("omnitune.finetune.measure._SCORES_AT_ONCE", 40 * 4)
-    parts = score_ranking(cosine_search((queries.astype("f4"), pages.astype("f4")), test.rows), test)
+    parts = score_search(cosine_search((queries.astype("f4"), pages.astype("f4")), test.rows), test)
     assert parts.rank.tolist() == whole.rank.tolist()
     assert parts.metrics["map@100"].tolist() == whole.metrics["map@100"].tolist()
 
@@ -101,7 +101,7 @@ def test_stored_bytes():
 
 def test_contrast_resamples_clusters_and_repeats_itself():
     test = TestSet(queries=["q"] * 40, relevant=[[0]] * 40, rows=[0, 1], clusters=[n // 2 for n in range(40)])
-    low, high = (score_ranking(ranking([row] * 40), test) for row in ([0.0, 1.0], [1.0, 0.0]))
+    low, high = (score_search(ranking([row] * 40), test) for row in ([0.0, 1.0], [1.0, 0.0]))
     settings = Evaluation(resamples=500)
     found = contrast(low, high, test, settings, label="x", dim=8)
     assert found.verdict == "better"
@@ -136,7 +136,7 @@ def test_numbers_are_those_of_the_evaluator():
         rows=list(range(30)),
         clusters=list(range(12)),
     )
-    ours = score_ranking(cosine_search((queries, pages), test.rows), test)
+    ours = score_search(cosine_search((queries, pages), test.rows), test)
     evaluator = InformationRetrievalEvaluator(
         {n: f"q{n}" for n in range(12)},
         {f"{n:02}": f"p{n}" for n in range(30)},

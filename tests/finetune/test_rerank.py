@@ -17,7 +17,7 @@ from omnitune.errors import CheckpointError, RecipeError
 from omnitune.evaluation.ranking import Hits
 from omnitune.finetune import rerank as reranker
 from omnitune.finetune import run as pipeline
-from omnitune.finetune.measure import TestSet, reranked_search, score_ranking
+from omnitune.finetune.measure import TestSet, reranked_search, score_search
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.model.pair import CrossEncoder
 
@@ -178,7 +178,7 @@ def test_only_the_first_pages_change_places():
     assert search(slice(None)).rows.tolist() == [[1, 0, 2, 3], [3, 2, 1, 0]]
     assert search(slice(1, 2)).rows.tolist() == [[3, 2, 1, 0]]
     test = TestSet(queries=["a", "b"], relevant=[[1], [0]], rows=[0, 1, 2, 3], clusters=[0, 1])
-    assert score_ranking(search, test).rank.tolist() == [1, 4]
+    assert score_search(search, test).rank.tolist() == [1, 4]
 
 
 def test_pages_that_the_retriever_did_not_find_stay_last():

@@ -257,7 +257,7 @@ class QueryMetrics:
         return float(self.metrics[metric].mean())
 
 
-def score_ranking(search: Search, test: TestSet) -> QueryMetrics:
+def score_search(search: Search, test: TestSet) -> QueryMetrics:
     """Compare a ranking of the pages `test.rows`, in that order, with the relevant ones."""
     place = {row: column for column, row in enumerate(test.rows)}
     relevant = [[place[row] for row in rows] for rows in test.relevant]
@@ -378,7 +378,7 @@ def evaluate(
     results = []
     for searched, among in (("of held-out documents", test), ("in all", everything)):
         for dim in default_dims(embedded[1].shape[1]):
-            scored = score_ranking(cosine_search(embedded, among.rows, dim=dim), among)
+            scored = score_search(cosine_search(embedded, among.rows, dim=dim), among)
             spread = interval(scored.metrics[METRIC], among, Evaluation())
             results.append(
                 {

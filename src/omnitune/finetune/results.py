@@ -33,7 +33,7 @@ from omnitune.finetune.measure import (
     load_test,
     measured_dims,
     reranked_search,
-    score_ranking,
+    score_search,
     stored_bytes,
     test_sets,
 )
@@ -125,7 +125,7 @@ def make_report(run: RunResults) -> Report:
     embedded = run.embeddings()
 
     def dense(name: str, model: str, reads: str) -> Measured:
-        held_out, all_pages = (score_ranking(cosine_search(embedded[model], s.rows), s) for s in (test, everything))
+        held_out, all_pages = (score_search(cosine_search(embedded[model], s.rows), s) for s in (test, everything))
         return Measured(name=name, reads=reads, held_out=held_out, all_pages=all_pages)
 
     base, tuned = dense("base", "base", words.sees), dense("finetuned", "finetuned", words.sees)
@@ -135,7 +135,7 @@ def make_report(run: RunResults) -> Report:
         found = []
         for one in (test, everything):
             texts = [dataset.page_texts[row] for row in one.rows]
-            found.append(score_ranking(bm25_search(one.queries, texts), one))
+            found.append(score_search(bm25_search(one.queries, texts), one))
         measured.append(Measured(name="BM25", reads=words.text, held_out=found[0], all_pages=found[1]))
     if "text" in embedded:
         measured.append(dense("MiniLM", "text", words.text))
@@ -149,7 +149,7 @@ def make_report(run: RunResults) -> Report:
         search: Search = reranked_search(cosine_search(embedded["finetuned"], test.rows), kept["candidates"],
                                          kept["scores"])  # fmt: skip
         name = f"finetuned, first {depth} reranked"
-        measured.append(Measured(name=name, reads=words.sees, held_out=score_ranking(search, test), all_pages=None))
+        measured.append(Measured(name=name, reads=words.sees, held_out=score_search(search, test), all_pages=None))
         further.append((measured[-1], f"the first {depth} {words.page}s reranked by {shown}"))
     if "distilled" in embedded:
         measured.append(dense("distilled", "distilled", words.sees))
@@ -316,7 +316,7 @@ def by_dimension(
     """Both models at every dimension, over the held-out documents."""
     found = []
     for dim in dims:
-        before, after = (score_ranking(cosine_search(one, test.rows, dim=dim), test) for one in (base, finetuned))
+        before, after = (score_search(cosine_search(one, test.rows, dim=dim), test) for one in (base, finetuned))
         found.append(contrast(before, after, test, settings, label=f"{dim} dimensions", dim=dim))
     return found
 
@@ -327,7 +327,7 @@ def by_size(
     """Both models at every dimension and number format."""
 
     def score(embedded: Embedded, dim: int, precision: Precision) -> float:
-        return score_ranking(cosine_search(embedded, test.rows, dim=dim, precision=precision), test).mean(METRIC)
+        return score_search(cosine_search(embedded, test.rows, dim=dim, precision=precision), test).mean(METRIC)
 
     return [
         SizePoint(

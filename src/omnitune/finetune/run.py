@@ -171,7 +171,7 @@ def estimate(model: SentenceTransformer, recipe: Recipe, dataset: DocumentDatase
 
     pages = dataset.pages
     seconds(pages[:1])  # the first call is slower than all others
-    sample = pages[1:SAMPLE] or pages
+    sample = pages[1 - SAMPLE :]  # the last ones: an earlier run that was killed has read the first
     first, again = seconds(sample), seconds(sample)  # what is read once is kept, so the second time is encoding alone
     reading, encoding = max(0.0, first - again) * len(pages), again * len(pages)
     rows = len(dataset.train)

@@ -75,6 +75,15 @@ NegativesOption = Annotated[
     int | None,
     typer.Option("--negatives", min=0, help="Hard negatives a query, 0 for none; by default the recipe's."),
 ]
+QuestionsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--questions",
+        help="Questions people ask (JSON Lines or CSV: question, pages): to training documents they help to choose the "
+        "retriever, to held-out documents they test it.",
+        metavar="FILE",
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -95,8 +104,12 @@ def finetune(
     ] = False,
     reranker_model: RerankerModelOption = None,
     allow: AllowOption = None,
+    questions: QuestionsOption = None,
 ) -> None:
-    """Finetune a retriever on a folder of documents, recordings or clips and report how much better it got.
+    """Make a retriever of a folder of documents, recordings or clips and report how much better it finds them.
+
+    A model is finetuned; then lexical search, dense search, late interaction and their fusions are measured on
+    validation queries, and the best within the recipe's budgets becomes RUN/retriever: `omnitune search RUN "..."`.
 
     Stopped runs go on where they were: give the same command again.
     """
@@ -113,6 +126,7 @@ def finetune(
         "reranker": reranker or None,
         "reranker_model": reranker_model,
         "allow": allow,
+        "questions": questions,
     }
     run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
@@ -137,11 +151,40 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
             f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
             f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"
         )
+    ladder = outcome.report.ladder
+    if ladder is not None:
+        shown = [
+            [
+                f"{one.name} (chosen)" if one.chosen else one.name,
+                _spread(one.titles.ndcg),
+                "" if one.titles.difference is None else f"{one.titles.difference.value:+.3f}",
+                "" if one.questions is None else _spread(one.questions.ndcg),
+                f"{one.bytes_per_page:,}",
+                "" if one.milliseconds is None else f"{one.milliseconds:.0f}",
+            ]
+            for one in ladder.rungs
+        ]
+        heads = [
+            "retriever",
+            f"{outcome.report.metric} on titles",
+            "against lexical",
+            "on questions",
+            "bytes",
+            "CPU ms",
+        ]
+        console.table(heads, shown, title="On the held-out documents")
+        console.say(f"{ladder.name}: {ladder.why}")
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
-                               "dataset": outcome.dataset})  # fmt: skip
+                               "dataset": outcome.dataset,
+                               **({} if outcome.retriever is None else {"retriever": outcome.retriever})})  # fmt: skip
     index_outcome(outcome)
+    where = f"{outcome.model} {outcome.dataset}" if outcome.retriever is None else f"{out}"
     console.say()
-    console.say(f'Try it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
+    console.say(f'Try it: omnitune search {where} "what you look for" --html hits.html')
+
+
+def _spread(found: Any) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:

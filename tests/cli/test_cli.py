@@ -31,6 +31,7 @@ COMMANDS = (
     "encode",
     "index",
     "search",
+    "serve",
 )
 RECIPE = """
 prepare: {width: 240, test: [kitchen.pdf], workers: 1}

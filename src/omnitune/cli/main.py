@@ -23,6 +23,7 @@ from omnitune.cli.generate_queries import generate_queries
 from omnitune.cli.index import index
 from omnitune.cli.prepare import prepare
 from omnitune.cli.search import search
+from omnitune.cli.serve import serve
 from omnitune.cli.train import train
 from omnitune.errors import OmnituneError
 from omnitune.io import is_full
@@ -110,7 +111,7 @@ def options(
     del debug, version  # read by Commands.invoke and by the callback
 
 
-for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, index, search):
+for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, index, search, serve):
     app.command()(command)
 
 

@@ -1,0 +1,94 @@
+"""Open what is to be served, and run the server."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from omnitune.documents.dataset import FACTS
+from omnitune.errors import InputError
+from omnitune.finetune.choose import load_model
+from omnitune.io import read_json_or_none
+from omnitune.model.dense import SentenceTransformer
+from omnitune.model.pair import CrossEncoder
+from omnitune.retrieval.retriever import Retriever, is_retriever
+from omnitune.retrieval.stages import load_encoder
+from omnitune.serve.app import make_app
+from omnitune.serve.served import Served
+
+
+def open_served(source: str, *, reranker: str | None = None, documents: Path | None = None) -> Served:
+    """Open a run, a retriever or a model.
+
+    Args:
+        source: Folder of a run or of a retriever; or a model: directory, repository, "embedded".
+        reranker: A cross encoder for `/rerank`: directory or repository.
+        documents: Folder of the documents that hits link to; None takes the one that a run was made of.
+
+    Raises:
+        InputError: The model is of a family that the server has no route for.
+    """
+    pairs = None if reranker is None else CrossEncoder(reranker)
+    folder = Path(source)
+    name = folder.resolve().name if folder.is_dir() else source
+    place = next((one for one in (folder, folder / "retriever") if is_retriever(one)), None)
+    if place is not None:
+        run = place.resolve().parent
+        facts = read_json_or_none(run / "dataset" / FACTS)
+        if documents is None and isinstance(facts, dict) and Path(str(facts.get("source"))).is_dir():
+            documents = Path(facts["source"])
+        in_run = place != folder or (run / "dataset").is_dir()
+        return Served(
+            run.name if in_run else name,
+            retriever=Retriever.open(place),
+            reranker=pairs,
+            feedback=(run if in_run else place) / "feedback.jsonl",
+            documents=documents,
+        )
+    if (folder / "model" / "modules.json").is_file():  # a run that made no retriever
+        folder = folder / "model"
+    model: Any = load_encoder(folder) if folder.is_dir() else load_model({"model_name_or_path": source})
+    if isinstance(model, CrossEncoder):
+        return Served(name, reranker=model)
+    if not isinstance(model, SentenceTransformer):
+        raise InputError(
+            f"SOURCE: expected a retriever, a dense model or a reranker, got a {type(model).__name__}; put it into a "
+            "retriever with LateStage"
+        )
+    return Served(name, encoder=model, reranker=pairs)
+
+
+def check_address(host: str, api_key: str | None) -> None:
+    """Check that a server that other machines reach has a key.
+
+    Raises:
+        InputError: It has none.
+    """
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    if not here and not api_key:
+        raise InputError(
+            f"--host: expected an address of this machine alone (127.0.0.1) without a key, got {host}; give --api-key "
+            "or OMNITUNE_API_KEY to be reached by others"
+        )
+
+
+def serve(served: Served, *, host: str, port: int, api_key: str | None, grace: int) -> None:
+    """Serve until SIGTERM or SIGINT; then take nothing new and finish what was accepted.
+
+    Args:
+        served: The models.
+        host: Address to listen on.
+        port: Port.
+        api_key: Key of every route but health.
+        grace: Seconds that accepted requests may take at the end.
+
+    Raises:
+        InputError: The address needs a key.
+    """
+    check_address(host, api_key)
+    app = make_app(served, api_key=api_key or None, hosts=(host,))
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=grace, server_header=False)

@@ -1,0 +1,420 @@
+"""A server: its API, its queue, its gate and its search routes, over real HTTP where a real client is used."""
+
+import asyncio
+import base64
+import io
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+import httpx
+import uvicorn
+from typer.testing import CliRunner
+
+from omnitune import CrossEncoder, Retriever, SentenceTransformer
+from omnitune.cli.main import app as command
+from omnitune.errors import InputError
+from omnitune.retrieval.stages import DenseStage, LexicalStage
+from omnitune.serve.app import make_app
+from omnitune.serve.run import check_address, open_served
+from omnitune.serve.served import Served
+from omnitune.serve.worker import QueueFullError, Worker
+
+TEXTS = ["grease the bearing", "an oven", "a much longer text about water, flour and salt in the dough of a bread", "x"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(tiny_bert), device="cpu", prompts={"query": "find: "})
+
+
+@contextmanager
+def running(served: Served, **options: Any) -> Iterator[tuple[str, uvicorn.Server]]:
+    """A server in a thread, on a free port of this machine; ends as it does at SIGTERM."""
+    place = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_app(served, **options), log_level="warning"))
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[place]),))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{place.getsockname()[1]}", server
+    finally:
+        server.should_exit = True
+        thread.join()
+        place.close()
+
+
+@pytest.fixture(scope="module")
+def address(model: SentenceTransformer) -> Iterator[str]:
+    with running(Served("tiny", encoder=model)) as (url, _):
+        yield url
+
+
+def post(url: str, status: int = 200, **body: Any) -> Any:
+    answer = httpx.post(url, json=body, timeout=60)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def error(url: str, status: int = 400, **body: Any) -> str:
+    said = post(url, status, **body)["error"]
+    assert set(said) == {"message", "type", "param", "code"}
+    return str(said["message"])
+
+
+def test_the_openai_client(address: str, model: SentenceTransformer) -> None:
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        one = client.embeddings.create(model="tiny", input=TEXTS[0])  # base64, by the client's own choice
+        assert np.array_equal(np.float32(one.data[0].embedding), model.encode_document(TEXTS[0]))
+        assert one.usage.prompt_tokens == len(model.tokenizer(TEXTS[0])["input_ids"])
+        many = client.embeddings.create(model="tiny", input=TEXTS, encoding_format="float")
+        np.testing.assert_allclose([row.embedding for row in many.data], model.encode_document(TEXTS), atol=1e-6)
+        asked = client.embeddings.create(model="tiny", input=TEXTS, extra_body={"input_type": "query"})
+        np.testing.assert_allclose([row.embedding for row in asked.data], model.encode_query(TEXTS), atol=1e-6)
+        few = client.embeddings.create(model="tiny", input=TEXTS, dimensions=4)
+        expected = model.encode_document(TEXTS, truncate_dim=4, normalize_embeddings=True)
+        np.testing.assert_allclose([row.embedding for row in few.data], expected, atol=1e-6)
+        assert [one.id for one in client.models.list()] == ["tiny"]
+        with pytest.raises(openai.NotFoundError, match="'tiny', which is served here"):
+            client.embeddings.create(model="other", input="a")
+        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+            client.embeddings.create(model="tiny", input=[[1, 2], [3]])
+
+
+def test_requests_at_once_change_no_number(address: str, model: SentenceTransformer) -> None:
+    texts = [" ".join(TEXTS[number % 3].split()[: 1 + number % 7]) for number in range(40)]
+    expected = model.encode_document(texts)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda text: post(f"{address}/v1/embeddings", input=text)["data"][0]["embedding"], texts))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_bodies_that_cannot_work(address: str) -> None:
+    url = f"{address}/v1/embeddings"
+    assert "expected text that is not empty" in error(url, input="")
+    assert "from 1 to 2048 inputs, got 2049" in error(url, input=["a"] * 2049)
+    assert "expected text that is not empty" in error(url, input=[["a", "b"]])
+    assert "dimensions: expected at most" in error(url, input="a", dimensions=10_000)
+    assert "dimensions: expected a number from 1" in error(url, input="a", dimensions=True)
+    assert "input_type: expected one of" in error(url, input="a", input_type=["query"])
+    assert "encoding_format" in error(url, input="a", encoding_format="bytes")
+    assert post(url, input="\U0001f600")["data"]
+    for body in (b'{"input": "a\\ud800"}', b"{", b"[" * 100_000, b"[1]", b"\xff"):
+        assert httpx.post(url, content=body).status_code == 400
+    assert httpx.get(url).status_code == 405
+    assert httpx.get(f"{address}/nowhere").json()["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.parametrize(
+    "place", ["http://127.0.0.1/a.png", "http://169.254.169.254/", "file:///etc/passwd", "/etc/a.png"]
+)
+def test_no_address_and_no_path_is_opened(address: str, place: str, model: SentenceTransformer) -> None:
+    assert "opens no address and no file" in error(f"{address}/v1/embeddings", input=[{"image": place}])
+    text = post(f"{address}/v1/embeddings", input=place)["data"][0]["embedding"]
+    np.testing.assert_allclose(text, model.encode_document({"text": place}), atol=1e-6)
+
+
+def test_images_as_data_and_paths_as_text(tiny_clip: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(tiny_clip), device="cpu")
+    image = Image.new("RGB", (30, 20), "red")
+    image.save(tmp_path / "red.png")
+    held = io.BytesIO()
+    image.save(held, "png")
+    data = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    path = str(tmp_path / "red.png")
+    expected = model.encode([image, {"text": path}])
+    with running(Served("clip", encoder=model)) as (url, _):
+        answer = post(f"{url}/v1/embeddings", input=[{"image": data}, path])
+        np.testing.assert_allclose([one["embedding"] for one in answer["data"]], expected, atol=1e-6)
+        said = error(f"{url}/v1/embeddings", input=["fine", {"image": "data:image/png;base64,AAAA"}, "fine"])
+        assert said == "input 1: image of 3 bytes: not an image that can be read"
+
+
+def test_long_inputs_are_told(address: str, model: SentenceTransformer) -> None:
+    long = "bread " * 3 * int(model.max_seq_length or 0)
+    answer = httpx.post(f"{address}/v1/embeddings", json={"input": ["bread", long]}, timeout=60)
+    assert answer.headers["x-omnitune-truncated"] == "1/2"
+    assert [one.get("truncated") for one in answer.json()["data"]] == [None, True]
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_rerank_by_similarity(address: str, model: SentenceTransformer, path: str) -> None:
+    answer = post(address + path, query="oven", documents=TEXTS, top_n=2)
+    scores = model.similarity(model.encode_query("oven"), model.encode_document(TEXTS))[0].numpy()
+    assert [one["index"] for one in answer["results"]] == list(np.argsort(-scores)[:2])
+    assert all(set(one) == {"index", "relevance_score"} for one in answer["results"])
+    np.testing.assert_allclose([one["relevance_score"] for one in answer["results"]], -np.sort(-scores)[:2], atol=1e-6)
+    shown = post(address + path, query="oven", documents=[{"text": "a"}], return_documents=True)["results"][0]
+    assert shown["document"] == {"text": "a"}
+    assert "query: expected text" in error(address + path, query=" ", documents=["a"])
+    assert "as number 1" in error(address + path, query="a", documents=["a", 3])
+    assert "top_n" in error(address + path, query="a", documents=["a"], top_n=0)
+
+
+def test_rerank_by_a_cross_encoder(tiny_bert: Path) -> None:
+    reranker = CrossEncoder(str(tiny_bert), num_labels=1, device="cpu")
+    expected = reranker.predict([("oven", text) for text in TEXTS])
+    with running(Served("pairs", reranker=reranker)) as (url, _):
+        results = post(f"{url}/rerank", query="oven", documents=TEXTS)["results"]
+        found = {one["index"]: one["relevance_score"] for one in results}
+        np.testing.assert_allclose([found[place] for place in range(4)], expected, atol=1e-6)
+        assert "a server without one" in error(f"{url}/v1/embeddings", input="a")
+
+
+def test_facts_and_counts(address: str) -> None:
+    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{address}/ready").json() == {"ready": True}
+    assert httpx.get(f"{address}/info").json()["name"] == "tiny"
+    post(f"{address}/v1/embeddings", input="a")
+    text = httpx.get(f"{address}/metrics").text
+    assert 'omnitune_requests_total{route="/v1/embeddings",status="200"}' in text and "omnitune_queue_inputs 0" in text
+
+
+def test_a_key_on_every_route_but_health(model: SentenceTransformer) -> None:
+    with running(Served("tiny", encoder=model), api_key="sesame") as (url, _):
+        routes = ["/", "/info", "/metrics", "/ready", "/v1/models", "/rerank", "/v1/embeddings", "/nowhere"]
+        for path in routes:
+            for header in (
+                {},
+                {"Authorization": "Bearer sesam"},
+                {"Authorization": "Basic !"},
+                {"Authorization": "sesame"},
+            ):
+                answer = httpx.get(url + path, headers=header)
+                assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert httpx.get(url, headers={"Accept": "text/html"}).headers["WWW-Authenticate"].startswith("Basic")
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/info", headers={"Authorization": "Bearer sesame"}).status_code == 200
+        assert httpx.get(f"{url}/info", auth=("anyone", "sesame")).status_code == 200
+
+
+def test_other_sites_names_and_bodies_are_refused(model: SentenceTransformer) -> None:
+    with running(Served("tiny", encoder=model), most_bytes=1000) as (url, _):
+        assert httpx.get(f"{url}/info", headers={"Host": "evil.example:8000"}).status_code == 403
+        assert httpx.get(f"{url}/info", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert httpx.get(f"{url}/info", headers={"Origin": url}).status_code == 200
+        assert "at most 1,000 bytes" in error(f"{url}/v1/embeddings", 413, input="a" * 2000)
+        parts = (b"x" * 100 for _ in range(20))
+        assert httpx.post(f"{url}/v1/embeddings", content=parts).status_code == 413
+
+
+def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "::1", "localhost"):
+        check_address(host, None)
+    check_address("0.0.0.0", "key")
+    for host in ("0.0.0.0", "::", "192.168.0.1", "example.com"):
+        with pytest.raises(InputError, match="--api-key"):
+            check_address(host, "")
+    result = CliRunner().invoke(command, ["serve", str(tmp_path), "--host", "0.0.0.0"])
+    assert result.exit_code == 1 and "--api-key" in result.output
+
+
+class Slow:
+    """Work that waits until it is let go, and notes its batches."""
+
+    def __init__(self) -> None:
+        self.started, self.go, self.batches = threading.Event(), threading.Event(), []
+
+    def __call__(self, items: Any) -> Any:
+        self.started.set()
+        assert self.go.wait(30)
+        self.batches.append(list(items))
+        return [2 * item for item in items]
+
+
+def test_the_worker_joins_what_waits_and_drops_what_is_cancelled() -> None:
+    slow = Slow()
+    worker = Worker({"a": slow, "b": slow}, limit=12, most=3, budget=10)
+    first = worker.submit("a", [0], [1])
+    assert slow.started.wait(30)
+    mixed = (
+        worker.submit("b", [1], [1]) + worker.submit("a", [2, 3], [1, 1]) + worker.submit("b", [4, 5, 6], [1, 9, 99])
+    )
+    mixed[2].cancel()
+    with pytest.raises(QueueFullError, match="try again in 1 s"):
+        worker.submit("a", range(7), [1] * 7)
+    assert worker.waiting == 6
+    slow.go.set()
+    assert [future.result(30) for future in [*first, *mixed[:2], *mixed[3:]]] == [0, 2, 4, 8, 10, 12]
+    assert slow.batches == [[0], [1, 4], [2], [5], [6]] and worker.dropped == 1
+    worker.stop()
+    assert not worker.ready
+
+
+def test_one_bad_input_fails_alone_and_memory_halves_the_batch() -> None:
+    sizes = []
+
+    def work(items: Any) -> Any:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise MemoryError
+        if 5 in items:
+            raise InputError("five")
+        return items
+
+    worker = Worker({"a": work})
+    futures = worker.submit("a", range(8), [1] * 8)
+    assert [future.result(30) for place, future in enumerate(futures) if place != 5] == [0, 1, 2, 3, 4, 6, 7]
+    assert isinstance(futures[5].exception(30), InputError) and sizes[0] == 8
+    worker.stop()
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_a_burst_of_ten_times_the_queue(model: SentenceTransformer, many: int) -> None:
+    with running(Served("tiny", encoder=model), queue=6) as (url, _):
+        body = {"input": TEXTS[:many]}
+
+        def asked(_: int) -> httpx.Response:
+            return httpx.post(f"{url}/v1/embeddings", json=body, timeout=60)
+
+        with ThreadPoolExecutor(60) as pool:
+            answers = list(pool.map(asked, range(60)))
+        by_status = {status: [one for one in answers if one.status_code == status] for status in (200, 429)}
+        assert sum(map(len, by_status.values())) == 60 and by_status[200] and by_status[429]
+        assert all(int(one.headers["Retry-After"]) >= 1 for one in by_status[429])
+        expected = model.encode_document(TEXTS[:many])
+        for one in by_status[200]:
+            np.testing.assert_allclose([row["embedding"] for row in one.json()["data"]], expected, atol=1e-6)
+        assert asked(0).status_code == 200
+
+
+def held(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    """Let `encode_document` wait."""
+    slow, encode = Slow(), model.encode_document
+
+    def waiting(items: Any, **options: Any) -> Any:
+        slow([1] * len(items))
+        return encode(items, **options)
+
+    monkeypatch.setattr(model, "encode_document", waiting)
+    return slow
+
+
+def test_a_client_that_goes_away_takes_its_inputs_with_it(
+    model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = held(model, monkeypatch)
+    with running(Served("tiny", encoder=model)) as (url, server), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, f"{url}/v1/embeddings", input="stays")
+        assert slow.started.wait(30)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/embeddings", json={"input": ["goes", "away"]}, timeout=0.3)
+        worker = server.config.app.state.worker  # type: ignore[union-attr]
+        deadline = time.monotonic() + 20
+        while 'status="499"' not in httpx.get(f"{url}/metrics").text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        slow.go.set()
+        assert first.result(30)["data"]
+        post(f"{url}/v1/embeddings", input="after")
+        assert worker.dropped == 2 and slow.batches == [[1], [1]]
+
+
+def test_a_stop_finishes_what_was_accepted(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = held(model, monkeypatch)
+    with running(Served("tiny", encoder=model)) as (url, server), ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(post, f"{url}/v1/embeddings", input=TEXTS)
+        assert slow.started.wait(30)
+        server.should_exit = True
+        with pytest.raises(httpx.TransportError):
+            for _ in range(200):
+                httpx.get(f"{url}/health", timeout=5)
+                time.sleep(0.05)
+        slow.go.set()
+        assert len(accepted.result(30)["data"]) == 4
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: SentenceTransformer) -> Path:
+    """A run's folder with a retriever over two pages of a document that is there and one of a document that is not."""
+    Image.new("RGB", (60, 80), "white").save(tmp_path / "a.png")
+    (tmp_path / "manuals").mkdir()
+    (tmp_path / "manuals" / "pump one.pdf").write_bytes(b"%PDF-1.4")
+    image = str(tmp_path / "a.png")
+    texts = ["Contents of the manual", "Grease the bearing every week", "The oven has a <b>bearing</b> too"]
+    boxes = [["Grease", 0.1, 0.1, 0.3, 0.2], ["bearing", 0.5, 0.1, 0.8, 0.2], ["week", 0.1, 0.4, 0.3, 0.5]]
+    pages: list[dict[str, Any]] = [
+        {"id": "pump one.pdf#1", "page": 1, "label": "i", "text": texts[0], "path": image},
+        {"id": "pump one.pdf#2", "page": 2, "label": "2", "text": texts[1], "path": image, "boxes": boxes},
+        {"id": "oven.pdf#1", "page": 1, "text": texts[2], "path": "/etc/passwd"},
+    ]
+    stages = [LexicalStage(), DenseStage(model=model)]
+    Retriever.build(pages, stages, show_progress=False).save(tmp_path / "run" / "retriever")
+    return tmp_path / "run"
+
+
+def test_search_pages_documents_and_votes(run: Path) -> None:
+    with running(open_served(str(run), documents=run.parent / "manuals")) as (url, _):
+        home = httpx.get(url)
+        assert "default-src 'none'" in home.headers["Content-Security-Policy"]
+        assert "http://" not in home.text and "https://" not in home.text
+        assert httpx.get(f"{url}/info").json()["documents"] == ["pump one.pdf", "oven.pdf"]
+        hits = httpx.get(f"{url}/search", params={"q": "grease the bearing", "top_k": 3}).json()["hits"]
+        first = hits[0]
+        assert (first["id"], first["label"], first["rank"]) == ("pump one.pdf#2", "2", 1)
+        assert [box[0] for box in first["boxes"]] == ["Grease", "bearing"]
+        assert first["words"] == ["bearing", "grease", "the"]
+        assert set(first["stages"]) == {"lexical", "dense", "fusion"} and first["snippet"].startswith("Grease")
+        assert (
+            first["link"] == "/documents/pump%20one.pdf#page=2"
+            and httpx.get(url + first["link"]).content == b"%PDF-1.4"
+        )
+        assert httpx.get(url + first["image"]).headers["content-type"] == "image/png"
+        assert post(f"{url}/search", query="grease the bearing", top_k=3)["hits"] == hits
+        only = httpx.get(f"{url}/search", params={"q": "bearing", "document": "oven.pdf"}).json()["hits"]
+        assert [(hit["id"], hit["image"], hit["link"]) for hit in only] == [("oven.pdf#1", None, None)]
+        assert post(f"{url}/v1/embeddings", input="a", model="run")["model"] == "run"
+        for path in ("/pages/oven.pdf%231", "/pages/nothing", "/pages/..%2F..%2Fetc%2Fpasswd", "/documents/oven.pdf",
+                     "/documents/..%2Frun%2Fretriever%2Fretriever.json"):  # fmt: skip
+            assert httpx.get(url + path).status_code == 404
+        assert "query" in error(f"{url}/search", query="")
+        vote = {"query": "grease", "page": "pump one.pdf#2", "label": "yes", "rank": 1}
+        post(f"{url}/feedback", 201, **vote)
+        post(f"{url}/feedback", 201, **{**vote, "label": "no", "rank": 2, "query": "zwei\nlines"})
+        assert "label" in error(f"{url}/feedback", **{**vote, "label": "maybe"})
+        assert "id of a page" in error(f"{url}/feedback", 404, **{**vote, "page": "x"})
+        assert httpx.post(f"{url}/feedback", content=json.dumps(vote)).status_code == 400
+        assert httpx.get(f"{url}/documents/pump one.pdf/").status_code == 404
+    kept = [json.loads(line) for line in (run / "feedback.jsonl").read_text().splitlines()]
+    assert [one["label"] for one in kept] == ["yes", "no"]
+    assert {name: kept[0][name] for name in vote} == vote and kept[0]["time"].endswith("+00:00")
+
+
+def test_what_is_opened(run: Path, model: SentenceTransformer, tmp_path: Path) -> None:
+    assert open_served(str(run / "retriever")).feedback == run / "retriever" / "feedback.jsonl"
+    model.save_pretrained(str(tmp_path / "saved"))
+    served = open_served(str(tmp_path / "saved"))
+    assert served.name == "saved" and served.encoder is not None and served.retriever is None
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser is installed")
+    with running(open_served(str(run), documents=run.parent / "manuals")) as (url, _):
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        address = f"{url}/?q=grease+the+bearing"
+        asked = [browser, *options, "--virtual-time-budget=10000", "--dump-dom", address]
+        page = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert page.count("<li ") == 3 and '<option value="oven.pdf">' in page
+    assert '<i title="Grease" style="left: 10%; top: 10%; width: 20%; height: 10%;">' in page
+    assert "<mark>Grease</mark> <mark>the</mark> <mark>bearing</mark>" in page and "pump one.pdf · page 1 (i)" in page
+    assert "&lt;b&gt;" in page and 'href="/documents/pump%20one.pdf#page=2"' in page

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from omnitune.evaluation.ranking import Hits
-from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, score_ranking
+from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, score_search
 from omnitune.finetune.recipe import Evaluation, Retrieving
 from omnitune.ops.significance import paired_bootstrap
 from omnitune.retrieval.retriever import Retriever
@@ -145,7 +145,7 @@ def fused_search(scores: Scored, weights: Mapping[str, float], test: TestSet) ->
 
 def measure(scores: Scored, weights: Mapping[str, float], test: TestSet) -> QueryMetrics:
     """Metrics of every query under some weights."""
-    return score_ranking(fused_search(scores, weights, test), test)
+    return score_search(fused_search(scores, weights, test), test)
 
 
 def stand(

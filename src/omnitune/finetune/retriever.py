@@ -35,7 +35,7 @@ from omnitune.finetune.candidates import (
     scored,
     stand,
 )
-from omnitune.finetune.choose import EMBEDDED, ModelChoice, loading, model_identity, text_embedder
+from omnitune.finetune.choose import ModelChoice, loading, model_identity, text_embedder
 from omnitune.finetune.measure import (
     METRIC,
     QueryMetrics,
@@ -43,13 +43,14 @@ from omnitune.finetune.measure import (
     cosine_search,
     has_text,
     load_test,
-    score_ranking,
+    score_search,
     test_sets,
     unit,
 )
 from omnitune.finetune.questions import Question, question_set
 from omnitune.finetune.steps import Log, Steps, announce
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import (
@@ -337,7 +338,7 @@ class RetrieverSteps:
             kept |= _named(result["name"], name, measure(own, result["weights"], test))
             for rung, embedded in encoded.items():
                 queries = embedded[0] if not name.startswith("questions") else embedded[2]
-                found = score_ranking(cosine_search((queries, embedded[1]), test.rows), test)
+                found = score_search(cosine_search((queries, embedded[1]), test.rows), test)
                 kept |= _named(rung, name, found)
         costs = {one["name"]: [one["bytes_per_page"], one["milliseconds"]] for one in result["standings"]}
         costs |= {rung: [4 * embedded[1].shape[1], None] for rung, embedded in encoded.items()}

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
-from omnitune import SentenceTransformer
+from omnitune import Retriever, SentenceTransformer
 from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
 from omnitune.finetune import fit, train
 from omnitune.finetune import run as pipeline
@@ -103,15 +103,31 @@ def forbid(monkeypatch, *steps: str) -> None:
 
 def test_what_a_run_leaves(finished):
     out, _ = finished
-    assert {"dataset", "embeddings", "model", "report.html", "report.json"} <= {p.name for p in out.iterdir()}
+    assert {"dataset", "embeddings", "model", "retriever", "report.html", "report.json"} <= {
+        p.name for p in out.iterdir()
+    }
     assert not (out / "checkpoints").exists()
     found = numbers(out)
     assert found["headline"] == found["dimensions"][0]
+    ladder = found["ladder"]
+    assert {"lexical", "late interaction", "dense on the page image, finetuned"} <= {r["name"] for r in ladder["rungs"]}
+    assert [one["name"] for one in ladder["rungs"] if one["chosen"]] == [ladder["name"]]
+    assert Retriever.open(out / "retriever").search("baking rye bread", top_k=1)[0].id == "kitchen.pdf#1"
+    assert "From lexical search to the chosen retriever" in (out / "report.html").read_text()
     assert [one["dim"] for one in found["dimensions"]] == [32, 16, 8]
     assert {one["name"] for one in found["systems"]} == {"finetuned", "base", "BM25"}
     assert found["data"]["test_pages"] == 5 and found["data"]["all_pages"] == 20
     assert found["run"]["command"] == "omnitune finetune it"
-    assert set(found["run"]["seconds"]) == {"prepare", "read", "base", "text baseline", "train", "evaluate"}
+    assert set(found["run"]["seconds"]) == {
+        "prepare",
+        "read",
+        "base",
+        "text baseline",
+        "train",
+        "evaluate",
+        "retriever",
+        "ladder",
+    }
     assert len(found["losses"]) > 3 and found["losses"][-1]["loss"] < found["losses"][0]["loss"]
     assert found["run"]["facts"]["negatives a query"] == "7"
 
@@ -198,7 +214,7 @@ def test_improved_queries_are_shown_with_their_pages(out, manuals, model):
     assert first["base_rank"] > first["finetuned_rank"] == 1
     html = (out / "report.html").read_text()
     assert html.count("data:image/jpeg;base64,") == 15
-    assert "Better" in html and first["query"] in html
+    assert "Lexical search is enough" in html and first["query"] in html
 
 
 def test_other_training_keeps_what_does_not_depend_on_it(out, manuals, model, monkeypatch):

@@ -11,15 +11,18 @@ from PIL import Image, ImageDraw
 
 from omnitune.report.html import duration, p_value, render_report, render_sheet, write_report
 from omnitune.report.results import (
+    Asked,
     Case,
     Contrast,
     Data,
     Document,
     Interval,
+    Ladder,
     LossPoint,
     Page,
     Report,
     Run,
+    Rung,
     SizePoint,
     Skipped,
     System,
@@ -263,3 +266,41 @@ def test_the_report_says_segment_where_pages_are_segments(report):
     html = render_report(replace(report, words=words, worst=[case]))
     assert "a.mp3, 0:30-0:45" in html and "what was &lt;heard&gt;" in html
     assert "segments of held-out recordings" in html and "Split by recording" in html and "bytes a segment" in html
+
+
+def test_a_ladder_takes_the_headline(report):
+    def asked(value: float, difference: float | None) -> Asked:
+        return Asked(
+            ndcg=interval(value),
+            difference=None if difference is None else interval(difference, 0.02),
+            p_value=None if difference is None else 0.0002,
+            all_pages=interval(value - 0.03),
+        )
+
+    def rung(name: str, value: float, difference: float | None, *, chosen: bool = False) -> Rung:
+        return Rung(name=name, weights="late 1, lines 2" if chosen else "", chosen=chosen, validation=value,
+                    titles=asked(value, difference), questions=asked(value - 0.1, difference), bytes_per_page=1702,
+                    milliseconds=None if name == "dense" else 12.4)  # fmt: skip
+
+    ladder = Ladder(
+        rungs=[rung("lexical", 0.752, None), rung("dense", 0.603, -0.149), rung("late", 0.953, 0.201, chosen=True)],
+        headline=contrast(0.752, 0.953, 0.03, label="late"),
+        name="late",
+        why="It was the best on validation.",
+        queries=257,
+        questions=120,
+        validation="200 titles of training documents",
+    )
+    html = render_report(replace(report, ladder=ladder))
+    assert "NDCG@10 0.953 against 0.752 of lexical search on 258 queries to documents that no choice" in html
+    assert (
+        "120 questions that people ask" in html
+        and "late 1, lines 2" in html
+        and "0.498 &rarr; 0.568 by finetuning" in html
+    )
+    small = replace(ladder, headline=replace(contrast(0.75, 0.76, 0.03), difference=Interval(0.01, -0.01, 0.03)))
+    assert "does not show that late is worth its cost" in render_report(replace(report, ladder=small))
+    same = replace(ladder, why="Nothing beat it.", headline=replace(small.headline, difference=Interval(0, 0, 0)))
+    assert "Lexical search is enough for these documents: Nothing beat it." in render_report(
+        replace(report, ladder=same)
+    )

@@ -38,6 +38,15 @@ RerankerModelOption = Annotated[
         "--reranker-model", help="What the reranker starts from; by default what fits this machine.", metavar="ID"
     ),
 ]
+QuestionsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--questions",
+        help="Questions people ask (JSON Lines or CSV: question, pages): to training documents they help to choose the "
+        "retriever, to held-out documents they test it.",
+        metavar="FILE",
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -56,8 +65,12 @@ def finetune(
         bool, typer.Option("--reranker", help="Also train a reranker, and measure it behind the retriever.")
     ] = False,
     reranker_model: RerankerModelOption = None,
+    questions: QuestionsOption = None,
 ) -> None:
-    """Finetune a retriever on a folder of documents, recordings or clips and report how much better it got.
+    """Make a retriever of a folder of documents, recordings or clips and report how much better it finds them.
+
+    A model is finetuned; then lexical search, dense search, late interaction and their fusions are measured on
+    validation queries, and the best within the recipe's budgets becomes RUN/retriever: `omnitune search RUN "..."`.
 
     Stopped runs go on where they were: give the same command again.
     """
@@ -69,6 +82,7 @@ def finetune(
         "query_model": query_model,
         "reranker": reranker or None,
         "reranker_model": reranker_model,
+        "questions": questions,
     }
     run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
@@ -93,10 +107,39 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
             f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
             f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"
         )
+    ladder = outcome.report.ladder
+    if ladder is not None:
+        shown = [
+            [
+                f"{one.name} (chosen)" if one.chosen else one.name,
+                _spread(one.titles.ndcg),
+                "" if one.titles.difference is None else f"{one.titles.difference.value:+.3f}",
+                "" if one.questions is None else _spread(one.questions.ndcg),
+                f"{one.bytes_per_page:,}",
+                "" if one.milliseconds is None else f"{one.milliseconds:.0f}",
+            ]
+            for one in ladder.rungs
+        ]
+        heads = [
+            "retriever",
+            f"{outcome.report.metric} on titles",
+            "against lexical",
+            "on questions",
+            "bytes",
+            "CPU ms",
+        ]
+        console.table(heads, shown, title="On the held-out documents")
+        console.say(f"{ladder.name}: {ladder.why}")
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
-                               "dataset": outcome.dataset})  # fmt: skip
+                               "dataset": outcome.dataset,
+                               **({} if outcome.retriever is None else {"retriever": outcome.retriever})})  # fmt: skip
     index_outcome(outcome)
-    console.say(f'\nTry it: omnitune search {outcome.model} {outcome.dataset} "what you look for" --html hits.html')
+    where = f"{outcome.model} {outcome.dataset}" if outcome.retriever is None else f"{out}"
+    console.say(f'\nTry it: omnitune search {where} "what you look for" --html hits.html')
+
+
+def _spread(found: Any) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:
@@ -104,5 +147,6 @@ def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -
     words = ["omnitune", name, str(folder), "--out", str(out)]
     for option, value in options.items():
         flag = f"--{option.replace('_', '-')}"
-        words += [] if value is None else [flag] if value is True else [flag, str(value)]
+        values = value if isinstance(value, list) else [value]
+        words += [word for one in values if one is not None for word in ([flag] if one is True else [flag, str(one)])]
     return shlex.join(words)

@@ -150,6 +150,27 @@ class Reranking:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieving:
+    """How the run's retriever is chosen: among candidates measured on validation queries, within budgets.
+
+    Attributes:
+        build: Whether a retriever is made at all.
+        stages: Stages that it has, instead of a choice; their weights are chosen on validation all the same.
+        milliseconds: Most processor time that a query may take, in the median.
+        bytes_per_page: Most that a page may take in the index.
+        queries: Most validation queries of titles.
+        seed: Of the draw of these.
+    """
+
+    build: bool = True
+    stages: list[Literal["lexical", "lines", "listing", "dense", "late"]] | None = None
+    milliseconds: float = 500.0
+    bytes_per_page: int = 500_000
+    queries: int = 200
+    seed: int = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A checked recipe: keyword arguments by section.
 
@@ -166,6 +187,7 @@ class Recipe:
         negatives: See `Negatives`; only for folders of documents.
         reranker: See `Reranking`.
         evaluation: See `Evaluation`.
+        retriever: See `Retrieving`.
         description: One sentence for humans.
         source: The file it came from.
     """
@@ -181,6 +203,7 @@ class Recipe:
     negatives: Negatives = dataclasses.field(default_factory=Negatives)
     reranker: Reranking = dataclasses.field(default_factory=Reranking)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    retriever: Retrieving = dataclasses.field(default_factory=Retrieving)
     description: str = ""
     source: str = "the default recipe"
 
@@ -269,6 +292,7 @@ _CLASSES: dict[str, Callable[..., Any]] = {
     "negatives": Negatives,
     "reranker": Reranking,
     "evaluation": Evaluation,
+    "retriever": Retrieving,
 }
 
 _SECTIONS = ("model", "lora", "prepare", "dataset", "loss", "matryoshka", "training", *_CLASSES)

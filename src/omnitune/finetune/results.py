@@ -39,6 +39,8 @@ from omnitune.finetune.measure import (
 )
 from omnitune.finetune.negatives import FILE as NEGATIVES
 from omnitune.finetune.recipe import Evaluation
+from omnitune.finetune.retriever import RetrieverSteps
+from omnitune.finetune.rungs import describe_ladder
 from omnitune.finetune.steps import Steps
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
@@ -102,12 +104,14 @@ class RunResults:
         chosen: Model and settings.
         dataset: Pages, queries, splits.
         command: How the run was started.
+        ladder: The steps that made the retriever; None where none was made.
     """
 
     steps: Steps
     chosen: ModelChoice
     dataset: DocumentDataset
     command: str
+    ladder: RetrieverSteps | None = None
 
     def embeddings(self) -> dict[str, Embedded]:
         """Embeddings that this run made, by model; those of another run may lie in the folder too."""
@@ -193,6 +197,7 @@ def make_report(run: RunResults) -> Report:
         ],
         clusters=f"{words.page}s",
         words=words,
+        ladder=None if run.ladder is None else describe_ladder(run.ladder),
     )
 
 

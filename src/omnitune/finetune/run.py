@@ -8,6 +8,7 @@ checkpoint.
       dataset/       pages, queries, splits             embeddings/   of the test, by model
       checkpoints/   of the training                    model/        the finetuned model
       report.html    report.json                        negatives.jsonl
+      retriever/     the chosen retriever               ladder.npz    what it and simpler ones found
 """
 
 import logging
@@ -25,9 +26,11 @@ from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import kind_of_folder, prepare_step, read_pages
 from omnitune.finetune.fit import epochs_of, train_on
 from omnitune.finetune.measure import base_inputs, encode_test, has_text
+from omnitune.finetune.questions import read_questions
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps
 from omnitune.finetune.results import RunResults, make_report
+from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.steps import Log, Steps, about, announce, open_run
 from omnitune.model.dense import SentenceTransformer
 from omnitune.report.html import write_report
@@ -48,6 +51,7 @@ class Outcome:
     json: Path
     model: Path
     dataset: Path
+    retriever: Path | None = None
 
 
 def finetune(
@@ -66,6 +70,7 @@ def finetune(
     reranker_model: str | None = None,
     distill: bool = False,
     distill_loss: str | None = None,
+    questions: str | Path | Sequence[str | Path] = (),
     command: str = "",
     log: Log = logger.info,
 ) -> Outcome:
@@ -88,6 +93,8 @@ def finetune(
         reranker_model: Model that it starts from.
         distill: Also train the retriever on the reranker's scores, and measure that; implies `reranker`.
         distill_loss: "margin_mse" or "kl".
+        questions: File, or files, of questions and the pages that answer them (`questions.read_questions`): those to
+            training documents help to choose the retriever, those to held-out documents are part of the test.
         command: Command that started the run, for the report.
         log: Called with what is done and what it will cost, a line at a time.
 
@@ -105,6 +112,8 @@ def finetune(
     """
     folder, out = Path(folder), Path(out)
     check_outside(folder, out)
+    files = [questions] if isinstance(questions, str | Path) else questions
+    brought = [one for file in files for one in read_questions(file)]
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe)
     if given is not None or kind is not None:
         given = (given or Recipe()).changed(prepare__kind=kind)
@@ -134,11 +143,22 @@ def finetune(
             if distill:
                 further.distill()
                 encode_with_trained(steps, settings, dataset, log, distilled=True)
+        ladder = None
+        if settings.retriever.build:
+            ladder = RetrieverSteps(steps, chosen, dataset, brought, log)
+            ladder.run()
         log("Writing the report")
         command = command or f"omnitune finetune {folder} --out {out}"
-        report = make_report(RunResults(steps=steps, chosen=chosen, dataset=dataset, command=command))
+        report = make_report(RunResults(steps=steps, chosen=chosen, dataset=dataset, command=command, ladder=ladder))
         html, data = write_report(report, out)
-        return Outcome(report=report, html=html, json=data, model=out / "model", dataset=out / "dataset")
+        return Outcome(
+            report=report,
+            html=html,
+            json=data,
+            model=out / "model",
+            dataset=out / "dataset",
+            retriever=None if ladder is None else ladder.place,
+        )
 
 
 def encode_with_base(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: Log) -> None:

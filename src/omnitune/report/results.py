@@ -266,6 +266,71 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One retriever on one set of test queries.
+
+    Attributes:
+        ndcg: NDCG@10 over the held-out documents.
+        difference: To lexical search, paired by query; None for lexical search itself, and where there is none.
+        p_value: Of the difference, two-sided.
+        all_pages: NDCG@10 over all pages.
+    """
+
+    ndcg: Interval
+    difference: Interval | None
+    p_value: float | None
+    all_pages: Interval
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One retriever of the ladder.
+
+    Attributes:
+        name: As shown.
+        weights: Of its stages, "" for a single one.
+        chosen: Whether it is the run's retriever.
+        titles: On titles.
+        questions: On questions that people brought; None without them.
+        bytes_per_page: What a page takes in the index.
+        milliseconds: Median time of a query; None where it was not measured.
+        validation: NDCG@10 on the validation queries; None for what did not stand for election.
+    """
+
+    name: str
+    weights: str
+    chosen: bool
+    titles: Asked
+    questions: Asked | None
+    bytes_per_page: int
+    milliseconds: float | None
+    validation: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """From lexical search to the chosen retriever, on the same test queries.
+
+    Attributes:
+        rungs: From the cheapest to the dearest.
+        headline: Lexical search against the chosen retriever on titles; None where the pages have no text.
+        name: Of the chosen retriever.
+        why: Why it was chosen, in one sentence.
+        queries: Test queries of titles.
+        questions: Test questions.
+        validation: What decided, in words: "200 titles of training documents".
+    """
+
+    rungs: Sequence[Rung]
+    headline: Contrast | None
+    name: str
+    why: str
+    queries: int
+    questions: int
+    validation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything the report shows.
 
@@ -288,6 +353,7 @@ class Report:
         further: Steps after finetuning; each has the finetuned model as its base.
         clusters: Units that the bootstrap resampled, in words.
         words: What documents and pages are called.
+        ladder: The run's retriever beside what is simpler; None where none was made.
     """
 
     title: str
@@ -308,6 +374,7 @@ class Report:
     further: Sequence[Contrast] = ()
     clusters: str = "queries"
     words: Words = PAGE_WORDS
+    ladder: Ladder | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, images left out, the verdict put in."""

@@ -1,0 +1,231 @@
+"""Candidates for a run's retriever, and the choice among them on validation queries within budgets.
+
+The choice sees validation queries alone. What was trained on the documents that these are about does not stand for
+election, because its number there flatters it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from omnitune.evaluation.ranking import Hits
+from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, score_ranking
+from omnitune.finetune.recipe import Evaluation, Retrieving
+from omnitune.ops.significance import paired_bootstrap
+from omnitune.retrieval.retriever import Retriever
+from omnitune.retrieval.stages import Fusion, Scores
+
+StageName = Literal["lexical", "lines", "listing", "dense", "late"]
+
+LEXICAL = "lexical"
+
+_GRID: Mapping[str, tuple[float, ...]] = {
+    "lexical": (0.0, 0.1, 0.25, 0.5),
+    "lines": (0.0, 0.5, 1.0, 2.0),
+    "listing": (0.0, 1.0, 2.0, 4.0),
+}
+"""Weights to try beside the main stage's 1. A line that matches fully counts at most two deviations, so that titles,
+which match lines, do not decide against questions, which do not."""
+
+_FEWEST = 10
+"""Validation questions below which titles decide alone."""
+
+Scored = list[tuple[NDArray[np.int64], dict[str, Scores]]]
+"""Of every query, its candidate pages and every stage's scores of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A retriever that could be chosen.
+
+    Attributes:
+        name: As the report shows it.
+        main: The stage that others are weighed against.
+        others: Stages whose weights are chosen.
+        trained: Whether it was trained on the training documents.
+    """
+
+    name: str
+    main: str
+    others: tuple[str, ...] = ()
+    trained: bool = False
+
+    def weights(self) -> Iterator[dict[str, float]]:
+        """Every combination of weights, the simplest first."""
+        for chosen in product(*(_GRID.get(kind, (0.25, 0.5, 1.0)) for kind in self.others)):
+            yield {self.main: 1.0, **{k: w for k, w in zip(self.others, chosen, strict=True) if w}}
+
+
+CANDIDATES = (
+    Candidate(name=LEXICAL, main="lexical"),
+    Candidate(name="lexical, lines and listings", main="lexical", others=("lines", "listing")),
+    Candidate(name="dense, whole pages", main="dense"),
+    Candidate(name="dense, lexical, lines and listings", main="dense", others=("lexical", "lines", "listing")),
+    Candidate(name="late interaction", main="late"),
+    Candidate(name="late interaction, lines and listings", main="late", others=("lexical", "lines", "listing")),
+)
+"""From the cheapest to the dearest. A trained head of late interaction joins here as one more."""
+
+
+def candidates_for(settings: Retrieving, there: Sequence[str]) -> list[Candidate]:
+    """Candidates of which all stages are there; the one that the recipe pins."""
+    if settings.stages is not None:
+        main = next((kind for kind in ("late", "dense", "lexical") if kind in settings.stages), settings.stages[0])
+        others = tuple(kind for kind in settings.stages if kind != main)
+        return [Candidate(name=", ".join(settings.stages), main=main, others=others)]
+    return [one for one in CANDIDATES if {one.main, *one.others} <= set(there)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A candidate as it stood on validation.
+
+    Attributes:
+        name: Of the candidate.
+        weights: Of its stages: the best of all that were tried.
+        value: Mean of `titles` and `questions`, by which it is chosen.
+        titles: NDCG@10 of titles.
+        questions: NDCG@10 of questions; None without them.
+        low: Lower end of the interval of its difference to lexical search, over all queries.
+        high: Upper end.
+        bytes_per_page: What a page takes in the index.
+        milliseconds: Median time of a query.
+        within: Whether that is inside the budgets.
+        eligible: Whether it was not trained on the validation documents.
+    """
+
+    name: str
+    weights: dict[str, float]
+    value: float
+    titles: float
+    questions: float | None
+    low: float
+    high: float
+    bytes_per_page: int
+    milliseconds: float
+    within: bool
+    eligible: bool
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self)
+
+
+def scored(retriever: Retriever, test: TestSet) -> Scored:
+    """Scores by every stage of a retriever whose rows are those of the corpus."""
+    allowed = np.zeros(retriever.segments.size, dtype=bool)
+    allowed[list(test.rows)] = True
+    return retriever.candidates(test.queries, 10, allowed)
+
+
+def fused_search(scores: Scored, weights: Mapping[str, float], test: TestSet) -> Search:
+    """Rank pages by stages' scores under some weights; pages that no stage proposed are not found."""
+    place = np.full(max(test.rows) + 1, -1)
+    place[list(test.rows)] = np.arange(len(test.rows))
+    fusion = Fusion(weights=weights)
+    plain = next(iter(weights)) if len(weights) == 1 else None
+    table = np.full((len(scores), len(test.rows)), -np.inf, dtype=np.float32)
+    for number, (rows, by_stage) in enumerate(scores):
+        if len(rows):
+            table[number, place[rows]] = fusion(by_stage) if plain is None else by_stage[plain]
+    if plain == LEXICAL:
+        table[table == 0] = -np.inf  # a page that shares no word with the query is not found
+
+    def search(block: slice) -> Hits:
+        ranked = torch.from_numpy(table[block]).sort(dim=1, descending=True, stable=True)
+        return Hits(ranked.values, ranked.indices)
+
+    return search
+
+
+def measure(scores: Scored, weights: Mapping[str, float], test: TestSet) -> QueryMetrics:
+    """Metrics of every query under some weights."""
+    return score_ranking(fused_search(scores, weights, test), test)
+
+
+def stand(
+    candidate: Candidate,
+    scores: Mapping[str, Scored],
+    tests: Mapping[str, TestSet],
+    baseline: Mapping[str, NDArray[np.float64]],
+    evaluation: Evaluation,
+    costs: tuple[int, float],
+    settings: Retrieving,
+    *,
+    held_out: bool,
+) -> Standing:
+    """Choose a candidate's weights on validation and see how it stands.
+
+    Args:
+        candidate: What is measured.
+        scores: Stages' scores by set of queries ("titles", "questions").
+        tests: The sets.
+        baseline: NDCG@10 of lexical search, query by query.
+        evaluation: How intervals are made.
+        costs: Bytes a page and milliseconds a query.
+        settings: The budgets.
+        held_out: Whether validation documents were held out of training.
+    """
+    best: tuple[float, dict[str, float], dict[str, NDArray[np.float64]]] | None = None
+    for weights in candidate.weights():
+        found = {name: measure(scores[name], weights, test).metrics[METRIC] for name, test in tests.items()}
+        value = float(np.mean([values.mean() for values in found.values()]))
+        if best is None or value > best[0] + 1e-6:
+            best = value, weights, found
+    assert best is not None, "there is at least one combination"
+    value, weights, found = best
+    clusters = [cluster for test in tests.values() for cluster in test.clusters]
+    contrast = paired_bootstrap(
+        np.concatenate([baseline[name] for name in tests]),
+        np.concatenate([found[name] for name in tests]),
+        clusters=clusters,
+        resamples=evaluation.resamples,
+        confidence=evaluation.confidence,
+        seed=evaluation.seed,
+    )
+    size, speed = costs
+    return Standing(
+        name=candidate.name,
+        weights=weights,
+        value=value,
+        titles=float(found["titles"].mean()) if "titles" in found else value,
+        questions=float(found["questions"].mean()) if "questions" in found else None,
+        low=contrast.low,
+        high=contrast.high,
+        bytes_per_page=size,
+        milliseconds=speed,
+        within=size <= settings.bytes_per_page and speed <= settings.milliseconds,
+        eligible=held_out or not candidate.trained,
+    )
+
+
+def deciding(tests: Mapping[str, TestSet | None]) -> dict[str, TestSet]:
+    """The sets of queries that decide: all with enough queries, or else the titles."""
+    there = {name: test for name, test in tests.items() if test is not None and test.queries}
+    enough = {name: test for name, test in there.items() if name == "titles" or len(test.queries) >= _FEWEST}
+    return enough or there
+
+
+def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> tuple[Standing, str]:
+    """Choose the best candidate within the budgets; lexical search where none beats it measurably.
+
+    Returns:
+        The chosen one and why, in one sentence.
+    """
+    if pinned:
+        return standings[0], "The recipe names its stages."
+    allowed = [one for one in standings if one.within and one.eligible]
+    lexical = next((one for one in standings if one.name == LEXICAL), None)
+    if lexical is None:
+        best = max(allowed or standings, key=lambda one: one.value)
+        return best, "The pages have no text, so there is nothing to compare it with."
+    better = [one for one in allowed if one.name != LEXICAL and one.low > 0]
+    if not better:
+        return lexical, "Lexical search is enough for these documents: nothing beat it measurably on validation."
+    best = max(better, key=lambda one: one.value)
+    return best, f"It was the best on validation ({best.value:.3f} against {lexical.value:.3f} of lexical search)."

@@ -1,0 +1,71 @@
+"""Questions that people bring: a file of them with the pages that answer each, split between training side and test."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.errors import InputError
+from omnitune.finetune.measure import TestSet
+from omnitune.io import read_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the ids of all pages that answer it, such as `("R-lang.pdf#18",)`."""
+
+    text: str
+    pages: tuple[str, ...]
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read questions: JSON Lines with `question` and `pages`, or CSV with those columns, ids separated by spaces.
+
+    Raises:
+        InputError: There is no such file, or a row lacks one of the two; the row is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"questions: expected a file of questions, got {str(path)!r}, where none is")
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = [{**row, "pages": (row.get("pages") or "").split()} for row in csv.DictReader(file)]
+        else:
+            rows = list(read_jsonl(path))
+    except ValueError as error:
+        raise InputError(f"questions: expected JSON Lines or CSV in {path}, got: {error}") from error
+    made = []
+    for number, row in enumerate(rows, start=1):
+        text, pages = row.get("question"), row.get("pages")
+        pages = [pages] if isinstance(pages, str) else pages
+        if not isinstance(text, str) or not text.strip() or not isinstance(pages, list) or not pages:
+            raise InputError(f"questions: expected 'question' and 'pages' in every row, got {row!r} in row {number}")
+        made.append(Question(text.strip(), tuple(map(str, pages))))
+    return made
+
+
+def question_set(
+    dataset: DocumentDataset, questions: Sequence[Question], rows: Sequence[int], *, only: Sequence[int] | None = None
+) -> TestSet | None:
+    """The questions whose answers all lie in some pages.
+
+    Args:
+        dataset: The pages.
+        questions: Any questions; those about other pages are left out.
+        rows: Pages that are searched.
+        only: Pages in which all answers must lie; None takes `rows`.
+    """
+    row = {page: number for number, page in enumerate(dataset.page_ids)}
+    among = set(rows if only is None else only)
+    asked = [(one, sorted({row[page] for page in one.pages if page in row})) for one in questions]
+    kept = [(one, pages) for one, pages in asked if len(pages) == len(set(one.pages)) and among.issuperset(pages)]
+    if not kept:
+        return None
+    return TestSet(
+        queries=[one.text for one, _ in kept],
+        relevant=[pages for _, pages in kept],
+        rows=list(rows),
+        clusters=[pages[0] for _, pages in kept],
+    )

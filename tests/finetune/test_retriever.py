@@ -1,0 +1,229 @@
+"""The retriever of a run: chosen on validation alone, built once, and better than what it was chosen over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
+from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
+from omnitune import Retriever
+from omnitune.documents.dataset import load
+from omnitune.errors import InputError
+from omnitune.finetune import retriever as steps_of
+from omnitune.finetune.candidates import Standing, choose_standing
+from omnitune.finetune.choose import choose
+from omnitune.finetune.dataset import prepare
+from omnitune.finetune.questions import Question, question_set, read_questions
+from omnitune.finetune.recipe import parse_recipe
+from omnitune.finetune.retriever import RetrieverSteps
+from omnitune.finetune.rungs import describe_ladder
+from omnitune.finetune.steps import Done, Steps
+
+RECIPE = """
+prepare: {width: 200, test: [kitchen.pdf], workers: 1}
+evaluation: {resamples: 200, batch_size: 8}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("docs") / "manuals")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, manuals) -> Path:
+    place = tmp_path_factory.mktemp("data") / "dataset"
+    prepare(manuals, place, recipe=parse_recipe(RECIPE, source="tiny.yaml"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
+
+
+def made(out: Path, dataset: Path, model: Path, *, more: str = "", questions: Any = ()) -> RetrieverSteps:
+    """The steps over a dataset, those before them done: the embeddings of page images are drawn."""
+    chosen, opened = choose(str(model), parse_recipe(RECIPE + more, source="tiny.yaml")), load(dataset)
+    steps, random = Steps(out), np.random.default_rng(0)
+    for name in ("base", "train", "evaluate"):
+        steps.done[name] = Done("key", 1.0, None, fresh=False)
+    for name in ("base", "finetuned"):
+        place = out / "embeddings" / name
+        place.mkdir(parents=True, exist_ok=True)
+        for part, rows in (("queries", len(opened.queries)), ("pages", len(opened.pages))):
+            np.save(place / f"{part}.npy", random.normal(size=(rows, 32)).astype(np.float32))
+    (out / "model").mkdir(exist_ok=True)
+    for path in Path(model).rglob("*"):
+        target = out / "model" / path.relative_to(model)
+        target.mkdir(exist_ok=True) if path.is_dir() else target.write_bytes(path.read_bytes())
+    return RetrieverSteps(steps, chosen, opened, list(questions), lambda _: None)
+
+
+@pytest.mark.parametrize("good_on", ["test", "validation"])
+def test_what_is_good_on_the_test_alone_is_not_chosen(tmp_path, dataset, model, monkeypatch, good_on):
+    """Late interaction finds every page of one side and none of the other; all other stages find nothing."""
+    run = made(tmp_path, dataset, model)
+    held_out, original = set(run.dataset.test_queries), steps_of.scored
+
+    def planted(retriever: Retriever, test: Any) -> Any:
+        found = []
+        for (rows, by_stage), query, right in zip(original(retriever, test), test.queries, test.relevant, strict=True):
+            sign = 1 if (query in held_out) == (good_on == "test") else -1
+            late = np.where(np.isin(rows, right), sign, 0) + np.linspace(0, 0.1, len(rows))
+            nothing = {kind: np.linspace(1, 0, len(rows)) for kind in by_stage}
+            found.append((rows, {**nothing, **({"late": late} if "late" in by_stage else {})}))
+        return found
+
+    monkeypatch.setattr(steps_of, "scored", planted)
+    run.run()
+    chosen = run.steps.done["retriever"].result["name"]
+    assert chosen.startswith("late interaction") == (good_on == "validation")
+    late = next(one for one in describe_ladder(run).rungs if one.name == "late interaction")
+    assert (late.titles.ndcg.value == 1.0) == (good_on == "test")  # the plant was there to be found
+
+
+def facts(out: Path) -> dict:
+    return json.loads((out / "retriever" / "retriever.json").read_text())
+
+
+def hits(out: Path) -> list[tuple[str, float]]:
+    return [(hit.id, hit.score) for hit in Retriever.open(out / "retriever").search("baking rye bread", top_k=8)]
+
+
+PINNED = "retriever: {stages: [late, lexical, lines, listing]}\n"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, dataset, model) -> Path:
+    """A run that was never disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    made(out, dataset, model, more=PINNED).run()
+    return out
+
+
+@pytest.mark.parametrize("place", ["encode", "save", "measure"])
+def test_killed_anywhere_it_ends_where_it_would_have(tmp_path, dataset, model, whole, monkeypatch, place):
+    calls: list[int] = []
+    encode = steps_of._BothOf.encode_document
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    def some(self: Any, inputs: Any, **options: Any) -> Any:
+        calls.append(len(inputs))
+        return encode(self, inputs, **options) if len(calls) < 4 else killed()
+
+    with monkeypatch.context() as patch:
+        if place == "encode":
+            patch.setattr(steps_of, "_CHUNK", 7)
+            patch.setattr(steps_of._BothOf, "encode_document", some)
+        elif place == "save":
+            patch.setattr("omnitune.retrieval.segments.Segments.save", killed)
+        else:
+            patch.setattr(steps_of.RetrieverSteps, "_measure", killed)
+        with pytest.raises(Killed):
+            made(tmp_path, dataset, model, more=PINNED).run()
+    made(tmp_path, dataset, model, more=PINNED).run()
+    assert hits(whole)[0][0] == "kitchen.pdf#1"
+    assert facts(tmp_path) == facts(whole) and hits(tmp_path) == hits(whole)
+
+
+def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, dataset, manuals, model, monkeypatch):
+    encoded: list[str] = []
+    original = steps_of._BothOf.encode_document
+
+    def watched(self: Any, inputs: Any, **options: Any) -> Any:
+        encoded.extend(inputs)
+        return original(self, inputs, **options)
+
+    out = tmp_path / "out"
+    first = made(out, dataset, model, more=PINNED)
+    first.run()
+    monkeypatch.setattr(steps_of._BothOf, "encode_document", watched)
+    again = made(out, dataset, model, more=PINNED)
+    again.run()
+    assert not encoded and not again.steps.done["retriever"].fresh and not again.steps.done["ladder"].fresh
+    larger = tmp_path / "manuals"
+    larger.mkdir()
+    for path in manuals.glob("*.pdf"):
+        (larger / path.name).write_bytes(path.read_bytes())
+    sheets = [Sheet("Tuning old pianos", ["Strings are tightened slowly."]), Sheet("Felt hammers", ["Steam helps."])]
+    write_pdf(larger / "music.pdf", sheets)
+    prepare(larger, tmp_path / "more", recipe=parse_recipe(RECIPE, source="tiny.yaml"))
+    made(out, tmp_path / "more", model, more=PINNED).run()
+    assert len(encoded) == 2 and all("Tuning" in text or "Felt" in text for text in encoded)
+    opened = Retriever.open(out / "retriever")
+    assert opened.search("tuning pianos", top_k=1)[0].id == "music.pdf#1"
+    opened.remove(document="music.pdf")
+    assert "music.pdf" not in {hit.document for hit in opened.search("tuning pianos", top_k=30)}
+
+
+def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question": "how is rye baked?", "pages": ["kitchen.pdf#1"]}\n\n'
+                    '{"question": "when to sow?", "pages": "garden.pdf#1"}\n'
+                    '{"question": "both", "pages": ["garden.pdf#1", "kitchen.pdf#1"]}\n'
+                    '{"question": "elsewhere", "pages": ["other.pdf#1"]}\n')  # fmt: skip
+    asked = read_questions(file)
+    (tmp_path / "same.csv").write_text("question,pages\nboth,garden.pdf#1 kitchen.pdf#1\n")
+    assert read_questions(tmp_path / "same.csv") == [asked[2]] == [Question("both", ("garden.pdf#1", "kitchen.pdf#1"))]
+    run = made(tmp_path / "out", dataset, model, questions=asked)
+    validation, test = run.validation()["questions"], run.tests()["questions"]
+    assert validation is not None and list(validation.queries) == ["when to sow?"]
+    assert list(test.queries) == ["how is rye baked?"] and list(run.tests()["questions in all"].rows) == [*range(20)]
+    assert question_set(run.dataset, asked[3:], range(20)) is None
+    run.run()
+    ladder = describe_ladder(run)
+    assert ladder.questions == 1 and all(one.questions is not None for one in ladder.rungs)
+    assert ladder.validation == "15 titles of training documents"  # one question is too few to decide
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"question": "a"}\n', "expected 'question' and 'pages' in every row, got .* in row 1"),
+        ('{"question": " ", "pages": ["a#1"]}\n', "in row 1"),
+        ("no json\n", "expected JSON Lines or CSV"),
+        (None, "expected a file of questions"),
+    ],
+)
+def test_questions_that_cannot_be_read(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "q.jsonl").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_questions(tmp_path / "q.jsonl")
+
+
+def standing(name: str, value: float, low: float, **changes: Any) -> Standing:
+    given = {"within": True, "eligible": True, **changes}
+    return Standing(name=name, weights={}, value=value, titles=value, questions=None, low=low, high=low + 0.1,
+                    bytes_per_page=1, milliseconds=1.0, **given)  # fmt: skip
+
+
+def test_the_choice() -> None:
+    lexical, sure = standing("lexical", 0.7, 0.0), standing("late interaction", 0.8, 0.05)
+    assert choose_standing([lexical, sure])[0] is sure
+    for other in (
+        standing("late", 0.9, -0.01),
+        standing("late", 0.9, 0.05, within=False),
+        standing("late", 0.9, 0.05, eligible=False),
+    ):
+        assert choose_standing([lexical, sure, other])[0] is sure
+        best, why = choose_standing([lexical, other])
+        assert best is lexical and why.startswith("Lexical search is enough for these documents")

@@ -80,8 +80,8 @@ def train(
         >>> train(dataset, "run")
         PosixPath('run/model')
     """
-    opened = dataset if isinstance(dataset, DocumentDataset | None) else open_dataset(dataset)
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe, allow=allow)
+    opened = dataset if isinstance(dataset, DocumentDataset | None) else open_dataset(dataset)
     chosen = choose(model, given) if opened is None else choose(model, given, opened.kind)
     chosen = chosen.changed(chosen.recipe.changed(training__num_train_epochs=epochs))
     log(f"Model: {chosen.shown}. {chosen.why}")

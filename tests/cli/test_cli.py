@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from fixtures.tiny_pdfs import write_folder
@@ -207,7 +207,9 @@ def test_settings_on_the_command_line(tmp_path, manuals, recipe):
 
 def _png() -> bytes:
     buffer = io.BytesIO()
-    Image.new("L", (200, 300), 200).save(buffer, "PNG")
+    image = Image.new("L", (800, 1000), 255)
+    ImageDraw.Draw(image).text((60, 80), "A scanned page about rye bread", fill=0, font=ImageFont.load_default(40))
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -70,6 +70,13 @@ def test_named_pairs_are_those_of_all_pairs_with_their_gradients(smooth: float |
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.usefixtures("blocks")
+def test_a_search_streams_to_the_same_scores() -> None:
+    queries, documents = texts([3, 1]), texts([0, 7, 20, 1, 0, 0, 19, 7, 0], seed=1)
+    found = maxsim(Embeddings.packed(queries), Embeddings.packed(documents))
+    torch.testing.assert_close(found, plain(queries, documents))
+
+
 def test_a_worked_example_and_its_mean() -> None:
     query = Embeddings.packed([torch.tensor([[1.0, 0.0], [0.0, 2.0]])])
     documents = Embeddings.packed([torch.tensor([[0.5, 0.0], [0.0, 0.25]]), torch.tensor([[-1.0, -1.0]])])

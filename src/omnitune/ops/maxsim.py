@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +33,9 @@ BLOCK = 1 << 22
 
 DOCUMENT_TOKENS = 4096
 """Document tokens of a block; a longer document is a block of its own."""
+
+FEW_QUERY_TOKENS = 64
+"""Query tokens up to which documents are streamed where nothing is learned."""
 
 SIMILAR_LENGTH = 0.9
 """Documents of a block have at least this share of the longest one's tokens; the others repeat their last token."""
@@ -114,6 +118,8 @@ def token_maxima(
     queries, documents = _packed(queries, documents)
     if smooth is not None and not smooth > 0:
         raise InputError(f"smooth: expected a positive temperature or None, got {smooth}")
+    if pairs is None and smooth is None and _streams(queries, documents):
+        return _streamed(queries, documents)
     blocks = list(_all_pairs(queries, documents) if pairs is None else _named_pairs(queries, documents, pairs))
     rows = len(queries.values) if pairs is None else int(queries.lengths[pairs[0].cpu()].sum())
     shape = (rows, len(documents)) if pairs is None else (rows,)
@@ -164,6 +170,31 @@ def xtr(queries: Embeddings, documents: Embeddings, pairs: Pairs | None = None, 
     )
     scores = sums / counts.clamp(min=1)
     return scores if pairs is None else scores[pairs[0].to(scores.device), pairs[1].to(scores.device)]
+
+
+def _streams(queries: Embeddings, documents: Embeddings) -> bool:
+    """Tell whether a few query tokens on the host meet documents that nothing is learned from, as in a search."""
+    learned = torch.is_grad_enabled() and (queries.values.requires_grad or documents.values.requires_grad)
+    return not learned and documents.values.device.type == "cpu" and 0 < len(queries.values) <= FEW_QUERY_TOKENS
+
+
+def _streamed(queries: Embeddings, documents: Embeddings) -> Tensor:
+    """The maxima, from documents read once and in order: to sort and copy them would cost more than the product."""
+    assert documents.offsets is not None
+    exact = torch.promote_types(queries.values.dtype, torch.float32)
+    asked = queries.values.detach().to(exact).T
+    found = torch.zeros(len(documents), asked.shape[1], dtype=exact)
+    real = (documents.lengths > 0).nonzero()[:, 0].numpy()
+    starts, ends = documents.offsets[:-1].numpy()[real], documents.offsets[1:].numpy()[real]
+    first = 0
+    while first < len(real):
+        stop = max(int(np.searchsorted(ends, starts[first] + DOCUMENT_TOKENS, side="right")), first + 1)
+        rows = documents.values[int(starts[first]) : int(ends[stop - 1])].detach().to(exact)
+        similar = (rows @ asked).numpy()
+        best = np.maximum.reduceat(similar, starts[first:stop] - starts[first], axis=0)
+        found[torch.from_numpy(real[first:stop])] = torch.from_numpy(best)
+        first = stop
+    return found.T
 
 
 def _packed(queries: Embeddings, documents: Embeddings) -> tuple[Embeddings, Embeddings]:

@@ -280,7 +280,7 @@ def test_arguments(tiny_bert: Path, bert: CrossEncoder) -> None:
         classifier(tiny_bert, keep_in_fp32_modules=["0.x"])
     with pytest.raises(InputError, match="batch_size: expected a positive number, got 0"):
         bert.predict(PAIRS, batch_size=0)
-    with pytest.raises(InputError, match="unknown arguments \\['truncate_dim'\\]"):
+    with pytest.raises(InputError, match="unknown argument 'truncate_dim'"):
         bert.predict(PAIRS, truncate_dim=3)
 
 

@@ -99,6 +99,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "dataset_args": IGNORED,
     },
     "MultiVectorEncoderTrainingArguments.__init__": {
+        "check_items": EXTENSION,
         "activation_memory": EXTENSION,
         "input_cache": EXTENSION,
         "tower_cache": EXTENSION,

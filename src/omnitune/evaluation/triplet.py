@@ -138,7 +138,9 @@ class TripletEvaluator(BaseEvaluator):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Margins and truncation, where set."""
-        config: dict[str, Any] = {"margin": self.margin} if any(self.margin.values()) else {}
+        # ST writes the dense similarities alone.
+        margins = {name: margin for name, margin in self.margin.items() if "maxsim" not in name}
+        config: dict[str, Any] = {"margin": margins} if any(margins.values()) else {}
         return config if self.truncate_dim is None else {**config, "truncate_dim": self.truncate_dim}
 
 

@@ -64,7 +64,7 @@ class Candidate:
 CANDIDATES = (
     Candidate(name=LEXICAL, main="lexical"),
     Candidate(name="lexical, lines and listings", main="lexical", others=("lines", "listing")),
-    Candidate(name="dense, whole pages", main="dense"),
+    Candidate(name="dense, all windows", main="dense"),
     Candidate(name="dense, lexical, lines and listings", main="dense", others=("lexical", "lines", "listing")),
     Candidate(name="late interaction", main="late"),
     Candidate(name="late interaction, lines and listings", main="late", others=("lexical", "lines", "listing")),

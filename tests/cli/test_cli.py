@@ -145,7 +145,7 @@ def test_finetune_a_vision_language_model(tmp_path, manuals, recipe, tiny_qwen3_
     assert found["run"]["command"].endswith(f"--recipe {recipe}")
     assert "read" in found["run"]["seconds"]
     assert (out / "model" / "modules.json").is_file()
-    assert "Try it: omnitune search" in text
+    assert f'Try it: omnitune search {out} "' in text
     # What the report encoded is the index: equal to one made anew, and the first search does not wait.
     assert "Indexing" not in run("search", out / "model", out / "dataset", "roasting pumpkin")
     place, _ = indexes.place_of(str(out / "model"), load(out / "dataset"))

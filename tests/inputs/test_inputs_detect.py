@@ -243,7 +243,8 @@ def test_the_folder_reader_takes_what_strings_name():
     from omnitune.documents.folder import READERS
 
     endings = {ending for row in ENDINGS.values() for ending in (*row.common, *row.rarer)}
-    assert endings - READERS.keys() == {".ts", ".mts"} and {".pdf", ".docx", ".md"} <= READERS.keys() - endings
+    texts = {".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"}
+    assert endings - READERS.keys() == {".ts", ".mts"} and READERS.keys() - endings == {".pdf", *texts}
 
 
 def test_a_file_that_is_open_is_what_it_holds(page):

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from omnitune.errors import InputError, ResourceError, ShapeError
+from omnitune.ops.maxsim import EMPTY_DOCUMENT
 from omnitune.retrieval.base import best_rows
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
-from omnitune.retrieval.maxsim import EMPTY, maxsim_blocks, pool_tokens
+from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.token_codec import CODECS, TokenCodec
 
@@ -55,7 +56,7 @@ def test_maxsim_of_packed_rows_by_hand() -> None:
     eye = torch.eye(3)
     at = np.array([0, 1, 1, 3])
     scores = maxsim_blocks(eye, np.array([0, 2, 3]), lambda a, b: eye[at[a] : at[b]], at)
-    np.testing.assert_array_equal(scores, [[1, EMPTY, 1], [0, EMPTY, 1]])
+    np.testing.assert_array_equal(scores, [[1, EMPTY_DOCUMENT, 1], [0, EMPTY_DOCUMENT, 1]])
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

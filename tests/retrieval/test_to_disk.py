@@ -208,6 +208,7 @@ def test_a_bad_item_is_named_by_its_row_in_the_corpus(
         encode_to_disk(model, [*texts[:9], 5, *texts[9:]], tmp_path / "v.npy", rows_at_once=4)
     with pytest.raises(InputError, match="row 24, column 'inputs': "):
         encode_to_disk(model, [*texts, 5], tmp_path / "new.npy", rows_at_once=4)
+    assert not (tmp_path / "new.npy.partial").exists()  # found out before the other rows are encoded
 
 
 @pytest.mark.parametrize(

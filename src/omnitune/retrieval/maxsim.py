@@ -1,19 +1,13 @@
 """MaxSim of packed queries against packed documents, in blocks, without padding."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-EMPTY = -1e9
-"""Score of a document without vectors, as Sentence Transformers has it."""
-
-_PRODUCTS_AT_ONCE = 1 << 18
-_FEWEST, _MOST = 1024, 8192
-"""Vectors of a block. Blocks stay in the processor's cache: 206,000 vectors of 128 half-precision numbers against a
-query of 20 take 44 ms in blocks of 4,096 and 126 ms in blocks of 65,536 (one core)."""
+from omnitune.ops.maxsim import EMPTY_DOCUMENT, streamed_maxima
 
 
 def maxsim_blocks(
@@ -31,7 +25,7 @@ def maxsim_blocks(
         offsets: Where each document starts, and the end `(documents + 1,)`.
 
     Returns:
-        Scores `(queries, documents)`; `EMPTY` for documents without vectors.
+        Scores `(queries, documents)`; -1e9 for documents without vectors.
 
     Example:
         >>> q, d = torch.eye(3), torch.eye(3)
@@ -40,26 +34,10 @@ def maxsim_blocks(
         array([[1., 1.],
                [0., 1.]], dtype=float32)
     """
-    made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY, dtype=np.float32)
-    most = min(max(_PRODUCTS_AT_ONCE // max(1, len(queries)), _FEWEST), _MOST)
-    for first, last in _blocks(offsets, most):
-        # Queries by vectors, not the other way: maxima then run along memory (1.4 ms instead of 20 ms above).
-        products = (queries @ decode(first, last).T).numpy()
-        filled = np.flatnonzero(np.diff(offsets[first : last + 1])) + first
-        best = np.maximum.reduceat(products, offsets[filled] - offsets[first], axis=1)
+    made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY_DOCUMENT, dtype=np.float32)
+    for filled, best in streamed_maxima(queries, decode, offsets):
         made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=0)
     return made
-
-
-def _blocks(offsets: NDArray[np.int64], vectors: int) -> Iterator[tuple[int, int]]:
-    """Runs of documents with at most so many vectors together, at least one document each, none without vectors."""
-    first, total = 0, len(offsets) - 1
-    while first < total:
-        last = int(np.searchsorted(offsets, offsets[first] + vectors, side="right")) - 1
-        last = min(max(last, first + 1), total)
-        if offsets[last] > offsets[first]:
-            yield first, last
-        first = last
 
 
 def pool_tokens(vectors: NDArray[np.float32], offsets: NDArray[np.int64], most: int) -> tuple[Tensor, Tensor]:

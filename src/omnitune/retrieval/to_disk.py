@@ -67,6 +67,8 @@ def encode_to_disk(
     check_options(len(inputs), rows_at_once, options)
     if target.exists():
         raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
+    # The last item is looked at now: a column that turns bad, or a total row, is not found out hours later.
+    content_keys(model, [inputs[len(inputs) - 1]], queries=role == "query", first_row=len(inputs) - 1)
     partial = target.with_name(target.name + ".partial")
     if partial.is_file():  # of a release that kept its rows in a file of this name
         partial.unlink()

@@ -13,6 +13,14 @@ from omnitune.losses.strategies import Strategy, resolve_activation_memory
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Plan
 
 
+@pytest.fixture(autouse=True)
+def double_precision():
+    """Sums in another order then agree to 1e-6, which float32 does not promise."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 class Engine:
     """The protocol over a small network: items are vectors, a mini-batch is a few rows."""
 

@@ -1,6 +1,7 @@
 """Losses that want guides, copies, layers or a decoder, against sentence-transformers 6.2.0 on the same checkpoints.
 
-Ours get raw columns, as in training; theirs get features.
+Ours get raw columns, as in training; theirs get features. Both run in double precision: at 1e-5, float32 sums in
+another order already differ.
 """
 
 import random
@@ -25,14 +26,15 @@ def both(st_bert):
     from sentence_transformers.sentence_transformer import losses as theirs
 
     ours, reference = SentenceTransformer(str(st_bert)), sentence_transformers.SentenceTransformer(str(st_bert))
-    return (losses, ours), (theirs, reference)
+    return (losses, ours.double()), (theirs, reference.double())
 
 
 @pytest.fixture(scope="module")
 def guides(st_dense):
     import sentence_transformers
 
-    return SentenceTransformer(str(st_dense)), sentence_transformers.SentenceTransformer(str(st_dense))
+    ours, reference = SentenceTransformer(str(st_dense)), sentence_transformers.SentenceTransformer(str(st_dense))
+    return ours.double(), reference.double()
 
 
 def columns_of(texts):

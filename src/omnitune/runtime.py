@@ -66,6 +66,15 @@ def endpoint() -> tuple[str, str]:
     return url.rstrip("/"), os.environ.get("OPENAI_API_KEY", "")
 
 
+def proxy_for(scheme: str, host: str) -> str | None:
+    """Address of the proxy that the environment names for a host (`HTTPS_PROXY`, `NO_PROXY`, ...), or None."""
+    import urllib.request
+
+    named = urllib.request.getproxies()
+    proxy = named.get(scheme) or named.get("all")
+    return None if not proxy or urllib.request.proxy_bypass(host) else proxy
+
+
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
     """Environment variables for a block alone, such as the import of a library that reads them as it loads."""

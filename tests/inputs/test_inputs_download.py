@@ -1,8 +1,10 @@
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -113,6 +115,9 @@ def server():
 @pytest.fixture(autouse=True)
 def asked(monkeypatch):
     monkeypatch.setattr(Answers, "asked", [])
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     return Answers.asked
 
 
@@ -313,3 +318,125 @@ def test_https_is_checked_against_the_name_that_was_asked_for(secure, monkeypatc
 def test_an_address_that_is_none_is_named():
     with pytest.raises(MediaError, match="not a valid address"):
         download("http://host:port/a.png", DEFAULT_POLICY)
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Forwards requests and tunnels to the port that a test names, whatever address it was asked for."""
+
+    asked: list[tuple[str, str, str | None]] = []
+    to = 0
+
+    def note(self):
+        self.asked.append((self.command, self.path, self.headers["Proxy-Authorization"]))
+
+    def do_GET(self):
+        self.note()
+        with socket.create_connection(("127.0.0.1", self.to)) as onward:
+            path = "/" + self.path.split("/", 3)[3]
+            onward.sendall(f"GET {path} HTTP/1.1\r\nHost: {self.headers['Host']}\r\nConnection: close\r\n\r\n".encode())
+            while block := onward.recv(65536):
+                self.wfile.write(block)
+        self.close_connection = True
+
+    def do_CONNECT(self):
+        self.note()
+        if self.to < 0:
+            self.send_error(403)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.to)) as onward:
+            back = threading.Thread(target=self.pump, args=(onward, self.connection), daemon=True)
+            back.start()
+            self.pump(self.connection, onward)
+            back.join(1)
+        self.close_connection = True
+
+    @staticmethod
+    def pump(source, sink):
+        try:
+            while block := source.recv(65536):
+                sink.sendall(block)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch, server, asked):
+    monkeypatch.setattr(Proxy, "asked", [])
+    monkeypatch.setattr(Proxy, "to", int(server.rpartition(":")[2]))
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("http_proxy", f"http://us%40er:secret@127.0.0.1:{made.server_port}")
+    monkeypatch.setenv("https_proxy", f"127.0.0.1:{made.server_port}")
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def resolves(monkeypatch, **names):
+    """Names that resolve, and to what; a proxy's own address stays."""
+    real = socket.getaddrinfo
+
+    def resolve(host, port, *args, **kwargs):
+        if host == "127.0.0.1":
+            return real(host, port, *args, **kwargs)
+        if host.replace(".", "_") not in names:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (names[host.replace(".", "_")], port or 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_a_proxy_is_asked_for_the_address_that_was_checked(proxy, asked, monkeypatch):
+    resolves(monkeypatch, pictures_example="8.8.8.8")
+    assert download("http://pictures.example/ok?a=1", DEFAULT_POLICY) == b"content"
+    assert Proxy.asked == [("GET", "http://8.8.8.8:80/ok?a=1", "Basic dXNAZXI6c2VjcmV0")]
+    assert asked == [("/ok?a=1", "pictures.example")]
+
+
+def test_a_proxy_does_not_lead_into_private_networks(proxy, monkeypatch):
+    resolves(monkeypatch, intranet_example="10.0.0.7")
+    with pytest.raises(MediaRefusedError, match=r"intranet\.example leads to 10\.0\.0\.7, which is not a public"):
+        download("http://intranet.example/ok", DEFAULT_POLICY)
+    with pytest.raises(MediaRefusedError, match="unknown.example does not resolve on this machine, and the proxy may"):
+        download("http://unknown.example/ok", DEFAULT_POLICY)
+    assert not Proxy.asked
+    known = MediaPolicy(allowed_hosts=frozenset({"unknown.example"}))
+    assert download("http://unknown.example/ok", known) == b"content"
+    assert Proxy.asked[0][1] == "http://unknown.example:80/ok"
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(proxy, secure, monkeypatch):
+    port, certificate = secure
+    default = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: default(cafile=certificate))
+    monkeypatch.setattr(Proxy, "to", port)
+    resolves(monkeypatch, localhost="8.8.8.8")
+    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: False)
+    assert download("https://localhost:8443/ok", DEFAULT_POLICY) == b"content"
+    assert Proxy.asked == [("CONNECT", "8.8.8.8:8443", None)]
+    monkeypatch.setattr(Proxy, "to", -1)
+    with pytest.raises(MediaError, match=r"localhost:8443/ok: cannot be fetched: the proxy 127\.0\.0\.1 answered 403"):
+        download("https://localhost:8443/ok", DEFAULT_POLICY)
+
+
+def test_hosts_that_need_no_proxy_are_asked_themselves(proxy, server, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1,.example")
+    assert download(f"{server}/ok", LOCAL) == b"content"
+    assert not Proxy.asked
+
+
+def test_a_proxy_that_cannot_be_used_is_named(proxy, monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1080")
+    with pytest.raises(MediaError, match=r"socks5://127\.0\.0\.1:1080: expected a proxy such as http://host:3128"):
+        download("http://8.8.8.8/ok", DEFAULT_POLICY)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with pytest.raises(MediaError, match=r"the proxy 127\.0\.0\.1:1 does not answer"):
+        download("http://8.8.8.8/ok", DEFAULT_POLICY)

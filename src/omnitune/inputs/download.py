@@ -2,8 +2,13 @@
 
 Only http and https to public addresses; the address that was checked is the one connected to, so a name that resolves
 differently a moment later gains nothing; redirects are followed by hand and checked again; bytes and time are limited.
+
+A proxy that the environment names is used, and asked for the address that was checked. Behind some proxies names do not
+resolve here; then only the proxy could tell where a name leads, so it must be in `allowed_hosts`, or any address must
+be allowed.
 """
 
+import base64
 import http.client
 import ipaddress
 import socket
@@ -12,8 +17,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from omnitune import runtime
 from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.policy import MediaPolicy
 
@@ -68,10 +74,20 @@ def _checked(url: str, policy: MediaPolicy) -> SplitResult:
     return parts
 
 
-def _addresses(parts: SplitResult, url: str, policy: MediaPolicy) -> list[str]:
-    """Addresses of the host that may be connected to."""
+def _addresses(parts: SplitResult, url: str, policy: MediaPolicy, *, proxied: bool) -> list[str]:
+    """Addresses of the host that may be connected to; behind a proxy its name, where it does not resolve here."""
     assert parts.hostname is not None
-    found = socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if not proxied:
+            raise
+        if policy.allow_private_addresses or policy.allowed_hosts is not None:
+            return [parts.hostname]
+        raise MediaRefusedError(
+            f"{url}: {parts.hostname} does not resolve on this machine, and the proxy may reach private addresses by "
+            "it; name the host in the media policy's allowed_hosts, or set allow_private_addresses=True"
+        ) from error
     addresses = [str(entry[4][0]) for entry in found]
     refused = [address for address in addresses if not is_public(address)]
     if refused and not policy.allow_private_addresses:
@@ -95,13 +111,22 @@ def is_public(address: str) -> bool:
 def _fetch(parts: SplitResult, url: str, policy: MediaPolicy, deadline: float) -> tuple[bytes, str | None]:
     """Content, or where it redirects to."""
     assert parts.hostname is not None
-    with _connected(parts, _addresses(parts, url, policy), deadline) as stream:
+    proxy = _proxy_of(parts)
+    addresses = _addresses(parts, url, policy, proxied=proxy is not None)
+    target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=ESCAPED)
+    headers = {
+        "Host": parts.netloc.rpartition("@")[2].encode("idna").decode(),
+        "User-Agent": "omnitune",
+        "Accept": "*/*",
+    }
+    if proxy is not None and parts.scheme == "http":
+        target = f"http://{_at(addresses[0], _port(parts))}{target}"
+        headers |= _authorization(proxy)
+    with _connected(parts, addresses, proxy, deadline) as stream:
         # The port is given because it would be looked for in the host, and found in an IPv6 address.
         connection = http.client.HTTPConnection(parts.hostname, _port(parts))
         connection.sock = stream
-        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=ESCAPED)
-        host = parts.netloc.rpartition("@")[2].encode("idna").decode()
-        connection.request("GET", target, headers={"Host": host, "User-Agent": "omnitune", "Accept": "*/*"})
+        connection.request("GET", target, headers=headers)
         with connection.getresponse() as response:
             location = response.getheader("Location")
             if response.status in (301, 302, 303, 307, 308) and location:
@@ -112,7 +137,9 @@ def _fetch(parts: SplitResult, url: str, policy: MediaPolicy, deadline: float) -
 
 
 @contextmanager
-def _connected(parts: SplitResult, addresses: list[str], deadline: float) -> Iterator[socket.socket]:
+def _connected(
+    parts: SplitResult, addresses: list[str], proxy: SplitResult | None, deadline: float
+) -> Iterator[socket.socket]:
     """A stream to the first address that answers, cut off at the deadline whatever it is doing then.
 
     A time-out of the socket would not do: it starts anew with every byte that a slow server sends.
@@ -120,17 +147,23 @@ def _connected(parts: SplitResult, addresses: list[str], deadline: float) -> Ite
     Raises:
         TimeoutError: The deadline came.
     """
-    stream = _first(addresses, _port(parts), deadline)
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        stream = context.wrap_socket(stream, server_hostname=parts.hostname, do_handshake_on_connect=False)
-    watch = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [stream])
+    stream = _first(addresses, _port(parts), deadline) if proxy is None else _to_proxy(proxy, deadline)
+    held = [stream]
+    watch = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: _cut(held[0]))
     watch.daemon = True
     watch.start()
     try:
-        if isinstance(stream, ssl.SSLSocket):
-            stream.do_handshake()
-        yield stream
+        if parts.scheme == "https":
+            if proxy is not None:
+                _open_tunnel(stream, _at(addresses[0], _port(parts)), proxy)
+            context = ssl.create_default_context()
+            held[0] = secure = context.wrap_socket(
+                stream, server_hostname=parts.hostname, do_handshake_on_connect=False
+            )
+            if time.monotonic() >= deadline:  # it may have cut the bare stream, which is no more
+                raise TimeoutError
+            secure.do_handshake()
+        yield held[0]
         if time.monotonic() >= deadline:  # content that was cut can look complete
             raise TimeoutError
     except (OSError, http.client.HTTPException) as error:
@@ -139,11 +172,15 @@ def _connected(parts: SplitResult, addresses: list[str], deadline: float) -> Ite
         raise
     finally:
         watch.cancel()
-        stream.close()
+        held[0].close()
 
 
 def _port(parts: SplitResult) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _cut(stream: socket.socket) -> None:
@@ -162,6 +199,56 @@ def _first(addresses: list[str], port: int, deadline: float) -> socket.socket:
         except OSError as error:
             failed = error
     raise failed
+
+
+def _proxy_of(parts: SplitResult) -> SplitResult | None:
+    """The proxy for an address, or None.
+
+    Raises:
+        MediaError: It is of a kind that is not spoken here.
+    """
+    assert parts.hostname is not None
+    named = runtime.proxy_for(parts.scheme, parts.hostname)
+    if named is None:
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise MediaError(
+            f"{named}: expected a proxy such as http://host:3128, got another kind; set NO_PROXY to use none"
+        )
+    return proxy
+
+
+def _to_proxy(proxy: SplitResult, deadline: float) -> socket.socket:
+    assert proxy.hostname is not None
+    try:
+        return _first([proxy.hostname], _port(proxy), deadline)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise OSError(f"the proxy {_at(proxy.hostname, _port(proxy))} does not answer: {error}") from error
+
+
+def _open_tunnel(stream: socket.socket, place: str, proxy: SplitResult) -> None:
+    """Have the proxy connect the stream to an address.
+
+    Raises:
+        OSError: It refuses.
+    """
+    headers = {"Host": place, **_authorization(proxy)}
+    lines = [f"CONNECT {place} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    stream.sendall("\r\n".join(lines).encode())
+    with http.client.HTTPResponse(stream, method="CONNECT") as answer:
+        answer.begin()
+        if answer.status != 200:
+            raise OSError(f"the proxy {proxy.hostname} answered {answer.status} {answer.reason}")
+
+
+def _authorization(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    secret = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
 
 
 def _body(response: http.client.HTTPResponse, url: str, policy: MediaPolicy) -> bytes:

@@ -18,6 +18,7 @@ from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
 from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.sparse_index import SparseIndex
 from omnitune.retrieval.token_codec import CODECS, TokenCodec
 
 DIM = 16
@@ -69,8 +70,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.from_numpy(packed.values[at[first] : at[last]])
 
     whole = maxsim_blocks(query, offsets, decode, at)
-    monkeypatch.setattr("omnitune.retrieval.maxsim._FEWEST", 30)
-    monkeypatch.setattr("omnitune.retrieval.maxsim._PRODUCTS_AT_ONCE", 300)
+    monkeypatch.setattr("omnitune.ops.maxsim._FEWEST", 30)
+    monkeypatch.setattr("omnitune.ops.maxsim._PRODUCTS_AT_ONCE", 300)
     cut = maxsim_blocks(query, offsets, decode, at)
     np.testing.assert_allclose(cut, whole, atol=1e-5)
     np.testing.assert_allclose(whole[0], brute(query[:5].numpy(), pages), atol=1e-5)
@@ -141,7 +142,7 @@ def test_candidates_of_another_index() -> None:
     assert [hit.row for hit in found] == [5, 9]
 
 
-@pytest.fixture(params=["late", "dense", "lexical"])
+@pytest.fixture(params=["late", "dense", "lexical", "sparse"])
 def kind(request: pytest.FixtureRequest) -> Any:
     """An index, and a maker of rows and of a query for one."""
     if request.param == "late":
@@ -150,6 +151,10 @@ def kind(request: pytest.FixtureRequest) -> Any:
     if request.param == "dense":
         vectors = unit(np.random.default_rng(0).normal(size=(60, 8)))
         return DenseIndex, lambda rows: vectors[list(rows)], lambda row: vectors[row : row + 1]
+    if request.param == "sparse":
+        weights = np.eye(60, 61, dtype=np.float32)
+        weights[:, 60] = 0.1  # a term that all rows share
+        return SparseIndex, lambda rows: weights[list(rows)], lambda row: weights[row : row + 1]
     return LexicalIndex, lambda rows: [f"word{row} common of all" for row in rows], lambda row: [f"word{row} common"]
 
 

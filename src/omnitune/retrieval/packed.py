@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from omnitune.errors import ShapeError
@@ -39,7 +40,8 @@ class Packed:
 
         Args:
             rows: An array or tensor `(rows, dim)`; a list of arrays or tensors `(tokens, dim)`; a sparse tensor
-                `(rows, dim)` of torch, COO or CSR; or `Embeddings` of any layout.
+                `(rows, dim)` of torch, COO or CSR, or a list of its rows; a sparse matrix of SciPy; or `Embeddings` of
+                any layout.
             dtype: Number format to keep; None keeps that of `rows`.
 
         Raises:
@@ -48,12 +50,24 @@ class Packed:
         if isinstance(rows, Packed):
             return rows.astype(dtype)
         if isinstance(rows, Embeddings):
-            held = rows.pack().detach()
+            packed = rows.pack().detach()
             made = cls(
-                values=_array(held.values),
-                offsets=None if held.offsets is None else _array(held.offsets),
-                indices=None if held.indices is None else _array(held.indices).astype(np.int32),
-                dim=int(held.dim or held.values.shape[-1]),
+                values=_array(packed.values),
+                offsets=None if packed.offsets is None else _array(packed.offsets),
+                indices=None if packed.indices is None else _array(packed.indices).astype(np.int32),
+                dim=int(packed.dim or packed.values.shape[-1]),
+            )
+            return made.astype(dtype)
+        if isinstance(rows, Sequence) and len(rows) and getattr(rows[0], "is_sparse", False):
+            rows = torch.stack(list(rows))
+        if hasattr(rows, "tocsr"):
+            held = rows.tocsr()
+            held.sum_duplicates()
+            made = cls(
+                values=held.data,
+                offsets=held.indptr.astype(np.int64),
+                indices=held.indices.astype(np.int32),
+                dim=int(held.shape[1]),
             )
             return made.astype(dtype)
         if getattr(rows, "is_sparse", False) or str(getattr(rows, "layout", "")) == "torch.sparse_csr":

@@ -6,6 +6,7 @@ All text goes through `printable`, because names of files and messages of other 
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,28 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str 
         shown.add_row(*(escape(printable(cell)) for cell in row))
     with _writing():
         out.print(shown)
+
+
+def hits(query: str, found: Sequence[tuple[str, str, str, Sequence[str]]], wanted: set[str]) -> None:
+    """Print what answers a query, best first: where it is, its score, an excerpt, and lines about it.
+
+    Args:
+        query: Shown first, in bold.
+        found: Place, score, excerpt and further lines of each.
+        wanted: Words to print in bold in the excerpts, in lower case.
+    """
+    with _writing():
+        out.print(Text(printable(query, lines=False), style="bold"))
+        if not found:
+            out.print("  nothing found")
+        for rank, (place, score, excerpt, lines) in enumerate(found, start=1):
+            out.print(Text.assemble(f"{rank:>3}  ", (printable(place, lines=False), "cyan"), f"  {score}"))
+            shown = Text(printable(excerpt, lines=False))
+            shown.highlight_regex(r"(?i)\b(" + "|".join(map(re.escape, sorted(wanted))) + r")\b", "bold")
+            shown.pad_left(5)
+            out.print(shown)
+            for line in lines:
+                out.print(Text("     " + printable(line, lines=False), style="dim"))
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def search(
 def _with_retriever(
     place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool, html: Path | None
 ) -> None:
+    from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.base import Found
     from omnitune.retrieval.retriever import Retriever
 
@@ -67,13 +68,14 @@ def _with_retriever(
     for number, (query, hits) in enumerate(
         zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)
     ):
-        rows = []
+        shown = []
         for hit in hits:
-            said = hit.snippet(query)
+            lines = [str(hit.entry.get("path") or "")]
             if explain:
-                said += "\n" + ", ".join([*(f"{name} {score:.3f}" for name, score in hit.stages.items()), *hit.words])
-            rows.append([hit.document, _page(hit.entry), f"{hit.score:.3f}", said, _link(hit.entry)])
-        _show(query, rows, "document", "page")
+                lines.append(", ".join(f"{name} {score:z.3f}" for name, score in hit.stages.items()))
+                lines.append("matches: " + " ".join(hit.words))
+            shown.append((_place(hit.entry), f"{hit.score:z.3f}", hit.snippet(query), [line for line in lines if line]))
+        console.hits(query, shown, set(words_of(query)))
         if html is not None:
             found = [Found(rank=hit.rank, score=hit.score, row=0, entry=hit.entry) for hit in hits]
             _sheet(_numbered(html, number, len(queries)), query, str(place), found, [_image(hit.entry) for hit in hits])
@@ -106,40 +108,25 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
             index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
         answers = index.search(encoder, queries, top_k)
     for number, (query, found) in enumerate(zip(queries, answers, strict=True)):
-        rows = [
-            [
-                str(hit.entry["document"]),
-                _page(hit.entry),
-                f"{hit.score:.3f}",
-                snippet(pages.page_texts[hit.row], set(words_of(query))),
-                _link(pages.pages[hit.row]),
-            ]
-            for hit in found
-        ]
-        _show(query, rows, words.document, words.page)
+        wanted = set(words_of(query))
+        shown = []
+        for hit in found:
+            path = str(pages.pages[hit.row].get("path") or "")
+            excerpt = snippet(pages.page_texts[hit.row], wanted)
+            shown.append((_place(hit.entry), f"{hit.score:z.3f}", excerpt, [path] if path else []))
+        console.hits(query, shown, wanted)
         if html is not None:
             images = [pages.pictures[hit.row] for hit in found]
             _sheet(_numbered(html, number, len(queries)), query, model, found, images, words)
 
 
-def _show(query: str, rows: list[list[str]], document: str, page: str) -> None:
-    if rows:
-        console.table([document, page, "score", "text", "file"], rows, title=query)
-    else:
-        console.say(f"{query}: nothing found")
-
-
-def _page(entry: Any) -> str:
-    """A page by its number, and by what is printed on it where that differs; a segment by its times."""
+def _place(entry: Any) -> str:
+    """Name a page by its document, number and, where that differs, what is printed on it; a segment by its times."""
     times, number, label = entry.get("times"), entry.get("page"), str(entry.get("label") or "")
-    if times:
-        return str(times)
-    shown = "" if number is None else str(number)
-    return f"{shown} ({label})" if label and label != shown else shown
-
-
-def _link(entry: Any) -> str:
-    return str(entry.get("path") or "")
+    if times or number is None:
+        return f"{entry['document']} {times or ''}".strip()
+    printed = f" (printed {label})" if label and label != str(number) else ""
+    return f"{entry['document']} page {number}{printed}"
 
 
 def _image(entry: Any) -> Any:

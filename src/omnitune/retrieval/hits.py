@@ -41,14 +41,16 @@ class Hit:
 
 
 def snippet(text: str, wanted: set[str], width: int = 160) -> str:
-    """The part of a text with most of some words, in one line of at most `width` characters.
+    """The part of a text with most letters of different wanted words, in one line of at most `width` characters.
+
+    Letters, not words, because long words say more than "a" and "of".
 
     Example:
         >>> snippet("A long start. The bearing is greased weekly. An end.", {"bearing", "greased"}, width=30)
         '… The bearing is greased …'
     """
     tokens = text.split()
-    matched = [bool(wanted & set(words(token))) for token in tokens]
+    matched = [wanted & set(words(token)) for token in tokens]
     best, place = -1, (0, 0)
     stop = length = 0
     for start in range(len(tokens)):
@@ -56,8 +58,9 @@ def snippet(text: str, wanted: set[str], width: int = 160) -> str:
         while stop < len(tokens) and length + len(tokens[stop]) + 1 <= width - 4:
             length += len(tokens[stop]) + 1
             stop += 1
-        if sum(matched[start:stop]) > best:
-            best, place = sum(matched[start:stop]), (start, stop)
+        worth = sum(map(len, set().union(*matched[start:stop])))
+        if worth > best:
+            best, place = worth, (start, stop)
         length -= len(tokens[start]) + 1 if stop > start else 0
     start, stop = place
     shown = " ".join(tokens[start:stop])[: width - 4]

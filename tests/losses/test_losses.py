@@ -24,6 +24,7 @@ from omnitune.losses import (
     TripletDistanceMetric,
     TripletLoss,
 )
+from omnitune.losses.base import _papers
 from omnitune.ops.similarity import cos_sim, dot_score, euclidean_sim
 from omnitune.types import Embeddings
 
@@ -381,3 +382,14 @@ def test_labels_of_different_lengths_are_refused_by_losses_that_take_none(encode
         ShapeError, match=r"CoSENTLoss: expected labels that are numbers or lists of one length.*\[1, 2\]"
     ):
         loss(features(2), [torch.ones(1), torch.ones(2)])
+
+
+def test_every_paper_is_in_the_bibliography():
+    """A key that is not there would raise when the model card is written, after the training."""
+    classes, cited = [Loss], set()
+    while classes:
+        kind = classes.pop()
+        classes += kind.__subclasses__()
+        cited |= {kind.paper} - {""}
+    assert cited and cited | {"li2023general", "gunther2024jina", "gao2021scaling"} <= _papers().keys()
+    assert all(entry.startswith("@") and entry.endswith("}") for entry in _papers().values())

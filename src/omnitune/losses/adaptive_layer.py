@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from omnitune.errors import InputError
-from omnitune.losses.base import described
 from omnitune.losses.wrappers import MatryoshkaLoss, Wrapper, weighted_sum
 from omnitune.ops.objectives import kl_divergence
 from omnitune.types import Column, Embeddings, Encodes, Features, MiniBatch, Objective, Plan
@@ -43,6 +42,17 @@ class AdaptiveLayerLoss(Wrapper):
     Source:
         Li et al. 2024, eq. 4 to 7 (arXiv:2402.14776).
     """
+
+    paper = "li2024matryoshka2d"
+    config_keys = (
+        "loss",
+        "n_layers_per_step",
+        "last_layer_weight",
+        "prior_layers_weight",
+        "kl_div_weight",
+        "kl_temperature",
+        "layer_weighting",
+    )
 
     def __init__(
         self,
@@ -106,30 +116,6 @@ class AdaptiveLayerLoss(Wrapper):
             "linear": 1.0 / (1 + layer_idx),
         }[self.layer_weighting]
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        weighting = self.layer_weighting
-        return {
-            "loss": type(self.loss).__name__,
-            "n_layers_per_step": self.n_layers_per_step,
-            "last_layer_weight": self.last_layer_weight,
-            "prior_layers_weight": self.prior_layers_weight,
-            "kl_div_weight": self.kl_div_weight,
-            "kl_temperature": self.kl_temperature,
-            "layer_weighting": weighting if isinstance(weighting, str) else described(weighting),
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of two-dimensional Matryoshka learning."""
-        return """@misc{li2024matryoshka2d,
-    title={2D Matryoshka Sentence Embeddings},
-    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},
-    year={2024},
-    eprint={2402.14776},
-    archivePrefix={arXiv}
-}"""
-
 
 class Matryoshka2dLoss(AdaptiveLayerLoss):
     """`AdaptiveLayerLoss` of a `MatryoshkaLoss`: fewer layers, fewer dimensions, or both.
@@ -174,7 +160,7 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
         )
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card."""
         return {**super().get_config_dict(), **self.loss.get_config_dict()}
 
 

@@ -10,8 +10,10 @@ in through `embed`, so every loss combines with every strategy.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, cast
+from enum import Enum
+from functools import cache, partial
+from importlib import resources
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -29,9 +31,13 @@ class Loss(nn.Module):
 
     Attributes:
         any_width: Whether the objective takes embeddings of fewer dimensions than the model's.
+        config_keys: Attributes that `get_config_dict` records; they are the constructor's arguments.
+        paper: Key in `citations.bib` of the paper that introduced the loss, or "".
     """
 
     any_width: bool = True
+    config_keys: ClassVar[tuple[str, ...]] = ()
+    paper: str = ""
 
     def __init__(self, model: nn.Module, strategy: Strategy | None = None) -> None:
         super().__init__()
@@ -106,13 +112,13 @@ class Loss(nn.Module):
         return None
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {}
+        """Record the arguments that `config_keys` names, for the model card."""
+        return {key: shown(getattr(self, key)) for key in self.config_keys}
 
     @property
     def citation(self) -> str:
         """BibTeX of the paper that introduced the loss, or an empty string."""
-        return ""
+        return _papers()[self.paper] if self.paper else ""
 
     def _expect_columns(self, columns: Sequence[Any], names: str, *, least: int, most: int = 1 << 30) -> None:
         """Check the number of input columns.
@@ -155,9 +161,29 @@ class Loss(nn.Module):
         return given.reshape(-1)
 
 
+def shown(value: Any) -> Any:
+    """An argument as the model card shows it: modules and functions by their names, other values as they are."""
+    if isinstance(value, Loss):
+        return type(value).__name__
+    if isinstance(value, nn.Module):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return described(value) if callable(value) else value
+
+
 def described(function: Any) -> str:
     """A function's name for the model card, with the arguments of a `functools.partial`."""
     if isinstance(function, partial):
         arguments = ", ".join(f"{key}={value!r}" for key, value in function.keywords.items())
         return f"{described(function.func)}({arguments})" if arguments else described(function.func)
     return str(getattr(function, "__name__", type(function).__name__))
+
+
+@cache
+def _papers() -> Mapping[str, str]:
+    """Entries of `citations.bib` by key; a blank line stands between two."""
+    text = resources.files(__package__).joinpath("citations.bib").read_text(encoding="utf-8")
+    return {entry.partition("{")[2].partition(",")[0]: entry for entry in text.strip().split("\n\n")}

@@ -1,13 +1,12 @@
 """Triplets found within a batch of labelled items: every one, or the hardest of each anchor."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnitune.losses.base import Loss, described
+from omnitune.losses.base import Loss
 from omnitune.ops.similarity import cos_sim
 from omnitune.types import Embeddings, Objective
 
@@ -45,6 +44,9 @@ BatchDistance = Callable[[Tensor], Tensor]
 class _BatchTripletLoss(Loss):
     """Base of losses over one input column and the class of each row."""
 
+    paper = "hermans2017defense"
+    config_keys = ("distance_metric",)
+
     def __init__(self, model: nn.Module, distance_metric: BatchDistance) -> None:
         super().__init__(model)
         self.distance_metric = distance_metric
@@ -58,21 +60,6 @@ class _BatchTripletLoss(Loss):
     def triplets(self, distances: Tensor, same: Tensor) -> Tensor:
         """Loss of distances `(rows, rows)`, given which rows are of the same class `(rows, rows)` bool."""
         raise NotImplementedError
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"distance_metric": described(self.distance_metric)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of a study of these losses."""
-        return """@misc{hermans2017defense,
-    title={In Defense of the Triplet Loss for Person Re-Identification},
-    author={Alexander Hermans and Lucas Beyer and Bastian Leibe},
-    year={2017},
-    eprint={1703.07737},
-    archivePrefix={arXiv}
-}"""
 
 
 class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
@@ -110,6 +97,8 @@ class BatchHardTripletLoss(_BatchTripletLoss):
         Hermans et al. 2017, eq. 5 (arXiv:1703.07737).
     """
 
+    config_keys = ("distance_metric", "margin")
+
     def __init__(
         self,
         model: nn.Module,
@@ -122,10 +111,6 @@ class BatchHardTripletLoss(_BatchTripletLoss):
     def triplets(self, distances: Tensor, same: Tensor) -> Tensor:
         """Mean over anchors of what is missing to the margin."""
         return F.relu(_hardest(distances, same) + self.margin).mean()
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {**super().get_config_dict(), "margin": self.margin}
 
 
 class BatchAllTripletLoss(BatchHardTripletLoss):

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnitune.losses.base import Loss, described
+from omnitune.losses.base import Loss
 from omnitune.types import Embeddings, Objective
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,9 @@ class ContrastiveLoss(Loss):
         Hadsell et al. 2006, eq. 4 (doi:10.1109/CVPR.2006.100).
     """
 
+    paper = "hadsell2006dimensionality"
+    config_keys = ("distance_metric", "margin", "size_average")
+
     def __init__(
         self,
         model: nn.Module,
@@ -71,23 +73,6 @@ class ContrastiveLoss(Loss):
                 logger.warning("%s: expected labels 0 or 1, got others too.", type(self).__name__)
         return self.distance_metric(embeddings[0].values, embeddings[1].values), alike
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        metric = self.distance_metric
-        name = str(metric) if isinstance(metric, SiameseDistanceMetric) else described(metric)
-        return {"distance_metric": name, "margin": self.margin, "size_average": self.size_average}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the contrastive loss."""
-        return """@inproceedings{hadsell2006dimensionality,
-    title={Dimensionality Reduction by Learning an Invariant Mapping},
-    author={Raia Hadsell and Sumit Chopra and Yann LeCun},
-    booktitle={Proceedings of CVPR 2006},
-    year={2006},
-    doi={10.1109/CVPR.2006.100}
-}"""
-
 
 class OnlineContrastiveLoss(ContrastiveLoss):
     """`ContrastiveLoss` of the hard pairs of a batch alone, summed.
@@ -99,6 +84,8 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         distance_metric: As in `ContrastiveLoss`.
         margin: As in `ContrastiveLoss`.
     """
+
+    config_keys = ("distance_metric", "margin")
 
     def __init__(
         self,
@@ -115,8 +102,3 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         far = positives[positives > (negatives.min() if len(negatives) else positives.mean())]
         close = negatives[negatives < (positives.max() if len(positives) else negatives.mean())]
         return far.square().sum() + F.relu(self.margin - close).square().sum()
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        config = super().get_config_dict()
-        return {name: config[name] for name in ("distance_metric", "margin")}

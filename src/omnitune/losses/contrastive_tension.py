@@ -22,6 +22,8 @@ from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Object
 class _WithCopy(Loss):
     """Base of losses that train a copy of the model beside it."""
 
+    paper = "carlsson2021semantic"
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.copy = copy.deepcopy(model)
@@ -33,17 +35,6 @@ class _WithCopy(Loss):
         self._copy_strategy.activation_memory = self.strategy.activation_memory
         [embeddings] = self._copy_strategy.embed(cast(Encodes, self.copy.engine), [column])
         return embeddings
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of contrastive tension."""
-        return """@inproceedings{carlsson2021semantic,
-    title={Semantic Re-tuning with Contrastive Tension},
-    author={Fredrik Carlsson and Amaru Cuba Gyllensten and Evangelia Gogoulou and others},
-    booktitle={International Conference on Learning Representations},
-    year={2021},
-    url={https://openreview.net/forum?id=Ov_sMNau-PF}
-}"""
 
 
 class ContrastiveTensionLoss(_WithCopy):
@@ -131,7 +122,7 @@ class ContrastiveTensionLossInBatchNegatives(_WithCopy):
         return batch_size - 1
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card, with the scale as it is now."""
+        """Record the arguments for the model card, with the scale as it is now."""
         return {"scale": self.logit_scale.exp().item(), "similarity_fct": described(self.similarity_fct)}
 
 

@@ -1,12 +1,11 @@
 """Pairs with a score: their similarities should be in the order of their scores."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from omnitune.losses.base import Loss, described
+from omnitune.losses.base import Loss
 from omnitune.ops.objectives import cosent
 from omnitune.ops.similarity import pairwise_angle_sim, pairwise_cos_sim
 from omnitune.types import Embeddings, Objective
@@ -24,6 +23,9 @@ class CoSENTLoss(Loss):
         Huang et al. 2024, CoSENT, eq. 6 (doi:10.1109/TASLP.2024.3402087).
     """
 
+    paper = "huang2024cosent"
+    config_keys = ("scale", "similarity_fct")
+
     def __init__(
         self,
         model: nn.Module,
@@ -40,15 +42,6 @@ class CoSENTLoss(Loss):
         scores = self._expect_one_label_per_row(labels, "similarity score", len(embeddings[0]))
         return cosent(self.similarity_fct(embeddings[0].values, embeddings[1].values), scores, self.scale)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"scale": self.scale, "similarity_fct": described(self.similarity_fct)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of CoSENT."""
-        return _COSENT
-
 
 class AnglELoss(CoSENTLoss):
     """`CoSENTLoss` on the similarity of angles; also takes (query, positive, negative, ...) columns.
@@ -64,6 +57,8 @@ class AnglELoss(CoSENTLoss):
         Li and Li 2024, AoE (aclanthology.org/2024.acl-long.101).
     """
 
+    paper = "li2024aoe"
+
     def __init__(self, model: nn.Module, scale: float = 20.0) -> None:
         super().__init__(model, scale, pairwise_angle_sim)
 
@@ -76,25 +71,3 @@ class AnglELoss(CoSENTLoss):
         good = self._expect_one_label_per_row(good, "similarity score", len(queries))
         pairs = [Embeddings.cat([queries] * len(documents)), Embeddings.cat(documents)]
         return super().objective(pairs, torch.cat([good, *[1 - good] * (len(documents) - 1)]))
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of AoE."""
-        return _ANGLE
-
-
-_COSENT = """@article{huang2024cosent,
-    title={CoSENT: Consistent Sentence Embedding via Similarity Ranking},
-    author={Xiang Huang and Hao Peng and Dongcheng Zou and Zhiwei Liu and others},
-    journal={IEEE/ACM Transactions on Audio, Speech, and Language Processing},
-    year={2024},
-    doi={10.1109/TASLP.2024.3402087}
-}"""
-
-_ANGLE = """@inproceedings{li2024aoe,
-    title={AoE: Angle-optimized Embeddings for Semantic Textual Similarity},
-    author={Xianming Li and Jing Li},
-    booktitle={Proceedings of ACL 2024},
-    year={2024},
-    url={https://aclanthology.org/2024.acl-long.101}
-}"""

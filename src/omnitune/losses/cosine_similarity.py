@@ -1,7 +1,6 @@
 """Pairs with a score: their cosine should be that score."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +21,8 @@ class CosineSimilarityLoss(Loss):
         cos_score_transformation: Applied to the cosines `(rows,)` first.
     """
 
+    config_keys = ("loss_fct", "cos_score_transformation")
+
     def __init__(
         self, model: nn.Module, loss_fct: nn.Module = _MSE, cos_score_transformation: nn.Module = _IDENTITY
     ) -> None:
@@ -36,14 +37,3 @@ class CosineSimilarityLoss(Loss):
         cosines = F.cosine_similarity(embeddings[0].values, embeddings[1].values)
         loss: Tensor = self.loss_fct(self.cos_score_transformation(cosines), scores.float())
         return loss
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {
-            "loss_fct": _qualified(self.loss_fct),
-            "cos_score_transformation": _qualified(self.cos_score_transformation),
-        }
-
-
-def _qualified(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -33,6 +33,8 @@ class DenoisingAutoEncoderLoss(Loss):
         Wang et al. 2021, TSDAE, eq. 1 (arXiv:2104.06979).
     """
 
+    paper = "wang2021tsdae"
+
     any_width = False
 
     def __init__(
@@ -96,23 +98,11 @@ class DenoisingAutoEncoderLoss(Loss):
         return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=self.tokenizer.pad_token_id)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card."""
         return {
             "decoder_name_or_path": self.decoder.config._name_or_path,
             "need_retokenization": self.need_retokenization,
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of TSDAE."""
-        return """@inproceedings{wang2021tsdae,
-    title={TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for Unsupervised Sentence Embedding
-        Learning},
-    author={Kexin Wang and Nils Reimers and Iryna Gurevych},
-    booktitle={Findings of EMNLP 2021},
-    year={2021},
-    url={https://arxiv.org/abs/2104.06979}
-}"""
 
 
 def _decoder(name: str) -> nn.Module:

@@ -37,6 +37,9 @@ class EmbedDistillLoss(Loss):
         Kim et al. 2023 (arXiv:2301.12005).
     """
 
+    paper = "kim2023embeddistill"
+    config_keys = ("distance_metric", "projection_dim")
+
     def __init__(
         self, model: nn.Module, distance_metric: DistanceMetric = "cosine", projection_dim: int | None = None
     ) -> None:
@@ -119,21 +122,6 @@ class EmbedDistillLoss(Loss):
             return distances.mean()
         return (1 - F.cosine_similarity(projected, teacher, dim=-1)).mean()
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"distance_metric": self.distance_metric, "projection_dim": self.projection_dim}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of distilling embeddings."""
-        return """@misc{kim2023embeddistill,
-    title={EmbedDistill: A Geometric Knowledge Distillation for Information Retrieval},
-    author={Seungyeon Kim and Ankit Singh Rawat and Manzil Zaheer and Sadeep Jayasumana and others},
-    year={2023},
-    eprint={2301.12005},
-    archivePrefix={arXiv}
-}"""
-
 
 class MSELoss(EmbedDistillLoss):
     """`EmbedDistillLoss` with the squared error.
@@ -146,23 +134,11 @@ class MSELoss(EmbedDistillLoss):
         Reimers and Gurevych 2020, eq. 1 (arXiv:2004.09813).
     """
 
+    paper = "reimers2020making"
+    config_keys = ("projection_dim",)
+
     def __init__(self, model: nn.Module, projection_dim: int | None = None) -> None:
         super().__init__(model, "mse", projection_dim)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"projection_dim": self.projection_dim}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of multilingual distillation."""
-        return """@inproceedings{reimers2020making,
-    title={Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
-    author={Nils Reimers and Iryna Gurevych},
-    booktitle={Proceedings of EMNLP 2020},
-    year={2020},
-    url={https://arxiv.org/abs/2004.09813}
-}"""
 
 
 class DistillKLDivLoss(Loss):
@@ -183,6 +159,8 @@ class DistillKLDivLoss(Loss):
     Source:
         Lin et al. 2020, eq. 5 (arXiv:2010.11386); scaled by the student's squared temperature, Hinton et al. 2015.
     """
+
+    paper = "lin2020distilling"
 
     def __init__(
         self,
@@ -218,24 +196,13 @@ class DistillKLDivLoss(Loss):
         ) * (self.student_temperature**2)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card."""
         own = {"student_temperature": self.student_temperature, "teacher_temperature": self.teacher_temperature}
         return {
             "similarity_fct": described(self.similarity_fct),
             "temperature": self.temperature,
             **{name: value for name, value in own.items() if value != self.temperature},
         }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of distilling rankings."""
-        return """@misc{lin2020distilling,
-    title={Distilling Dense Representations for Ranking using Tightly-Coupled Teachers},
-    author={Sheng-Chieh Lin and Jheng-Hong Yang and Jimmy Lin},
-    year={2020},
-    eprint={2010.11386},
-    archivePrefix={arXiv}
-}"""
 
 
 def teacher_margins(given: Tensor, shape: tuple[int, int], loss: str) -> Tensor:
@@ -275,6 +242,9 @@ class MarginMSELoss(Loss):
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
     """
 
+    paper = "hofstatter2021improving"
+    config_keys = ("similarity_fct",)
+
     def __init__(
         self, model: nn.Module, similarity_fct: Callable[[Tensor, Tensor], Tensor] = pairwise_dot_score
     ) -> None:
@@ -289,18 +259,3 @@ class MarginMSELoss(Loss):
         given = self._expect_labels(labels, "the teacher's margins or scores").detach()
         margins = teacher_margins(given, (len(scores), len(negatives)), type(self).__name__)
         return margin_mse(self.similarity_fct(query, positive), scores, margins)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"similarity_fct": described(self.similarity_fct)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of margin distillation."""
-        return """@misc{hofstatter2021improving,
-    title={Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
-    author={Sebastian Hofst{\\"a}tter and Sophia Althammer and Michael Schr{\\"o}der and others},
-    year={2021},
-    eprint={2010.02666},
-    archivePrefix={arXiv}
-}"""

@@ -50,6 +50,16 @@ class GISTEmbedLoss(Loss):
         Solatorio 2024, eq. 1 to 3 (arXiv:2402.16829).
     """
 
+    paper = "solatorio2024gistembed"
+    config_keys = (
+        "temperature",
+        "margin_strategy",
+        "margin",
+        "contrast_anchors",
+        "contrast_positives",
+        "gather_across_devices",
+    )
+
     def __init__(
         self,
         model: nn.Module,
@@ -163,27 +173,8 @@ class GISTEmbedLoss(Loss):
         return documents * (columns - 1 + self.contrast_positives) + queries - 1
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {
-            "guide": _name(self.guide),
-            "temperature": self.temperature,
-            "margin_strategy": self.margin_strategy,
-            "margin": self.margin,
-            "contrast_anchors": self.contrast_anchors,
-            "contrast_positives": self.contrast_positives,
-            "gather_across_devices": self.gather_across_devices,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of guided selection."""
-        return """@misc{solatorio2024gistembed,
-    title={GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning},
-    author={Aivin V. Solatorio},
-    year={2024},
-    eprint={2402.16829},
-    archivePrefix={arXiv}
-}"""
+        """Record the arguments for the model card; of the guide, where it was loaded from."""
+        return {"guide": _name(self.guide), **super().get_config_dict()}
 
 
 class CachedGISTEmbedLoss(GISTEmbedLoss):
@@ -203,6 +194,8 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         gather_across_devices: See above.
         cache_guide: See above.
     """
+
+    config_keys = (*GISTEmbedLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens")
 
     def __init__(
         self,
@@ -234,11 +227,6 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         self.mini_batch_size = mini_batch_size
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        sizes = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": self.mini_batch_num_tokens}
-        return super().get_config_dict() | sizes
 
 
 def _name(model: nn.Module) -> str:

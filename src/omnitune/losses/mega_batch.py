@@ -1,7 +1,6 @@
 """Pairs against the hardest other document of a very large batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ class MegaBatchMarginLoss(Loss):
     Source:
         Wieting and Gimpel 2018, eq. 1 (aclanthology.org/P18-1042).
     """
+
+    paper = "wieting2018paranmt"
+    config_keys = ("positive_margin", "negative_margin", "mini_batch_size", "mini_batch_num_tokens")
 
     def __init__(
         self,
@@ -60,19 +62,3 @@ class MegaBatchMarginLoss(Loss):
         """The positives of the other rows, of which the closest counts."""
         del columns
         return batch_size - 1
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        names = ("positive_margin", "negative_margin", "mini_batch_size", "mini_batch_num_tokens")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of mega-batching."""
-        return """@inproceedings{wieting2018paranmt,
-    title={ParaNMT-50M: Pushing the Limits of Paraphrastic Sentence Embeddings with Millions of Machine Translations},
-    author={John Wieting and Kevin Gimpel},
-    booktitle={Proceedings of ACL 2018},
-    year={2018},
-    url={https://aclanthology.org/P18-1042}
-}"""

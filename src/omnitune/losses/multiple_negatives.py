@@ -7,13 +7,13 @@ other directions.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from omnitune.errors import InputError
-from omnitune.losses.base import Loss, described
+from omnitune.losses.base import Loss
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.blocks import mean_in_blocks
 from omnitune.ops.collectives import gather_columns, world_size
@@ -52,6 +52,17 @@ class MultipleNegativesRankingLoss(Loss):
         van den Oord et al. 2018, eq. 4 (arXiv:1807.03748); Li et al. 2023, eq. 2 (arXiv:2308.03281) for the directions.
     """
 
+    paper = "oord2019representation"
+    config_keys = (
+        "scale",
+        "similarity_fct",
+        "gather_across_devices",
+        "directions",
+        "partition_mode",
+        "hardness_mode",
+        "hardness_strength",
+    )
+
     def __init__(
         self,
         model: nn.Module,
@@ -72,6 +83,10 @@ class MultipleNegativesRankingLoss(Loss):
         self.partition_mode: PartitionMode = partition_mode
         self.hardness_mode: HardnessMode | None = hardness_mode
         self.hardness_strength = hardness_strength
+        if len(set(directions)) == 4:
+            self.paper = "li2023general"
+        elif set(directions) == set(_SYMMETRIC) and partition_mode == "per_direction":
+            self.paper = "gunther2024jina"
 
     @property
     def temperature(self) -> float:
@@ -122,27 +137,6 @@ class MultipleNegativesRankingLoss(Loss):
         if self.partition_mode == "per_direction":
             return counts["query_to_doc"]
         return sum(counts[direction] for direction in set(self.directions))
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {
-            "scale": self.scale,
-            "similarity_fct": described(self.similarity_fct),
-            "gather_across_devices": self.gather_across_devices,
-            "directions": self.directions,
-            "partition_mode": self.partition_mode,
-            "hardness_mode": self.hardness_mode,
-            "hardness_strength": self.hardness_strength,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper whose form of the loss this is."""
-        if len(set(self.directions)) == 4:
-            return _GTE
-        return (
-            _JINA if set(self.directions) == set(_SYMMETRIC) and self.partition_mode == "per_direction" else _INFO_NCE
-        )
 
     def _candidates(self, embeddings: Sequence[Embeddings]) -> "_Candidates":
         self._expect_columns(embeddings, "(query, positive) or (query, positive, negative, ...)", least=2)
@@ -200,6 +194,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         Gao et al. 2021 (arXiv:2101.06983).
     """
 
+    config_keys = (*MultipleNegativesRankingLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens")
+
     def __init__(
         self,
         model: nn.Module,
@@ -225,6 +221,7 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
             hardness_strength,
         )
         self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
+        self.paper = "gao2021scaling"
 
     @property
     def mini_batch_size(self) -> int | None:
@@ -235,16 +232,6 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     def mini_batch_num_tokens(self) -> int | None:
         """Most padded tokens a mini-batch holds."""
         return self.strategy.mini_batch_num_tokens
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        sizes = {"mini_batch_size": self.mini_batch_size, "mini_batch_num_tokens": self.mini_batch_num_tokens}
-        return super().get_config_dict() | sizes
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of gradient caching."""
-        return _GRAD_CACHE
 
 
 class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRankingLoss):
@@ -363,36 +350,3 @@ def _check(
         raise InputError(f"hardness_strength: expected at least 0, got {strength}")
     if mode is not None and strength == 0:
         logger.warning("hardness_mode=%r has no effect with hardness_strength=0: set a positive strength.", mode)
-
-
-_INFO_NCE = """@misc{oord2019representation,
-    title={Representation Learning with Contrastive Predictive Coding},
-    author={Aaron van den Oord and Yazhe Li and Oriol Vinyals},
-    year={2019},
-    eprint={1807.03748},
-    archivePrefix={arXiv}
-}"""
-
-_JINA = """@misc{gunther2024jina,
-    title={Jina Embeddings 2: 8192-Token General-Purpose Text Embeddings for Long Documents},
-    author={Michael G{\\"u}nther and Jackmin Ong and others},
-    year={2024},
-    eprint={2310.19923},
-    archivePrefix={arXiv}
-}"""
-
-_GTE = """@misc{li2023general,
-    title={Towards General Text Embeddings with Multi-stage Contrastive Learning},
-    author={Zehan Li and Xin Zhang and Yanzhao Zhang and Dingkun Long and Pengjun Xie and Meishan Zhang},
-    year={2023},
-    eprint={2308.03281},
-    archivePrefix={arXiv}
-}"""
-
-_GRAD_CACHE = """@misc{gao2021scaling,
-    title={Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
-    author={Luyu Gao and Yunyi Zhang and Jiawei Han and Jamie Callan},
-    year={2021},
-    eprint={2101.06983},
-    archivePrefix={arXiv}
-}"""

@@ -1,7 +1,7 @@
 """What embeddings of different inputs should look like whatever they mean: spread over the sphere."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     Source:
         Zhang et al. 2017, eq. 5 (arXiv:1708.06320).
     """
+
+    paper = "zhang2017learning"
+    config_keys = ("similarity_fct", "mean_weight", "second_moment_weight", "aggregation")
 
     def __init__(
         self,
@@ -66,23 +69,3 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         pairs = max(rows * (rows - 1), 1)
         excess = torch.relu(similarities.square().sum() / pairs - 1.0 / dim)
         return torch.stack([(similarities.sum() / pairs).square(), excess])
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {
-            "similarity_fct": getattr(self.similarity_fct, "__name__", type(self.similarity_fct).__name__),
-            "mean_weight": self.mean_weight,
-            "second_moment_weight": self.second_moment_weight,
-            "aggregation": self.aggregation,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of spreading descriptors."""
-        return """@misc{zhang2017learning,
-    title={Learning Spread-out Local Feature Descriptors},
-    author={Xu Zhang and Felix X. Yu and Sanjiv Kumar and Shih-Fu Chang},
-    year={2017},
-    eprint={1708.06320},
-    archivePrefix={arXiv}
-}"""

@@ -1,7 +1,6 @@
 """Pairs of a class, told by a classifier on their embeddings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,15 @@ class SoftmaxLoss(Loss):
         Reimers and Gurevych 2019, section 3 (arXiv:1908.10084).
     """
 
+    paper = "reimers2019sentence"
+
     any_width = False
+    config_keys = (
+        "num_labels",
+        "concatenation_sent_rep",
+        "concatenation_sent_difference",
+        "concatenation_sent_multiplication",
+    )
 
     def __init__(
         self,
@@ -77,19 +84,3 @@ class SoftmaxLoss(Loss):
             seen.append(first * second)
         outputs: Tensor = self.classifier(torch.cat(seen, dim=1).to(self.classifier.weight.dtype))
         return outputs
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        names = ("num_labels", *(f"concatenation_sent_{part}" for part in ("rep", "difference", "multiplication")))
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of Sentence-BERT."""
-        return """@inproceedings{reimers2019sentence,
-    title={Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks},
-    author={Nils Reimers and Iryna Gurevych},
-    booktitle={Proceedings of EMNLP 2019},
-    year={2019},
-    url={https://arxiv.org/abs/1908.10084}
-}"""

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 from torch import Tensor, nn
 
-from omnitune.losses.base import Loss, described
+from omnitune.losses.base import Loss
 from omnitune.ops.objectives import triplet_margin
 from omnitune.ops.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 from omnitune.types import Embeddings, Objective
@@ -38,6 +37,9 @@ class TripletLoss(Loss):
         Schroff et al. 2015, eq. 1 (arXiv:1503.03832), with the distance in place of its square.
     """
 
+    paper = "hermans2017defense"
+    config_keys = ("distance_metric", "triplet_margin")
+
     def __init__(
         self,
         model: nn.Module,
@@ -56,20 +58,3 @@ class TripletLoss(Loss):
         return triplet_margin(
             self.distance_metric(anchor, positive), self.distance_metric(anchor, negative), self.triplet_margin
         )
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        metric = self.distance_metric
-        name = str(metric) if isinstance(metric, TripletDistanceMetric) else described(metric)
-        return {"distance_metric": name, "triplet_margin": self.triplet_margin}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of a study of this loss."""
-        return """@misc{hermans2017defense,
-    title={In Defense of the Triplet Loss for Person Re-Identification},
-    author={Alexander Hermans and Lucas Beyer and Bastian Leibe},
-    year={2017},
-    eprint={1703.07737},
-    archivePrefix={arXiv}
-}"""

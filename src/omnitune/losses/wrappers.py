@@ -89,6 +89,9 @@ class MatryoshkaLoss(Wrapper):
         Kusupati et al. 2022, eq. 1 (arXiv:2205.13147).
     """
 
+    paper = "kusupati2024matryoshka"
+    config_keys = ("loss", "matryoshka_dims", "matryoshka_weights", "n_dims_per_step")
+
     def __init__(
         self,
         model: nn.Module,
@@ -117,26 +120,6 @@ class MatryoshkaLoss(Wrapper):
             chosen = random.sample(chosen, self.n_dims_per_step)
         values = self.loss.objective_at(embeddings, labels, [self.matryoshka_dims[i] for i in chosen])
         return weighted_sum(values, [self.matryoshka_weights[i] for i in chosen])
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {
-            "loss": type(self.loss).__name__,
-            "matryoshka_dims": self.matryoshka_dims,
-            "matryoshka_weights": self.matryoshka_weights,
-            "n_dims_per_step": self.n_dims_per_step,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of Matryoshka representation learning."""
-        return """@misc{kusupati2024matryoshka,
-    title={Matryoshka Representation Learning},
-    author={Aditya Kusupati and Gantavya Bhatt and Aniket Rege and Matthew Wallingford and Aditya Sinha and others},
-    year={2024},
-    eprint={2205.13147},
-    archivePrefix={arXiv}
-}"""
 
 
 def weighted_sum(values: Sequence[Objective], weights: Sequence[float]) -> Objective:

@@ -40,6 +40,7 @@ class PairLoss(Loss):
     columns: ClassVar[str] = "(query, document)"
     least: ClassVar[int] = 2
     most: ClassVar[int] = 2
+    config_keys = ("activation_fn",)
 
     def __init__(
         self,
@@ -123,10 +124,6 @@ class PairLoss(Loss):
                     f"pair is made of several, got {given}"
                 )
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"activation_fn": dotted(self.activation_fn)}
-
 
 class ListLoss(PairLoss):
     """Base of losses over the columns (query, list of documents), with a list of labels a row.
@@ -141,6 +138,7 @@ class ListLoss(PairLoss):
     """
 
     columns = "(query, list of documents)"
+    config_keys = ("activation_fn", "mini_batch_size")
 
     def __init__(
         self, model: nn.Module, activation_fn: nn.Module | None = None, mini_batch_size: int | None = None
@@ -185,17 +183,8 @@ class ListLoss(PairLoss):
         flat = torch.cat(list(labels)).float()
         return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask.to(flat.device), flat)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
-
 
 def _mask(lists: Column) -> Tensor:
     """`(queries, documents)` bool: where a column of lists has a document, lists aligned to the left."""
     lengths = torch.tensor([len(documents) for documents in lists.items])
     return torch.arange(int(lengths.max())) < lengths[:, None]
-
-
-def dotted(value: Any) -> str:
-    """The full name of a module's class, for the model card."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"

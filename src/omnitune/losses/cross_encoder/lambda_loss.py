@@ -1,13 +1,13 @@
 """Pairs of a query's documents, weighted by what their order is worth to a ranking metric."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from omnitune.errors import InputError
-from omnitune.losses.cross_encoder.base import ListLoss, dotted
+from omnitune.losses.cross_encoder.base import ListLoss
 from omnitune.losses.cross_encoder.listwise import matrices
 from omnitune.ops.ranking import lambda_loss
 from omnitune.types import Embeddings, Objective
@@ -135,6 +135,9 @@ class LambdaLoss(ListLoss):
         Wang et al. 2018 (CIKM 2018, 1313-1322).
     """
 
+    paper = "wang2018lambdaloss"
+    config_keys = ("weighting_scheme", "k", "sigma", "eps", "reduction_log", *ListLoss.config_keys)
+
     def __init__(
         self,
         model: nn.Module,
@@ -167,22 +170,6 @@ class LambdaLoss(ListLoss):
             binary_log=self.reduction_log == "binary",
         )
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        own = {"k": self.k, "sigma": self.sigma, "eps": self.eps, "reduction_log": self.reduction_log}
-        return {"weighting_scheme": dotted(self.weighting_scheme)} | own | super().get_config_dict()
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of LambdaLoss."""
-        return """@inproceedings{wang2018lambdaloss,
-    title={The LambdaLoss Framework for Ranking Metric Optimization},
-    author={Xuanhui Wang and Cheng Li and Nadav Golbandi and Michael Bendersky and Marc Najork},
-    booktitle={Proceedings of CIKM 2018},
-    pages={1313--1322},
-    year={2018}
-}"""
-
 
 class RankNetLoss(LambdaLoss):
     """`LambdaLoss` whose pairs weigh alike.
@@ -200,6 +187,9 @@ class RankNetLoss(LambdaLoss):
         Burges et al. 2005 (ICML 2005, 89-96).
     """
 
+    paper = "burges2005learning"
+    config_keys = ("k", "sigma", "eps", "reduction_log", *ListLoss.config_keys)
+
     def __init__(
         self,
         model: nn.Module,
@@ -211,18 +201,3 @@ class RankNetLoss(LambdaLoss):
         mini_batch_size: int | None = None,
     ) -> None:
         super().__init__(model, None, k, sigma, eps, reduction_log, activation_fn, mini_batch_size)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {key: value for key, value in super().get_config_dict().items() if key != "weighting_scheme"}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of RankNet."""
-        return """@inproceedings{burges2005learning,
-    title={Learning to Rank using Gradient Descent},
-    author={Chris Burges and Tal Shaked and Erin Renshaw and Ari Lazier and Matt Deeds and others},
-    booktitle={Proceedings of ICML 2005},
-    pages={89--96},
-    year={2005}
-}"""

@@ -1,12 +1,11 @@
 """A query's whole list of documents at once: by their distribution, their order, or their ranks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from omnitune.losses.cross_encoder.base import ListLoss, dotted
+from omnitune.losses.cross_encoder.base import ListLoss
 from omnitune.ops.ranking import adr_mse, list_mle, list_net, position_weights
 from omnitune.types import Embeddings, Objective
 
@@ -30,6 +29,8 @@ class ListNetLoss(ListLoss):
         Cao et al. 2007 (ICML 2007, 129-136).
     """
 
+    paper = "cao2007learning"
+
     def __init__(
         self,
         model: nn.Module,
@@ -41,17 +42,6 @@ class ListNetLoss(ListLoss):
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """`list_net` of the lists."""
         return list_net(*matrices(embeddings, labels))
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of ListNet."""
-        return """@inproceedings{cao2007learning,
-    title={Learning to Rank: From Pairwise Approach to Listwise Approach},
-    author={Zhe Cao and Tao Qin and Tie-Yan Liu and Ming-Feng Tsai and Hang Li},
-    booktitle={Proceedings of ICML 2007},
-    pages={129--136},
-    year={2007}
-}"""
 
 
 class PListMLELambdaWeight(nn.Module):
@@ -84,6 +74,9 @@ class PListMLELoss(ListLoss):
         Lan et al. 2014 (UAI 2014, 449-458).
     """
 
+    paper = "lan2014position"
+    config_keys = ("lambda_weight", *ListLoss.config_keys, "respect_input_order")
+
     def __init__(
         self,
         model: nn.Module,
@@ -104,22 +97,6 @@ class PListMLELoss(ListLoss):
             scores = scores.gather(1, order)
         return list_mle(scores, mask, None if self.lambda_weight is None else self.lambda_weight(mask))
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        weight = None if self.lambda_weight is None else dotted(self.lambda_weight)
-        return {"lambda_weight": weight} | super().get_config_dict() | {"respect_input_order": self.respect_input_order}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of position-aware ListMLE."""
-        return """@inproceedings{lan2014position,
-    title={Position-Aware ListMLE: A Sequential Learning Process for Ranking},
-    author={Yanyan Lan and Yadong Zhu and Jiafeng Guo and Shuzi Niu and Xueqi Cheng},
-    booktitle={Proceedings of UAI 2014},
-    pages={449--458},
-    year={2014}
-}"""
-
 
 class ListMLELoss(PListMLELoss):
     """Likelihood of the right order of a list, all positions weighing alike.
@@ -134,6 +111,9 @@ class ListMLELoss(PListMLELoss):
         Xia et al. 2008 (ICML 2008, 1192-1199).
     """
 
+    paper = "xia2008listwise"
+    config_keys = (*ListLoss.config_keys, "respect_input_order")
+
     def __init__(
         self,
         model: nn.Module,
@@ -142,21 +122,6 @@ class ListMLELoss(PListMLELoss):
         respect_input_order: bool = True,
     ) -> None:
         super().__init__(model, None, activation_fn, mini_batch_size, respect_input_order)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {key: value for key, value in super().get_config_dict().items() if key != "lambda_weight"}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of ListMLE."""
-        return """@inproceedings{xia2008listwise,
-    title={Listwise Approach to Learning to Rank: Theory and Algorithm},
-    author={Fen Xia and Tie-Yan Liu and Jue Wang and Wensheng Zhang and Hang Li},
-    booktitle={Proceedings of ICML 2008},
-    pages={1192--1199},
-    year={2008}
-}"""
 
 
 class ADRMSELoss(ListLoss):
@@ -172,6 +137,9 @@ class ADRMSELoss(ListLoss):
         Schlatt et al. 2025 (ECIR 2025, doi:10.1007/978-3-031-88714-7_31).
     """
 
+    paper = "schlatt2025rankdistillm"
+    config_keys = ("alpha", *ListLoss.config_keys)
+
     def __init__(
         self,
         model: nn.Module,
@@ -185,18 +153,3 @@ class ADRMSELoss(ListLoss):
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """`adr_mse` of the lists."""
         return adr_mse(*matrices(embeddings, labels), alpha=self.alpha)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"alpha": self.alpha} | super().get_config_dict()
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of Rank-DistiLLM."""
-        return """@inproceedings{schlatt2025rankdistillm,
-    title={Rank-DistiLLM: Closing the Effectiveness Gap Between Cross-Encoders and LLMs for Passage Re-ranking},
-    author={Ferdinand Schlatt and Maik Fr{\\"o}be and Harrisen Scells and Shengyao Zhuang and others},
-    booktitle={Advances in Information Retrieval (ECIR 2025)},
-    year={2025},
-    doi={10.1007/978-3-031-88714-7_31}
-}"""

@@ -29,6 +29,8 @@ class MarginMSELoss(PairLoss):
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
     """
 
+    paper = "hofstatter2021improving"
+
     columns = "(query, positive, negative) or (query, positive, negative, ..., negative)"
     least = 3
     most = 1 << 30
@@ -50,17 +52,6 @@ class MarginMSELoss(PairLoss):
         loss: Tensor = self.loss_fct(scores[:, :1] - scores[:, 1:], margins.float())
         return loss
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of margin distillation."""
-        return """@misc{hofstatter2021improving,
-    title={Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
-    author={Sebastian Hofst{\\"a}tter and Sophia Althammer and Michael Schr{\\"o}der and others},
-    year={2021},
-    eprint={2010.02666},
-    archivePrefix={arXiv}
-}"""
-
 
 class MultipleNegativesRankingLoss(PairLoss):
     """Contrastive loss over (query, positive) or (query, positive, negative, ..., negative) columns, without labels.
@@ -80,6 +71,7 @@ class MultipleNegativesRankingLoss(PairLoss):
 
     columns = "(query, positive) or (query, positive, negative, ..., negative)"
     most = 1 << 30
+    config_keys = ("scale", "num_negatives", "activation_fn")
 
     def __init__(
         self,
@@ -119,10 +111,6 @@ class MultipleNegativesRankingLoss(PairLoss):
         foreign = (batch_size - 1) * (columns - 1)
         return (foreign if self.num_negatives is None else min(self.num_negatives, foreign)) + columns - 2
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"scale": self.scale, "num_negatives": self.num_negatives} | super().get_config_dict()
-
 
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     """The same in mini-batches, so that memory does not grow with the number of negatives.
@@ -138,6 +126,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
     """
+
+    config_keys = (*MultipleNegativesRankingLoss.config_keys, "mini_batch_size")
 
     def __init__(
         self,
@@ -155,7 +145,3 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     def mini_batch_size(self) -> int | None:
         """Pairs a mini-batch."""
         return self.strategy.mini_batch_size
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}

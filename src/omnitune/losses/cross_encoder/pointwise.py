@@ -19,6 +19,8 @@ class BinaryCrossEntropyLoss(PairLoss):
         **kwargs: For `torch.nn.BCEWithLogitsLoss`.
     """
 
+    config_keys = ("activation_fn", "pos_weight")
+
     def __init__(
         self,
         model: nn.Module,
@@ -36,10 +38,6 @@ class BinaryCrossEntropyLoss(PairLoss):
         given = self._expect_one_label_per_row(labels, "relevance in [0, 1]", len(scores))
         loss: Tensor = self.bce_with_logits_loss(scores, given.to(scores.device).float())
         return loss
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return super().get_config_dict() | {"pos_weight": None if self.pos_weight is None else self.pos_weight.item()}
 
 
 class CrossEntropyLoss(PairLoss):

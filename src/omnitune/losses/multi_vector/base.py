@@ -129,12 +129,10 @@ class LateLoss(Loss):
         )
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card; `smooth` where it is used."""
         function = self.similarity_fct
-        config: dict[str, Any] = {
-            "similarity_fct": "colbert_scores" if function is None else described(function),
-            "mini_batch_size": self.mini_batch_size,
-        }
+        score = "colbert_scores" if function is None else described(function)
+        config = {**super().get_config_dict(), "similarity_fct": score, "mini_batch_size": self.mini_batch_size}
         return config if self.smooth is None else {**config, "smooth": self.smooth}
 
 

@@ -36,6 +36,8 @@ class MultiVectorDistillKLDivLoss(LateLoss):
         Santhanam et al. 2022, ColBERTv2 (arXiv:2112.01488); `normalize_scores` as PyLate has it.
     """
 
+    paper = "santhanam2022colbertv2"
+
     def __init__(
         self,
         model: nn.Module,
@@ -74,7 +76,7 @@ class MultiVectorDistillKLDivLoss(LateLoss):
         return divergence * self.student_temperature**2
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card; those that differ from their defaults, of some."""
         own = {"student_temperature": self.student_temperature, "teacher_temperature": self.teacher_temperature}
         shown = {name: value for name, value in own.items() if value != self.temperature}
         more = {"normalize_scores": True} if self.normalize_scores else {}
@@ -82,17 +84,6 @@ class MultiVectorDistillKLDivLoss(LateLoss):
         if self.similarity_fct is None:
             config["similarity_fct"] = "colbert_kd_scores"
         return {**config, "temperature": self.temperature, **shown, **more}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of ColBERTv2."""
-        return """@inproceedings{santhanam2022colbertv2,
-    title={ColBERTv2: Effective and Efficient Retrieval via Lightweight Late Interaction},
-    author={Keshav Santhanam and Omar Khattab and Jon Saad-Falcon and Christopher Potts and Matei Zaharia},
-    booktitle={Proceedings of NAACL 2022},
-    year={2022},
-    url={https://arxiv.org/abs/2112.01488}
-}"""
 
 
 def _between_0_and_1(scores: Tensor) -> Tensor:
@@ -114,6 +105,8 @@ class MultiVectorMarginMSELoss(LateLoss):
     Source:
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
     """
+
+    paper = "hofstatter2021improving"
 
     def __init__(
         self,
@@ -146,17 +139,6 @@ class MultiVectorMarginMSELoss(LateLoss):
         return torch.stack(made, dim=1)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
+        """Record the arguments for the model card."""
         config = super().get_config_dict()
         return config if self.similarity_fct is not None else {**config, "similarity_fct": "colbert_scores_pairwise"}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of margin distillation."""
-        return """@misc{hofstatter2021improving,
-    title={Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
-    author={Sebastian Hofst{\\"a}tter and Sophia Althammer and Michael Schr{\\"o}der and others},
-    year={2021},
-    eprint={2010.02666},
-    archivePrefix={arXiv}
-}"""

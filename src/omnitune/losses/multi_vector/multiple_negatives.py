@@ -46,6 +46,9 @@ class MultiVectorMultipleNegativesRankingLoss(LateLoss):
         tensor(0., grad_fn=<...>)
     """
 
+    paper = "khattab2020colbert"
+    config_keys = ("scale", "score_mini_batch_size", "gather_across_devices")
+
     def __init__(
         self,
         model: nn.Module,
@@ -120,22 +123,12 @@ class MultiVectorMultipleNegativesRankingLoss(LateLoss):
         return batch_size * (world_size() if self.gather_across_devices else 1) * (columns - 1) - 1
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        config = {
-            "scale": self.scale,
-            **super().get_config_dict(),
-            "score_mini_batch_size": self.score_mini_batch_size,
-            "gather_across_devices": self.gather_across_devices,
-        }
+        """Record the arguments for the model card; those of ours where they are used."""
+        config = super().get_config_dict()
         if self.false_negative_threshold is not None:
             config["false_negative_threshold"] = self.false_negative_threshold
             config["false_negative_factor"] = self.false_negative_factor
         return {**config, "symmetric": True} if self.symmetric else config
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of late interaction."""
-        return COLBERT
 
 
 class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegativesRankingLoss):
@@ -158,6 +151,8 @@ class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegatives
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
     """
+
+    config_keys = (*MultiVectorMultipleNegativesRankingLoss.config_keys, "mini_batch_num_tokens")
 
     def __init__(
         self,
@@ -183,16 +178,3 @@ class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegatives
             show_progress_bar=show_progress_bar,
             **options,
         )
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {**super().get_config_dict(), "mini_batch_num_tokens": self.mini_batch_num_tokens}
-
-
-COLBERT = """@inproceedings{khattab2020colbert,
-    title={ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction over BERT},
-    author={Omar Khattab and Matei Zaharia},
-    booktitle={Proceedings of SIGIR 2020},
-    year={2020},
-    url={https://arxiv.org/abs/2004.12832}
-}"""

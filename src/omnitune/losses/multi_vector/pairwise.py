@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from omnitune.errors import InputError
 from omnitune.losses.multi_vector.base import LateLoss
-from omnitune.losses.multi_vector.multiple_negatives import COLBERT
 from omnitune.types import Embeddings, Objective
 
 
@@ -29,6 +28,9 @@ class MultiVectorPairwiseLoss(LateLoss):
     Source:
         ColbertPairwiseCELoss of colpali-engine 0.3; Faysse et al. 2024 (arXiv:2407.01449).
     """
+
+    paper = "khattab2020colbert"
+    config_keys = ("temperature",)
 
     def __init__(
         self,
@@ -62,15 +64,6 @@ class MultiVectorPairwiseLoss(LateLoss):
         """How many documents the hardest is taken from."""
         return batch_size * (columns - 1) - 1
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        return {"temperature": self.temperature, **super().get_config_dict()}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of late interaction."""
-        return COLBERT
-
 
 class MultiVectorHardNegativesLoss(MultiVectorPairwiseLoss):
     """`softplus((negative - positive) / temperature)` over a query's own negatives, and a term over the batch.
@@ -90,6 +83,8 @@ class MultiVectorHardNegativesLoss(MultiVectorPairwiseLoss):
     Source:
         ColbertNegativeCELoss and ColbertPairwiseNegativeCELoss of colpali-engine 0.3.
     """
+
+    config_keys = ("temperature", "in_batch_term_weight", "in_batch")
 
     def __init__(
         self,
@@ -130,8 +125,3 @@ class MultiVectorHardNegativesLoss(MultiVectorPairwiseLoss):
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
         """A query's own negatives, and the positives of the others."""
         return columns - 2 + (batch_size - 1 if self.in_batch_term_weight else 0)
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, for the model card."""
-        more = {"in_batch_term_weight": self.in_batch_term_weight, "in_batch": self.in_batch}
-        return {**super().get_config_dict(), **more}

@@ -44,7 +44,7 @@ class AdaptiveLayerLoss(Wrapper):
     """
 
     paper = "li2024matryoshka2d"
-    config_keys = (
+    config_keys = [
         "loss",
         "n_layers_per_step",
         "last_layer_weight",
@@ -52,7 +52,7 @@ class AdaptiveLayerLoss(Wrapper):
         "kl_div_weight",
         "kl_temperature",
         "layer_weighting",
-    )
+    ]
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Loss(nn.Module):
     """
 
     any_width: bool = True
-    config_keys: ClassVar[tuple[str, ...]] = ()
+    config_keys: ClassVar[list[str]] = []
     paper: str = ""
 
     def __init__(self, model: nn.Module, strategy: Strategy | None = None) -> None:

@@ -45,7 +45,7 @@ class _BatchTripletLoss(Loss):
     """Base of losses over one input column and the class of each row."""
 
     paper = "hermans2017defense"
-    config_keys = ("distance_metric",)
+    config_keys = ["distance_metric"]
 
     def __init__(self, model: nn.Module, distance_metric: BatchDistance) -> None:
         super().__init__(model)
@@ -97,7 +97,7 @@ class BatchHardTripletLoss(_BatchTripletLoss):
         Hermans et al. 2017, eq. 5 (arXiv:1703.07737).
     """
 
-    config_keys = ("distance_metric", "margin")
+    config_keys = ["distance_metric", "margin"]
 
     def __init__(
         self,

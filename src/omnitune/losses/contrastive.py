@@ -42,7 +42,7 @@ class ContrastiveLoss(Loss):
     """
 
     paper = "hadsell2006dimensionality"
-    config_keys = ("distance_metric", "margin", "size_average")
+    config_keys = ["distance_metric", "margin", "size_average"]
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         margin: As in `ContrastiveLoss`.
     """
 
-    config_keys = ("distance_metric", "margin")
+    config_keys = ["distance_metric", "margin"]
 
     def __init__(
         self,

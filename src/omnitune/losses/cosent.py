@@ -24,7 +24,7 @@ class CoSENTLoss(Loss):
     """
 
     paper = "huang2024cosent"
-    config_keys = ("scale", "similarity_fct")
+    config_keys = ["scale", "similarity_fct"]
 
     def __init__(
         self,

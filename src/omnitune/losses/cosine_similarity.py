@@ -21,7 +21,7 @@ class CosineSimilarityLoss(Loss):
         cos_score_transformation: Applied to the cosines `(rows,)` first.
     """
 
-    config_keys = ("loss_fct", "cos_score_transformation")
+    config_keys = ["loss_fct", "cos_score_transformation"]
 
     def __init__(
         self, model: nn.Module, loss_fct: nn.Module = _MSE, cos_score_transformation: nn.Module = _IDENTITY

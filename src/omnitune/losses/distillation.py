@@ -38,7 +38,7 @@ class EmbedDistillLoss(Loss):
     """
 
     paper = "kim2023embeddistill"
-    config_keys = ("distance_metric", "projection_dim")
+    config_keys = ["distance_metric", "projection_dim"]
 
     def __init__(
         self, model: nn.Module, distance_metric: DistanceMetric = "cosine", projection_dim: int | None = None
@@ -135,7 +135,7 @@ class MSELoss(EmbedDistillLoss):
     """
 
     paper = "reimers2020making"
-    config_keys = ("projection_dim",)
+    config_keys = ["projection_dim"]
 
     def __init__(self, model: nn.Module, projection_dim: int | None = None) -> None:
         super().__init__(model, "mse", projection_dim)
@@ -243,7 +243,7 @@ class MarginMSELoss(Loss):
     """
 
     paper = "hofstatter2021improving"
-    config_keys = ("similarity_fct",)
+    config_keys = ["similarity_fct"]
 
     def __init__(
         self, model: nn.Module, similarity_fct: Callable[[Tensor, Tensor], Tensor] = pairwise_dot_score

@@ -51,14 +51,14 @@ class GISTEmbedLoss(Loss):
     """
 
     paper = "solatorio2024gistembed"
-    config_keys = (
+    config_keys = [
         "temperature",
         "margin_strategy",
         "margin",
         "contrast_anchors",
         "contrast_positives",
         "gather_across_devices",
-    )
+    ]
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         cache_guide: See above.
     """
 
-    config_keys = (*GISTEmbedLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens")
+    config_keys = [*GISTEmbedLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens"]
 
     def __init__(
         self,

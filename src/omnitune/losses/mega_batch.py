@@ -29,7 +29,7 @@ class MegaBatchMarginLoss(Loss):
     """
 
     paper = "wieting2018paranmt"
-    config_keys = ("positive_margin", "negative_margin", "mini_batch_size", "mini_batch_num_tokens")
+    config_keys = ["positive_margin", "negative_margin", "mini_batch_size", "mini_batch_num_tokens"]
 
     def __init__(
         self,

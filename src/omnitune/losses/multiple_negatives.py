@@ -53,7 +53,7 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     paper = "oord2019representation"
-    config_keys = (
+    config_keys = [
         "scale",
         "similarity_fct",
         "gather_across_devices",
@@ -61,7 +61,7 @@ class MultipleNegativesRankingLoss(Loss):
         "partition_mode",
         "hardness_mode",
         "hardness_strength",
-    )
+    ]
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         Gao et al. 2021 (arXiv:2101.06983).
     """
 
-    config_keys = (*MultipleNegativesRankingLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens")
+    config_keys = [*MultipleNegativesRankingLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens"]
 
     def __init__(
         self,

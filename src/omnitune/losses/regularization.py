@@ -32,7 +32,7 @@ class GlobalOrthogonalRegularizationLoss(Loss):
     """
 
     paper = "zhang2017learning"
-    config_keys = ("similarity_fct", "mean_weight", "second_moment_weight", "aggregation")
+    config_keys = ["similarity_fct", "mean_weight", "second_moment_weight", "aggregation"]
 
     def __init__(
         self,

@@ -36,12 +36,12 @@ class SoftmaxLoss(Loss):
     paper = "reimers2019sentence"
 
     any_width = False
-    config_keys = (
+    config_keys = [
         "num_labels",
         "concatenation_sent_rep",
         "concatenation_sent_difference",
         "concatenation_sent_multiplication",
-    )
+    ]
 
     def __init__(
         self,

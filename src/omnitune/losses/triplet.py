@@ -38,7 +38,7 @@ class TripletLoss(Loss):
     """
 
     paper = "hermans2017defense"
-    config_keys = ("distance_metric", "triplet_margin")
+    config_keys = ["distance_metric", "triplet_margin"]
 
     def __init__(
         self,

@@ -90,7 +90,7 @@ class MatryoshkaLoss(Wrapper):
     """
 
     paper = "kusupati2024matryoshka"
-    config_keys = ("loss", "matryoshka_dims", "matryoshka_weights", "n_dims_per_step")
+    config_keys = ["loss", "matryoshka_dims", "matryoshka_weights", "n_dims_per_step"]
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class PairLoss(Loss):
     columns: ClassVar[str] = "(query, document)"
     least: ClassVar[int] = 2
     most: ClassVar[int] = 2
-    config_keys = ("activation_fn",)
+    config_keys = ["activation_fn"]
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class ListLoss(PairLoss):
     """
 
     columns = "(query, list of documents)"
-    config_keys = ("activation_fn", "mini_batch_size")
+    config_keys = ["activation_fn", "mini_batch_size"]
 
     def __init__(
         self, model: nn.Module, activation_fn: nn.Module | None = None, mini_batch_size: int | None = None

@@ -136,7 +136,7 @@ class LambdaLoss(ListLoss):
     """
 
     paper = "wang2018lambdaloss"
-    config_keys = ("weighting_scheme", "k", "sigma", "eps", "reduction_log", *ListLoss.config_keys)
+    config_keys = ["weighting_scheme", "k", "sigma", "eps", "reduction_log", *ListLoss.config_keys]
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class RankNetLoss(LambdaLoss):
     """
 
     paper = "burges2005learning"
-    config_keys = ("k", "sigma", "eps", "reduction_log", *ListLoss.config_keys)
+    config_keys = ["k", "sigma", "eps", "reduction_log", *ListLoss.config_keys]
 
     def __init__(
         self,

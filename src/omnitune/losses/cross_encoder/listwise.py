@@ -75,7 +75,7 @@ class PListMLELoss(ListLoss):
     """
 
     paper = "lan2014position"
-    config_keys = ("lambda_weight", *ListLoss.config_keys, "respect_input_order")
+    config_keys = ["lambda_weight", *ListLoss.config_keys, "respect_input_order"]
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ListMLELoss(PListMLELoss):
     """
 
     paper = "xia2008listwise"
-    config_keys = (*ListLoss.config_keys, "respect_input_order")
+    config_keys = [*ListLoss.config_keys, "respect_input_order"]
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class ADRMSELoss(ListLoss):
     """
 
     paper = "schlatt2025rankdistillm"
-    config_keys = ("alpha", *ListLoss.config_keys)
+    config_keys = ["alpha", *ListLoss.config_keys]
 
     def __init__(
         self,

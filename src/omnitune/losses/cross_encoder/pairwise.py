@@ -71,7 +71,7 @@ class MultipleNegativesRankingLoss(PairLoss):
 
     columns = "(query, positive) or (query, positive, negative, ..., negative)"
     most = 1 << 30
-    config_keys = ("scale", "num_negatives", "activation_fn")
+    config_keys = ["scale", "num_negatives", "activation_fn"]
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         Gao et al. 2021 (arXiv:2101.06983).
     """
 
-    config_keys = (*MultipleNegativesRankingLoss.config_keys, "mini_batch_size")
+    config_keys = [*MultipleNegativesRankingLoss.config_keys, "mini_batch_size"]
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ class BinaryCrossEntropyLoss(PairLoss):
         **kwargs: For `torch.nn.BCEWithLogitsLoss`.
     """
 
-    config_keys = ("activation_fn", "pos_weight")
+    config_keys = ["activation_fn", "pos_weight"]
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class MultiVectorMultipleNegativesRankingLoss(LateLoss):
     """
 
     paper = "khattab2020colbert"
-    config_keys = ("scale", "score_mini_batch_size", "gather_across_devices")
+    config_keys = ["scale", "score_mini_batch_size", "gather_across_devices"]
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegatives
         Gao et al. 2021 (arXiv:2101.06983).
     """
 
-    config_keys = (*MultiVectorMultipleNegativesRankingLoss.config_keys, "mini_batch_num_tokens")
+    config_keys = [*MultiVectorMultipleNegativesRankingLoss.config_keys, "mini_batch_num_tokens"]
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ class MultiVectorPairwiseLoss(LateLoss):
     """
 
     paper = "khattab2020colbert"
-    config_keys = ("temperature",)
+    config_keys = ["temperature"]
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class MultiVectorHardNegativesLoss(MultiVectorPairwiseLoss):
         ColbertNegativeCELoss and ColbertPairwiseNegativeCELoss of colpali-engine 0.3.
     """
 
-    config_keys = ("temperature", "in_batch_term_weight", "in_batch")
+    config_keys = ["temperature", "in_batch_term_weight", "in_batch"]
 
     def __init__(
         self,

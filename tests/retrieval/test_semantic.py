@@ -1,4 +1,5 @@
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,21 @@ def test_no_documents_are_wanted():
     assert semantic_search(torch.eye(3), torch.eye(3), top_k=0) == [[], [], []]
     with pytest.raises(InputError, match="top_k: expected a number of documents, got -1"):
         semantic_search(torch.eye(3), torch.eye(3), top_k=-1)
+
+
+@pytest.mark.parametrize("score", [cos_sim, dot_score, euclidean_sim], ids=lambda score: score.__name__)
+def test_sparse_embeddings_find_what_dense_ones_find(score: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(60, 50, generator=generator) * (torch.rand(60, 50, generator=generator) < 0.2)
+    queries, corpus = draw[:9], draw[9:]
+    expected = semantic_search(queries, corpus, top_k=7, score_function=score)
+    for some, all_ in (
+        (queries.to_sparse(), corpus.to_sparse()),
+        (queries, corpus.to_sparse()),
+        (queries.to_sparse(), corpus),
+    ):
+        found = semantic_search(some, all_, 4, 20, top_k=7, score_function=score)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert [hit["corpus_id"] for hit in mine] == [hit["corpus_id"] for hit in theirs]
+            assert [hit["score"] for hit in mine] == pytest.approx([hit["score"] for hit in theirs], abs=1e-4)
+    assert semantic_search(queries.to_sparse()[3], corpus.to_sparse(), top_k=2, score_function=score)[0] == found[3][:2]

@@ -1,7 +1,8 @@
 """How close embeddings are: all pairs, row by row, and at every nested dimension in one pass.
 
-Names, accepted inputs and results are those of `sentence_transformers.util` for dense embeddings. Higher is closer
-everywhere, so distances are negative. Half-precision and integer inputs are compared in float32.
+Names, accepted inputs and results are those of `sentence_transformers.util` for dense and sparse embeddings. Higher is
+closer everywhere, so distances are negative. Half-precision and integer inputs are compared in float32. Results are
+dense.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omnitune.errors import InputError, ShapeError
+from omnitune.ops import sparse
 from omnitune.ops.token_similarity import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 Vectors: TypeAlias = Tensor | NDArray[Any] | Sequence[Any]
-"""Embeddings as a tensor, an array, or a list of numbers, lists, arrays or tensors."""
+"""Embeddings as a tensor, dense or sparse (COO), an array, or a list of numbers, lists, arrays or tensors."""
 
 Similarity: TypeAlias = Callable[[Vectors, Vectors], Tensor]
 
@@ -52,43 +54,53 @@ def cos_sim(a: Vectors, b: Vectors) -> Tensor:
     Returns:
         `(n, m)` in [-1, 1]; 0 where a row is zero.
     """
-    return normalize_embeddings(_rows(a)) @ normalize_embeddings(_rows(b)).T
+    return dot_score(normalize_embeddings(_rows(a)), normalize_embeddings(_rows(b)))
 
 
 def dot_score(a: Vectors, b: Vectors) -> Tensor:
     """Dot product of every row of `a` `(n, dim)` with every row of `b` `(m, dim)`: `(n, m)`."""
-    return _rows(a) @ _rows(b).T
+    a, b = _rows(a), _rows(b)
+    return sparse.products(a, b) if a.is_sparse or b.is_sparse else a @ b.T
 
 
 def euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Euclidean distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
-    return -torch.cdist(_rows(a), _rows(b), p=2.0)
+    a, b = _rows(a), _rows(b)
+    return -(sparse.euclidean_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=2.0))
 
 
 def manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Manhattan distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
-    return -torch.cdist(_rows(a), _rows(b), p=1.0)
+    a, b = _rows(a), _rows(b)
+    return -(sparse.manhattan_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=1.0))
 
 
 def pairwise_cos_sim(a: Vectors, b: Vectors) -> Tensor:
     """Cosine of the angle between row i of `a` and row i of `b`, both `(n, dim)`: `(n,)` in [-1, 1]."""
-    return (normalize_embeddings(_tensor(a)) * normalize_embeddings(_tensor(b))).sum(dim=-1)
+    return pairwise_dot_score(normalize_embeddings(_tensor(a)), normalize_embeddings(_tensor(b)))
 
 
 def pairwise_dot_score(a: Vectors, b: Vectors) -> Tensor:
     """Dot product of row i of `a` and row i of `b`, both `(n, dim)`: `(n,)`."""
-    return (_tensor(a) * _tensor(b)).sum(dim=-1)
+    a, b = _tensor(a), _tensor(b)
+    return sparse.row_sums(sparse.product(a, b)) if a.is_sparse or b.is_sparse else (a * b).sum(dim=-1)
 
 
 def pairwise_euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Euclidean distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0."""
-    distance: Tensor = torch.linalg.vector_norm(_tensor(a) - _tensor(b), dim=-1)
+    a, b = _tensor(a), _tensor(b)
+    if a.is_sparse or b.is_sparse:
+        return -sparse.row_sums(sparse.difference(a, b).square()).sqrt()
+    distance: Tensor = torch.linalg.vector_norm(a - b, dim=-1)
     return -distance
 
 
 def pairwise_manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Manhattan distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0."""
-    return -(_tensor(a) - _tensor(b)).abs().sum(dim=-1)
+    a, b = _tensor(a), _tensor(b)
+    if a.is_sparse or b.is_sparse:
+        return -sparse.row_sums(sparse.difference(a, b).abs())
+    return -(a - b).abs().sum(dim=-1)
 
 
 def pairwise_angle_sim(x: Vectors, y: Vectors) -> Tensor:
@@ -110,6 +122,7 @@ def pairwise_angle_sim(x: Vectors, y: Vectors) -> Tensor:
     """
     halves = []
     for rows in (_rows(x), _rows(y)):
+        rows = rows.to_dense()
         even = F.pad(rows, (0, rows.shape[1] % 2))
         halves.append(normalize_embeddings(even).chunk(2, dim=1))
     (a, b), (c, d) = halves
@@ -117,7 +130,9 @@ def pairwise_angle_sim(x: Vectors, y: Vectors) -> Tensor:
 
 
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
-    """Rows of `embeddings` `(..., dim)` scaled to unit length; zero rows stay zero."""
+    """Rows of `embeddings` `(..., dim)`, dense or sparse, scaled to unit length; zero rows stay zero."""
+    if embeddings.is_sparse:
+        return sparse.unit_rows(embeddings, _SMALLEST_NORM)
     return F.normalize(embeddings, dim=-1, eps=_SMALLEST_NORM)
 
 

@@ -13,6 +13,7 @@ from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
 from omnitune.evaluation.ranking import chunks, nearest_pairs, retrieve
 from omnitune.ops.similarity import cos_sim, dot_score, normalize_embeddings
+from omnitune.types import Embeddings
 
 
 def semantic_search(
@@ -26,8 +27,8 @@ def semantic_search(
     """The `top_k` nearest corpus embeddings of every query.
 
     Args:
-        query_embeddings: `(queries, dim)`, or `(dim,)` for one.
-        corpus_embeddings: `(documents, dim)`.
+        query_embeddings: `(queries, dim)`, or `(dim,)` for one; dense or sparse (COO).
+        corpus_embeddings: `(documents, dim)`, dense or sparse (COO).
         query_chunk_size: Queries compared at a time.
         corpus_chunk_size: Documents compared at a time.
         top_k: Documents to return for each query.
@@ -50,13 +51,17 @@ def semantic_search(
     queries = queries.unsqueeze(0) if queries.dim() == 1 else queries
     if not top_k:
         return [[] for _ in queries]
-    parts: Any = chunks(corpus, corpus_chunk_size)
-    score: Callable[[Any, Any], Tensor] = score_function
+    # Torch's sparse tensors cannot be sliced; compressed rows can.
+    asked: Any = Embeddings.csr(queries) if queries.is_sparse else queries
+    parts: Any = chunks(Embeddings.csr(corpus) if corpus.is_sparse else corpus, corpus_chunk_size)
+    compare = score_function
     if score_function is cos_sim:
-        queries = normalize_embeddings(queries.float())
-        parts = (normalize_embeddings(part.float()) for part in parts)
-        score = dot_score
-    hits = retrieve(queries, parts, score, top_k, block=query_chunk_size)
+        asked, parts, compare = _unit(asked), map(_unit, parts), dot_score
+
+    def score(some: Any, part: Any) -> Tensor:
+        return compare(*(one.coo() if isinstance(one, Embeddings) else one for one in (some, part)))
+
+    hits = retrieve(asked, parts, score, top_k, block=query_chunk_size)
     return [
         [{"corpus_id": row, "score": value} for row, value in zip(rows, values, strict=True)]
         for rows, values in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True)
@@ -186,6 +191,13 @@ def _without_overlap(found: list[tuple[int, NDArray[Any]]], items: int, smallest
             kept.append([centre, *free[free != centre].tolist()])
             used[kept[-1]] = True
     return sorted(kept, key=len, reverse=True)
+
+
+def _unit(rows: Any) -> Any:
+    """Dense or compressed rows at unit length."""
+    if isinstance(rows, Embeddings):
+        return Embeddings.csr(normalize_embeddings(rows.coo().float()))
+    return normalize_embeddings(rows.float())
 
 
 def _as_tensor(embeddings: Any) -> Tensor:

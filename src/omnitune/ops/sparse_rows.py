@@ -24,7 +24,7 @@ def products(a: Tensor, b: Tensor) -> Tensor:
     """
     if not b.is_sparse:
         return products(b, a).T if a.is_sparse else a @ b.T
-    if b.device.type == "cpu" and not torch.backends.mkl.is_available():
+    if b.device.type == "cpu" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]  # torch's own
         # Rows in compressed form need MKL on a CPU; without it, this is five times slower.
         return (a.to_sparse() @ b.T).to_dense()
     with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
 def manhattan_distances(a: Tensor, b: Tensor) -> Tensor:
     """Manhattan distances of all rows `(n, m)`, over the columns that some row uses."""
     a, b = a.to_sparse().coalesce(), b.to_sparse().coalesce()
-    columns = torch.cat([a.indices()[1], b.indices()[1]]).unique()
+    columns: Tensor = torch.unique(torch.cat([a.indices()[1], b.indices()[1]]))
     first, second = (_narrowed(one, columns) for one in (a, b))
     step = max(1, _NUMBERS_AT_ONCE // max(1, len(columns)))
     parts = [

@@ -67,6 +67,7 @@ def _bare(name: str) -> Callable[..., Path]:
 tiny_bert = _bare("tiny_bert")
 tiny_clap = _bare("tiny_clap")
 tiny_clip = _bare("tiny_clip")
+tiny_masked_bert = _bare("tiny_masked_bert")
 tiny_mpnet = _bare("tiny_mpnet")
 tiny_paligemma = _bare("tiny_paligemma")
 tiny_qwen2_5_omni = _bare("tiny_qwen2_5_omni")

@@ -33,6 +33,8 @@ _HOME = {
     "SentenceTransformerTrainer": "omnitune.training.trainer",
     "SentenceTransformerTrainingArguments": "omnitune.training.arguments",
     "SimilarityFunction": "omnitune.ops.similarity",
+    "SparseEncoder": "omnitune.model.sparse",
+    "SparseEncoderModelCardData": "omnitune.report.card",
     "encode_on_ray": "omnitune.retrieval.ray",
     "encode_to_disk": "omnitune.retrieval.to_disk",
     "mine_hard_negatives": "omnitune.retrieval.mining",
@@ -104,11 +106,13 @@ if TYPE_CHECKING:
     from omnitune.model.dense import SentenceTransformer as SentenceTransformer
     from omnitune.model.multi_vector import MultiVectorEncoder as MultiVectorEncoder
     from omnitune.model.pair import CrossEncoder as CrossEncoder
+    from omnitune.model.sparse import SparseEncoder as SparseEncoder
     from omnitune.ops.quantize import quantize_embeddings as quantize_embeddings
     from omnitune.ops.similarity import SimilarityFunction as SimilarityFunction
     from omnitune.report.card import CrossEncoderModelCardData as CrossEncoderModelCardData
     from omnitune.report.card import MultiVectorEncoderModelCardData as MultiVectorEncoderModelCardData
     from omnitune.report.card import SentenceTransformerModelCardData as SentenceTransformerModelCardData
+    from omnitune.report.card import SparseEncoderModelCardData as SparseEncoderModelCardData
     from omnitune.retrieval.mining import mine_hard_negatives as mine_hard_negatives
     from omnitune.retrieval.ray import encode_on_ray as encode_on_ray
     from omnitune.retrieval.retriever import Retriever as Retriever

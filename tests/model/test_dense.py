@@ -203,7 +203,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
-    [("CrossEncoder", "open it with omnitune.CrossEncoder"), ("SparseEncoder", "this version has no SparseEncoder")],
+    [("CrossEncoder", "open it with omnitune.CrossEncoder"), ("SparseEncoder", "open it with omnitune.SparseEncoder")],
 )
 def test_a_checkpoint_of_another_family(bert: SentenceTransformer, tmp_path: Path, kind: str, advice: str) -> None:
     bert.save_pretrained(str(tmp_path))

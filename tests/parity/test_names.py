@@ -22,6 +22,7 @@ COVERED = {
         MultiVectorEncoderTrainer MultiVectorEncoderTrainingArguments
         SentenceTransformer SentenceTransformerModelCardData
         SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction mine_hard_negatives
+        SparseEncoder SparseEncoderModelCardData
         quantize_embeddings InputExample LoggingHandler ParallelSentencesDataset SentencesDataset
     """,
     "sentence_transformer.losses": """
@@ -86,7 +87,7 @@ COVERED = {
 
 LEFT_OUT = {
     "": {
-        "SparseEncoder SparseEncoderModelCardData SparseEncoderTrainer": FAMILY,
+        "SparseEncoderTrainer": FAMILY,
         "SparseEncoderTrainingArguments": FAMILY,
         "export_dynamic_quantized_onnx_model export_optimized_onnx_model": EXPORT,
         "export_static_quantized_openvino_model": EXPORT,

@@ -139,8 +139,7 @@ def stacked(
             with torch.inference_mode(False):
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
         out[places.to(device)] = values[sources.to(values.device)].to(device)
-    if finite and not bool(torch.stack(finite).all()):
-        raise _not_finite(engine.model, out, request)
+    check_finite(engine.model, finite, out, request)
     return torch.empty(0, device=device) if out is None else out
 
 
@@ -159,8 +158,7 @@ def listed(
     for (places, sources), made in results(engine, inputs, request, read):
         for place, source in zip(places.tolist(), sources.tolist(), strict=True):
             made_of[place] = made[source]
-    if finite and not bool(torch.stack(finite).all()):
-        raise _not_finite(engine.model, None, request)
+    check_finite(engine.model, finite, None, request)
     return made_of
 
 
@@ -224,18 +222,31 @@ def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         begin, offset = cut, end
 
 
-def _not_finite(model: RunnableModel, out: Tensor | None, request: Request) -> Exception:
-    """Say where NaN or infinity comes from: the weights, or the arithmetic of a narrow number format."""
+def check_finite(model: RunnableModel, finite: Sequence[Tensor], out: Tensor | None, request: Request) -> None:
+    """See that all outputs are numbers, and say where NaN or infinity comes from: weights, or a narrow format.
+
+    Args:
+        model: What encoded.
+        finite: A bool scalar of every mini-batch; read together, because each look waits for the device.
+        out: All outputs, to name the first row that is not finite; None where rows cannot be told apart.
+        request: What was asked.
+
+    Raises:
+        CheckpointError: A weight of the model is NaN or infinite, and so is an output.
+        InputError: An output is, and no weight.
+    """
+    if not finite or bool(torch.stack(list(finite)).all()):
+        return
     broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        return CheckpointError(
+        raise CheckpointError(
             f"model: expected finite weights, got NaN or infinity in {broken[:3]}{more}, so what it encodes is no "
             "number; load the checkpoint again, or one from before training went wrong"
         )
     rows = [] if out is None else (~torch.isfinite(out).flatten(1).all(dim=1)).nonzero().flatten().tolist()
     where = f", first in row {request.first_row + rows[0]}" if rows else ""
-    return InputError(
+    raise InputError(
         f"inputs: expected finite outputs of the model, got NaN or infinity{where}, though its weights are finite; its "
         f"format {model.dtype} may overflow: load it with model_kwargs={{'dtype': 'float32'}}"
     )

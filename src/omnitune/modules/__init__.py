@@ -3,6 +3,7 @@
 from omnitune.modules.base import InputModule, Module
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
+from omnitune.modules.mlm_transformer import MLMTransformer
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
 from omnitune.modules.pooling import Pooling
@@ -10,6 +11,7 @@ from omnitune.modules.readers.audio import AudioReader
 from omnitune.modules.readers.clip import ClipReader
 from omnitune.modules.readers.text import TextReader
 from omnitune.modules.router import Router
+from omnitune.modules.splade_pooling import SpladePooling
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.token_pooling import BaseTokenPooling, HierarchicalTokenPooling, LambdaTokenPooling
 from omnitune.modules.token_weights import TokenWeights
@@ -30,11 +32,13 @@ __all__ = [
     "LambdaTokenPooling",
     "LayerNorm",
     "LogitScore",
+    "MLMTransformer",
     "Module",
     "MultiVectorMask",
     "Normalize",
     "Pooling",
     "Router",
+    "SpladePooling",
     "StaticEmbedding",
     "TextReader",
     "TokenWeights",

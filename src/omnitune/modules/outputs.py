@@ -76,7 +76,7 @@ def modality_config(model: Any, processor: Any, task: Task, *, structured: bool)
         "format": "structured" if structured else "flat",
     }
     embeds = task.feature == TOKENS
-    if row.outputs is not None and embeds:
+    if row.outputs is not None and embeds and task.name != "fill-mask":
         config: ModalityConfig = {
             kind: {"method": method, "method_output_name": _existing(model, method, output)}
             for kind, (method, output) in row.outputs.items()

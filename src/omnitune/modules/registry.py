@@ -20,6 +20,8 @@ _OLD = f"{_ST}.models"
 _BASE = f"{_ST}.base.modules"
 _FAMILY = f"{_ST}.sentence_transformer.modules"
 _MULTI = f"{_ST}.multi_vector_encoder.modules"
+_SPARSE = f"{_ST}.sparse_encoder.modules"
+_OLD_SPARSE = f"{_ST}.sparse_encoder.models"
 
 _ROW = "omnitune.modules"
 
@@ -37,6 +39,8 @@ WRITTEN: dict[str, str] = {
     f"{_ROW}.router:Router": f"{_OLD}.Router",
     f"{_ROW}.multi_vector_mask:MultiVectorMask": f"{_MULTI}.multi_vector_mask.MultiVectorMask",
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": f"{_MULTI}.token_pooling.HierarchicalTokenPooling",
+    f"{_ROW}.mlm_transformer:MLMTransformer": f"{_OLD_SPARSE}.MLMTransformer",
+    f"{_ROW}.splade_pooling:SpladePooling": f"{_OLD_SPARSE}.SpladePooling",
     f"{_ROW}.logit_score:LogitScore": f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     f"{_ROW}.token_weights:TokenWeights": "omnitune.modules.token_weights.TokenWeights",
     f"{_ROW}.readers.audio:AudioReader": "omnitune.modules.audio_reader.AudioReader",
@@ -62,6 +66,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     f"{_ROW}.router:Router": (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
     f"{_ROW}.multi_vector_mask:MultiVectorMask": (f"{_MULTI}.MultiVectorMask",),
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": (f"{_MULTI}.HierarchicalTokenPooling",),
+    f"{_ROW}.mlm_transformer:MLMTransformer": (f"{_SPARSE}.mlm_transformer.MLMTransformer",),
+    f"{_ROW}.splade_pooling:SpladePooling": (f"{_SPARSE}.splade_pooling.SpladePooling",),
     f"{_ROW}.clip_model:CLIPModel": (
         f"{_FAMILY}.clip_model.CLIPModel",
         f"{_OLD}.CLIPModel",
@@ -79,6 +85,8 @@ def _types() -> dict[str, str]:
     known = {name: row for row, name in WRITTEN.items()}
     known |= {f"{_OLD}.{_name(row)}.{_name(row)}": row for row in _HOMES}
     known |= {f"{package}.{_name(row)}": row for row in _HOMES for package in (_BASE, _FAMILY)}
+    sparse = [row for row, names in _HOMES.items() if names[0].startswith(_SPARSE)]
+    known |= {f"{package}.{_name(row)}": row for row in sparse for package in (_SPARSE, _OLD_SPARSE)}
     return known | {name: row for row, names in _HOMES.items() for name in names}
 
 
@@ -91,6 +99,8 @@ def type_of(module: nn.Module) -> str:
     kind = type(module)
     if hasattr(module, "is_text_only"):  # a backbone, of whichever class made from `Transformer`
         name = WRITTEN[f"{_ROW}.transformer:Transformer"]
+        if module.is_text_vocabulary:
+            return WRITTEN[f"{_ROW}.mlm_transformer:MLMTransformer"]
         return name if module.is_text_only else f"{_BASE}.transformer.Transformer"
     if is_remote(module):
         return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"

@@ -47,6 +47,7 @@ TASKS: Mapping[str, Task] = {
             output="logits",
             feature=SCORES,
         ),
+        Task(name="fill-mask", auto_class="AutoModelForMaskedLM", output="logits", feature=TOKENS),
         Task(name="retrieval", auto_class="AutoModel", output="embeddings", feature=TOKENS),
         Task(
             name="text-generation", auto_class="AutoModelForCausalLM", output="logits", feature=LOGITS, generates=True

@@ -215,6 +215,11 @@ class Transformer(InputModule):
         return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["feature-extraction"])
 
     @property
+    def is_text_vocabulary(self) -> bool:
+        """Whether it gives logits over the vocabulary of text by its forward, as readers of `MLMTransformer` assume."""
+        return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["fill-mask"])
+
+    @property
     def cost_rule(self) -> CostRule:
         """How many tokens an item takes, without preprocessing it."""
         return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
@@ -225,7 +230,9 @@ class Transformer(InputModule):
         return sampling(self.processor, self.config, buckets["video"])
 
     def get_embedding_dimension(self) -> int:
-        """Dimension of the vectors that come out."""
+        """Dimension of the vectors that come out; of a masked-language head, the size of its vocabulary."""
+        if self.task.name == "fill-mask":
+            return int(self.config.get_text_config().vocab_size)
         return outputs.embedding_dimension(self.config, self.module_output_name)
 
     # -- features
@@ -377,7 +384,7 @@ class Transformer(InputModule):
         """Write the configuration; of a text encoder, in the two keys that every reader of the format knows."""
         config = self.get_config_dict()
         extras = config.keys() - {"transformer_task", "modality_config", "module_output_name"}
-        if self.is_text_only and not extras:
+        if (self.is_text_only or self.is_text_vocabulary) and not extras:
             limit = self.max_seq_length
             config = {"max_seq_length": limit if limit and limit < 1 << 30 else None, "do_lower_case": False}
         files.write_json(Path(output_path) / (filename or self.config_file_name), config)

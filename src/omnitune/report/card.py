@@ -224,6 +224,14 @@ class MultiVectorEncoderModelCardData(SentenceTransformerModelCardData):
     )
 
 
+@dataclasses.dataclass
+class SparseEncoderModelCardData(SentenceTransformerModelCardData):
+    """The same of a sparse encoder."""
+
+    task_name: str = "semantic search and sparse retrieval"
+    tags: list[str] = dataclasses.field(default_factory=lambda: ["sentence-transformers", "sparse-encoder", "sparse"])
+
+
 def write(
     model: Any, folder: Path, *, model_name: str | None = None, train_datasets: Sequence[str] | None = None
 ) -> None:

@@ -49,6 +49,20 @@ print(model.similarity(queries, documents))""",
         size="Output dimension of a token",
         pipeline_tag="sentence-similarity",
     ),
+    "SparseEncoder": Wording(
+        introduction="This is a sparse encoder in the Sentence Transformers format{origin}. It maps {inputs} to "
+        "{size}-dimensional vectors of which most entries are zero, for {task}.",
+        usage="""from omnitune import SparseEncoder  # or: from sentence_transformers import SparseEncoder
+
+model = SparseEncoder("{name}")
+queries = model.encode_query(["How often are the bearings greased?"])
+documents = model.encode_document([{document}])
+print(queries.shape, documents.shape)  # (1, {size}) (1, {size}), sparse
+print(model.similarity(queries, documents))
+print(model.sparsity(documents), model.decode(documents[0], top_k=5))""",
+        size="Output dimension",
+        pipeline_tag="feature-extraction",
+    ),
     "CrossEncoder": Wording(
         introduction="This is a reranker (cross encoder) in the Sentence Transformers format{origin}. It reads a query "
         "and a document together, each of {inputs}, and gives the pair {size} score(s), for {task}.",

@@ -1,11 +1,12 @@
 # demo: finetune and report on real pages    test: everything CI runs    check: format, lint, types, layers
 # bench: speed and memory against Sentence Transformers    clean: what can be made again
+# docs: the site, in docs/_build
 #
 # Each sets up .venv by itself, once; a change of pyproject.toml installs again. ARGS= reaches the command.
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench docs clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -28,6 +29,7 @@ help:
 	@echo "make test    everything CI runs: make check, tests, parity with Sentence Transformers"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   speed and memory against Sentence Transformers"
+	@echo "make docs    the documentation site in docs/_build"
 	@echo "make clean   remove caches and build output; 'make clean ALL=1' removes .venv too"
 
 demo: $(DEMO_STAMP)
@@ -49,6 +51,9 @@ check: .venv/.dev
 bench: .venv/.dev
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run_all.py $(or $(ARGS),--quick)
 
+docs: .venv/.dev
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build && echo "docs/_build/index.html"
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "omnitune needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -67,7 +72,7 @@ bench: .venv/.dev
 	@touch $@
 
 clean:
-	@rm -rf build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf build dist docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@$(if $(ALL),rm -rf .venv,true)
 	@echo "Clean. What runs made stays in runs/."

@@ -350,8 +350,8 @@ def evaluate(
         log: Called with what it will cost, a line at a time.
 
     Returns:
-        `{"model", "dataset", "queries", "results": [{"dim", "searched", "pages", "metrics",
-        "interval"}]}`, the interval being that of NDCG@10.
+        A dict of `model`, `dataset`, `queries` and `results`, which has `dim`, `searched`, `pages`, `metrics` and
+        `interval` (of NDCG@10) for every dimension.
 
     Raises:
         DatasetError: There is no dataset in the folder.

@@ -420,8 +420,8 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
             chunk_size: Pairs sent to a process at a time.
 
         Returns:
-            For each document `{"corpus_id": its place in documents, "score": a float}`, and with `return_documents`
-            the document as `"text"`.
+            For each document a dict of `corpus_id` (its place in `documents`), `score` and, with `return_documents`,
+            the document as `text`.
 
         Raises:
             InputError: The model has several labels, or `documents` is one document and no list of them.

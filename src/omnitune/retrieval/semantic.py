@@ -35,7 +35,7 @@ def semantic_search(
         score_function: Similarity `(queries, dim), (documents, dim) -> (queries, documents)`.
 
     Returns:
-        For every query a list of `{"corpus_id": row, "score": similarity}`, best first, equal scores by row.
+        For every query a list of dicts with `corpus_id` (row) and `score`, best first, equal scores by row.
 
     Raises:
         InputError: `top_k` is negative.

@@ -8,6 +8,7 @@ import torch
 from fixtures.late_checkpoints import TEXTS
 from omnitune import MultiVectorEncoder
 from omnitune.errors import CheckpointError, InputError
+from omnitune.model.windows import window_cutter
 from omnitune.modules import (
     Dense,
     HierarchicalTokenPooling,
@@ -58,6 +59,29 @@ def test_pooling_trains_through_its_means() -> None:
     assert bool(rows.grad.abs().sum(dim=1).gt(0).all())
     padded = HierarchicalTokenPooling(2.0).pool(rows.detach()[None].repeat(2, 1, 1), padding_side="left")
     assert padded.shape == (2, 5, 4)
+
+
+def test_windows_read_a_text_to_its_end(model: MultiVectorEncoder) -> None:
+    """The limit is that of a document's length, and of the prompt's place in it."""
+    words = [f"{a} {b}" for a in ("page", "names", "table") for b in ("of", "and", "the", "numbers", "more")]
+    long = ". ".join(words * 3)
+    model.prompts["document"] = "names: "
+    model[0].document_length = 20
+    whole = model.encode_document(long, windows=True)
+    assert len(model.encode_document(long)) <= 20 < len(whole)
+    windows = window_cutter(model, prompt="names: ")(long)
+    assert len(windows) > 3
+    assert all(len(model.tokenizer("names: " + window)["input_ids"]) <= 20 for window in windows)
+    torch.testing.assert_close(whole, torch.cat(model.encode_document(windows)))
+    short = "a page"
+    several = model.encode_document([short, long, {"text": long}], windows=True)
+    assert [len(row) for row in several] == [len(model.encode_document(short)), len(whole), len(whole)]
+    arrays = model.encode_document([long], windows=True, convert_to_numpy=True)
+    torch.testing.assert_close(torch.from_numpy(arrays[0]), whole)
+    with pytest.raises(InputError, match="windows: expected False for queries, got True"):
+        model.encode_query("a", windows=True)
+    with pytest.raises(InputError, match="windows: expected False for output_value=None"):
+        model.encode_document("a", windows=True, output_value=None)
 
 
 def test_a_pool_of_processes_gives_the_same(model: MultiVectorEncoder) -> None:

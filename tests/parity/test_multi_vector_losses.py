@@ -86,7 +86,8 @@ def test_loss_and_gradients_are_equal(case: str, form: str, tmp_path: Path, tiny
     assert ours_value == pytest.approx(theirs_value, rel=1e-5, abs=1e-6)
     assert ours_gradients.keys() == theirs_gradients.keys()
     for key, gradient in theirs_gradients.items():
-        torch.testing.assert_close(ours_gradients[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+        # Both add up in float32, where a sum that is nearly 0 keeps an error of up to 6e-7 of the terms.
+        torch.testing.assert_close(ours_gradients[key], gradient, rtol=1e-5, atol=1e-6, msg=key)
 
 
 def test_a_function_of_the_callers_sees_padded_vectors(tmp_path: Path, tiny_bert: Path) -> None:
@@ -127,7 +128,7 @@ def test_three_steps_of_training_have_equal_losses(loss: str, tmp_path: Path, ti
         trainer.train()
         logs.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
     assert len(logs[0]) == 3
-    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     assert len(set(logs[1])) == 3
 
 
@@ -172,4 +173,4 @@ def test_evaluators_have_equal_keys_and_values(similarity: str, tmp_path: Path, 
     assert found[1][1:] == found[0][1:]
     for name, wanted in found[0][0].items():
         assert found[1][0][name].keys() == wanted.keys(), name
-        assert found[1][0][name] == pytest.approx(wanted, rel=1e-4, abs=1e-5), name
+        assert found[1][0][name] == pytest.approx(wanted, rel=1e-5, abs=1e-6), name

@@ -91,6 +91,8 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "LogitScore.load": {"init_defaults": INTERNAL},
     "SentenceTransformer.__init__": {"use_auth_token": DEPRECATED},
     "MultiVectorEncoderModelCardData.__init__": {"task_name": "there None; here what such an encoder is for"},
+    "MultiVectorEncoder.encode": {"windows": EXTENSION},
+    "MultiVectorEncoder.encode_document": {"windows": EXTENSION},
     "MultiVectorEncoder.add_adapter": {
         "adapter_config": "there it is in *args", "towers": EXTENSION,
     },

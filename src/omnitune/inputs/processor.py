@@ -36,6 +36,7 @@ DEFAULTS: Buckets = {
 }
 
 _ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
+_WRAPPING: Mapping[Any, str] = {"text": "process_queries", "image": "process_images"}
 _SIZES = frozenset({"padding", "truncation", "max_length", "return_tensors"})
 """Arguments that a tokenizer's `apply_chat_template` wants at its top level."""
 
@@ -78,6 +79,9 @@ def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buck
     columns, buckets = _plain(processor, columns, buckets)
     if isinstance(processor, transformers.ProcessorMixin):
         arguments = {_ARGUMENTS[kind]: values for kind, values in columns.items()}
+        if wraps(processor) and modality in _WRAPPING:
+            # ColPali's and ColQwen2's put the words in when they are called, too; ColModernVBert's only here.
+            return dict(getattr(processor, _WRAPPING[modality])(**arguments, **_nested(buckets)))
         if flat:
             # Of arguments that several have, audio's count: Whisper's are padded to one length.
             own = {key: value for kind in sorted(columns, reverse=True) for key, value in buckets[kind].items()}
@@ -85,6 +89,11 @@ def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buck
         return dict(processor(**arguments, **_nested(buckets)))
     kind = "text" if isinstance(processor, PreTrainedTokenizerBase) else str(modality)
     return dict(processor(columns[kind], **{**buckets[kind], **buckets["common"]}))
+
+
+def wraps(processor: Any) -> bool:
+    """Tell whether a processor is a retriever's, which puts words of its own around a query or a page."""
+    return all(hasattr(processor, method) for method in _WRAPPING.values())
 
 
 def sampling_rate(processor: Any) -> int | None:

@@ -103,6 +103,9 @@ def patch_order(model: MultiVectorEncoder, image_size: tuple[int, int]) -> Tenso
     if merge is not None:
         grid = images(images=[Image.new("RGB", image_size)], return_tensors="pt")["image_grid_thw"][0]
         return _row_by_row(int(grid[1]) // merge, int(grid[2]) // merge)
+    if "image_grid_hw" in getattr(images, "model_input_names", ()):
+        grid = images(images=[Image.new("RGB", image_size)], return_tensors="pt")["image_grid_hw"][0]
+        return 1 + _row_by_row(int(grid[0]), int(grid[1]))  # NeoMME puts one more token of the image before its grid
     length = getattr(processor, "image_seq_length", None) or getattr(processor, "image_seq_len", None)
     side = math.isqrt(length) if isinstance(length, int) else 0
     if not side or side * side != length:

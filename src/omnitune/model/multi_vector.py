@@ -11,18 +11,19 @@ from torch.nn import functional as F
 
 from omnitune.engine.inference import Request, listed, make_request, materialized
 from omnitune.errors import InputError
-from omnitune.inputs.detect import is_single
+from omnitune.inputs.detect import is_single, modality_of
 from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.dense import DOCUMENT_PROMPTS, SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, Family
+from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.token_pooling import BaseTokenPooling
 from omnitune.ops import token_similarity
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.report.card import MultiVectorEncoderModelCardData
-from omnitune.types import Embeddings, Features, Modality
+from omnitune.types import Features, Modality
 
 TokenEncoded = Any
 """Token vectors of one item or of many; see `MultiVectorEncoder.encode`."""
@@ -180,6 +181,8 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
         chunk_size: int | None = None,
         token_pooling: BaseTokenPooling | None = None,
         task: str | None = None,
+        *,
+        windows: bool = False,
         **kwargs: Any,
     ) -> TokenEncoded:
         """Token vectors of one input or many.
@@ -198,6 +201,9 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             chunk_size: Items sent to a process at a time.
             token_pooling: Pools the vectors that come out, on threads beside the next forward.
             task: "query" or "document": decides lengths, expansion, mask and pooling.
+            windows: Read a text beyond the model's limit to its end: it is cut into overlapping windows, at the ends of
+                sentences where one is near, and has the vectors of all of them. Not for queries, whose tokens are added
+                up, so that what two windows share would count twice.
             **kwargs: `processing_kwargs`, and what `get_model_kwargs` names.
 
         Returns:
@@ -214,11 +220,16 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             )
         if output_value not in ("token_embeddings", None):
             raise InputError(f"output_value: expected token_embeddings or None, got {output_value!r}")
+        if windows and (task == "query" or output_value is None):
+            asked = "queries" if task == "query" else "output_value=None"
+            raise InputError(f"windows: expected False for {asked}, got True; it is for token vectors of documents")
         single = is_single(inputs)
         items = [inputs] if single else materialized(inputs)
+        prompt = self.resolve_prompt(prompt, prompt_name)
+        parts = self._cut(items, prompt) if windows else []
         request = make_request(
             self,
-            prompt=self.resolve_prompt(prompt, prompt_name),
+            prompt=prompt,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             kwargs={**kwargs, "task": task},
@@ -230,7 +241,11 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             "token_pooling": token_pooling,
             "on_host": convert_to_numpy,
         }
-        encoded = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
+        flat = [part for item in parts for part in item] if windows else items
+        encoded = self.encode_anywhere(flat, call, device=device, pool=pool, chunk_size=chunk_size)
+        if windows:
+            rows = iter(encoded)
+            encoded = [torch.cat([next(rows) for _ in item]) for item in parts]
         if convert_to_numpy and output_value is not None:
             encoded = [as_numpy(row) for row in encoded]
         return encoded[0] if single else encoded
@@ -284,9 +299,16 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
         pool: pools.Pool | None = None,
         chunk_size: int | None = None,
         token_pooling: BaseTokenPooling | None = None,
+        *,
+        windows: bool = False,
         **kwargs: Any,
     ) -> TokenEncoded:
-        """Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`."""
+        """Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.
+
+        Example:
+            >>> model.encode_document("a manual of forty pages ...", windows=True).shape  # doctest: +SKIP
+            torch.Size([31208, 128])
+        """
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
         return self.encode(
@@ -302,8 +324,15 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             pool,
             chunk_size,
             token_pooling,
-            **{"task": "document", **kwargs},
+            **{"task": "document", "windows": windows, **kwargs},
         )
+
+    def _cut(self, items: Sequence[Any], prompt: str | None) -> list[list[Any]]:
+        """Every item's windows; what is no text is its own."""
+        cut, supported = window_cutter(self, prompt=prompt), set(self.modalities)
+        bare = [item["text"] if isinstance(item, dict) and item.keys() == {"text"} else item for item in items]
+        texts = [isinstance(item, str) and modality_of(item, supported=supported) == "text" for item in bare]
+        return [cut(text) if is_text else [text] for text, is_text in zip(bare, texts, strict=True)]
 
     def encode_here(
         self,
@@ -419,8 +448,3 @@ def _outputs_of(outputs: Features, rows: list[Any]) -> list[Features]:
         }
         made.append({**item, "token_embeddings": rows[number]} if isinstance(rows[number], Future) else item)
     return made
-
-
-def packed_documents(encoded: Sequence[Tensor]) -> Embeddings:
-    """What `encode` gave, as packed rows for `ops.maxsim` and for indexes."""
-    return Embeddings.packed([torch.as_tensor(row) for row in encoded])

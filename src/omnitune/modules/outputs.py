@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from omnitune.errors import CheckpointError, ModalityError
 from omnitune.inputs.detect import PARTS
+from omnitune.inputs.processor import wraps
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.tasks import Task
 from omnitune.types import Features, Modality
@@ -68,8 +69,10 @@ def modality_config(model: Any, processor: Any, task: Task, *, structured: bool)
         structured: Which form of content its chat template takes.
     """
     row = backbone(model.config.model_type)
-    # A retriever's processor puts its own words around a query or a page.
-    talks = getattr(processor, "chat_template", None) is not None and task.name != "retrieval"
+    # A retriever's processor puts its own words around a query or a page: by methods of its own, or by its template.
+    talks = getattr(processor, "chat_template", None) is not None and not (
+        task.name == "retrieval" and wraps(processor)
+    )
     message: ModalityParams = {
         "method": "forward",
         "method_output_name": task.output,

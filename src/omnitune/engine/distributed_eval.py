@@ -9,7 +9,7 @@ different items, as an evaluator that draws them at random makes them, go on alo
 import hashlib
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -23,8 +23,6 @@ from omnitune.types import MiniBatch, Plan
 logger = logging.getLogger(__name__)
 
 Doing = Literal["encode", "encoded", "finished", "failed"]
-Encode = Callable[[Sequence[MiniBatch]], list[Any]]
-"""Mini-batches to one result each."""
 
 
 class Ranks:
@@ -38,22 +36,18 @@ class Ranks:
     def __init__(self) -> None:
         self.together = True
         self.over = False
+        self._own: list[int] = []
 
-    def share(self, make: Callable[[], Plan], encode: Encode, about: str) -> tuple[Plan, list[Any]]:
-        """Encode what is planned, together.
+    def share(self, plan: Plan, about: str) -> list[MiniBatch]:
+        """Deal out what is planned: the mini-batches that this rank runs, all of them where ranks go on alone.
 
         Args:
-            make: Makes the plan.
-            encode: Encodes mini-batches, in any order.
+            plan: Of this rank, and the same on every rank as long as they encode the same items.
             about: What else decides the results, beside the items.
-
-        Returns:
-            The plan, and the result of each of its mini-batches; tensors are on the CPU.
 
         Raises:
             ResourceError: Another rank failed; says which, and why.
         """
-        plan = self._attempt(make)
         mark = _mark(plan, about)
         if self.together and any(one != ("encode", mark) for one in self._exchange("encode", mark)):
             self.together = False
@@ -61,14 +55,26 @@ class Ranks:
                 "evaluator: the ranks do not encode the same items, as with an evaluator that draws them at random; "
                 "from here on every rank encodes everything itself."
             )
-        if not self.together:
-            return plan, encode(plan.mini_batches)
-        own = deal([mini_batch.cost for mini_batch in plan.mini_batches], world_size())[torch.distributed.get_rank()]
-        made = self._attempt(lambda: encode([plan.mini_batches[number] for number in own]))
-        results: dict[int, Any] = {}
-        for _, part in self._exchange("encoded", dict(zip(own, map(_on_cpu, made), strict=True))):
-            results |= part
-        return plan, [results[number] for number in range(len(plan.mini_batches))]
+        self._own = list(range(len(plan.mini_batches)))
+        if self.together:
+            costs = [mini_batch.cost for mini_batch in plan.mini_batches]
+            self._own = deal(costs, world_size())[torch.distributed.get_rank()]
+        return [plan.mini_batches[number] for number in self._own]
+
+    def gather(self, made: Sequence[Any]) -> list[Any]:
+        """The results of all mini-batches of the plan that was shared last, in its order, tensors on the CPU.
+
+        Args:
+            made: Results of this rank's own.
+
+        Raises:
+            ResourceError: Another rank failed; says which, and why.
+        """
+        results = dict(zip(self._own, map(_on_cpu, made), strict=True))
+        if self.together:
+            for _, part in self._exchange("encoded", results):
+                results |= part
+        return [results[number] for number in range(len(results))]
 
     def finish(self, result: Any) -> list[Any]:
         """What every rank ends with, by rank.
@@ -87,14 +93,6 @@ class Ranks:
         if not self.over:
             self.over = True
             exchanged(("failed", f"{type(error).__name__}: {error}"))
-
-    def _attempt(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns; where it fails, the others, who wait, are told."""
-        try:
-            return work()
-        except Exception as error:
-            self.fail(error)
-            raise
 
     def _exchange(self, doing: Doing, value: Any) -> list[tuple[Doing, Any]]:
         self.over = True  # until the others have answered: where the connection is lost, nobody is to be told

@@ -1,10 +1,9 @@
 """The one inference loop: raw items in, one output a row, in the order of the items."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from omnitune.engine import arguments
 from omnitune.engine.engine import Engine
 from omnitune.engine.protocol import RunnableModel
 from omnitune.errors import CheckpointError, InputError
-from omnitune.types import Column, Features, MiniBatch, Plan
+from omnitune.types import Column, Features, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ def check_options(precision: str | None, output_value: str | None, truncate_dim:
 
 
 def stacked(
-    engine: Engine, inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor], *, on_host: bool
+    engine: Engine, inputs: Sequence[Any], request: Request, finish: Callable[[Tensor], Tensor] | None, *, on_host: bool
 ) -> Tensor:
     """Encode items to one vector each, written into one array as they come.
 
@@ -115,7 +114,7 @@ def stacked(
         engine: Of a model in inference mode.
         inputs: Raw items.
         request: How to encode them.
-        finish: Applied to the outputs of a mini-batch `(rows, dim)`: truncation, scaling.
+        finish: Applied to the outputs of a mini-batch `(rows, dim)`: truncation, scaling; None for neither.
         on_host: Whether the array is in host memory.
 
     Returns:
@@ -128,13 +127,9 @@ def stacked(
     out: Tensor | None = None
     finite: list[Tensor] = []
     device = torch.device("cpu") if on_host else engine.model.device
-
-    def read(outputs: Features, _: int) -> Tensor:
-        values = engine.model.family.read(outputs).values
+    for (places, sources), values in results(engine, inputs, request):
         finite.append(torch.isfinite(values).all())  # looked at once, at the end: each look waits for the device
-        return finish(values)
-
-    for (places, sources), values in results(engine, inputs, request, read):
+        values = values if finish is None else finish(values)
         if out is None:
             with torch.inference_mode(False):
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
@@ -163,7 +158,7 @@ def listed(
 
 
 def results(
-    engine: Engine, inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any]
+    engine: Engine, inputs: Sequence[Any], request: Request, read: Callable[[Features, int], Any] | None = None
 ) -> Iterator[tuple[tuple[Tensor, Tensor], Any]]:
     """Run every mini-batch of some items: the one inference loop.
 
@@ -171,7 +166,7 @@ def results(
         engine: Of a model in inference mode.
         inputs: Raw items.
         request: How to encode them.
-        read: From the outputs of a mini-batch, and its rows, to its result.
+        read: From the outputs of a mini-batch, and its rows, to its result; None takes the family's output.
 
     Yields:
         For every mini-batch: (items that it answers, their rows in its result), and its result. Where ranks share the
@@ -179,34 +174,26 @@ def results(
     """
     numbers = range(request.first_row, request.first_row + len(inputs))
     column = Column(name="inputs", items=inputs, role=request.task, prompt=request.prompt, rows=numbers)
-    plan = partial(engine.plan, [column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
-    if engine.ranks is not None:
-        about = repr((request.processing, request.forward))
-        shared: Iterable[Any]
-        made, shared = engine.ranks.share(plan, lambda some: list(_run(engine, some, request, read)), about)
-    else:
-        made = plan()
-        shared = _run(engine, made.mini_batches, request, read)
-    yield from zip(_answers(made), shared, strict=True)
-
-
-def _run(
-    engine: Engine, mini_batches: Sequence[MiniBatch], request: Request, read: Callable[[Features, int], Any]
-) -> Iterator[Any]:
-    """Yield what is read of the outputs of every mini-batch, in their order; of others that were run, nothing."""
-    steps = engine.in_step(mini_batches)
+    plan = engine.plan([column], mini_batch_size=request.batch_size, strings_are_text=request.strings_are_text)
+    ranks = engine.ranks
+    own = plan.mini_batches if ranks is None else ranks.share(plan, repr((request.processing, request.forward)))
+    steps = engine.in_step(own)  # with weights in shards, some are run for the sake of other ranks alone
     prepared = engine.prepare([mini_batch for _, mini_batch in steps], **request.processing)
-    total = sum(len(mini_batch.items) for mini_batch in mini_batches)
-    bar = runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item")
+    total = sum(len(mini_batch.items) for mini_batch in own)
+    answers = _answers(plan)
     made: dict[int, Any] = {}
-    number = 0
-    with bar as shown:
+    done = 0
+    with runtime.progress_bar(label="Encoding", total=total, show=request.show_progress_bar, unit="item") as bar:
         for (place, mini_batch), features in zip(steps, prepared, strict=True):
-            made[place] = read(engine.forward(features, **request.forward), len(mini_batch.items))
-            while number in made:
-                yield made.pop(number)
-                shown.update(len(mini_batches[number].items))
-                number += 1
+            outputs = engine.forward(features, **request.forward)
+            made[place] = outputs[engine.model.family.output] if read is None else read(outputs, len(mini_batch.items))
+            while done in made:
+                bar.update(len(own[done].items))
+                if ranks is None:
+                    yield next(answers), made.pop(done)
+                done += 1
+    if ranks is not None:
+        yield from zip(answers, ranks.gather([made[number] for number in range(len(own))]), strict=True)
 
 
 def _answers(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

@@ -321,7 +321,8 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
 
         with self.inference(device):
             if output_value == "sentence_embedding":
-                return stacked(self.engine, items, request, finish, on_host=on_host)
+                whole = truncate_dim is None and not normalize_embeddings
+                return stacked(self.engine, items, request, None if whole else finish, on_host=on_host)
             return listed(self.engine, items, request, _token_rows if output_value == "token_embeddings" else _all_rows)
 
     # -- similarity

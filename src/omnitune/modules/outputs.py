@@ -16,7 +16,7 @@ from omnitune.inputs.detect import PARTS
 from omnitune.inputs.processor import wraps
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.tasks import Task
-from omnitune.types import Features, Modality
+from omnitune.types import Modality
 
 
 class ModalityParams(TypedDict):
@@ -165,20 +165,6 @@ def selected(result: Any, path: str | list[Any] | None) -> Tensor:
     if result.ndim == 4:  # convolutional backbones give (rows, channels, height, width)
         result = result.flatten(2).transpose(1, 2)
     return cast(Tensor, result)
-
-
-def mask_tokens(model: Any, features: Features, tokens: Tensor) -> None:
-    """Let a mask of samples `(rows, samples)` say which token vectors are of a recording and not of its padding.
-
-    Args:
-        model: The backbone; nothing happens unless it knows how samples become tokens.
-        features: Its `attention_mask` becomes `(rows, tokens)`.
-        tokens: `(rows, tokens, dim)`.
-    """
-    shorten = getattr(model, "_get_feature_vector_attention_mask", None)
-    mask = features.get("attention_mask")
-    if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:
-        features["attention_mask"] = shorten(tokens.shape[1], mask)
 
 
 def spelt(modality: Modality) -> str:

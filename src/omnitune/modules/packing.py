@@ -183,43 +183,40 @@ class Packer:
         parts = {part for kind in kinds for part in ((kind,) if isinstance(kind, str) else kind)}
         return self.packs(media=not parts.isdisjoint(("image", "audio", "video")))
 
-    def call(self, features: Features, arguments: dict[str, Any], params: ModalityParams) -> Any:
-        """Call the backbone's method, on the packed row where the batch can be packed.
+    def layout(self, features: Features, params: ModalityParams) -> Packing | None:
+        """Lay out a padded batch as one row; None where it runs padded.
 
         Args:
-            features: A padded batch.
-            arguments: For the method, of the padded batch.
-            params: The method, and which of its outputs will be taken.
+            features: The batch. The mask that was kept on the host for this is taken out.
+            params: Method that encodes it, and which of its outputs will be taken.
         """
-        method = getattr(self.module.model, params["method"])
+        mask, ids = features.get("attention_mask"), features.get("input_ids")
         path = params["method_output_name"]
         field = path[0] if isinstance(path, list) and path else path
-        packing = self._packing_of(features)
-        features.pop(outputs.HOST_MASK, None)
-        if packing is None or params["method"] != "forward" or field not in FIELDS:
-            return method(**arguments)
-        return self._packed_call(features, arguments, packing)
-
-    def _packing_of(self, features: Features) -> Packing | None:
-        """Lay out a batch; None where it runs padded."""
-        mask, ids = features.get("attention_mask"), features.get("input_ids")
-        if mask is None or ids is None or mask.shape != ids.shape or "position_ids" in features:
-            return None
-        if POSITIONS in features:  # tokens that no other looks at, whose vectors count nevertheless
-            return None
+        fits = mask is not None and ids is not None and mask.shape == ids.shape and "position_ids" not in features
+        # Tokens that fill up a query are looked at by no other, and their vectors count nevertheless.
+        fits = fits and POSITIONS not in features
         media = any(key in features for key in (*TOWERS, *OTHER_MEDIA))
-        if self.packs(media=media):
-            return Packing.of(features, by_length=not media)  # media come in the order of their places in the row
-        if media and not self._said_of_media and self.packs():
+        packing: Packing | None = None
+        if fits and self.packs(media=media):
+            if params["method"] == "forward" and field in FIELDS:
+                packing = Packing.of(features, by_length=not media)  # media come in the order of their places in it
+        elif fits and media and not self._said_of_media and self.packs():
             self._said_of_media = True
             name = type(self.module.model).__name__
             logger.warning("unpad_inputs: batches with media stay padded: how %s packs them is not known.", name)
-        return None
+        features.pop(outputs.HOST_MASK, None)
+        return packing
 
-    def _packed_call(self, features: Features, arguments: dict[str, Any], packing: Packing) -> ModelOutput:
-        """Run the packed row, and pad again those outputs that have an entry a token.
+    def call(self, features: Features, arguments: dict[str, Any], packing: Packing) -> ModelOutput:
+        """Run the backbone on the packed row, and pad again those outputs that have an entry a token.
 
         Logits are of every row's last token `(rows, 1, ...)`.
+
+        Args:
+            features: A padded batch.
+            arguments: For the backbone's forward, of the padded batch.
+            packing: Its layout.
         """
         taken = {key: value for key, value in arguments.items() if key != "attention_mask"}
         for key in ("input_ids", "token_type_ids", "mm_token_type_ids"):

@@ -1,6 +1,5 @@
 """One vector a row out of its tokens' vectors."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -94,10 +93,8 @@ class Pooling(Module):
         for mode in self.modes:
             if mode == "cls" and "cls_token_embeddings" in features:
                 pooled.append(features["cls_token_embeddings"])
-            elif mode in _MEANS:
-                pooled.append(_MEANS[mode](tokens, mask, first, features.get("token_weights_sum")))
             else:
-                pooled.append(_PICKERS[mode](tokens, mask, first))
+                pooled.append(_pooled(mode, tokens, mask, first, features.get("token_weights_sum")))
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 
@@ -132,66 +129,37 @@ def _without_prompt(mask: Tensor, first: Tensor, prompt_length: int) -> Tensor:
     return mask * (positions >= (first + prompt_length)[:, None]).to(mask.dtype)
 
 
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    """Dtype to add up in: half precision loses tokens of long rows."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+def _pooled(mode: PoolingMode, tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:
+    """Pool token vectors in one way.
 
+    Args:
+        mode: Which.
+        tokens: `(rows, tokens, dim)`.
+        mask: Tokens that count `(rows, tokens)`.
+        first: Place of every row's first token, the prompt included `(rows,)`.
+        total: What means divide by `(rows,)`, where tokens are weighted already.
 
-def _at(tokens: Tensor, index: Tensor) -> Tensor:
-    """The token vector of every row at `index` `(rows,)`."""
-    return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
-
-
-def _cls(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - the prompt moves the first token
-    return _at(tokens, mask.to(torch.int32).argmax(dim=1))
-
-
-def _max(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
-    return tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
-
-
-def _sum_and_count(tokens: Tensor, mask: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
-    # Not a matrix product: autocast and TF32 would round it.
+    Returns:
+        `(rows, dim)`.
+    """
+    if mode == "max":
+        return tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
+    if mode in ("cls", "lasttoken"):
+        present = mask.to(torch.int32)
+        if mode == "cls":
+            seen, index = None, present.argmax(dim=1)
+        else:
+            seen, from_end = present.flip(1).max(dim=1)
+            index = torch.where(seen == 0, 0, tokens.shape[1] - 1 - from_end)
+        picked = tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
+        return picked if seen is None else picked * seen[:, None].to(tokens.dtype)  # zeros for a row without tokens
+    # Half precision would lose tokens of long rows; and a matrix product would be rounded by autocast and TF32.
+    exact = torch.float32 if tokens.dtype in (torch.float16, torch.bfloat16) else tokens.dtype
     weights = mask[..., None].to(tokens.dtype)
-    dtype = _exact(tokens.dtype)
-    count = weights.sum(dim=1, dtype=dtype) if total is None else total[:, None].to(dtype)
-    return (tokens * weights).sum(dim=1, dtype=dtype), count.clamp(min=1e-9)
-
-
-def _mean(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:  # noqa: ARG001
-    added, count = _sum_and_count(tokens, mask, total)
-    return (added / count).to(tokens.dtype)
-
-
-def _mean_sqrt(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:  # noqa: ARG001
-    added, count = _sum_and_count(tokens, mask, total)
-    return (added / count.sqrt()).to(tokens.dtype)
-
-
-def _weighted_mean(tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:
-    """Mean in which a row's n-th token, prompt included, weighs n."""
-    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    weights = (mask * (positions - first[:, None]))[..., None].to(_exact(tokens.dtype))
-    count = weights.sum(dim=1) if total is None else total[:, None].to(weights.dtype)
-    return ((tokens * weights).sum(dim=1) / count.clamp(min=1e-9)).to(tokens.dtype)
-
-
-def _last(tokens: Tensor, mask: Tensor, first: Tensor) -> Tensor:  # noqa: ARG001 - poolers share a signature
-    """The last token's vector; zeros for a row without tokens."""
-    seen, from_end = mask.to(torch.int32).flip(1).max(dim=1)
-    index = torch.where(seen == 0, 0, tokens.shape[1] - 1 - from_end)
-    return _at(tokens, index) * seen[:, None].to(tokens.dtype)
-
-
-_PICKERS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cls": _cls,
-    "max": _max,
-    "lasttoken": _last,
-}
-
-_MEANS: dict[PoolingMode, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "mean": _mean,
-    "mean_sqrt_len_tokens": _mean_sqrt,
-    "weightedmean": _weighted_mean,
-}
-"""Modes that divide by the number of tokens, or by the sum of their weights."""
+    if mode == "weightedmean":  # a row's n-th token, prompt included, weighs n
+        positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        weights = (mask * (positions - first[:, None]))[..., None].to(exact)
+    count = weights.sum(dim=1, dtype=exact) if total is None else total[:, None].to(exact)
+    count = count.clamp(min=1e-9)
+    added = (tokens * weights).sum(dim=1, dtype=exact)
+    return (added / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)).to(tokens.dtype)

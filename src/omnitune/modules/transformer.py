@@ -364,9 +364,16 @@ class Transformer(InputModule):
             arguments["logits_to_keep"] = 1
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
-        result = self.packer.call(features, arguments, params)
+        packing = self.packer.layout(features, params)
+        if packing is None:
+            result = getattr(self.model, method)(**arguments)
+        else:
+            result = self.packer.call(features, arguments, packing)
         features[self.module_output_name] = tokens = outputs.selected(result, path)
-        outputs.mask_tokens(self.model, features, tokens)
+        mask, shorten = features.get("attention_mask"), getattr(self.model, "_get_feature_vector_attention_mask", None)
+        if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:
+            # A mask of samples: the backbone says which token vectors are of a recording and not of its padding.
+            features["attention_mask"] = shorten(tokens.shape[1], mask)
         asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)
         if asked and "hidden_states" in result:
             features["all_layer_embeddings"] = result["hidden_states"]

@@ -1,4 +1,4 @@
-"""What model cards say, under Sentence Transformers' older path."""
+"""Data of model cards, under Sentence Transformers' older path."""
 
 from omnitune.report.card import SentenceTransformerModelCardData
 

@@ -1,4 +1,4 @@
-"""What travels between rooms: raw columns in, embeddings out.
+"""Data that travels between rooms: raw columns in, embeddings out.
 
 A `Batch` is raw: its columns hold items as the dataset gave them, and no tensor is made until the engine prepares a
 mini-batch. Every model output is `Embeddings`, so slicing, joining, detaching and truncating are written once for all
@@ -50,7 +50,7 @@ class Column:
         return len(self.items)
 
     def place(self, index: int) -> str:
-        """Where item `index` came from, for an error: dataset, row and column."""
+        """Say where item `index` came from, for an error: dataset, row and column."""
         row = index if self.rows is None else self.rows[index]
         where = f"row {row}, column {self.name!r}"
         return where if self.dataset is None else f"dataset {self.dataset!r}, {where}"
@@ -61,7 +61,7 @@ Labels = Tensor | list[Tensor]
 
 
 class Batch(TypedDict):
-    """What the collator makes and the trainer carries: a plain dict, which accelerate passes through untouched."""
+    """Batch as the collator makes it: a plain dict, which accelerate passes through untouched."""
 
     columns: list[Column]
     labels: Labels | None
@@ -101,7 +101,7 @@ class Embeddings:
 
     @property
     def layout(self) -> Layout:
-        """Which of the four it is."""
+        """Name of the one of the four that it is."""
         if self.offsets is not None:
             return "packed" if self.indices is None else "csr"
         return "dense" if self.mask is None else "padded"
@@ -274,7 +274,7 @@ class MiniBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How the items of some columns are encoded: which together, and where the results go.
+    """Plan of an encoding: the items that go together, and where their results go.
 
     Attributes:
         mini_batches: In the order in which they run.
@@ -292,7 +292,7 @@ class Plan:
 
 @runtime_checkable
 class Encodes(Protocol):
-    """What a loss strategy needs of the encoding engine."""
+    """The encoding engine, as loss strategies see it."""
 
     def plan(
         self, columns: Sequence[Column], *, mini_batch_size: int | None = None, mini_batch_num_tokens: int | None = None
@@ -300,7 +300,7 @@ class Encodes(Protocol):
         """Cost, distinct items, order and cuts of `columns`."""
 
     def in_step(self, mini_batches: Sequence[MiniBatch]) -> Sequence[tuple[int, MiniBatch]]:
-        """What is to be run, each with its place in `mini_batches`; or with -1, for the sake of other ranks alone."""
+        """List the forwards to make, each with its place in `mini_batches`; -1 is for the sake of other ranks alone."""
 
     def prepare(self, mini_batches: Sequence[MiniBatch]) -> Iterator[Features]:
         """Features on the device, one dict a mini-batch, made in the background a few ahead."""
@@ -313,8 +313,8 @@ class Encodes(Protocol):
 
     @property
     def sharded(self) -> bool:
-        """Whether weights are sharded over ranks, which must then make every forward together."""
+        """Tell whether weights are sharded over ranks, which must then make every forward together."""
 
     @property
     def stochastic(self) -> bool:
-        """Whether a forward draws random numbers now (dropout in training mode)."""
+        """Tell whether a forward draws random numbers now (dropout in training mode)."""

@@ -1,4 +1,4 @@
-"""How the command line talks: plain lines on standard output, progress bars and errors on standard error.
+"""Output of the command line: plain lines on standard output, progress bars and errors on standard error.
 
 All text goes through `printable`, because names of files and messages of other programs may hold escape characters.
 """

@@ -1,4 +1,4 @@
-"""Where the index of a model and a dataset is kept, so that each pair is encoded once."""
+"""Place of the index of a model and a dataset, so that each pair is encoded once."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
 
 
 def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
-    """What each page is; of a segment, with its times."""
+    """Describe every page; of a segment, with its times."""
     known = dataset.tables["pages"].select_columns(["page_id", "document", "number", "label"])
     for one in known:
         entry = {"id": one["page_id"], "document": one["document"], "page": one["number"]}

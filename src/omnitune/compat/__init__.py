@@ -1,1 +1,1 @@
-"""What scripts for Sentence Transformers 2 to 6 still use; nothing inside omnitune imports it."""
+"""Older spellings that scripts for Sentence Transformers 2 to 6 still use; nothing inside omnitune imports it."""

@@ -163,7 +163,7 @@ def _searched(
     rescore: bool,
     multiplier: int,
 ) -> tuple[list[list[dict[str, Any]]], float]:
-    """What an index finds, scored again where that is possible, and the seconds it took."""
+    """Search an index, score what it finds again where that is possible, and time both in seconds."""
     whole = queries.dtype not in (np.uint8, np.int8)
     again = whole and rescore and quantised
     if rescore and not again:

@@ -130,7 +130,7 @@ class Answers:
             self._last = time.monotonic()
 
     def finish(self, found: list[BadItem]) -> list[BadItem]:
-        """What all ranks found, by row, once the last has finished."""
+        """Collect what all ranks found, by row, once the last has finished."""
         while None in (answers := exchanged(found)):
             pass
         return sorted({item for part in answers for item in part}, key=lambda item: item.row)
@@ -151,7 +151,7 @@ def find_bad_labels(rows: Rows, column: str) -> list[BadItem]:
 
 
 def label_fault(label: Any) -> str | None:
-    """What is wrong with a label, or None: it has to be a finite number, or a list of such."""
+    """Say why a label is refused, or None: it has to be a finite number, or a list of such."""
     if label is None:
         return "missing (None)"
     if isinstance(label, list | tuple):

@@ -118,7 +118,7 @@ class Collator:
 
 
 def _for_dataset(mapping: ByColumn, dataset: str | None, argument: str) -> str | Mapping[str, str]:
-    """What applies to the columns of one dataset: one text for all, or a mapping by column."""
+    """Take the setting for the columns of one dataset: one text for all, or a mapping by column."""
     if not mapping:
         return {}
     if isinstance(mapping, str):

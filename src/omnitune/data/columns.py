@@ -223,7 +223,7 @@ def content_codes(rows: Rows, columns: Sequence[str], fingerprint: Callable[[Any
 
 
 def content_key(value: Any, fingerprint: Callable[[Any], Hashable]) -> Hashable:
-    """What two equal cells share: the text of plain values and of lists of them, else the fingerprint."""
+    """Make a key that equal cells share: the text of plain values and of lists of them, else the fingerprint."""
     if isinstance(value, PLAIN):
         return str(value)
     if isinstance(value, list | tuple) and all(isinstance(item, PLAIN) for item in value):

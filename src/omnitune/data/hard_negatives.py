@@ -1,4 +1,4 @@
-"""Which of a query's nearest documents are its hard negatives, and the rows that they make.
+"""Hard negatives among a query's nearest documents, and the rows that they make.
 
 Documents and queries are numbers here: of any modality, embedded by whoever mines (`training.mining`). All queries are
 treated at once; nothing loops over them.
@@ -31,7 +31,7 @@ NONE = -torch.inf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What a hard negative has to be.
+    """Conditions on a hard negative.
 
     Attributes:
         num_negatives: Negatives a query.
@@ -86,7 +86,7 @@ class Rules:
 
     @property
     def compares(self) -> bool:
-        """Whether scores matter beyond their order."""
+        """Tell whether scores matter beyond their order."""
         return any(
             one is not None for one in (self.absolute_margin, self.relative_margin, self.max_score, self.min_score)
         )
@@ -104,7 +104,7 @@ class Pairs:
         return int(torch.bincount(self.queries).max()) if len(self.queries) else 0
 
     def among(self, documents: Tensor) -> Tensor:
-        """Which of the candidates of all queries `(queries, candidates)` are such a pair."""
+        """Mark the candidates of all queries `(queries, candidates)` that are such a pair."""
         if not len(self.queries) or not documents.numel():
             return torch.zeros_like(documents, dtype=torch.bool)
         width = int(torch.stack([self.documents.max(), documents.max()]).max()) + 1

@@ -1,4 +1,4 @@
-"""Which rows make a batch, and from which dataset the next batch comes.
+"""Samplers: the rows of a batch, and the dataset of the next batch.
 
 Names, arguments and the random numbers that are drawn equal those of Sentence Transformers 6.2.0, so a script gets the
 same batches in the same order; how a sampler finds them is ours.
@@ -29,7 +29,7 @@ RESAMPLE_PASSES = 2
 
 
 class BatchSamplers(StrEnum):
-    """How the rows of one dataset are put into batches."""
+    """Ways to put the rows of one dataset into batches."""
 
     BATCH_SAMPLER = "batch_sampler"
     """Shuffled rows, one after another."""

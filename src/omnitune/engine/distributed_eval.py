@@ -1,4 +1,4 @@
-"""What all ranks of a distributed run encode together: each its share of the work, and every rank gets all of it.
+"""Encoding shared by all ranks of a distributed run: each does a share, and every rank gets all of it.
 
 Every rank makes the same calls with the same items and so the same plan; its mini-batches are dealt by cost and run by
 one rank each, cut as one process would cut them, so the results are those of one process. Nothing waits for a rank that
@@ -77,7 +77,7 @@ class Ranks:
         return [results[number] for number in range(len(results))]
 
     def finish(self, result: Any) -> list[Any]:
-        """What every rank ends with, by rank.
+        """Collect the result of every rank, by rank.
 
         Raises:
             ResourceError: Another rank failed; says which, and why.

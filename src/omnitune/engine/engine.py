@@ -172,16 +172,16 @@ class Engine:
 
     @property
     def stochastic(self) -> bool:
-        """Whether a forward draws random numbers now: a module in training mode with dropout or noise."""
+        """Tell whether a forward draws random numbers now: a module in training mode with dropout or noise."""
         return any(module.training and draws(module) for module in self.model.modules())
 
     @property
     def sharded(self) -> bool:
-        """Whether weights are sharded over ranks, which must then make every forward together."""
+        """Tell whether weights are sharded over ranks, which must then make every forward together."""
         return is_sharded(self.model)
 
     def in_step(self, mini_batches: Sequence[MiniBatch]) -> list[tuple[int, MiniBatch]]:
-        """What is to be run, each with its place in `mini_batches`; or with -1, for the sake of other ranks alone."""
+        """List the forwards to make, each with its place in `mini_batches`; -1 is for the sake of other ranks alone."""
         return in_step(mini_batches) if self.sharded else list(enumerate(mini_batches))
 
     @contextmanager

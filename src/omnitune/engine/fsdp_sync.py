@@ -28,7 +28,7 @@ Kind = tuple[Any, str | None]
 
 
 def is_sharded(model: HasModules) -> bool:
-    """Whether some of the weights are sharded."""
+    """Tell whether some of the weights are sharded."""
     if not (torch.distributed.is_available() and is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule
@@ -91,7 +91,7 @@ def whole(model: nn.Module) -> Iterator[None]:
 
 
 def in_step(mini_batches: Sequence[MiniBatch]) -> list[tuple[int, MiniBatch]]:
-    """What this rank runs so that all ranks run equally many of every kind, in the same order.
+    """List the forwards of this rank so that all ranks run equally many of every kind, in the same order.
 
     Args:
         mini_batches: What it has to run, possibly nothing.

@@ -20,7 +20,7 @@ from omnitune.types import Column, Features, Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to encode and how; small enough to send to another process.
+    """Settings of one call of a public verb; small enough to send to another process.
 
     Attributes:
         prompt: Text put before every item.
@@ -244,7 +244,7 @@ class EncodingModel(RunnableModel, Protocol):
 
     @property
     def engine(self) -> Engine:
-        """What encodes."""
+        """The engine."""
 
     def inference(self, device: torch.device | str | None = None) -> AbstractContextManager[None]:
         """Evaluation mode without gradients, on `device`."""

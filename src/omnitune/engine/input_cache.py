@@ -78,7 +78,7 @@ class InputCache:
         self.store = open_store(place, "inputs", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
-        """What the inputs of this kind depend on besides the items, as a key; None if they are not kept."""
+        """Key of all that the inputs of this kind depend on besides the items; None if they are not kept."""
         module = next(self.model.children(), None)
         if self.store is None or modality == "text" or not isinstance(module, Transformer):
             return None
@@ -117,7 +117,7 @@ class InputCache:
         return self._joined(known, side) if len(known) == len(every) else make(every)
 
     def _padding_side(self, processing: str, arguments: dict[str, Any]) -> Any:
-        """Where the processor pads, seen in two texts: some do not ask their tokenizer."""
+        """Find the side on which the processor pads, seen in two texts: some do not ask their tokenizer."""
         key = digest(processing, repr(arguments))
         if key not in self._sides:
             features: Features = {}

@@ -1,4 +1,4 @@
-"""What the engine needs of a model, so that any stack of modules can be run and the model can own its engine."""
+"""The model as the engine sees it, so that any stack of modules can be run and the model can own its engine."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -36,11 +36,11 @@ class RunnableModel(Protocol):
 
     @property
     def family(self) -> ReadsOutput:
-        """What reads its output."""
+        """Family, which reads its output."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -48,7 +48,7 @@ class RunnableModel(Protocol):
 
     @property
     def cost_rule(self) -> CostRule:
-        """How items are costed, without decoding them."""
+        """Rule for the cost of an item, without decoding it."""
 
     @property
     def input_module(self) -> nn.Module:
@@ -63,10 +63,10 @@ class RunnableModel(Protocol):
         """The input module's processor."""
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
-        """What a raw item is; raises where the model takes no such item."""
+        """Detect the modality of a raw item; raises where the model takes no such item."""
 
     def supports(self, modality: Modality) -> bool:
-        """Whether items of `modality` can be encoded."""
+        """Tell whether items of `modality` can be encoded."""
 
     def preprocess_loaded(
         self, inputs: Sequence[Any], prompt: str | None, *, modality: Modality | None, **kwargs: Any

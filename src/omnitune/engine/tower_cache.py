@@ -79,7 +79,7 @@ class TowerCache:
         self.store = open_store("off" if is_sharded(self.model) else place, "towers", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
-        """What the outputs for items of this kind depend on besides the items, as a key; None if they change.
+        """Key of all that the outputs for items of this kind depend on besides the items; None if they change.
 
         Weights are looked at every time: a pass over the tower's memory, small beside a forward.
         """

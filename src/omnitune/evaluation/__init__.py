@@ -1,4 +1,4 @@
-"""How good a model is: one file an evaluator, all on one retrieval bridge (`search`)."""
+"""Evaluators, one file each, all on one ranking engine (`ranking`)."""
 
 from omnitune.evaluation.base import BaseEvaluator
 from omnitune.evaluation.binary_classification import BinaryClassificationEvaluator

@@ -1,4 +1,4 @@
-"""What every evaluator is: `measure(model)` returns numbers; calling it also records them.
+"""Base of evaluators: `measure(model)` returns numbers; calling the evaluator also records them.
 
 `measure` neither writes nor remembers anything, so it can run on any model, any number of times, on any rank.
 """
@@ -83,16 +83,16 @@ class BaseEvaluator:
 
     @property
     def every_rank(self) -> bool:
-        """Whether all ranks of a distributed run may measure together, each encoding its share: `measure` is there."""
+        """Tell whether all ranks of a distributed run may measure together, each encoding its share."""
         return type(self).measure is not BaseEvaluator.measure
 
     def metric_names(self, model: Any) -> list[str] | None:
-        """What `measure` of `model` will return, or None where that is known only once it has run."""
+        """Name what `measure` of `model` will return, or None where that is known only once it has run."""
         del model
         return None
 
     def choose_primary(self, metrics: Mapping[str, float]) -> str | None:
-        """Which of the `metrics` ranks models, by its name without the evaluator's."""
+        """Choose the metric that ranks models, by its name without the evaluator's."""
         del metrics
         return self.primary_metric
 
@@ -131,7 +131,7 @@ class BaseEvaluator:
 
     @property
     def description(self) -> str:
-        """What the evaluator is called in prose: `TripletEvaluator` is "Triplet"."""
+        """Name of the evaluator in prose: `TripletEvaluator` is "Triplet"."""
         name = re.sub("Evaluator.*", "", type(self).__name__)
         return re.sub("([a-z])([A-Z])", r"\1 \2", re.sub("^CE", "CrossEncoder", name))
 

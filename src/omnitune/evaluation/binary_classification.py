@@ -1,4 +1,4 @@
-"""How well similarities tell pairs that are alike from others."""
+"""Classification of pairs as alike or not by their similarities."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self

@@ -1,4 +1,4 @@
-"""How good a cross encoder is at reranking, at classifying pairs, and at agreeing with gold scores.
+"""Evaluators of cross encoders: reranking, classification of pairs, and agreement with gold scores.
 
 Every evaluator hands all its pairs to one `predict`, which sorts them by cost: there is no forward a query.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """What the evaluators use of a cross encoder."""
+    """The verbs of a cross encoder that evaluators use."""
 
     @property
     def num_labels(self) -> int:
@@ -142,7 +142,7 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
         return found | {f"base_{key}": value for key, value in self._mean(falling, retrieved).items()}
 
     def _documents(self, sample: Mapping[str, Any]) -> tuple[list[Any], list[bool]]:
-        """What is reranked of a sample, and which of it is relevant."""
+        """List the documents of a sample that are reranked, and mark the relevant ones."""
         positives = _positives(sample)
         if "documents" not in sample:
             return [*positives, *sample["negative"]], [True] * len(positives) + [False] * len(sample["negative"])
@@ -169,7 +169,7 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
 
 
 class CrossEncoderClassificationEvaluator(PairEvaluator):
-    """How well scores tell positive from negative pairs, or the classes of pairs.
+    """Measures how well scores tell positive from negative pairs, or the classes of pairs.
 
     Args:
         sentence_pairs: Pairs `(query, document)`.
@@ -432,7 +432,7 @@ def _positives(sample: Mapping[str, Any]) -> list[Any]:
 
 
 def _retrieved(sample: Mapping[str, Any]) -> list[bool]:
-    """Which of the documents that a retriever found are relevant, in its order, and then those that it did not find.
+    """Mark the relevant documents among those that a retriever found, in its order, and then those that it missed.
 
     Empty where it found none, which counts as 0.
     """

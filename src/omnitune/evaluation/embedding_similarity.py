@@ -1,4 +1,4 @@
-"""How well similarities of pairs agree with gold scores."""
+"""Agreement of the similarities of pairs with gold scores."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -143,7 +143,7 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
 
     @property
     def description(self) -> str:
-        """What the evaluator is called in prose."""
+        """Name of the evaluator in prose."""
         return "Semantic Similarity"
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How well a model finds the documents that answer a query."""
+"""Retrieval: the documents that a model finds for queries, and how good they are."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """What one system found for every query, and how good that is.
+    """Documents that one system found for every query, and how good they are.
 
     Attributes:
         query_ids: Of the queries, in the order of all rows below.
@@ -224,7 +224,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
     def rank(
         self, model: Any, corpus_model: Any | None = None, corpus_embeddings: Rows | None = None
     ) -> dict[str, Ranking]:
-        """What the model finds for every query, under each similarity.
+        """Rank the corpus for every query, under each similarity.
 
         Args:
             model: Encodes the queries, and the documents where nothing else is given.
@@ -238,7 +238,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         }
 
     def rank_dims(self, model: Any, dims: Sequence[int]) -> dict[int, Ranking]:
-        """What the model finds when embeddings are cut to their first dimensions, from encoding everything once.
+        """Rank with embeddings cut to their first dimensions, from encoding everything once.
 
         Equal to `rank` with `truncate_dim` set to each of `dims` in turn, under the model's similarity.
 
@@ -363,7 +363,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         return [f"{name}_{kind.lower()}@{k}" for name in similarities for kind, k in self._kinds()]
 
     def _kinds(self) -> list[tuple[str, int]]:
-        """What is measured, at which cut-off."""
+        """List the metrics, with their cut-offs."""
         kinds = [(kind, k) for k in self.accuracy_at_k for kind in ("Accuracy",)]
         kinds += [(kind, k) for k in self.precision_recall_at_k for kind in ("Precision", "Recall")]
         kinds += [("MRR", k) for k in self.mrr_at_k]

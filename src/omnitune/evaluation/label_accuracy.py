@@ -1,4 +1,4 @@
-"""How often a classifier on two embeddings tells the class of a pair."""
+"""Accuracy of a classifier on two embeddings."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

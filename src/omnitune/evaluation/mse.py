@@ -1,4 +1,4 @@
-"""How far a student's embeddings are from a teacher's."""
+"""Distance of a student's embeddings from a teacher's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ class MSEEvaluator(EmbeddingEvaluator):
 
     @property
     def description(self) -> str:
-        """What the evaluator is called in prose."""
+        """Name of the evaluator in prose."""
         return "Knowledge Distillation"
 
 
@@ -144,7 +144,7 @@ class MSEEvaluatorFromDataFrame(EmbeddingEvaluator):
 
     @property
     def description(self) -> str:
-        """What the evaluator is called in prose."""
+        """Name of the evaluator in prose."""
         return "Knowledge Distillation"
 
 

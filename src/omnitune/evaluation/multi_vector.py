@@ -187,7 +187,7 @@ class MultiVectorRerankingEvaluator(_TokenVectors, RerankingEvaluator):
 
 
 class MultiVectorDistillationEvaluator(BaseEvaluator):
-    """How near a student's scores are to a teacher's: divergence (lower is better) and rank correlation.
+    """Compares a student's scores with a teacher's: divergence (lower is better) and rank correlation.
 
     Args:
         queries: Queries.

@@ -1,4 +1,4 @@
-"""How well the most similar pairs of a collection are its duplicates."""
+"""Duplicates of a collection among its most similar pairs."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -136,6 +136,6 @@ class ParaphraseMiningEvaluator(EmbeddingEvaluator):
         return {name: metrics[name] for name in ("precision", "recall", "f1", "threshold", "average_precision")}
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What is mined, and truncation where set."""
+        """Settings of the mining, and truncation where set."""
         config = {"add_transitive_closure": self._closed, "max_pairs": self.max_pairs, "top_k": self.top_k}
         return {**config, **super().get_config_dict()}

@@ -274,7 +274,7 @@ class _Best:
             self.blocks = []
 
     def hits(self, at: Tensor | None) -> Hits:
-        """What was found, with places translated to rows of the corpus by `at`."""
+        """Translate places to rows of the corpus by `at`."""
         if self.scores is None or self.places is None:
             return Hits(torch.zeros(self.queries, 0), torch.zeros(self.queries, 0, dtype=torch.int64))
         places = self.places.cpu()

@@ -1,4 +1,4 @@
-"""How well a model orders a query's own candidates."""
+"""Order of a query's own candidates by their similarity."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

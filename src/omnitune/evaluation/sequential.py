@@ -71,7 +71,7 @@ class SequentialEvaluator(BaseEvaluator):
 
     @property
     def every_rank(self) -> bool:
-        """Whether every one of the evaluators may."""
+        """Tell whether every one of the evaluators may."""
         return all(getattr(evaluator, "every_rank", False) for evaluator in self.evaluators)
 
     def _called(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""How often a sentence is closest to its own translation."""
+"""Accuracy of finding a sentence's translation among all of them."""
 
 import logging
 from collections.abc import Mapping

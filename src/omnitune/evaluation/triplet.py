@@ -1,4 +1,4 @@
-"""How often an anchor is closer to its positive than to its negative."""
+"""Accuracy of triplets: an anchor closer to its positive than to its negative."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What to optimise: each loss is one objective on embeddings, times a strategy that obtains them."""
+"""Losses: each is one objective on embeddings, times a strategy that obtains them."""
 
 from omnitune.losses.adaptive_layer import AdaptiveLayerLoss, Matryoshka2dLoss
 from omnitune.losses.base import Loss

@@ -87,7 +87,7 @@ class AdaptiveLayerLoss(Wrapper):
         self._drawn: Sequence[int] = ()
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
-        """What the inner loss asks for; the model's embeddings are `(rows, 1 + layers drawn, dim)`, the last first."""
+        """Embed as the inner loss asks; the model's are `(rows, 1 + layers drawn, dim)`, the last layer first."""
         self._drawn = range(self.layers)
         if 0 < self.n_layers_per_step < self.layers:
             self._drawn = random.sample(self._drawn, self.n_layers_per_step)
@@ -213,7 +213,7 @@ class _LayerEngine:
 
 
 def _layered(embeddings: Embeddings) -> bool:
-    """Whether they are the model's, with an axis of layers; another encoder's have none."""
+    """Tell whether embeddings are the model's, with an axis of layers; another encoder's have none."""
     return embeddings.values.dim() == 3
 
 

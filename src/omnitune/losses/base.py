@@ -62,7 +62,7 @@ class Loss(nn.Module):
         return dict(value) if isinstance(value, Mapping) else value
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
-        """What `objective` takes: the model's embeddings of every column, unless a loss says otherwise.
+        """Make what `objective` takes: the model's embeddings of every column, unless a loss says otherwise.
 
         Args:
             columns: The inputs of the loss.

@@ -127,7 +127,7 @@ class ContrastiveTensionLossInBatchNegatives(_WithCopy):
 
 
 def _texts(column: Column | Features) -> list[Any] | None:
-    """What says whether rows are equal: their texts, or of ready features their token ids; None for other items."""
+    """List what is equal for equal rows: texts, or of ready features the token ids; None for other items."""
     if isinstance(column, Column):
         return list(column.items) if all(isinstance(item, str) for item in column.items) else None
     ids: Tensor = column["input_ids"]

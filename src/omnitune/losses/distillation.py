@@ -98,7 +98,7 @@ class EmbedDistillLoss(Loss):
         return nn.Linear(student_dim, teacher_dim, device=next(self.model.parameters()).device)
 
     def _teacher(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Tensor:
-        """What each row of each column should be `(rows, columns, dim)`."""
+        """Targets of each row of each column `(rows, columns, dim)`."""
         self._expect_columns(embeddings, "(input,) or (input, input, ...)", least=1)
         given = self._expect_labels(labels, "the teacher's embeddings").detach()
         rows, width = embeddings[0].values.shape
@@ -206,7 +206,7 @@ class DistillKLDivLoss(Loss):
 
 
 def teacher_margins(given: Tensor, shape: tuple[int, int], loss: str) -> Tensor:
-    """How much better a teacher scores each row's positive than each negative `(rows, negatives)`.
+    """Margins by which a teacher scores each row's positive above each negative `(rows, negatives)`.
 
     Args:
         given: Labels of one of the forms that `MarginMSELoss` takes.

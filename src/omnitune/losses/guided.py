@@ -230,7 +230,7 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
 
 
 def _name(model: nn.Module) -> str:
-    """What the guide was loaded from; of a folder its last part."""
+    """Name the guide by where it was loaded from; of a folder by its last part."""
     origin = getattr(getattr(model, "model_card_data", None), "base_model", None) or type(model).__name__
     return Path(origin).name if Path(origin).exists() else origin
 

@@ -125,7 +125,7 @@ class MultipleNegativesRankingLoss(Loss):
         return list(mean_in_blocks(block, batch.count, scores).unbind())
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """How many candidates compete with each positive, over all ranks where they are gathered."""
+        """Count the candidates that compete with each positive, over all ranks where they are gathered."""
         rows = batch_size * (world_size() if self.gather_across_devices else 1)
         documents = rows * (columns - 1)
         counts: dict[str, int] = {
@@ -262,7 +262,7 @@ class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRanking
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """What competes in one step.
+    """Queries and documents that compete in one step.
 
     Attributes:
         queries: Of all ranks that are gathered `(rows, dim)`.
@@ -299,7 +299,7 @@ class _Candidates:
         return sum(documents if d.endswith("doc") else len(self.queries) for d in set(directions))
 
     def pairs(self, directions: Iterable[Direction]) -> dict[Direction, tuple[Tensor, Tensor]]:
-        """What to compare with what, for each direction whose scores are not part of another's."""
+        """Pair up the two sides of each direction whose scores are not part of another's."""
         local = slice(self.offset, self.offset + self.count)
         documents = torch.cat(list(self.documents))
         positives = self.documents[0][local]

@@ -1,4 +1,4 @@
-"""What embeddings of different inputs should look like whatever they mean: spread over the sphere."""
+"""A regularizer: embeddings of different inputs spread over the sphere, whatever they mean."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal

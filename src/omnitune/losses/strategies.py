@@ -1,4 +1,4 @@
-"""How a loss obtains its embeddings: kept graphs while memory allows, replay for the rest.
+"""Strategies by which losses obtain embeddings: kept graphs while memory allows, replay for the rest.
 
 The batch is cut into mini-batches. The graphs of as many as fit the activation budget are kept, so they cost one
 forward; the others run without a graph now and are forwarded again, one at a time, when the gradient of their

@@ -56,15 +56,15 @@ class Wrapper(Loss):
         self.any_width = loss.any_width
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
-        """What the inner loss asks for."""
+        """Embed as the inner loss asks."""
         return self.loss.embed(columns, engine)
 
     def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
-        """Those of the inner loss."""
+        """Take those of the inner loss."""
         return self.loss.targets(columns, labels)
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """Those of the inner loss."""
+        """Take those of the inner loss."""
         return self.loss.negatives_per_query(batch_size, columns)
 
 

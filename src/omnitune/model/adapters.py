@@ -35,7 +35,7 @@ class AdapterMixin:
         raise NotImplementedError
 
     def has_peft_compatible_model(self) -> bool:
-        """Whether the backbone takes adapters."""
+        """Tell whether the backbone takes adapters."""
         return isinstance(self.transformers_model, transformers.integrations.PeftAdapterMixin)
 
     def check_peft_compatible_model(self) -> None:
@@ -176,7 +176,7 @@ def _adapters(module: nn.Module) -> Iterable[tuple[str, Any]]:
 
 
 def _places(backbone: nn.Module, towers: Mapping[str, Treatment]) -> dict[str, str]:
-    """Where the named towers are in a backbone.
+    """Find the named towers in a backbone.
 
     Raises:
         InputError: It has no such tower, or a treatment is unknown.

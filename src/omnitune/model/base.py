@@ -176,7 +176,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         return first_input_module(list(self.children()))
 
     def supports(self, modality: Modality) -> bool:
-        """Whether inputs of `modality` can be encoded.
+        """Tell whether inputs of `modality` can be encoded.
 
         Args:
             modality: `"text"`, `"image"`, ..., or a tuple for inputs that combine several.
@@ -186,7 +186,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         return combined or modality in offered
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
-        """What `item` is, for this model.
+        """Detect the modality of `item`, for this model.
 
         Raises:
             ModalityError: The model takes no such input.
@@ -210,7 +210,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         return modality
 
     def content_key(self, item: Any) -> Hashable:
-        """What two inputs of equal content share; nothing is decoded.
+        """Make a key that inputs of equal content share; nothing is decoded.
 
         Raises:
             ModalityError: The model takes no such input.
@@ -219,7 +219,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
 
     @property
     def cost_rule(self) -> CostRule:
-        """How inputs are costed."""
+        """Rule for the cost of inputs."""
         return route_cost_rule(list(self.children()))
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
@@ -338,7 +338,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         # One weight is looked at, not all: this is asked several times a mini-batch.
         weights = itertools.chain(self.parameters(), self.buffers())
         return next((weight.device for weight in weights), torch.device("cpu"))
@@ -350,11 +350,11 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:
-        """Whether weights are sharded already: transformers' trainer then neither wraps nor shards them again."""
+        """Tell whether weights are sharded already: transformers' trainer then neither wraps nor shards them again."""
         return self.engine.sharded
 
     def get_backend(self) -> Backend:
-        """What computes the forward."""
+        """Name of what computes the forward."""
         return self.backend
 
     def activation_checkpointing_enable(
@@ -386,7 +386,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     # -- saving
 
     def _model_config(self) -> dict[str, Any]:
-        """What goes into `config_sentence_transformers.json`, versions aside."""
+        """Contents of `config_sentence_transformers.json`, versions aside."""
         return {
             "model_type": self.family.name,
             "prompts": self.prompts,

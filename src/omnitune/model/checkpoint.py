@@ -43,7 +43,7 @@ _STALE = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", fi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a checkpoint is reached and loaded.
+    """Options of reaching and loading a checkpoint.
 
     Attributes:
         token: Access token of the hub.
@@ -80,7 +80,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a directory holds.
+    """Contents of a directory.
 
     Attributes:
         modules: By name, in order.

@@ -381,7 +381,7 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
             self.truncate_dim = before
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether the prompt's tokens count in the pooled embedding."""
+        """Count the prompt's tokens in the pooled embedding, or leave them out."""
         for module in self.modules():
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt

@@ -1,4 +1,4 @@
-"""What kinds of model there are, side by side.
+"""Kinds of model, side by side.
 
 A family is a value: the trainer, the collator, the losses and the evaluators read it and never ask for a class. Only
 its name is written to a checkpoint.

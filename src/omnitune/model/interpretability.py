@@ -1,4 +1,4 @@
-"""Where a query's tokens met a document: over the patches of a page image, and over the tokens of a text.
+"""Places where a query's tokens met a document: over the patches of a page image, and over the tokens of a text.
 
 Numbers come from here; `report.similarity_map` draws them.
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextMatches:
-    """What each query token is close to in a text.
+    """Tokens of a text that each query token is close to.
 
     Attributes:
         query_tokens: The tokenizer's pieces of the query, markers, expansion and special tokens left out.
@@ -190,7 +190,7 @@ def similarity_map(model: MultiVectorEncoder, query: str, image: Image.Image) ->
 
 
 def text_matches(model: MultiVectorEncoder, query: str, document: str) -> TextMatches:
-    """What each token of a query is close to in a text.
+    """Find the tokens of a text that each token of a query is close to.
 
     Args:
         model: An encoder of text.

@@ -61,7 +61,7 @@ _MARKERS = (
 
 @dataclass(slots=True)
 class _Settings:
-    """What a foreign format says of queries, documents and the mask.
+    """Settings of a foreign format for queries, documents and the mask.
 
     Attributes:
         lengths: Attributes of the Transformer.

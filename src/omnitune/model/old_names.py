@@ -80,7 +80,7 @@ class OldNames(Base):
         return self.preprocess(texts, **kwargs)
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether `inputs` are one input and not a list of them."""
+        """Tell whether `inputs` are one input and not a list of them."""
         return is_single(inputs)
 
     @renamed(repo_name="repo_id")
@@ -178,7 +178,7 @@ class DenseOldNames(OldNames):
             yield
 
     def get_sentence_features(self, *features: Any) -> Any:
-        """What the first module makes of features, where it has such a verb."""
+        """Make features by the first module, where it has such a verb."""
         deprecated("get_sentence_features", "preprocess", DeprecationWarning)
         first: Any = self._first_module()
         return first.get_sentence_features(*features)

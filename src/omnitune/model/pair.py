@@ -257,7 +257,7 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
             raise type(error)(f"{place}: {error}") from error
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
-        """What `item` is, for this model: one side of a pair, or what `pair` made of both.
+        """Detect the modality of `item`, for this model: one side of a pair, or what `pair` made of both.
 
         Raises:
             ModalityError: The model takes no such input.
@@ -460,7 +460,7 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         return sorted(results, key=lambda result: -result["score"])[:top_k]
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether `inputs` is one pair and not a list of pairs."""
+        """Tell whether `inputs` is one pair and not a list of pairs."""
         if isinstance(inputs, np.ndarray):
             return inputs.ndim == 1 and inputs.size > 0
         if isinstance(inputs, list | tuple):

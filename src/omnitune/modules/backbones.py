@@ -19,7 +19,7 @@ FORWARD: _Output = ("forward", "last_hidden_state")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone:
-    """What is particular about one architecture.
+    """Particularities of one architecture.
 
     Attributes:
         encoder: Where an encoder-decoder's encoder is, `"package.module:Class"`, if only that is to be loaded.

@@ -1,4 +1,4 @@
-"""What a module of a checkpoint is, and how inputs pass from the first of them to features.
+"""Base classes of a checkpoint's modules, and the way of inputs from the first of them to features.
 
 A `Module` maps features to features and writes itself to a folder. An `InputModule` also makes the features, from
 *loaded* items (texts, `PIL.Image`s, waveforms, `Clip`s, dicts and conversations of them), all of one modality. A
@@ -186,7 +186,7 @@ class InputModule(Module):
 
     @property
     def modalities(self) -> list[Modality]:
-        """What `preprocess` takes."""
+        """Modalities that `preprocess` takes."""
         return ["text"]
 
     @property
@@ -196,17 +196,17 @@ class InputModule(Module):
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether a pair of texts can be one input."""
+        """Tell whether a pair of texts can be one input."""
         return True
 
     @property
     def cost_rule(self) -> CostRule:
-        """How the cost of an item is known without preprocessing it."""
+        """Rule for the cost of an item, without preprocessing it."""
         limit = self.max_seq_length
         return CostRule(max_tokens=limit if limit and limit < math.inf else None)
 
     def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
-        """How audio and video of inputs of `modality` are sampled before they come here.
+        """Sampling of audio and video of inputs of `modality`, before they come here.
 
         Args:
             modality: What the inputs are.
@@ -381,7 +381,7 @@ def load_through(
 
 
 def sampling_through(modules: Sequence[nn.Module], modality: Modality, **kwargs: Any) -> Sampling:
-    """How audio and video are sampled: as the reader wants it that reads them, or else the input module.
+    """Sampling of audio and video, as the reader wants it that reads them, or else the input module.
 
     Args:
         modules: A model's or a route's modules, in order.
@@ -396,7 +396,7 @@ def sampling_through(modules: Sequence[nn.Module], modality: Modality, **kwargs:
 
 
 def modalities_through(modules: Sequence[nn.Module]) -> list[Modality]:
-    """What `preprocess_through` takes: the first input module's modalities, and what readers turn into those."""
+    """Modalities that `preprocess_through` takes: the first input module's, and those that readers turn into them."""
     offered: list[Modality] = ["text"]
     readers: list[Reader] = []
     for module in modules:
@@ -411,7 +411,7 @@ def modalities_through(modules: Sequence[nn.Module]) -> list[Modality]:
 
 
 def route_cost_rule(modules: Sequence[nn.Module]) -> CostRule:
-    """How the items are costed that `preprocess_through` takes.
+    """Rule for the cost of the items that `preprocess_through` takes.
 
     What a reader reads costs as much as the longest text: how long it is is not known before it is read.
     """
@@ -428,7 +428,7 @@ def first_input_module(modules: Sequence[nn.Module]) -> nn.Module:
 
 
 def loaded_modality(item: Any) -> Modality:
-    """What a *loaded* item is; unlike a raw one, a string is always text.
+    """Detect the modality of a *loaded* item; unlike a raw one, a string is always text.
 
     Raises:
         ModalityError: It is nothing that loading makes.

@@ -1,4 +1,4 @@
-"""What a processor makes of media, before any is decoded: how many tokens they take, how they are sampled in time."""
+"""Costs of media for a processor, before any is decoded: the tokens they take, and their sampling in time."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -36,7 +36,7 @@ NOT_NEEDED = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubOptions:
-    """How a repository of the Hugging Face Hub is reached.
+    """Options of reaching a repository of the Hugging Face Hub.
 
     Attributes:
         token: Access token; True takes the one that is stored.

@@ -1,4 +1,4 @@
-"""Which token vectors take part in late interaction."""
+"""Mask of the token vectors that take part in late interaction."""
 
 import logging
 from collections.abc import Sequence

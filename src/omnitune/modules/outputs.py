@@ -1,4 +1,4 @@
-"""Which modalities a backbone takes, and which method and output to use for each."""
+"""Modalities of a backbone, and the method and output of each."""
 
 import inspect
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from omnitune.types import Modality
 
 
 class ModalityParams(TypedDict):
-    """How one modality is encoded: a method of the backbone, and which of its outputs to take; None takes all."""
+    """Encoding of one modality: a method of the backbone, and which of its outputs to take; None takes all."""
 
     method: str
     method_output_name: str | list[Any] | None
@@ -55,12 +55,12 @@ ModalityConfig = dict[Modality, ModalityParams]
 
 
 def text_only(task: Task) -> tuple[ModalityConfig, str]:
-    """What a checkpoint without `modality_config` means, as it is older than images: text, by the task's head."""
+    """Outputs of a checkpoint without `modality_config`, which is older than images: text, by the task's head."""
     return {"text": {"method": "forward", "method_output_name": task.output}}, task.feature
 
 
 def modality_config(model: Any, processor: Any, task: Task, *, structured: bool) -> tuple[ModalityConfig, str]:
-    """How each modality of a bare backbone is encoded, and the feature that comes out.
+    """Find the method of a bare backbone for each modality, and the feature that comes out.
 
     Args:
         model: The backbone.
@@ -142,7 +142,7 @@ def _output_class(hint: Any) -> Any:
 
 
 def accepted(given: dict[str, Any], signature: inspect.Signature, *, any_other: bool) -> dict[str, Any]:
-    """Those of some features that a method of a backbone takes.
+    """Choose the features that a method of a backbone takes.
 
     Args:
         given: Features and other arguments.
@@ -158,7 +158,7 @@ def accepted(given: dict[str, Any], signature: inspect.Signature, *, any_other: 
 
 
 def selected(result: Any, path: str | list[Any] | None) -> Tensor:
-    """What a path of names picks out of a method's result, as `(rows, dim)` or `(rows, tokens, dim)`."""
+    """Follow a path of names into a method's result, to `(rows, dim)` or `(rows, tokens, dim)`."""
     for step in [path] if isinstance(path, str) else path or []:
         # Some results have fields that only attribute access gives.
         result = result[step] if not isinstance(step, str) or step in result else getattr(result, step)
@@ -203,7 +203,7 @@ def to_json(config: ModalityConfig) -> dict[str, ModalityParams]:
 
 
 def from_json(config: dict[str, Any], source: Any) -> ModalityConfig:
-    """What `to_json` wrote.
+    """Read what `to_json` wrote.
 
     Args:
         config: By modality.

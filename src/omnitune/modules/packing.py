@@ -58,7 +58,7 @@ _ALONE = frozenset({"full_attention", "sliding_attention"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """Where the tokens of a padded batch are in the packed row.
+    """Places of the tokens of a padded batch in the packed row.
 
     Attributes:
         shape: `(rows, tokens)` of the padded batch.
@@ -341,7 +341,7 @@ def packs_through(modules: Iterable[nn.Module], modality: Modality) -> bool:
 
 
 def _packers(module: nn.Module) -> Iterator[Packer]:
-    """Those of the backbones in `module`; what is in a backbone is not looked through."""
+    """Find the packers of the backbones in `module`; what is in a backbone is not looked through."""
     packer = getattr(module, "packer", None)
     if isinstance(packer, Packer):
         yield packer

@@ -1,4 +1,4 @@
-"""Which class a module's type in a checkpoint means, and under which type a class is written.
+"""Classes of modules by their type in a checkpoint, and the type under which a class is written.
 
 Types are looked up here. A type that is not here is code that comes with the checkpoint: it runs only when the caller
 trusts it, through transformers' machinery for that.
@@ -112,7 +112,7 @@ def _row(kind: type) -> str:
 
 
 def is_remote(module: nn.Module) -> bool:
-    """Whether a module's class came with a checkpoint."""
+    """Tell whether a module's class came with a checkpoint."""
     return type(module).__module__.partition(".")[0] == "transformers_modules"
 
 

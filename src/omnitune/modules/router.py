@@ -150,7 +150,7 @@ class Router(InputModule):
             return sampling_through(next(taking, []), modality, **kwargs)
 
     def _shared(self, inputs: Sequence[Any], task: str | None) -> Modality:
-        """What all inputs are; `"message"` where they differ and one route takes them all."""
+        """Modality of all inputs; `"message"` where they differ and one route takes them all."""
         kinds = {loaded_modality(item) for item in inputs}
         if len(kinds) == 1:
             return kinds.pop()
@@ -185,13 +185,13 @@ class Router(InputModule):
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether a pair of texts can be one input, on every route that takes text."""
+        """Tell whether a pair of texts can be one input, on every route that takes text."""
         routes = (route for route in self._routes() if "text" in modalities_through(route))
         return all(getattr(first_input_module(route), "takes_pairs", True) for route in routes)
 
     @property
     def modalities(self) -> list[Modality]:
-        """What any route takes, in alphabetical order."""
+        """Modalities that any route takes, in alphabetical order."""
         return sorted({kind for modules in self._routes() for kind in modalities_through(modules)}, key=str)
 
     @property

@@ -1,4 +1,4 @@
-"""What a backbone can be for: one row a task, by the name that a checkpoint keeps as `transformer_task`."""
+"""Tasks of a backbone: one row each, by the name that a checkpoint keeps as `transformer_task`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ class BaseTokenPooling(Module):
         self.tasks = tasks_of(tasks)
 
     def applies_to(self, task: str | None) -> bool:
-        """Whether vectors of `task` are pooled."""
+        """Tell whether vectors of `task` are pooled."""
         return (task or DOCUMENT) in self.tasks
 
     def pool_one(self, embedding: Tensor, **kwargs: Any) -> Tensor:
@@ -189,7 +189,7 @@ class LambdaTokenPooling(BaseTokenPooling):
         self.pool_fn = pool_fn
 
     def pool_one(self, embedding: Tensor, **kwargs: Any) -> Tensor:  # noqa: ARG002 - others take a factor
-        """What the function makes of `(tokens, dim)`."""
+        """Apply the function to `(tokens, dim)`."""
         return self.pool_fn(embedding)
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002

@@ -52,7 +52,7 @@ class Tower:
 
     @property
     def frozen(self) -> bool:
-        """Whether it gives the same for the same input: nothing of it trains or draws."""
+        """Tell whether it gives the same for the same input: nothing of it trains or draws."""
         return not any(weight.requires_grad for weight in self.weights()) and not any(
             part.training and draws(part) for part in self.parts
         )
@@ -64,7 +64,7 @@ class Tower:
             yield from part.buffers(recurse=False)
 
     def takes(self, features: Features) -> bool:
-        """Whether `features` hold what it encodes, and no other media."""
+        """Tell whether `features` hold what it encodes, and no other media."""
         if self.embeds:
             return True
         return "pixel_values" in features and "pixel_values_videos" not in features
@@ -79,7 +79,7 @@ class Tower:
         return [{name: tensor.detach().clone() for name, tensor in row.items()} for row in rows]
 
     def join(self, rows: Sequence[Entry], device: torch.device) -> Features:
-        """What takes the place of the tower's input: the output of all `rows`, on `device`."""
+        """Join the output of all `rows`, on `device`, to take the place of the tower's input."""
         joined = {name: [row[name].to(device, non_blocking=True) for row in rows] for name in rows[0]}
         if self.embeds:
             return {TOWER_OUTPUT: torch.cat(joined["output"])}
@@ -211,7 +211,7 @@ def _joined(value: Any) -> Tensor:
 
 
 def draws(module: nn.Module) -> bool:
-    """Whether this module draws in training: a dropout module, a probability handed to attention, an expert's noise."""
+    """Tell whether this module draws in training: a dropout module, a probability of attention, an expert's noise."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     rates = (p for name, p in vars(module).items() if "drop" in name or "jitter" in name)

@@ -201,17 +201,17 @@ class Transformer(InputModule):
 
     @property
     def modalities(self) -> list[Modality]:
-        """What `preprocess` takes."""
+        """Modalities that `preprocess` takes."""
         return list(self.modality_config)
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether a pair of texts can be one input; processors of text and media tokenize single texts."""
+        """Tell whether a pair of texts can be one input; processors of text and media tokenize single texts."""
         return "message" in self.modality_config or not isinstance(self.processor, transformers.ProcessorMixin)
 
     @property
     def is_text_only(self) -> bool:
-        """Whether it gives token vectors of text by its forward, as every reader of the format assumes."""
+        """Tell whether its forward gives token vectors of text, as every reader of the format assumes."""
         return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["feature-extraction"])
 
     @property
@@ -221,11 +221,11 @@ class Transformer(InputModule):
 
     @property
     def cost_rule(self) -> CostRule:
-        """How many tokens an item takes, without preprocessing it."""
+        """Rule for the tokens of an item, without preprocessing it."""
         return cost_rule(self.processor, self.config, self.max_seq_length, self.sampling("video"))
 
     def sampling(self, modality: Modality, **kwargs: Any) -> Sampling:  # noqa: ARG002
-        """How the processor wants audio and video sampled."""
+        """Sampling of audio and video that the processor wants."""
         buckets = processors.merged(self.processing_kwargs, kwargs.get("processing_kwargs") or {})
         return sampling(self.processor, self.config, buckets["video"])
 
@@ -476,7 +476,7 @@ class Transformer(InputModule):
 
     @classmethod
     def assumed_outputs(cls, task: Task) -> tuple[ModalityConfig, str]:
-        """What a checkpoint without `modality_config` means."""
+        """Outputs that a checkpoint without `modality_config` means."""
         return outputs.text_only(task)
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ class UnpackableError(ValueError):
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many tokens each item of a packed row has, in the order in which they lie.
+    """Lengths of the items of a packed row, in the order in which they lie.
 
     Attributes:
         tokens: Tokens of every item; an item may have none.
@@ -46,7 +46,7 @@ class Lengths:
 
     @classmethod
     def of(cls, tokens: Sequence[int], device: torch.device) -> "Lengths":
-        """Those of items with so many tokens."""
+        """Make the lengths of items with so many tokens."""
         starts = list(accumulate(tokens, initial=0))
         return cls(tuple(tokens), torch.tensor(starts, dtype=torch.int32).to(device, non_blocking=True))
 
@@ -61,7 +61,7 @@ class Lengths:
         return [(len([*group]), length) for length, group in groupby(self.tokens) if length]
 
     def arguments(self, implementation: str) -> dict[str, Any]:
-        """What tells the attention of this name about the items, as arguments of a backbone's forward."""
+        """Arguments of a backbone's forward that tell the attention of this name about the items."""
         if implementation == VARLEN:
             return {"lengths": self}
         return {
@@ -73,12 +73,12 @@ class Lengths:
 
 
 def takes_lengths(implementation: str | None) -> bool:
-    """Whether the attention of this name can be told where items begin."""
+    """Tell whether the attention of this name can be told where items begin."""
     return implementation is not None and (implementation == VARLEN or "flash" in implementation)
 
 
 def asked(model_kwargs: dict[str, Any]) -> bool:
-    """Whether arguments of `from_pretrained` ask for `VARLEN`, which is taken out: what cannot pack keeps another."""
+    """Tell whether arguments of `from_pretrained` ask for `VARLEN`, and take it out: what cannot pack keeps another."""
     if model_kwargs.get("attn_implementation") != VARLEN:
         return False
     del model_kwargs["attn_implementation"]
@@ -213,7 +213,7 @@ def _window(length: int, causal: bool, reach: int | None, device: torch.device) 
 
 
 def _has_kernel(query: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether torch's kernel for variable lengths takes this."""
+    """Tell whether torch's kernel for variable lengths takes this."""
     halves = (torch.float16, torch.bfloat16)
     dim = query.shape[-1]
     fits = query.is_cuda and query.dtype in halves and dim == value.shape[-1] and dim % 8 == 0 and dim <= 256

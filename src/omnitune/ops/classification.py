@@ -1,4 +1,4 @@
-"""How well a score separates two classes, and predicted labels agree with true ones, without loops over pairs.
+"""Metrics of a score that separates two classes, and of predicted labels, without loops over pairs.
 
 Sorted by score, everything that a threshold decides is a prefix, so one cumulative sum knows the counts of every
 threshold. Equal scores are never separated.

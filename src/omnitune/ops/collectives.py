@@ -25,7 +25,7 @@ def world_size() -> int:
 
 
 def exchanged(value: Any) -> list[Any]:
-    """What every rank holds, by rank; every rank must call this.
+    """Exchange what every rank holds, by rank; every rank must call this.
 
     Args:
         value: Anything that pickles, small or in host memory.

@@ -39,7 +39,7 @@ def expect_numbers(values: Any, name: str) -> None:
 
 
 def mark_relevant(ranked: Tensor, relevant_queries: Tensor, relevant_documents: Tensor) -> Tensor:
-    """Which ranked candidates are relevant to their query.
+    """Mark the ranked candidates that are relevant to their query.
 
     Args:
         ranked: Documents of each query, best first `(queries, k)`, int64; a negative number stands for no document.
@@ -65,7 +65,7 @@ def mark_relevant(ranked: Tensor, relevant_queries: Tensor, relevant_documents: 
 
 
 def accuracy_at(relevance: Tensor, k: int) -> Tensor:
-    """Whether a relevant document is among the first `k` `(queries,)`, 0 or 1, float64."""
+    """Accuracy: 1 where a relevant document is among the first `k`, else 0; `(queries,)` float64."""
     return relevance[:, :k].any(dim=1).double()
 
 
@@ -164,7 +164,7 @@ def retrieval_metrics(
 
 
 def ranking_metrics(scores: Tensor, relevant: Tensor, lengths: Tensor, k: int) -> dict[str, Tensor]:
-    """How well scores rank each query's own candidates, of which every query has its own number.
+    """Metrics of the ranking of each query's own candidates, of which every query has its own number.
 
     Equal scores share precision and gain, so their order does not matter; but for the reciprocal rank, where they stay
     in the order given.

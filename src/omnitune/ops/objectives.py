@@ -1,4 +1,4 @@
-"""What losses compute, as pure functions of scores: no model, no columns, no state.
+"""Arithmetic of losses, as pure functions of scores: no model, no columns, no state.
 
 Each works on a block of queries against all their candidates, so that a long batch may be cut into blocks of queries.
 """
@@ -134,7 +134,7 @@ def cosent(scores: Tensor, labels: Tensor, scale: float = 20.0) -> Tensor:
 
 
 def triplet_margin(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """How much the negative is too close.
+    """Amount by which the negative is too close.
 
     Args:
         positive: Distance of the anchor from its positive `(rows,)`.
@@ -173,7 +173,7 @@ def margin_mse(positive: Tensor, negatives: Tensor, margins: Tensor) -> Tensor:
 
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the student's distribution over the last axis is from the teacher's.
+    """Divergence of the student's distribution over the last axis from the teacher's.
 
     Args:
         student: Logits `(rows, candidates)`.

@@ -1,4 +1,4 @@
-"""What losses of lists compute: a query's documents with their scores and labels, as pure functions.
+"""Arithmetic of losses of lists: a query's documents with their scores and labels, as pure functions.
 
 Everywhere, `scores` and `labels` are `(queries, documents)`, and `mask` `(queries, documents)` is True where there is a
 document: lists may differ in length, and what the mask leaves out counts for nothing.

@@ -141,7 +141,7 @@ def _slice(features: Features, edges: Mapping[str, Sequence[int]], start: int, s
 
 
 def _edges(features: Features) -> dict[str, Sequence[int]]:
-    """Where each row begins on every axis that the features have, and where the last ends: `rows + 1` numbers."""
+    """Find where each row begins on every axis that the features have, and where the last ends: `rows + 1` numbers."""
     rows = row_count(features)
     edges: dict[str, Sequence[int]] = {"row": range(rows + 1)}
     for medium, key in _COUNTS.items():
@@ -158,7 +158,7 @@ def _edges(features: Features) -> dict[str, Sequence[int]]:
 
 
 def _per_row(medium: str, features: Features, rows: int) -> list[int]:
-    """How many images, or videos, each row has.
+    """Count the images, or videos, of each row.
 
     Raises:
         ShapeError: There is not one a row, and no counts are given.
@@ -212,7 +212,7 @@ def _padding_side(parts: Sequence[Features]) -> PaddingSide:
 
 
 def _of_media(key: str, parts: Sequence[Features]) -> bool:
-    """Whether a part may lack `key` because its rows have no images, or videos."""
+    """Tell whether a part may lack `key` because its rows have no images, or videos."""
     axes = {*_INDEXED_BY.get(key, ())}
     return any(
         key == count or (medium in axes and any(f"{medium}_grid_thw" in part or count in part for part in parts))

@@ -1,4 +1,4 @@
-"""Whether one system is better than another on the same queries, by paired bootstrap.
+"""Comparison of two systems on the same queries, by paired bootstrap.
 
 The same resampled queries score both systems, so what the queries have in common cancels out. Queries written from one
 document succeed and fail together; resampling whole documents (`clusters`) keeps an interval honest about that.
@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def measurable(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Tell whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
 
 

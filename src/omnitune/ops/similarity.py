@@ -1,4 +1,4 @@
-"""How close embeddings are: all pairs, row by row, and at every nested dimension in one pass.
+"""Similarities of embeddings: of all pairs, row by row, and at every nested dimension in one pass.
 
 Names, accepted inputs and results are those of `sentence_transformers.util` for dense and sparse embeddings. Higher is
 closer everywhere, so distances are negative. Half-precision and integer inputs are compared in float32. Results are

@@ -57,7 +57,7 @@ class DatasetFacts:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TrainingFacts:
-    """What the trainer records for the card.
+    """Facts that the trainer records for the card.
 
     Attributes:
         datasets: Training and evaluation datasets.
@@ -114,13 +114,13 @@ class ModelFacts:
 
     @property
     def wording(self) -> Wording:
-        """How the card speaks of the family."""
+        """Words of the card for the family."""
         return WORDING.get(self.family, WORDING["SentenceTransformer"])
 
 
 @dataclasses.dataclass
 class SentenceTransformerModelCardData:
-    """What a user, the trainer and the evaluators know about a model.
+    """Facts that a user, the trainer and the evaluators know about a model.
 
     Args:
         language: Language, or several.
@@ -326,7 +326,7 @@ def _tags(data: SentenceTransformerModelCardData, facts: ModelFacts) -> list[str
 
 
 def _on_hub(name: str | None) -> bool:
-    """Whether `name` is a repository and not a folder of this machine."""
+    """Tell whether `name` is a repository and not a folder of this machine."""
     return bool(name) and not Path(str(name)).exists() and str(name).count("/") <= 1 and not str(name).startswith(".")
 
 

@@ -1,4 +1,4 @@
-"""How a model card speaks of each family: one row a family, by the name that a checkpoint keeps."""
+"""Words of model cards: one row a family, by the name that a checkpoint keeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

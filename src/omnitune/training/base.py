@@ -124,7 +124,7 @@ class BaseTrainer(HookedTrainer):
             best_metric.check(args.metric_for_best_model, list(named(self.eval_dataset)), self.evaluator, self.model)
 
     def _settle(self) -> None:
-        """What the base class is told about raw batches, and what a run keeps beside it."""
+        """Tell the base class about raw batches, and set up what a run keeps beside it."""
         keep_unwrapped(self)
         leave_gloo_at_exit(self._release)
         binding.check_routes(self.model, self.args.router_mapping)

@@ -1,4 +1,4 @@
-"""Whether `metric_for_best_model` will be there: what is known before the first evaluation, which may be hours away."""
+"""Check of `metric_for_best_model` before the first evaluation, which may be hours away."""
 
 import logging
 from collections.abc import Iterator, Sequence

@@ -107,7 +107,7 @@ def check_routes(model: Model, router_mapping: Mapping[str, Any]) -> None:
 
 
 def own_state(losses: Losses, model: nn.Module) -> dict[str, Tensor]:
-    """What a loss has learnt beside the model: its own trained parameters and its buffers, by name."""
+    """Collect what a loss has learnt beside the model: its own trained parameters and its buffers, by name."""
     known = {id(t) for t in (*model.parameters(), *model.buffers())}
     named = losses if isinstance(losses, dict) else {"": losses}
     state = {}
@@ -136,7 +136,7 @@ def for_dataset(losses: Losses, dataset: str | None) -> nn.Module:
 def negatives(
     losses: Losses, datasets: Mapping[str | None, Sequence[str]], batch_size: int, accumulation: int
 ) -> list[str]:
-    """How many negatives each query of each dataset meets in a step, one line each, for losses that take them from it.
+    """Count the negatives that each query meets in a step, a line a dataset, for losses that take them from the batch.
 
     Warns where gradients are accumulated, which does not add negatives.
 
@@ -186,7 +186,7 @@ def set_rate(optimizer: torch.optim.Optimizer, trainable: Trainable, pattern: st
 
 
 def describe(losses: Losses, datasets: Mapping[str, Mapping[str | None, Any]], labels: Sequence[str]) -> TrainingFacts:
-    """What the model card tells of datasets and losses.
+    """Describe datasets and losses for the model card.
 
     Args:
         losses: The losses.

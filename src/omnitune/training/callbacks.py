@@ -1,4 +1,4 @@
-"""What happens beside a training run: gradients cleared and watched, facts for the model card, the opening lines."""
+"""Callbacks of a training run: gradients cleared and watched, facts for the model card, the opening lines."""
 
 import logging
 import math

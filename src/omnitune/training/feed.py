@@ -55,7 +55,7 @@ AnyDataset: TypeAlias = (
 
 
 class MakesSamplers(Protocol):
-    """What a feed asks for samplers: the trainer, whose methods a user may override."""
+    """The makers of samplers: the trainer, whose methods a user may override."""
 
     def get_batch_sampler(
         self,

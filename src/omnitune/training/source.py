@@ -74,12 +74,12 @@ class Source:
 
     @property
     def loads(self) -> bool:
-        """Whether the model reads anything besides text, so that an item may turn out to be unreadable."""
+        """Tell whether the model reads anything besides text, so that an item may turn out to be unreadable."""
         media = {part for m in self._model().modalities for part in ([m] if isinstance(m, str) else m)}
         return bool(media - {"text", "message"})
 
     def key(self) -> str:
-        """What the result of `bad_items` depends on; files that rows refer to by path are taken to be as they were."""
+        """Key of all that `bad_items` depends on; files that rows refer to by path are taken to be as they were."""
         model = self._model()
         facts = [self.original._fingerprint, self.columns, self.label, map(str, model.modalities), model.media_policy]
         return io.digest([str(list(fact) if isinstance(fact, map) else fact) for fact in facts])

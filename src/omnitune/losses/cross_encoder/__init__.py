@@ -1,4 +1,4 @@
-"""What to optimise in a cross encoder: objectives on the scores of pairs."""
+"""Losses of cross encoders: objectives on the scores of pairs."""
 
 from omnitune.losses.cross_encoder.base import ListLoss, PairLoss
 from omnitune.losses.cross_encoder.lambda_loss import (

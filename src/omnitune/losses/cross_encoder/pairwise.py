@@ -107,7 +107,7 @@ class MultipleNegativesRankingLoss(PairLoss):
         return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64, device=scores.device))
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """Those that are drawn, and the query's own."""
+        """Count the documents that are drawn, and the query's own."""
         foreign = (batch_size - 1) * (columns - 1)
         return (foreign if self.num_negatives is None else min(self.num_negatives, foreign)) + columns - 2
 

@@ -1,4 +1,4 @@
-"""What the losses of late interaction share: roles by position, and scores of packed token vectors by one operator."""
+"""Base of the losses of late interaction: roles by position, and scores of packed token vectors by one operator."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -115,7 +115,7 @@ class LateLoss(Loss):
         return self._custom(queries, documents)
 
     def _custom(self, queries: Embeddings, documents: Sequence[Embeddings]) -> Tensor:
-        """What the caller's function says of padded vectors `(rows, columns, tokens, dim)`."""
+        """Score padded vectors `(rows, columns, tokens, dim)` by the caller's function."""
         assert self.similarity_fct is not None
         asking, padded = queries.pad(), [column.pad() for column in documents]
         longest = max(column.values.shape[1] for column in padded)

@@ -119,7 +119,7 @@ class MultiVectorMultipleNegativesRankingLoss(LateLoss):
         return torch.where(suspect, scores * self.false_negative_factor, scores)
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """How many documents compete with each positive, over all ranks where they are gathered."""
+        """Count the documents that compete with each positive, over all ranks where they are gathered."""
         return batch_size * (world_size() if self.gather_across_devices else 1) * (columns - 1) - 1
 
     def get_config_dict(self) -> dict[str, Any]:

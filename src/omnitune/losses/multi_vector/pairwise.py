@@ -61,7 +61,7 @@ class MultiVectorPairwiseLoss(LateLoss):
         return F.softplus((hardest - positive) / self.temperature).mean()
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
-        """How many documents the hardest is taken from."""
+        """Count the documents that the hardest is taken from."""
         return batch_size * (columns - 1) - 1
 
 

@@ -21,6 +21,10 @@ class HasModules(Protocol):
 class ReadsOutput(Protocol):
     """A kind of model: it knows which of the features is the output."""
 
+    @property
+    def output(self) -> str:
+        """Key of the output among the features."""
+
     def read(self, features: Features) -> Embeddings:
         """The output among what the last module returned."""
 

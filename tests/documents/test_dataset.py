@@ -12,12 +12,12 @@ from PIL import Image
 
 from fixtures import hostile_pdfs
 from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
-from omnitune.documents import DocumentDataset, check_leaks, load, prepare
+from omnitune.documents import DocumentDataset, check_leaks, load, preparation, prepare
 from omnitune.documents import dataset as dataset_module
 from omnitune.documents.folder import read_folder
-from omnitune.documents.preparation import Choices, make_rows, round_trip
 from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import with_texts
+from omnitune.documents.rows import Choices, make_rows, round_trip
 from omnitune.documents.splits import SplitPage, split_pages
 from omnitune.errors import DatasetError, InputError, LeakageError
 
@@ -120,7 +120,7 @@ def test_the_second_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = write_folder(tmp_path / "in")
     first = prepare(folder, tmp_path / "out", **SMALL)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    monkeypatch.setattr(dataset_module, "make_rows", None)
+    monkeypatch.setattr(preparation, "make_rows", None)
     again = prepare(folder, tmp_path / "out", **SMALL)
     assert again.facts == first.facts
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
@@ -152,7 +152,7 @@ def test_a_run_that_dies_while_saving_is_made_good_by_the_next(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_module, "write_card", dies)
+        patch.setattr(preparation, "write_card", dies)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / "out", **{**SMALL, "seed": 5})
     with pytest.raises(DatasetError):

@@ -34,9 +34,9 @@ def test_similarity_decides() -> None:
 
 
 def test_blank_pages_are_one_group_and_few_words_are_compared_by_look_and_letter() -> None:
-    looks = ["", "", "f" * 64, "f" * 63 + "e", "f" * 64, "0f" * 32]
+    fingerprints = ["", "", "f" * 64, "f" * 63 + "e", "f" * 64, "0f" * 32]
     texts = ["", "", "Chapter One", "CHAPTER one", "Chapter Two", ""]
-    assert groups(texts, looks) == [0, 0, 2, 2, 4, 5]
+    assert groups(texts, fingerprints) == [0, 0, 2, 2, 4, 5]
 
 
 def test_looks_differ_by_bits_and_almost_empty_ones_by_fewer() -> None:
@@ -54,8 +54,8 @@ def test_looks_differ_by_bits_and_almost_empty_ones_by_fewer() -> None:
 def test_looks_of_several_parts_must_be_alike_in_each() -> None:
     picture, sound = "0f" * 32, "3c" * 32
     near = "0e" + "0f" * 31
-    looks = [picture + sound, near + sound, picture + "f0" * 32, picture + "0" * 64, near + "0" * 64]
-    assert groups([""] * 5, looks) == [0, 0, 2, 3, 3]
+    fingerprints = [picture + sound, near + sound, picture + "f0" * 32, picture + "0" * 64, near + "0" * 64]
+    assert groups([""] * 5, fingerprints) == [0, 0, 2, 3, 3]
 
 
 def test_minhash_estimates_jaccard_similarity() -> None:

@@ -150,7 +150,7 @@ def test_a_kind_has_the_settings_that_decide_it(tmp_path: Path) -> None:
     assert changed(dataclasses.replace(usual, width=100)) == {"a.pdf", "a.mp4"}
     assert changed(dataclasses.replace(usual, max_pixels=100)) == {"a.pdf"}
     assert changed(dataclasses.replace(usual, seconds=3.0)) == {"a.wav", "a.mp4"}
-    assert changed(dataclasses.replace(usual, segments="silence", marks=(0.0, 1.0))) == {"a.wav", "a.mp4"}
+    assert changed(dataclasses.replace(usual, segments="silence", boundaries=(0.0, 1.0))) == {"a.wav", "a.mp4"}
 
 
 def test_a_kind_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def pages(path, start, stop, folder, rendering):
             time.sleep(60)
         if path.name == "noisy.x":
             os.write(1, b"a library says something\\n")
-        yield Page(number=number, label="", image=f"{path.stem}-{number}", width=1, height=1, look="")
+        yield Page(number=number, label="", image=f"{path.stem}-{number}", width=1, height=1, fingerprint="")
 """
 
 
@@ -267,7 +267,7 @@ def test_a_segment_that_is_missing_costs_its_document_and_not_the_folder(
     tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "odd_reader.py").write_text(
-        READER.replace("pages=int(path.read_text()))", "pages=4, marks=(0.0, 1.0, 2.0, 3.0, 4.0))").replace(
+        READER.replace("pages=int(path.read_text()))", "pages=4, boundaries=(0.0, 1.0, 2.0, 3.0, 4.0))").replace(
             "range(start + 1, stop + 1)", "range(start + 1, stop + 1 - (path.name == 'short.x'))"
         )
     )

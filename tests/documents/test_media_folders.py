@@ -163,7 +163,7 @@ def test_a_second_run_on_recordings_makes_nothing_twice(heard, talks, tmp_path, 
         "finetune.run.encode_test",
         "finetune.run.read_pages",
         "documents.folder.Workers",
-        "documents.dataset.prepare",
+        "documents.preparation.prepare",
     )
     pipeline.finetune(talks, out, recipe=recipe(TALKS_TEST))
     assert numbers(out)["headline"] == numbers(heard[0])["headline"]
@@ -246,7 +246,7 @@ def test_a_second_run_on_clips_makes_nothing_twice(seen, shows, monkeypatch):
         "finetune.run.encode_test",
         "finetune.run.read_pages",
         "documents.folder.Workers",
-        "documents.dataset.prepare",
+        "documents.preparation.prepare",
     )
     pipeline.finetune(shows, seen[0], recipe=recipe(SHOWS_TEST))
     assert numbers(seen[0])["headline"] == before

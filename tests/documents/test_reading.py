@@ -76,7 +76,7 @@ def test_an_index_without_prose_is_recognised_as_itself(tmp_path: Path) -> None:
 
 
 def stored(text: str, **parts: float) -> StoredPage:
-    return StoredPage(number=1, label="", image="ab/c.png", look="f" * 64, text=text, **parts)
+    return StoredPage(number=1, label="", image="ab/c.png", fingerprint="f" * 64, text=text, **parts)
 
 
 def chosen(page: StoredPage, read: str) -> StoredPage:

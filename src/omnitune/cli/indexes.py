@@ -42,7 +42,7 @@ def entries_of(dataset: "DocumentDataset") -> Iterator[Mapping[str, Any]]:
     known = dataset.tables["pages"].select_columns(["page_id", "document", "number", "label"])
     for one in known:
         entry = {"id": one["page_id"], "document": one["document"], "page": one["number"]}
-        yield {**entry, "times" if dataset.kind.ways else "label": one["label"]}
+        yield {**entry, "times" if dataset.kind.segmentations else "label": one["label"]}
 
 
 def index_outcome(outcome: "Outcome") -> None:

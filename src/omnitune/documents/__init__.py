@@ -8,14 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omnitune.documents.dataset import DocumentDataset, check_leaks, load, prepare
+    from omnitune.documents.dataset import DocumentDataset, check_leaks, load
+    from omnitune.documents.preparation import prepare
 
 __all__ = ["DocumentDataset", "check_leaks", "load", "prepare"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("omnitune.documents.dataset"), name)
+        home = "preparation" if name == "prepare" else "dataset"
+        return getattr(importlib.import_module(f"omnitune.documents.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -3,7 +3,7 @@
 Texts are compared by their runs of three words (shingles). MinHash signatures, cut into bands, propose the pairs that
 are worth comparing, so the work grows with the number of pages and not with its square: 10,000 pages take 5 s. Pages
 without text are compared by the difference hash of their image, whose bands find every pair that differs in fewer bits
-than there are bands. Blank pages are one group. A look may be several hashes one after another (frames, sound): the
+than there are bands. Blank pages are one group. A fingerprint may be several hashes in a row (frames, sound): the
 bands of the first propose pairs, and all must be alike.
 
 Source:
@@ -32,7 +32,7 @@ HASHES = 64
 BANDS = 16
 """With 4 hashes a band, a pair of similarity 0.8 is proposed with probability 0.9998, one of 0.3 with 0.12."""
 
-LOOK_DIGITS = 64
+HASH_DIGITS = 64
 LOOK_BANDS = 16
 """Of 16 bits each."""
 LOOK_BITS = 12
@@ -44,12 +44,12 @@ LOOK_SHARE = 4
 Signature = NDArray[np.uint64]
 
 
-def groups(texts: Sequence[str], looks: Sequence[str], *, similarity: float = 0.8) -> list[int]:
+def groups(texts: Sequence[str], fingerprints: Sequence[str], *, similarity: float = 0.8) -> list[int]:
     """Number the groups of near-duplicate pages.
 
     Args:
         texts: Text of every page, "" where there is none.
-        looks: Difference hash of every page's image, 64 hex digits, or equally many such; "" where it is blank.
+        fingerprints: Difference hash of every page's image, 64 hex digits, or equally many such; "" where it is blank.
         similarity: Jaccard similarity of the sets of shingles from which two texts are near-duplicates.
 
     Returns:
@@ -59,7 +59,7 @@ def groups(texts: Sequence[str], looks: Sequence[str], *, similarity: float = 0.
     sets = _Sets(len(texts))
     _join_texts(shingled, sets, similarity)
     wordless = [index for index, found in enumerate(shingled) if not len(found)]
-    _join_looks(wordless, texts, looks, sets)
+    _join_alike(wordless, texts, fingerprints, sets)
     return [sets.first(index) for index in range(len(texts))]
 
 
@@ -123,21 +123,21 @@ def _join_texts(shingled: Sequence[Signature], sets: "_Sets", similarity: float)
             _join_bucket(bucket, sets, lambda one, other: _jaccard(shingled[one], shingled[other]) >= similarity)
 
 
-def _join_looks(wordless: Sequence[int], texts: Sequence[str], looks: Sequence[str], sets: "_Sets") -> None:
+def _join_alike(wordless: Sequence[int], texts: Sequence[str], fingerprints: Sequence[str], sets: "_Sets") -> None:
     blank: list[int] = []
     buckets: dict[tuple[int, str], list[int]] = defaultdict(list)
-    digits = LOOK_DIGITS // LOOK_BANDS
+    digits = HASH_DIGITS // LOOK_BANDS
     for index in wordless:
-        if not looks[index]:
+        if not fingerprints[index]:
             blank.append(index)
             continue
         for band in range(LOOK_BANDS):
-            buckets[band, looks[index][band * digits : (band + 1) * digits]].append(index)
+            buckets[band, fingerprints[index][band * digits : (band + 1) * digits]].append(index)
 
     def alike(one: int, other: int) -> bool:
-        parts = range(0, len(looks[one]), LOOK_DIGITS)
+        parts = range(0, len(fingerprints[one]), HASH_DIGITS)
         return normalize_key(texts[one]) == normalize_key(texts[other]) and all(
-            _alike(looks[one][at : at + LOOK_DIGITS], looks[other][at : at + LOOK_DIGITS]) for at in parts
+            _alike(fingerprints[one][at : at + HASH_DIGITS], fingerprints[other][at : at + HASH_DIGITS]) for at in parts
         )
 
     for bucket in buckets.values():

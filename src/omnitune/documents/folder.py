@@ -57,7 +57,7 @@ READERS = {
 ABOUT_THE_FOLDER = re.compile(r"(?:readme|licen[cs]es?|copying|notice|changelog|authors|contributing)\b", re.IGNORECASE)
 """Names of texts, and of folders of them, that speak of the files beside them and are no documents."""
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
 PAGES_PER_JOB = 16
@@ -73,7 +73,7 @@ class StoredPage:
         number: From 1.
         label: The number printed on it, the times of a segment ("0:30-0:45"), or "".
         image: File name in the image folder: of its image, or of a segment's recording (`.wav`) or clip (`.mp4`).
-        look: Difference hash, "" for a page of one colour, or silence.
+        fingerprint: Difference hash, "" for a page of one colour, or silence.
         text: Cleaned text layer, "" without one.
         headings: Lines set like headings, from the top.
         start: Second at which a segment begins; 0 of a page.
@@ -86,7 +86,7 @@ class StoredPage:
     number: int
     label: str
     image: str
-    look: str
+    fingerprint: str
     text: str
     headings: tuple[str, ...] = ()
     start: float = 0.0
@@ -364,11 +364,11 @@ def _page_jobs(
     for name, path in todo.items():
         if name not in described:
             continue
-        total, marks = described[name].pages, described[name].marks
-        step = total if marks else PAGES_PER_JOB  # segments are read in one go
+        total, boundaries = described[name].pages, described[name].boundaries
+        step = total if boundaries else PAGES_PER_JOB  # segments are read in one go
         for start in range(0, total, step):
             parts = {"start": start, "stop": min(start + step, total), "folder": str(images)}
-            yield (name, start), _job(path, dataclasses.replace(rendering, marks=marks), **parts)
+            yield (name, start), _job(path, dataclasses.replace(rendering, boundaries=boundaries), **parts)
 
 
 def _job(path: Path, rendering: Rendering, **parts: Any) -> Job:
@@ -399,7 +399,7 @@ def _save(store: Path, key: str, name: str, described: Description, read: PagesR
         key=key,
         title=described.title,
         outline=described.outline,
-        pages=tuple(_kept(page, marks) for page, marks in zip(pages, headings(pages), strict=True)),
+        pages=tuple(_kept(page, lines) for page, lines in zip(pages, headings(pages), strict=True)),
         lost=tuple(LostPage(number=one.number, reason=printable(one.reason)) for one in lost),
     )
     kept = dataclasses.asdict(document)
@@ -409,14 +409,14 @@ def _save(store: Path, key: str, name: str, described: Description, read: PagesR
     return document
 
 
-def _kept(page: Page, marks: Sequence[str]) -> StoredPage:
+def _kept(page: Page, lines: Sequence[str]) -> StoredPage:
     return StoredPage(
         number=page.number,
         label=page.label,
         image=page.image,
-        look=page.look,
+        fingerprint=page.fingerprint,
         text=clean(page.text),
-        headings=tuple(marks),
+        headings=tuple(lines),
         start=page.start,
         end=page.end,
         garbled=round(page.garbled, 3),

@@ -7,7 +7,7 @@ from omnitune.errors import InputError
 from omnitune.report.results import Words
 
 KindName = Literal["pages", "recordings", "clips"]
-Ways = Literal["auto", "windows", "silence", "shots"]
+Segmentation = Literal["auto", "windows", "silence", "shots"]
 
 LEAST_SECONDS = 1.0
 """Shortest that the longest segment may be."""
@@ -23,7 +23,7 @@ class Kind:
         words: What people call its parts.
         reader: Module that reads it; None for those that no other kind has.
         settings: Names of the settings that decide how it becomes pages (see `pages.Rendering`).
-        ways: Where it may be cut into segments, the usual one first; none for what has pages.
+        segmentations: Where it may be cut into segments, the usual one first; none for what has pages.
         extra: Extra with the package that reads it, and that package; None where it is always there.
         written: What the test asks, in words.
         own_text: Whether a page's text is the document's own; a reading of a model serves the baselines alone.
@@ -37,7 +37,7 @@ class Kind:
     words: Words
     reader: str | None = None
     settings: tuple[str, ...]
-    ways: tuple[Ways, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
     extra: tuple[str, str] | None = None
     written: str
     own_text: bool = False
@@ -61,7 +61,7 @@ RECORDINGS = Kind(
     words=Words(document="recording", page="segment", sees="sound", text="transcript"),
     reader="omnitune.documents.read.audio",
     settings=("segments", "seconds"),
-    ways=("silence", "windows"),
+    segmentations=("silence", "windows"),
     extra=("audio", "av"),
     written="the captions",
     megabyte=10.0,
@@ -73,7 +73,7 @@ CLIPS = Kind(
     words=Words(document="clip", page="segment", sees="clip", text="text read"),
     reader="omnitune.documents.read.video",
     settings=("width", "segments", "seconds"),
-    ways=("shots", "windows"),
+    segmentations=("shots", "windows"),
     extra=("video", "av"),
     written="the captions",
     megabyte=10.0,
@@ -87,15 +87,15 @@ def kind_of(reader: str) -> Kind:
     return next((kind for kind in KINDS.values() if kind.reader == reader), PAGES)
 
 
-def way_of(kind: Kind, segments: Ways, seconds: float) -> str:
+def segmentation_of(kind: Kind, segments: Segmentation, seconds: float) -> str:
     """Decide where documents of a kind are cut, "" where they are not.
 
     Raises:
         InputError: The kind is not cut so, or into pieces that are too short.
     """
-    if segments != "auto" and segments not in kind.ways:
-        ways = ", ".join(map(repr, ("auto", *kind.ways)))
-        raise InputError(f"segments: expected {ways} for {kind.name}, got {segments!r}")
+    if segments != "auto" and segments not in kind.segmentations:
+        segmentations = ", ".join(map(repr, ("auto", *kind.segmentations)))
+        raise InputError(f"segments: expected {segmentations} for {kind.name}, got {segments!r}")
     if seconds < LEAST_SECONDS:
         raise InputError(f"seconds: expected at least {LEAST_SECONDS:g}, the longest segment, got {seconds:g}")
-    return (kind.ways[0] if segments == "auto" else segments) if kind.ways else ""
+    return (kind.segmentations[0] if segments == "auto" else segments) if kind.segmentations else ""

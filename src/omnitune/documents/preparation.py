@@ -1,334 +1,246 @@
-"""Documents that were read become the rows of a dataset: groups, split, queries, filters, in this order.
+"""From a folder of documents to a dataset (`documents.dataset` says what is in it), or what was made of it before.
 
-The split is made before any query exists, and nothing that is counted for training (the rarity of words, the round
-trip) looks at a held-out page.
+`prepare` walks the folder once (`folder.list_folder`), has every document read page by page in processes of its own
+(`folder.read_folder`, `read.worker`), takes each page's text from its best source (`reading.with_texts`), then splits
+the documents and makes the queries (`rows.make_rows`), and writes the tables.
 """
 
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from omnitune.documents.duplicates import families, groups
-from omnitune.documents.folder import Document, Listing, StoredPage
-from omnitune.documents.kinds import PAGES, Kind
-from omnitune.documents.queries import extract
-from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
-from omnitune.documents.queries.extract import Query
-from omnitune.documents.read.text import normalize_key
-from omnitune.documents.reading import source_of
-from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
-from omnitune.errors import DatasetError
-from omnitune.ops.bm25 import BM25
+import datasets
+from datasets import Dataset, DatasetDict
 
-Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
-"""Says which queries to keep, given the queries, the ids of their pages and the texts of all training pages."""
+from omnitune.documents.card import write_card
+from omnitune.documents.dataset import FACTS, IMAGES, SCHEMA, TABLES, DocumentDataset, check_leaks, load
+from omnitune.documents.duplicates import members
+from omnitune.documents.folder import LAYOUT_VERSION, Document, Listing, Skipped, list_folder, read_folder
+from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
+from omnitune.documents.queries.captions import Captions
+from omnitune.documents.read.pages import Rendering
+from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
+from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
+from omnitune.errors import InputError
+from omnitune.io import read_json_or_none, writable_folder, writing
 
-PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
-"""Questions about page images, for the pages that are trained on."""
-
-QUERY_VERSION = 2
-"""Raise it when queries are made differently, so that datasets are made again."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """Settings of how queries are made and dealt out; see `dataset.prepare` for what each means."""
-
-    split: Literal["documents", "pages"]
-    test: Share
-    validation: Share
-    seed: int
-    similarity: float
-    sentences: int
-    round_trip: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Rows:
-    """Rows of the dataset's tables (see `dataset`), and what was left out on the way.
-
-    Attributes:
-        pages: One for every page.
-        train: One for every training pair.
-        asked: Held-out queries by side.
-        dropped: Number of queries by the reason they were dropped for.
-    """
-
-    pages: list[dict[str, Any]]
-    train: list[dict[str, Any]] = field(default_factory=list)
-    asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def page_id(document: str, number: int) -> str:
-    """Unique name of a page: its document and its number from 1."""
-    return f"{document}#{number}"
-
-
-def captions_for(listing: Listing) -> Captions | None:
-    """Read what people wrote about recordings or clips; None for pages, which say themselves what they are about.
-
-    Raises:
-        DatasetError: They wrote nothing.
-    """
-    if not listing.kind.captioned:
-        return None
-    found = read_captions(listing.folder, listing.paths)
-    if not any(found.of.values()):
-        broken = "".join(f"\n  {name}: {reason}" for name, reason in found.broken.items())
-        raise DatasetError(
-            f"folder: expected captions of the {listing.kind.name} in {str(listing.folder)!r}, which become the "
-            f"queries, found none. They are read from {UNDERSTOOD}{broken}"
-        )
-    return found
-
-
-def make_rows(
-    documents: Sequence[Document],
-    choices: Choices,
+def prepare(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    kind: KindName | Literal["auto"] = "auto",
+    width: int = 900,
+    max_pixels: int = 4_000_000,
+    segments: Segmentation = "auto",
+    seconds: float = 15.0,
+    split: Literal["documents", "pages"] = "documents",
+    test: float | Sequence[str] = 0.2,
+    validation: float | Sequence[str] = 0.0,
+    seed: int = 0,
+    sentences: int = 3,
+    similarity: float = 0.8,
+    round_trip: int = 100,
+    reading: Reading = "auto",
+    reader: PageReader | None = None,
     keep: Keep | None = None,
-    write: Callable[[Sequence[StoredPage]], Sequence[Sequence[str]]] | None = None,
-    kind: Kind = PAGES,
-) -> Rows:
-    """Group, split, question and filter the pages of some documents.
+    writer: PageWriter | None = None,
+    workers: int | None = None,
+    show_progress: bool | None = None,
+) -> DocumentDataset:
+    """Turn a folder of documents into a dataset, or open the one that it already became.
+
+    Nothing that is made already is made again: not a document that was read, after a run that was killed or after
+    others were added, and nothing at all when neither documents nor settings have changed.
 
     Args:
-        documents: As read.
-        choices: How queries are made and dealt out.
+        folder: Documents (PDF files, images, office files and texts), recordings or clips, with its sub-folders.
+        out: Where the dataset goes, outside of `folder`.
+        kind: `"pages"`, `"recordings"` or `"clips"`: which files count; `"auto"` takes all, which must be of one kind.
+        width: Width of a page image in pixels; most of a clip.
+        max_pixels: Most pixels of a page image.
+        segments: Where recordings are cut (`"silence"` or `"windows"`), or clips (`"shots"` or `"windows"`).
+        seconds: Longest segment.
+        split: `"documents"` tests on documents that training never saw; `"pages"` on other pages of the same ones.
+        test: Share of the pages to hold out for the test, or names of documents.
+        validation: The same for validation; 0 makes none.
+        seed: Which documents are held out, where shares are given.
+        sentences: Most training queries that are made of the sentences of one page.
+        similarity: Jaccard similarity of three-word shingles from which two pages are near-duplicates.
+        round_trip: A training query is kept if BM25 finds its page among so many; 0 keeps all.
+        reading: Where the text of pages comes from: `"auto"` takes the text layer where it is sound and recognises the
+            other pages, `"layer"` recognises none, `"recognise"` all.
+        reader: Recognises the text of page images, or what is said or shown in a segment.
         keep: A further filter of training queries.
-        write: Questions about training pages, instead of those made of their sentences.
-        kind: What the documents are.
+        writer: Writes questions about the images of training pages, instead of those made of their sentences.
+        workers: Processes that read documents; None takes one a core.
+        show_progress: Whether to show progress bars; None shows them in a terminal.
 
     Raises:
-        DatasetError: There are too few documents to hold one out, or no query can be made for a side.
+        DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
+        InputError: This kind of document is not cut so; or `out` lies inside `folder`; or all pages shall be recognised
+            and there is no `reader`.
+        LeakageError: A held-out page, or its near-duplicate, came into training.
+        ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
     """
-    pages = _split_pages(documents, choices.similarity, kind)
-    split = split_pages(pages, by=choices.split, test=choices.test, validation=choices.validation, seed=choices.seed)
-    rows = Rows(pages=[*_page_rows(documents, pages, split)])
-    written = {document.name: _written(document, kind, rows.dropped) for document in documents}
-    answers = _answers(chain.from_iterable(written.values()), pages)
-    for side in HELD_OUT:
-        asked = [*_held_out(documents, written, split, side, answers)]
-        if asked:
-            rows.asked[side] = asked
-    usable = set(split.pages("train"))
-    candidates = [
-        query
-        for document in documents
-        for query in written[document.name]
-        if page_id(document.name, query.page) in usable
-    ]
-    if kind.own_text or write is not None:
-        candidates += _made_queries(documents, usable, choices.sentences, write)
-    rows.train = _training(candidates, usable, choices, keep, rows, kind)
-    _check_not_empty(rows, kind)
-    return rows
+    started = time.perf_counter()
+    folder = Path(folder)
+    check_outside(folder, Path(out))
+    out = writable_folder(Path(out).absolute())
+    listing = list_folder(folder, kind)
+    what = listing.kind
+    rendering = Rendering(
+        width=width, max_pixels=max_pixels, segments=segmentation_of(what, segments, seconds), seconds=float(seconds)
+    )
+    captions = captions_for(listing)
+    choices = Choices(
+        split=split,
+        test=test if isinstance(test, float | int) else tuple(test),
+        validation=validation if isinstance(validation, float | int) else tuple(validation),
+        seed=seed,
+        similarity=similarity,
+        sentences=sentences,
+        round_trip=round_trip,
+    )
+    documents, skipped = read_folder(listing, out, rendering, workers=workers, show_progress=show_progress)
+    if captions is not None:
+        documents = [replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents]
+        skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
+        for name, strangers in captions.unmatched.items():
+            logger.warning("%s: %d row(s) name no file of the folder, such as %r", name, len(strangers), strangers[0])
+    settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
+    if what.own_text:
+        settings["reading"] = reading
+    mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
+    if _up_to_date(out, mark):
+        return load(out)
+    documents = with_texts(documents, out / IMAGES, reader, reading)
+    write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
+    rows = make_rows(documents, choices, keep, write, what)
+    facts = _facts(listing, captions, settings, documents, skipped, rows)
+    facts |= {"kind": what.name, "fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
+    return _save(out, rows, facts)
 
 
-def _written(document: Document, kind: Kind, dropped: Counter[str]) -> list[Query]:
-    """Collect what people wrote: lines of the document, or captions beside it."""
-    if not kind.captioned:
-        return extract.written_queries(document)
-    found, refused = extract.caption_queries(document)
-    dropped.update(refused)
-    return found
+def check_outside(folder: Path, out: Path) -> None:
+    """Refuse a destination inside the folder of documents.
 
-
-def page_groups(texts: Sequence[str], looks: Sequence[str], kind: Kind, similarity: float) -> list[int]:
-    """Groups of near-duplicates, see `duplicates.groups`; what a model read says nothing about them."""
-    return groups(texts if kind.own_text else [""] * len(texts), looks, similarity=similarity)
-
-
-# --- pages ------------------------------------------------------------------------------------------------------------
-
-
-def _split_pages(documents: Sequence[Document], similarity: float, kind: Kind) -> list[SplitPage]:
-    all_pages = [(document, page) for document in documents for page in document.pages]
-    texts, looks = [page.text for _, page in all_pages], [page.look for _, page in all_pages]
-    group_of = page_groups(texts, looks, kind, similarity)
-    family_of = families([[page.text for page in document.pages] for document in documents])
-    number = {document.name: index for index, document in enumerate(documents)}
-    return [
-        SplitPage(
-            page_id=page_id(document.name, page.number),
-            document=document.name,
-            group=group,
-            family=family_of[number[document.name]],
+    Raises:
+        InputError: `out` is `folder` or lies inside it.
+    """
+    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+        raise InputError(
+            f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
+            "its page images would be taken for documents in the next run"
         )
-        for (document, page), group in zip(all_pages, group_of, strict=True)
-    ]
 
 
-def _page_rows(documents: Sequence[Document], pages: Sequence[SplitPage], split: Split) -> Iterator[dict[str, Any]]:
-    stored = (page for document in documents for page in document.pages)
-    for page, known in zip(stored, pages, strict=True):
-        yield {
-            "page_id": known.page_id,
-            "document": known.document,
-            "number": page.number,
-            "label": page.label,
-            "side": split.side[known.page_id],
-            "image": f"images/{page.image}",
-            "text": page.text,
-            "text_source": source_of(page),
-            "group": known.group,
-            "left_out_for": split.left_out.get(known.page_id, ""),
-            "look": page.look,
-        }
+def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
+    """Write the tables beside those that are there, check them, and only then let them take their place."""
+    tables = {"pages": rows.pages, "train": rows.train, **rows.asked}
+    made = DatasetDict({name: Dataset.from_list(some, features=SCHEMA[name]) for name, some in tables.items()})
+    fresh = DocumentDataset(folder=out, tables=made, facts=facts)
+    check_leaks(fresh)
+    partial = out / f".{TABLES}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with _without_bars():
+        made.save_to_disk(str(partial))
+    (out / FACTS).unlink(missing_ok=True)
+    shutil.rmtree(out / TABLES, ignore_errors=True)
+    partial.rename(out / TABLES)
+    write_card(out / "README.md", facts)
+    with writing(out / FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    return load(out)
 
 
-# --- held-out queries -------------------------------------------------------------------------------------------------
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of `datasets` for tables that take milliseconds."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
-def _answers(written: Iterator[Query], pages: Sequence[SplitPage]) -> dict[str, set[str]]:
-    """Pages that answer a query by its normalized text: wherever it is written, and the near-duplicates of those."""
-    group = {page.page_id: page.group for page in pages}
-    alike: dict[int, set[str]] = {}
-    for page in pages:
-        alike.setdefault(page.group, set()).add(page.page_id)
-    found: dict[str, set[str]] = {}
-    for query in written:
-        found.setdefault(normalize_key(query.text), set()).update(alike[group[page_id(query.document, query.page)]])
-    return found
-
-
-def _held_out(
+def _fingerprint(
+    listing: Listing,
     documents: Sequence[Document],
-    written: Mapping[str, Sequence[Query]],
-    split: Split,
-    side: Side,
-    answers: Mapping[str, set[str]],
-) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
-    for document in documents:
-        allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
-        for query in written[document.name]:
-            page, mark = page_id(document.name, query.page), normalize_key(query.text)
-            if split.side[page] != side or page in split.left_out or query.origin not in allowed or mark in seen:
-                continue
-            seen.add(mark)
-            yield {
-                "query_id": f"{side}-{len(seen)}",
-                "query": query.text,
-                "page_ids": sorted(answers[mark]),
-                "origin": query.origin,
-                "document": document.name,
+    skipped: Sequence[Skipped],
+    settings: Mapping[str, Any],
+    hooks: Sequence[Any],
+) -> str:
+    """Changes exactly when the dataset would."""
+    named = [getattr(hook, "identity", getattr(hook, "__qualname__", type(hook).__qualname__)) for hook in hooks]
+    parts = [
+        LAYOUT_VERSION,
+        QUERY_VERSION,
+        [[one.name, one.key, *map(dataclasses.astuple, one.captions)] for one in documents],
+        [[one.name, *(lost.number for lost in one.lost)] for one in documents if one.lost],
+        sorted(listing.others.items()),
+        [one.name for one in skipped],
+        settings,
+        named,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _up_to_date(out: Path, mark: str) -> bool:
+    if not (out / FACTS).is_file() or not (out / TABLES).is_dir():
+        return False
+    facts = read_json_or_none(out / FACTS)
+    return isinstance(facts, dict) and facts.get("fingerprint") == mark
+
+
+def _facts(
+    listing: Listing,
+    captions: Captions | None,
+    settings: Mapping[str, Any],
+    documents: Sequence[Document],
+    skipped: Sequence[Skipped],
+    rows: Rows,
+) -> dict[str, Any]:
+    asked = {"train": rows.train, "test": rows.asked.get("test", []), "validation": rows.asked.get("validation", [])}
+    of_document = Counter(row["document"] for table in asked.values() for row in table)
+    sides: dict[str, set[str]] = {}
+    for row in rows.pages:
+        sides.setdefault(row["document"], set()).add(row["side"])
+    return {
+        "source": str(listing.folder.absolute()),
+        "settings": {**settings},
+        "documents": [
+            {
+                "name": document.name,
+                "side": " and ".join(sorted(sides[document.name])),
+                "pages": len(document.pages),
+                "queries": of_document[document.name],
             }
-
-
-# --- training pairs ---------------------------------------------------------------------------------------------------
-
-
-def _training(
-    candidates: list[Query], usable: set[str], choices: Choices, keep: Keep | None, rows: Rows, kind: Kind
-) -> list[dict[str, Any]]:
-    own = {row["page_id"]: row["text"] if kind.own_text else "" for row in rows.pages}
-    texts = {page: text for page, text in own.items() if page in usable}
-    order = {row["document"]: index for index, row in enumerate(rows.pages)}
-    candidates.sort(key=lambda query: (order[query.document], query.page))
-    test_marks = {normalize_key(row["query"]) for asked in rows.asked.values() for row in asked}
-    kept = [query for query in candidates if _passes(query, texts, test_marks, rows.dropped)]
-    if choices.round_trip:
-        kept = _filtered(kept, texts, round_trip(choices.round_trip), rows.dropped, "round trip")
-    if keep is not None:
-        kept = _filtered(kept, texts, keep, rows.dropped, "keep")
-    image = {row["page_id"]: row["image"] for row in rows.pages}
-    ids = [page_id(query.document, query.page) for query in kept]
-    return [
-        {"query": query.text, "page_id": page, "image": image[page], "origin": query.origin, "document": query.document}
-        for query, page in zip(kept, ids, strict=True)
-    ]
-
-
-def _made_queries(
-    documents: Sequence[Document],
-    usable: set[str],
-    per_page: int,
-    write: Callable[[Sequence[StoredPage]], Sequence[Sequence[str]]] | None,
-) -> list[Query]:
-    pages = [
-        (document, page)
-        for document in documents
-        for page in document.pages
-        if page_id(document.name, page.number) in usable
-    ]
-    origin: extract.Origin = "sentence" if write is None else "model"
-    if write is None:
-        made: Sequence[Sequence[str]] = extract.key_sentences([page for _, page in pages], per_page)
-    else:
-        pages = [(document, page) for document, page in pages if page.look and not extract.is_listing(page.text)]
-        made = write([page for _, page in pages])
-    return [
-        Query(text=text, origin=origin, document=document.name, page=page.number)
-        for (document, page), texts in zip(pages, made, strict=True)
-        for text in texts
-    ]
-
-
-def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], dropped: Counter[str]) -> bool:
-    reason = refusal(query.text, texts[page_id(query.document, query.page)], written=query.origin == "model")
-    if normalize_key(query.text) in test_marks:
-        reason = "also asked in the test"
-    if reason:
-        dropped[reason] += 1
-    return not reason
-
-
-def refusal(query: str, page_text: str, *, written: bool) -> str:
-    """Say why a training query is dropped, or "".
-
-    Args:
-        query: Its text.
-        page_text: Text of its page.
-        written: Whether a model wrote it: what is taken from a page has passed the other filters.
-    """
-    if not extract.keeps_language(query, page_text):
-        return "other script than its page"
-    if written and extract.points_at_page(query):
-        return "points at its page"
-    if written and extract.copies(query, page_text):
-        return f"copies {extract.COPIED} words in a row"
-    return "no question" if written and not extract.acceptable(query) else ""
-
-
-def _filtered(
-    queries: Sequence[Query], texts: Mapping[str, str], keep: Keep, dropped: Counter[str], reason: str
-) -> list[Query]:
-    verdicts = keep([query.text for query in queries], [page_id(q.document, q.page) for q in queries], texts)
-    kept = [query for query, good in zip(queries, verdicts, strict=True) if good]
-    dropped[reason] += len(queries) - len(kept)
-    return kept
-
-
-def round_trip(depth: int) -> Keep:
-    """Keeps a query whose page is among the first `depth` that BM25 finds for it; a page without text passes."""
-
-    def keep(queries: Sequence[str], pages: Sequence[str], texts: Mapping[str, str]) -> list[bool]:
-        if len(texts) <= depth or not queries:
-            return [True] * len(queries)
-        row = {page: index for index, page in enumerate(texts)}
-        _, found = BM25(list(texts.values())).top_k(queries, depth)
-        hits = found.tolist()
-        return [not texts[page] or row[page] in hit for page, hit in zip(pages, hits, strict=True)]
-
-    return keep
-
-
-def _check_not_empty(rows: Rows, kind: Kind) -> None:
-    for side, made in (("test", rows.asked.get("test")), ("train", rows.train)):
-        if made:
-            continue
-        pages = [row for row in rows.pages if row["side"] == side]
-        if kind.captioned:
-            lack = f"no captions; they are read from {UNDERSTOOD}"
-        elif any(row["text"] for row in pages):
-            lack = "no outline, captions or headings; hold out documents that have some, with test=[...] of `prepare`"
-        else:
-            lack = "no text; pass reader=..., which reads page images (installed: pip install 'omnitune[ocr]')"
-        named = ", ".join(dict.fromkeys(row["document"] for row in pages))
-        raise DatasetError(
-            f"folder: no {side} queries can be made: {len(pages)} {kind.words.page}(s) of {named} have {lack}"
-        )
+            for document in documents
+        ],
+        "skipped": [dataclasses.asdict(one) for one in skipped],
+        "lost": [{"document": one.name, **dataclasses.asdict(lost)} for one in documents for lost in one.lost],
+        "not_read": dict(listing.others),
+        "unmatched_captions": {} if captions is None else {n: [*some] for n, some in captions.unmatched.items()},
+        "text_source": dict(counted_sources(documents)),
+        "pages": dict(Counter(row["side"] for row in rows.pages)),
+        "queries": {side: dict(Counter(row["origin"] for row in table)) for side, table in asked.items()},
+        "dropped": dict(rows.dropped),
+        "near_duplicates": [
+            [rows.pages[index]["page_id"] for index in group] for group in members(row["group"] for row in rows.pages)
+        ],
+        "left_out": {row["page_id"]: row["left_out_for"] for row in rows.pages if row["left_out_for"]},
+    }

@@ -84,7 +84,7 @@ def with_texts(
         raise InputError(
             "reading: expected a reader with 'recognise', got none (installed: pip install 'omnitune[ocr]')"
         )
-    pages = [page for document in documents for page in document.pages if page.look]
+    pages = [page for document in documents for page in document.pages if page.fingerprint]
     if reading == "recognise":
         wanted, foreign = pages, dict[str, list[StoredPage]]()
     else:

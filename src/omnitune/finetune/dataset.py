@@ -5,8 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnitune import runtime
-from omnitune.documents import dataset as documents
+from omnitune import documents, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.folder import list_folder
 from omnitune.documents.kinds import Kind

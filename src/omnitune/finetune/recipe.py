@@ -335,7 +335,7 @@ def _fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
         fields = _parameters(SentenceTransformer, without=hidden)
         return {**fields, "max_seq_length": int | None, "language": str | None}
     if name == "prepare":
-        from omnitune.documents.dataset import prepare
+        from omnitune.documents.preparation import prepare
 
         return _parameters(prepare, without=("folder", "out", "reader", "keep", "writer"))
     if name == "training":

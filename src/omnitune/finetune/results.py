@@ -283,7 +283,7 @@ def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
             document=known["document"],
             number=known["number"],
             image=thumbnail(image),
-            times=known["label"] if dataset.kind.ways else "",
+            times=known["label"] if dataset.kind.segmentations else "",
             read="" if dataset.kind.own_text else textwrap.shorten(known["text"], READ_SHOWN, placeholder=" …"),
         )
 

@@ -259,7 +259,7 @@ class RetrieverSteps:
                 "id": one["page_id"],
                 "document": one["document"],
                 "page": one["number"],
-                "times" if self.dataset.kind.ways else "label": one["label"],
+                "times" if self.dataset.kind.segmentations else "label": one["label"],
                 "path": path,
                 "text": one["text"],
             }

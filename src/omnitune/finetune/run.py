@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import runtime
-from omnitune.documents.dataset import DocumentDataset, check_outside
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.documents.preparation import check_outside
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import kind_of_folder, prepare_step, read_pages

@@ -26,7 +26,7 @@ PROSE = " ".join(f"filler{n}" for n in range(60))
 
 
 def stored(number: int, text: str, *marks: str) -> StoredPage:
-    return StoredPage(number=number, label="", image=f"{number}.png", look="0f", text=text, headings=marks)
+    return StoredPage(number=number, label="", image=f"{number}.png", fingerprint="0f", text=text, headings=marks)
 
 
 def document(
@@ -151,7 +151,7 @@ def lined(number: int, *lines: tuple[str, float, bool], label: str = "") -> Page
         image="",
         width=1,
         height=1,
-        look="",
+        fingerprint="",
         lines=tuple(Line(text=text, size=size, bold=bold) for text, size, bold in lines),
     )
 

@@ -32,7 +32,7 @@ def noise(seconds: float, seed: int, *, low: int = 3) -> np.ndarray:
 def cut_up(path: Path, folder: Path, **settings: object) -> list[Page]:
     rendering = Rendering(**{"segments": "silence", **settings})
     described = recordings.describe(path, rendering)
-    marked = Rendering(marks=described.marks)
+    marked = Rendering(boundaries=described.boundaries)
     return list(recordings.pages(path, 0, described.pages, folder, marked))
 
 
@@ -65,8 +65,8 @@ def test_windows_are_cut_by_the_clock(spoken_twice: Path, tmp_path: Path) -> Non
 
 def test_a_part_is_made_as_the_whole_is(spoken_twice: Path, tmp_path: Path) -> None:
     whole = cut_up(spoken_twice, tmp_path / "out", segments="windows", seconds=1.5)
-    marks = tuple(page.start for page in whole) + (whole[-1].end,)
-    assert list(recordings.pages(spoken_twice, 1, 3, tmp_path / "out", Rendering(marks=marks))) == whole[1:3]
+    boundaries = tuple(page.start for page in whole) + (whole[-1].end,)
+    assert list(recordings.pages(spoken_twice, 1, 3, tmp_path / "out", Rendering(boundaries=boundaries))) == whole[1:3]
 
 
 def test_a_picture_lies_beside_every_segment(spoken_twice: Path, tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_stereo_becomes_the_mean_of_its_channels(tmp_path: Path) -> None:
 )
 def test_pieces_put_together_are_the_whole(blocks: list[int], lengths: list[float]) -> None:
     samples = np.arange(sum(blocks), dtype=np.int16)
-    marks = np.concatenate([[0], np.cumsum([*lengths, 0.5])]).tolist()
+    boundaries = np.concatenate([[0], np.cumsum([*lengths, 0.5])]).tolist()
     edges = np.cumsum([0, *blocks])
-    pieces = [*media.cut((samples[a:b] for a, b in zip(edges, edges[1:], strict=False)), marks)]
-    assert len(pieces) == len(marks) - 1
+    pieces = [*media.cut((samples[a:b] for a, b in zip(edges, edges[1:], strict=False)), boundaries)]
+    assert len(pieces) == len(boundaries) - 1
     assert np.array_equal(np.concatenate(pieces), samples)
-    for piece, start, end in zip(pieces[:-1], marks, marks[1:], strict=False):
+    for piece, start, end in zip(pieces[:-1], boundaries, boundaries[1:], strict=False):
         assert len(piece) <= round(end * RATE) - round(start * RATE)
 
 
@@ -180,19 +180,19 @@ def decoded(path: Path) -> np.ndarray:
 def test_a_copy_sounds_the_same(tmp_path: Path) -> None:
     sound = noise(4, 0)
     quieter = np.concatenate([np.zeros(3000, np.float32), sound * 0.3])
-    looks = [media.audio_fingerprint(integers(sound)), media.audio_fingerprint(integers(quieter))]
-    looks += [
+    fingerprints = [media.audio_fingerprint(integers(sound)), media.audio_fingerprint(integers(quieter))]
+    fingerprints += [
         media.audio_fingerprint(decoded(write_sound(tmp_path / f"a{suffix}", sound)))
         for suffix in (".mp3", ".ogg", ".m4a")
     ]
-    assert {len(look) for look in looks} == {64}
-    assert groups([""] * 5, looks) == [0] * 5
+    assert {len(one) for one in fingerprints} == {64}
+    assert groups([""] * 5, fingerprints) == [0] * 5
 
 
 def test_others_do_not() -> None:
-    looks = [media.audio_fingerprint(integers(noise(4, seed))) for seed in range(12)]
-    looks += [media.audio_fingerprint(integers(tone(hertz, 4.0))) for hertz in (220, 440, 880, 1760)]
-    assert groups([""] * 16, looks) == list(range(16))
+    fingerprints = [media.audio_fingerprint(integers(noise(4, seed))) for seed in range(12)]
+    fingerprints += [media.audio_fingerprint(integers(tone(hertz, 4.0))) for hertz in (220, 440, 880, 1760)]
+    assert groups([""] * 16, fingerprints) == list(range(16))
 
 
 def test_silence_has_no_look() -> None:

@@ -34,7 +34,7 @@ def test_what_is_transparent_is_paper(tmp_path: Path, name: str, mode: str) -> N
     image.save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
     made, pixels = page(tmp_path / name, tmp_path / "out")
     assert pixels[10, 10].min() > 245 and pixels[110, 150].max() < 60
-    assert made.look, "it is no page of one colour"
+    assert made.fingerprint, "it is no page of one colour"
     assert np.array_equal(pixels, np.asarray(on_paper(load_image(tmp_path / name, DEFAULT_POLICY))))
 
 

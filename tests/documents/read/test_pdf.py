@@ -9,7 +9,7 @@ from PIL import Image
 
 from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune.documents.read import images, pdf
-from omnitune.documents.read.pages import Rendering, encode, look, store
+from omnitune.documents.read.pages import Rendering, encode, image_hash, store
 from omnitune.errors import DocumentError
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "documents"
@@ -117,7 +117,7 @@ def test_no_page_has_more_pixels_than_allowed(tmp_path: Path, media_box: str) ->
 
 def test_an_empty_page_has_no_look_and_no_text(tmp_path: Path) -> None:
     page = only_page(box(tmp_path / "a.pdf", "0 0 200 200"), tmp_path)
-    assert (page.look, page.text, page.lines) == ("", "", ())
+    assert (page.fingerprint, page.text, page.lines) == ("", "", ())
 
 
 def test_grey_pages_are_stored_grey_and_coloured_ones_in_colour() -> None:
@@ -138,8 +138,8 @@ def test_look_survives_shrinking_and_tells_pages_apart(tmp_path: Path) -> None:
     folder = tmp_path / "i"
     found = list(pdf.pages(EXAMPLES / "R-data.pdf", 6, 10, folder, Rendering()))
     with Image.open(folder / found[0].image) as image:
-        small = look(image.resize((450, image.height // 2)))
-    distance = [(int(small, 16) ^ int(page.look, 16)).bit_count() for page in found]
+        small = image_hash(image.resize((450, image.height // 2)))
+    distance = [(int(small, 16) ^ int(page.fingerprint, 16)).bit_count() for page in found]
     assert distance[0] <= 12 < min(distance[1:])
 
 

@@ -17,8 +17,8 @@ def levels(*parts: tuple[float, float]) -> np.ndarray:
     return np.concatenate([np.full(round(seconds / HOP), db, np.float32) for seconds, db in parts])
 
 
-def lengths(marks: list[float]) -> np.ndarray:
-    return np.diff(marks)
+def lengths(boundaries: list[float]) -> np.ndarray:
+    return np.diff(boundaries)
 
 
 def test_windows() -> None:
@@ -30,17 +30,17 @@ def test_windows() -> None:
 
 @given(durations, longest)
 def test_windows_cover_everything(duration: float, seconds: float) -> None:
-    marks = windows(duration, seconds)
-    assert marks[0] == 0 and marks[-1] == duration
-    assert (lengths(marks) > 0).all() and (lengths(marks) <= seconds + SHORTEST + 1e-6).all()
+    boundaries = windows(duration, seconds)
+    assert boundaries[0] == 0 and boundaries[-1] == duration
+    assert (lengths(boundaries) > 0).all() and (lengths(boundaries) <= seconds + SHORTEST + 1e-6).all()
 
 
 @given(cuts, durations, longest)
 def test_even_parts_cover_everything(cuts: list[float], duration: float, seconds: float) -> None:
-    marks = even(cuts, duration, seconds)
-    assert marks[0] == 0 and marks[-1] == duration
-    assert (lengths(marks) > 0).all() and (lengths(marks) <= seconds + 1e-6).all()
-    assert set(spaced(cuts, duration)) <= set(marks)
+    boundaries = even(cuts, duration, seconds)
+    assert boundaries[0] == 0 and boundaries[-1] == duration
+    assert (lengths(boundaries) > 0).all() and (lengths(boundaries) <= seconds + 1e-6).all()
+    assert set(spaced(cuts, duration)) <= set(boundaries)
 
 
 def test_even_parts() -> None:
@@ -74,17 +74,17 @@ def test_one_loudness_throughout_has_none() -> None:
 
 def test_speech_without_a_pause_is_cut_where_it_is_quietest() -> None:
     speech = levels((9, -20), (0.2, -50), (11, -20))
-    marks = at_pauses(speech, 20.2, 12)
-    assert len(marks) == 3 and 9 <= marks[1] <= 9.2
+    boundaries = at_pauses(speech, 20.2, 12)
+    assert len(boundaries) == 3 and 9 <= boundaries[1] <= 9.2
 
 
 @given(st.lists(st.sampled_from([-80.0, -50.0, -20.0, -18.0]), min_size=1, max_size=80), longest)
 def test_pauses_cover_everything(steps: list[float], seconds: float) -> None:
     found = levels(*((0.5, step) for step in steps))
     duration = len(found) * HOP
-    marks = at_pauses(found, duration, seconds)
-    assert marks[0] == 0 and marks[-1] == duration
-    assert (lengths(marks) > 0).all() and (lengths(marks) <= max(seconds, SHORTEST) + SHORTEST).all()
+    boundaries = at_pauses(found, duration, seconds)
+    assert boundaries[0] == 0 and boundaries[-1] == duration
+    assert (lengths(boundaries) > 0).all() and (lengths(boundaries) <= max(seconds, SHORTEST) + SHORTEST).all()
 
 
 def test_times_are_written_as_people_do() -> None:

@@ -35,7 +35,9 @@ def described(path: Path, **settings: object) -> Description:
 def cut_up(path: Path, folder: Path, **settings: object) -> list[Page]:
     found = described(path, **settings)
     return list(
-        clips.pages(path, 0, found.pages, folder, Rendering(width=settings.get("width", 900), marks=found.marks))
+        clips.pages(
+            path, 0, found.pages, folder, Rendering(width=settings.get("width", 900), boundaries=found.boundaries)
+        )
     )
 
 
@@ -48,18 +50,18 @@ def stored(page: Page, folder: Path) -> np.ndarray:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mov", ".webm"])
 def test_shots_are_found_to_the_frame(tmp_path: Path, suffix: str) -> None:
     path = clip(tmp_path / f"a{suffix}", shots(2, 1.5, 3), fps=FPS)
-    assert described(path).marks == pytest.approx((0, 2, 3.5, 6.5), abs=0.01)
+    assert described(path).boundaries == pytest.approx((0, 2, 3.5, 6.5), abs=0.01)
 
 
 def test_a_cut_between_two_key_frames_is_found(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", shots(2, 3), fps=FPS, options={"sc_threshold": "1000000000"})
-    assert described(path).marks == pytest.approx((0, 2, 5), abs=0.01)
+    assert described(path).boundaries == pytest.approx((0, 2, 5), abs=0.01)
 
 
 def test_slides_of_one_template_are_shots(tmp_path: Path) -> None:
     slides = [slide(f"One title of all {sentence}", 7) for sentence in SENTENCES[:4]]
     path = clip(tmp_path / "a.mp4", np.repeat(np.stack(slides), 2 * FPS, axis=0), fps=FPS)
-    assert described(path).marks == pytest.approx((0, 2, 4, 6, 8), abs=0.01)
+    assert described(path).boundaries == pytest.approx((0, 2, 4, 6, 8), abs=0.01)
 
 
 def test_two_cuts_between_two_key_frames_are_found(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_two_cuts_between_two_key_frames_are_found(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", shots(1.2, 1.2, 1.2), fps=FPS, options=options, group=120)
     assert described(path, seconds=60.0).pages == 1, "all in one group of pictures: nothing to compare"
     path = clip(tmp_path / "b.mp4", np.concatenate([shots(1.2, 1.2, 1.2)] * 4), fps=FPS, options=options, group=32)
-    assert described(path, seconds=60.0).marks[:4] == pytest.approx((0, 1.17, 2.33, 3.5), abs=0.1)
+    assert described(path, seconds=60.0).boundaries[:4] == pytest.approx((0, 1.17, 2.33, 3.5), abs=0.1)
 
 
 def test_what_moves_is_one_shot(tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_what_moves_is_one_shot(tmp_path: Path) -> None:
 
 def test_long_shots_are_cut_into_equal_parts(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", shots(4, 3), fps=FPS)
-    assert described(path, seconds=3.0).marks == pytest.approx((0, 2, 4, 7), abs=0.01)
-    assert described(path, segments="windows", seconds=3.0).marks == pytest.approx((0, 3, 7), abs=0.01)
+    assert described(path, seconds=3.0).boundaries == pytest.approx((0, 2, 4, 7), abs=0.01)
+    assert described(path, segments="windows", seconds=3.0).boundaries == pytest.approx((0, 3, 7), abs=0.01)
 
 
 def test_a_segment_holds_its_frames_and_its_sound(tmp_path: Path) -> None:
@@ -130,8 +132,8 @@ def test_key_frames_lie_beside_every_segment(tmp_path: Path) -> None:
 def test_a_part_is_made_as_the_whole_is(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", shots(1, 1, 2), fps=FPS)
     whole = cut_up(path, tmp_path / "out")
-    marks = described(path).marks
-    assert list(clips.pages(path, 1, 2, tmp_path / "out", Rendering(marks=marks))) == whole[1:2]
+    boundaries = described(path).boundaries
+    assert list(clips.pages(path, 1, 2, tmp_path / "out", Rendering(boundaries=boundaries))) == whole[1:2]
 
 
 def test_copies_look_alike_and_others_do_not(tmp_path: Path) -> None:
@@ -141,13 +143,13 @@ def test_copies_look_alike_and_others_do_not(tmp_path: Path) -> None:
     for number, (name, sentence) in enumerate(zip(names, said, strict=True)):
         write_show(tmp_path / name, [sentence], sound=number != 3)
         pages += cut_up(tmp_path / name, tmp_path / "out", width=900 if number != 1 else 200)
-    assert {len(page.look) for page in pages} == {192}
-    assert groups([""] * 4, [page.look for page in pages]) == [0, 0, 2, 3], "the last has no sound"
+    assert {len(page.fingerprint) for page in pages} == {192}
+    assert groups([""] * 4, [page.fingerprint for page in pages]) == [0, 0, 2, 3], "the last has no sound"
 
 
 def test_nothing_to_see_or_hear_has_no_look(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", np.full((12, 48, 48, 3), 90, np.uint8), fps=FPS)
-    assert cut_up(path, tmp_path / "out")[0].look == ""
+    assert cut_up(path, tmp_path / "out")[0].fingerprint == ""
 
 
 def broken(path: Path) -> bytes:
@@ -210,8 +212,8 @@ def test_a_clip_with_a_hole(tmp_path: Path, suffix: str, reason: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     with pytest.raises(DocumentError, match=rf"a{suffix}: {reason}"):
-        marks = described(path).marks
-        list(clips.pages(path, 0, len(marks) - 1, tmp_path / "out", Rendering(marks=marks)))
+        boundaries = described(path).boundaries
+        list(clips.pages(path, 0, len(boundaries) - 1, tmp_path / "out", Rendering(boundaries=boundaries)))
 
 
 def test_a_frame_without_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +271,9 @@ def test_a_clip_whose_times_lie_costs_itself_alone(tmp_path: Path, box: bytes, o
         try:
             found = described(tmp_path / "a.mp4", segments=way)
             assert found.pages < 500
-            pages = clips.pages(tmp_path / "a.mp4", 0, found.pages, tmp_path / "out", Rendering(marks=found.marks))
+            pages = clips.pages(
+                tmp_path / "a.mp4", 0, found.pages, tmp_path / "out", Rendering(boundaries=found.boundaries)
+            )
             assert len([*pages]) == found.pages, "or the document would never be done"
         except DocumentError as error:
             assert str(error).startswith("a.mp4: ")

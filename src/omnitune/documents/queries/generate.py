@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.documents.preparation import refusal, round_trip
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.extract import is_listing
 from omnitune.documents.read.text import normalize_key
+from omnitune.documents.rows import refusal, round_trip
 from omnitune.io import digest, write_jsonl
 
 _MARK = re.compile(r"^\s*(?:[-*\u2022]|\(?\d+[.):]|[Qq]\d*[.:])\s+")
@@ -135,11 +135,11 @@ def generate(
         Number of questions by reason, "" for the kept.
     """
     table = dataset.tables["pages"]
-    columns = (table["side"], table["left_out_for"], table["look"], table["text"])
+    columns = (table["side"], table["left_out_for"], table["fingerprint"], table["text"])
     rows = [
         row
-        for row, (side, held_out_page, look, text) in enumerate(zip(*columns, strict=True))
-        if side == "train" and not held_out_page and look and not is_listing(text)
+        for row, (side, held_out_page, fingerprint, text) in enumerate(zip(*columns, strict=True))
+        if side == "train" and not held_out_page and fingerprint and not is_listing(text)
     ][:limit]
     asked = writer([Path(dataset.pages[row]["path"]) for row in rows])
     pairs = [(row, query) for row, queries in zip(rows, asked, strict=True) for query in queries]

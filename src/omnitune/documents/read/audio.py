@@ -16,10 +16,10 @@ def describe(path: Path, rendering: Rendering) -> Description:
     """
     levels, duration = media.levels(media.sound(path))
     if rendering.segments == "windows":
-        marks = segments.windows(duration, rendering.seconds)
+        boundaries = segments.windows(duration, rendering.seconds)
     else:
-        marks = segments.at_pauses(levels, duration, rendering.seconds)
-    return Description(pages=len(marks) - 1, marks=tuple(marks))
+        boundaries = segments.at_pauses(levels, duration, rendering.seconds)
+    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries))
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
@@ -28,16 +28,16 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
     Raises:
         DocumentError: It cannot be read.
     """
-    marks = rendering.marks
-    for index, samples in enumerate(islice(media.cut(media.sound(path), marks), stop)):
+    boundaries = rendering.boundaries
+    for index, samples in enumerate(islice(media.cut(media.sound(path), boundaries), stop)):
         if index >= start:
             yield Page(
                 number=index + 1,
-                label=segments.label(marks[index], marks[index + 1]),
+                label=segments.label(boundaries[index], boundaries[index + 1]),
                 image=keep_segment(media.wav(samples), ".wav", media.waveform(samples), folder),
                 width=0,
                 height=0,
-                look=media.audio_fingerprint(samples),
-                start=marks[index],
-                end=marks[index + 1],
+                fingerprint=media.audio_fingerprint(samples),
+                start=boundaries[index],
+                end=boundaries[index + 1],
             )

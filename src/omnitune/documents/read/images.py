@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from omnitune.documents.read.media import POLICY, readable
-from omnitune.documents.read.pages import Description, Page, Rendering, look, store
+from omnitune.documents.read.pages import Description, Page, Rendering, image_hash, store
 from omnitune.inputs.image import decode_image, on_paper, open_image
 
 
@@ -38,5 +38,5 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
             image=store(small, folder),
             width=small.width,
             height=small.height,
-            look=look(small),
+            fingerprint=image_hash(small),
         )

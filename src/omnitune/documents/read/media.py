@@ -93,9 +93,9 @@ def sound(path: Path) -> Iterator[Samples]:
         yield from (piece.to_ndarray()[0] for piece in to_rate.resample(None))
 
 
-def cut(blocks: Iterable[Samples], marks: Sequence[float]) -> Iterator[Samples]:
+def cut(blocks: Iterable[Samples], boundaries: Sequence[float]) -> Iterator[Samples]:
     """Cut sound into segments, in turn; one that begins after the sound has none, the last takes the rest."""
-    ends = [*(round(mark * RATE) for mark in marks[1:-1]), None]
+    ends = [*(round(boundary * RATE) for boundary in boundaries[1:-1]), None]
     rest, place = np.zeros(0, np.int16), 0
     source = iter(blocks)
     for end in ends:

@@ -13,7 +13,17 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from omnitune.documents.read.markup import Block, read_blocks
-from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, Word, look, store, uncovered
+from omnitune.documents.read.pages import (
+    Description,
+    Line,
+    OutlineEntry,
+    Page,
+    Rendering,
+    Word,
+    image_hash,
+    store,
+    uncovered,
+)
 from omnitune.documents.read.text import clean
 
 WIDTH, HEIGHT, MARGIN = 595.0, 842.0, 56.0
@@ -82,7 +92,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
             image=store(image, folder),
             width=image.width,
             height=image.height,
-            look=look(image),
+            fingerprint=image_hash(image),
             text="\n".join(line.text for line in lines),
             lines=tuple(lines),
             words=tuple(words),

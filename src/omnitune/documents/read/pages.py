@@ -45,14 +45,14 @@ class Rendering:
         max_pixels: Most pixels of one page image; a page that would have more is rendered smaller.
         segments: Where a recording or clip is cut, one of its kind's ways.
         seconds: Longest segment.
-        marks: Seconds at which the segments of one document begin, and its end, as its description has them.
+        boundaries: Seconds at which the segments of one document begin, and its end, as its description has them.
     """
 
     width: int = 900
     max_pixels: int = 4_000_000
     segments: str = ""
     seconds: float = 15.0
-    marks: tuple[float, ...] = ()
+    boundaries: tuple[float, ...] = ()
 
     def scale(self, width: float, height: float) -> float:
         """Factor from page units to pixels for a page of this width and height."""
@@ -82,14 +82,14 @@ class Description:
         pages: Number of pages that are there, at least 1.
         title: Its title by its own metadata, or "".
         outline: In reading order.
-        marks: Of a recording or clip, the seconds at which its segments begin, and its end.
+        boundaries: Of a recording or clip, the seconds at which its segments begin, and its end.
         claimed: Number of pages by its own count, where that is more than are there; else 0.
     """
 
     pages: int
     title: str = ""
     outline: tuple[OutlineEntry, ...] = ()
-    marks: tuple[float, ...] = ()
+    boundaries: tuple[float, ...] = ()
     claimed: int = 0
 
 
@@ -131,7 +131,7 @@ class Page:
         image: File name of its image, or of a segment's recording or clip, in the image folder.
         width: Of the image or the frames, in pixels; 0 of a recording.
         height: Of the image or the frames, in pixels; 0 of a recording.
-        look: Difference hash of the image, 64 hex digits, or several; "" for a page of one colour, or silence.
+        fingerprint: Difference hash of the image, 64 hex digits, or several; "" for a page of one colour, or silence.
         text: Its text layer as the document has it; "" without one.
         lines: The text layer line by line with its type sizes.
         words: The text layer word by word with their places.
@@ -146,7 +146,7 @@ class Page:
     image: str
     width: int
     height: int
-    look: str
+    fingerprint: str
     text: str = ""
     lines: tuple[Line, ...] = ()
     words: tuple[Word, ...] = ()
@@ -273,7 +273,7 @@ def uncovered(image: Image.Image, words: Sequence[Word]) -> float:
     return int(ink.sum()) / total if total else 0.0
 
 
-def look(image: Image.Image) -> str:
+def image_hash(image: Image.Image) -> str:
     """Difference hash: for each cell of a small grid, whether it is darker than its right neighbour.
 
     Returns:

@@ -12,7 +12,17 @@ from pathlib import Path
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from omnitune.documents.read.pages import Description, Line, OutlineEntry, Page, Rendering, Word, look, store, uncovered
+from omnitune.documents.read.pages import (
+    Description,
+    Line,
+    OutlineEntry,
+    Page,
+    Rendering,
+    Word,
+    image_hash,
+    store,
+    uncovered,
+)
 from omnitune.errors import DocumentError
 
 REASONS = {
@@ -105,7 +115,7 @@ def _page(document: pypdfium2.PdfDocument, index: int, label: str, folder: Path,
         image=store(image, folder),
         width=image.width,
         height=image.height,
-        look=look(image),
+        fingerprint=image_hash(image),
         text=text,
         lines=tuple(_lines(text_page, text)),
         words=words,

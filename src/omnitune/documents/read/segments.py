@@ -33,9 +33,9 @@ def windows(duration: float, seconds: float) -> list[float]:
 
 def even(cuts: Sequence[float], duration: float, seconds: float) -> list[float]:
     """Marks at `cuts`; what is longer than `seconds` is cut into equal parts."""
-    marks = spaced(cuts, duration)
+    boundaries = spaced(cuts, duration)
     found: list[float] = []
-    for start, end in zip(marks, marks[1:], strict=False):
+    for start, end in zip(boundaries, boundaries[1:], strict=False):
         parts = max(1, math.ceil((end - start) / seconds - 1e-9))
         found += [start + (end - start) * part / parts for part in range(parts)]
     return [*found, duration]
@@ -49,9 +49,9 @@ def at_pauses(levels: NDArray[np.float32], duration: float, seconds: float) -> l
         duration: Seconds in all.
         seconds: Longest segment.
     """
-    marks = spaced(pauses(levels), duration)
+    boundaries = spaced(pauses(levels), duration)
     found: list[float] = []
-    for start, end in zip(marks, marks[1:], strict=False):
+    for start, end in zip(boundaries, boundaries[1:], strict=False):
         found.append(start)
         while end - found[-1] > seconds + 1e-9:
             found.append(_quietest(levels, found[-1] + seconds / 2, min(found[-1] + seconds, end - SHORTEST)))
@@ -72,11 +72,11 @@ def pauses(levels: NDArray[np.float32]) -> list[float]:
 
 def spaced(cuts: Sequence[float], duration: float) -> list[float]:
     """0, the cuts that leave `SHORTEST` on both sides, and the end."""
-    marks = [0.0]
+    boundaries = [0.0]
     for cut in sorted(cuts):
-        if cut - marks[-1] >= SHORTEST and duration - cut >= SHORTEST:
-            marks.append(cut)
-    return [*marks, duration]
+        if cut - boundaries[-1] >= SHORTEST and duration - cut >= SHORTEST:
+            boundaries.append(cut)
+    return [*boundaries, duration]
 
 
 def label(start: float, end: float) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from omnitune import runtime
 from omnitune.documents.read import media, segments
 from omnitune.documents.read.media import RATE, Samples
-from omnitune.documents.read.pages import Description, Page, Rendering, keep_segment, look
+from omnitune.documents.read.pages import Description, Page, Rendering, image_hash, keep_segment
 from omnitune.errors import DocumentError
 from omnitune.inputs.container import upright
 
@@ -33,8 +33,8 @@ MOST_FRAMES = 64
 QUALITY = 3
 """Coarseness of the quantizer, from 1 (finest) to 31: letters stay legible."""
 KEY_FRAMES = 4
-LOOKS = (1, 2)
-"""Key frames whose looks tell a segment from others."""
+HASHED = (1, 2)
+"""Key frames whose hashes tell a segment from others."""
 
 CUT = 0.004
 """Mean change of a thumbnail's channels, of a full scale of 1, from which two frames are not of one shot. Two slides of
@@ -59,10 +59,10 @@ def describe(path: Path, rendering: Rendering) -> Description:
     """
     course = _course(path)
     if rendering.segments == "windows":
-        marks = segments.windows(course.duration, rendering.seconds)
+        boundaries = segments.windows(course.duration, rendering.seconds)
     else:
-        marks = segments.even([*_cuts(path, course)], course.duration, rendering.seconds)
-    return Description(pages=len(marks) - 1, marks=tuple(marks))
+        boundaries = segments.even([*_cuts(path, course)], course.duration, rendering.seconds)
+    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries))
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:
@@ -71,22 +71,22 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
     Raises:
         DocumentError: It cannot be read.
     """
-    marks = rendering.marks
-    pieces = zip(_frames(path, marks, rendering.width), _sounds(path, marks), strict=True)
+    boundaries = rendering.boundaries
+    pieces = zip(_frames(path, boundaries, rendering.width), _sounds(path, boundaries), strict=True)
     for index, (frames, samples) in enumerate(islice(pieces, stop)):
         if index < start:
             continue
         shown = [frames[(2 * place + 1) * len(frames) // (2 * KEY_FRAMES)] for place in range(KEY_FRAMES)]
-        seconds = marks[index + 1] - marks[index]
+        seconds = boundaries[index + 1] - boundaries[index]
         yield Page(
             number=index + 1,
-            label=segments.label(marks[index], marks[index + 1]),
+            label=segments.label(boundaries[index], boundaries[index + 1]),
             image=keep_segment(_encoded(frames, seconds, samples), ".mp4", _mosaic(shown), folder),
             width=frames[0].shape[1],
             height=frames[0].shape[0],
-            look=_look([shown[place] for place in LOOKS], samples),
-            start=marks[index],
-            end=marks[index + 1],
+            fingerprint=_fingerprint([shown[place] for place in HASHED], samples),
+            start=boundaries[index],
+            end=boundaries[index + 1],
         )
 
 
@@ -195,25 +195,25 @@ def _decoded(path: Path, start: float = 0.0) -> Iterator[tuple[float, Any]]:
                 yield float((at - begin) * stream.time_base), frame
 
 
-def _frames(path: Path, marks: Sequence[float], width: int) -> Iterator[list[Frame]]:
+def _frames(path: Path, boundaries: Sequence[float], width: int) -> Iterator[list[Frame]]:
     """Frames of every segment in turn, at least one: where none begins, the last one is still shown."""
-    index, found, following = 0, list[Frame](), marks[0]
+    index, found, following = 0, list[Frame](), boundaries[0]
     last: Any = None
     size: tuple[int, int] | None = None
     for time, frame in _decoded(path):
         if size is None:  # of the first frame, as a stream may change it in the middle; even, as encoders want sides
             scale = min(1.0, width / (frame.height if frame.rotation % 180 else frame.width))
             size = max(2, round(frame.width * scale / 2) * 2), max(2, round(frame.height * scale / 2) * 2)
-        while index + 2 < len(marks) and time >= marks[index + 1] - EXACT:
+        while index + 2 < len(boundaries) and time >= boundaries[index + 1] - EXACT:
             yield found or [_pixels(last or frame, size)]
-            index, found, following = index + 1, [], marks[index + 1]
+            index, found, following = index + 1, [], boundaries[index + 1]
         if time >= following - EXACT and len(found) < MOST_FRAMES:
             found.append(_pixels(frame, size))
-            following += max(1 / FPS, (marks[index + 1] - marks[index]) / MOST_FRAMES)
+            following += max(1 / FPS, (boundaries[index + 1] - boundaries[index]) / MOST_FRAMES)
         last = frame
     if last is None or size is None:
         raise DocumentError(f"{path.name}: it has no frames")
-    for _ in range(index, len(marks) - 1):
+    for _ in range(index, len(boundaries) - 1):
         yield found or [_pixels(last, size)]
         found = []
 
@@ -223,11 +223,11 @@ def _pixels(frame: Any, size: tuple[int, int]) -> Frame:
     return pixels
 
 
-def _sounds(path: Path, marks: Sequence[float]) -> Iterator[Samples]:
+def _sounds(path: Path, boundaries: Sequence[float]) -> Iterator[Samples]:
     """The sound of every segment in turn; no samples without a sound track, or where it has ended."""
     with media.document(path, "video") as file:
         has_sound = bool(file.container.streams.audio)
-    yield from media.cut(media.sound(path) if has_sound else iter(()), marks)
+    yield from media.cut(media.sound(path) if has_sound else iter(()), boundaries)
 
 
 def _at(timed: Any) -> int | None:
@@ -270,7 +270,7 @@ def _mosaic(frames: Sequence[Frame]) -> Image.Image:
     return Image.fromarray(np.concatenate([top, bottom]))
 
 
-def _look(frames: Sequence[Frame], samples: Samples) -> str:
+def _fingerprint(frames: Sequence[Frame], samples: Samples) -> str:
     """Difference hashes of some frames and of the sound, one after another; "" where nothing is seen or heard."""
-    parts = [*(look(Image.fromarray(frame)) for frame in frames), media.audio_fingerprint(samples)]
+    parts = [*(image_hash(Image.fromarray(frame)) for frame in frames), media.audio_fingerprint(samples)]
     return "".join(part or "0" * 64 for part in parts) if any(parts) else ""

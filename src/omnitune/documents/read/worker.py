@@ -112,12 +112,12 @@ class Worker:
                     read.pages.append(page(fields))
                     start += 1
                 if start < job.stop:
-                    kind = "segments by its times" if job.rendering.marks else "pages by its own count"
+                    kind = "segments by its times" if job.rendering.boundaries else "pages by its own count"
                     raise DocumentError(f"it has {job.stop} {kind}, and only {start} can be read")
             except DocumentError as error:
                 if isinstance(error, _KilledError) and not self._closed:
                     self._killed[job.path] += 1
-                if job.rendering.marks or self._closed:  # segments are read in one go from the start
+                if job.rendering.boundaries or self._closed:  # segments are read in one go from the start
                     raise
                 reason = str(error).removeprefix(f"{Path(job.path).name}: ")
                 named = reason if reason.startswith("page ") else f"page {start + 1}: {reason}"
@@ -253,7 +253,7 @@ def _give_up(process: subprocess.Popen[str], overrun: threading.Event) -> None:
 def description(fields: dict[str, Any]) -> Description:
     """Build a `Description` out of its JSON form."""
     outline = tuple(OutlineEntry(**entry) for entry in fields["outline"])
-    return Description(**{**fields, "outline": outline, "marks": tuple(fields["marks"])})
+    return Description(**{**fields, "outline": outline, "boundaries": tuple(fields["boundaries"])})
 
 
 def page(fields: dict[str, Any]) -> Page:

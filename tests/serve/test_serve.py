@@ -1,17 +1,12 @@
 """A server: its API, its queue, its gate and its search routes, over real HTTP where a real client is used."""
 
-import asyncio
-import base64
-import io
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +18,13 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import httpx
-import uvicorn
 from typer.testing import CliRunner
 
+from fixtures.servers import data_uri, error, post, running
 from omnitune import CrossEncoder, Retriever, SentenceTransformer
 from omnitune.cli.main import app as command
 from omnitune.errors import InputError
 from omnitune.retrieval.stages import DenseStage, LexicalStage
-from omnitune.serve.app import make_app
 from omnitune.serve.run import check_address, open_served
 from omnitune.serve.served import Served
 from omnitune.serve.worker import QueueFullError, Worker
@@ -43,39 +37,10 @@ def model(tiny_bert: Path) -> SentenceTransformer:
     return SentenceTransformer(str(tiny_bert), device="cpu", prompts={"query": "find: "})
 
 
-@contextmanager
-def running(served: Served, **options: Any) -> Iterator[tuple[str, uvicorn.Server]]:
-    """A server in a thread, on a free port of this machine; ends as it does at SIGTERM."""
-    place = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(served, **options), log_level="warning"))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[place]),))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{place.getsockname()[1]}", server
-    finally:
-        server.should_exit = True
-        thread.join()
-        place.close()
-
-
 @pytest.fixture(scope="module")
 def address(model: SentenceTransformer) -> Iterator[str]:
     with running(Served("tiny", encoder=model)) as (url, _):
         yield url
-
-
-def post(url: str, status: int = 200, **body: Any) -> Any:
-    answer = httpx.post(url, json=body, timeout=60)
-    assert answer.status_code == status, answer.text
-    return answer.json()
-
-
-def error(url: str, status: int = 400, **body: Any) -> str:
-    said = post(url, status, **body)["error"]
-    assert set(said) == {"message", "type", "param", "code"}
-    return str(said["message"])
 
 
 def test_the_openai_client(address: str, model: SentenceTransformer) -> None:
@@ -135,9 +100,7 @@ def test_images_as_data_and_paths_as_text(tiny_clip: Path, tmp_path: Path) -> No
     model = SentenceTransformer(str(tiny_clip), device="cpu")
     image = Image.new("RGB", (30, 20), "red")
     image.save(tmp_path / "red.png")
-    held = io.BytesIO()
-    image.save(held, "png")
-    data = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    data = data_uri(image)
     path = str(tmp_path / "red.png")
     expected = model.encode([image, {"text": path}])
     with running(Served("clip", encoder=model)) as (url, _):

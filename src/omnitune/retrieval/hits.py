@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from omnitune.documents.read.pages import read_words
 from omnitune.ops.bm25 import words
+
+Box = list[Any]
+"""`[text, left, top, right, bottom]` in fractions of a page's width and height."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +25,10 @@ class Hit:
         entry: All values that were given with the page, such as `label`, `path`, `times`; filters read these.
         text: Of the page.
         stages: Score by every stage, when explained.
+        ranks: Rank by every stage among the candidates, 1 for the best, when explained.
         words: Words of the query that the page's text holds, when explained.
-        boxes: `[word, left, top, right, bottom]` of those words on the page, when explained and where boxes are kept.
+        boxes: `[word, left, top, right, bottom]` of those words on the page in fractions of its width and height, when
+            explained and where they are known: kept in the index, or beside the page's image.
     """
 
     rank: int
@@ -32,12 +39,25 @@ class Hit:
     entry: Mapping[str, Any]
     text: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
     words: Sequence[str] = ()
     boxes: Sequence[Any] = ()
 
     def snippet(self, query: str, width: int = 160) -> str:
         """The part of the text with most words of a query, in one line of at most `width` characters."""
         return snippet(self.text, set(words(query)), width)
+
+
+def page_words(entry: Mapping[str, Any], details: Mapping[str, Any], folder: Path | None) -> list[Box]:
+    """Words of a page with their places: those that the index keeps, else those that lie beside the page's image."""
+    given = details.get("boxes")
+    if given:
+        return [list(one) for one in given]
+    path = entry.get("path")
+    if not isinstance(path, str):
+        return []
+    place = Path(path) if folder is None else folder / path  # an absolute path stays as it is
+    return [[word.text, *word.box] for word in read_words(place.name, place.parent)]
 
 
 def snippet(text: str, wanted: set[str], width: int = 160) -> str:

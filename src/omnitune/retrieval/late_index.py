@@ -172,6 +172,14 @@ class LateIndex(SegmentedIndex):
         rough[:, ~allowed] = MISSING
         return [np.sort(best_rows(one, candidates)) for one in rough]
 
+    def vectors(self, row: int) -> Tensor:
+        """Token vectors of a document `(tokens, dim)` float32, as its codec kept them."""
+        part, at = self.segments.place(row)
+        held = self._arrays(part)
+        here = slice(*(int(end) for end in held["tokens_offsets"][at : at + 2]))
+        codec = self._codec(self.settings["dim"])
+        return codec.decode({name: array[here] for name, array in _tokens(held).items()})
+
     def _all(self, asked: Packed, part: Part) -> NDArray[np.float32]:
         held, codec = self._arrays(part), self._codec(self.settings["dim"])
         offsets = held["tokens_offsets"]

@@ -22,7 +22,7 @@ from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
 from omnitune.retrieval.dense_index import DenseIndex
-from omnitune.retrieval.hits import Hit
+from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.lines import LineIndex, ListingIndex
@@ -53,6 +53,9 @@ PROPOSED = 256
 
 PAGES_AT_ONCE = 1024
 """Pages that are encoded and written together: what a stop can lose, and what is held in memory."""
+
+Query = str | Mapping[str, Any]
+"""A text, or text and media by their modality."""
 
 _DETAILS = ("text", "boxes")
 """Values of a page that results show and no filter reads."""
@@ -303,19 +306,20 @@ class Retriever:
 
     @overload
     def search(
-        self, query: str, top_k: int = 10, where: Where | None = None, *, explain: bool = False
+        self, query: Query, top_k: int = 10, where: Where | None = None, *, explain: bool = False
     ) -> list[Hit]: ...
     @overload
     def search(
-        self, query: list[str], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+        self, query: list[Query], top_k: int = 10, where: Where | None = None, *, explain: bool = False
     ) -> list[list[Hit]]: ...
     def search(
-        self, query: str | list[str], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+        self, query: Query | list[Query], top_k: int = 10, where: Where | None = None, *, explain: bool = False
     ) -> list[Hit] | list[list[Hit]]:
         """Find the pages that answer a query.
 
         Args:
-            query: A text, or a list of them.
+            query: A text, or a list of them; where all stages have models that take it, also a dict such as
+                `{"image": "photo.jpg"}`, which a reranker does not order anew.
             top_k: Pages to find.
             where: Values that pages must have, such as `{"document": "a.pdf"}` or `{"document": ["a.pdf", "b.pdf"]}`.
             explain: Whether hits say which stage and which words found them.
@@ -330,24 +334,28 @@ class Retriever:
             >>> retriever.search("how often is the bearing greased", top_k=1, where={"document": "pump.pdf"})[0].id
             'pump.pdf#12'
         """
-        queries = [query] if isinstance(query, str) else list(query)
+        single = not isinstance(query, list)
+        queries: list[Query] = list(query) if isinstance(query, list) else [query]
+        media = all(isinstance(stage, ModelStage) for stage in self.stages.values())
         for place, one in enumerate(queries):
-            if not isinstance(one, str) or not one.strip():
-                raise InputError(f"query: expected text to look for, got {one!r} as number {place}")
+            said = one.strip() if isinstance(one, str) else media and isinstance(one, Mapping) and one
+            if not said:
+                shown = repr(one)[:80]
+                raise InputError(f"query: expected text to look for, got {shown} as number {place}")
         if top_k < 1:
             raise InputError(f"top_k: expected at least 1, got {top_k}")
         allowed = self.segments.allowed(where)
         if not queries or not allowed.any():
             nothing: list[list[Hit]] = [[] for _ in queries]
-            return [] if isinstance(query, str) else nothing
+            return [] if single else nothing
         found = [
             self._hits(one, top_k, candidates, scores, explain)
             for one, (candidates, scores) in zip(queries, self.candidates(queries, top_k, allowed), strict=True)
         ]
-        return found[0] if isinstance(query, str) else found
+        return found[0] if single else found
 
     def candidates(
-        self, queries: Sequence[str], top_k: int, allowed: NDArray[np.bool_]
+        self, queries: Sequence[Query], top_k: int, allowed: NDArray[np.bool_]
     ) -> list[tuple[NDArray[np.int64], dict[str, Scores]]]:
         """For every query the rows that a stage proposes `(candidates,)`, and every stage's scores of them."""
         late = self.stages.get("late")
@@ -388,23 +396,24 @@ class Retriever:
         ]
 
     def _hits(
-        self, query: str, top_k: int, rows: NDArray[np.int64], scores: dict[str, Scores], explain: bool
+        self, query: Query, top_k: int, rows: NDArray[np.int64], scores: dict[str, Scores], explain: bool
     ) -> list[Hit]:
         """The hits of one query out of its candidates."""
         kinds = list(scores)
         total = scores[kinds[0]] if self.fusion is None else self.fusion(scores)
-        order = best_rows(total, max(top_k, self.rerank.depth if self.rerank else 0))
+        rerank = self.rerank if isinstance(query, str) else None
+        order = best_rows(total, max(top_k, rerank.depth if rerank else 0))
         final = total[order]
         reranked: dict[int, float] = {}
-        if self.rerank is not None and len(order):
-            depth = min(self.rerank.depth, len(order))
+        if isinstance(query, str) and rerank is not None and len(order):
+            depth = min(rerank.depth, len(order))
             texts = [str(self.segments.details(int(rows[place])).get("text", "")) for place in order[:depth]]
-            made = self.rerank.scores(query, texts)
+            made = rerank.scores(query, texts)
             first = np.argsort(-made, kind="stable")
             order = np.concatenate([order[:depth][first], order[depth:]])
             final = np.concatenate([made[first], final[depth:]])
             reranked = {int(rows[place]): float(score) for place, score in zip(order, made[first], strict=False)}
-        asked, hits = set(words(query)), []
+        asked, hits = set(words(query) if isinstance(query, str) else ()), []
         for rank, (place, score) in enumerate(zip(order[:top_k], final, strict=False), start=1):
             row = int(rows[place])
             entry, details = self.segments.entry(row), self.segments.details(row)
@@ -412,13 +421,15 @@ class Retriever:
             more: dict[str, Any] = {}
             if explain:
                 by_stage = {kind: float(scores[kind][place]) for kind in kinds}
+                ranks = {kind: 1 + int((scores[kind] > by_stage[kind]).sum()) for kind in kinds}
                 if self.fusion is not None:
                     by_stage["fusion"] = float(total[place])
                 if row in reranked:
                     by_stage["rerank"] = reranked[row]
                 held = set(words(str(details.get("text", ""))))
-                boxes = [box for box in details.get("boxes", ()) if set(words(str(box[0]))) & asked]
-                more = {"stages": by_stage, "words": sorted(asked & held), "boxes": boxes}
+                places = page_words(entry, details, self.folder) if asked & held else []
+                boxes = [box for box in places if set(words(str(box[0]))) & asked]
+                more = {"stages": by_stage, "ranks": ranks, "words": sorted(asked & held), "boxes": boxes}
             hits.append(
                 Hit(
                     rank=rank,

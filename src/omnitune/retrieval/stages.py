@@ -211,7 +211,7 @@ class ModelStage:
         made = encode_corpus(model, flat, kept, label=label, unit="window", weights=weights, **options)
         return grouped(made, list(map(len, parts)))
 
-    def encode_queries(self, queries: Sequence[str]) -> Any:
+    def encode_queries(self, queries: Sequence[Any]) -> Any:
         """Encode queries: `(queries, dim)`, or token vectors of each."""
         return self.encoder().encode_query(list(queries), show_progress_bar=False)
 

@@ -1,11 +1,12 @@
-"""Bodies of requests, checked: OpenAI's embeddings, Cohere's and Jina's rerank, and search."""
+"""Bodies of requests, checked: embeddings of OpenAI and Cohere, rerank of Cohere and Jina, scores, and search."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from omnitune.errors import InputError, MediaRefusedError
+from omnitune.ops.quantize import Precision
 
 MOST_INPUTS = 2048
 """Inputs of one request, as in OpenAI's API."""
@@ -15,37 +16,64 @@ ROLES = {
     "document": "document",
     "passage": "document",
     "search_document": "document",
+    "classification": "document",
+    "clustering": "document",
+    "image": "document",
 }
+"""What clients call a role, and whether it is that of a query or of a document."""
+TYPES: Mapping[str, Precision] = {"float": "float32", **{one: one for one in get_args(Precision) if one != "float32"}}
+"""Number formats of vectors by their names in requests."""
 _MEDIA = ("image", "audio", "video")
+_PARTS = {"image_url": "image", "audio_url": "audio", "video_url": "video", **{one: one for one in _MEDIA}}
+"""Types of the parts of a message, and the medium that each holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
-    """A checked body of `/v1/embeddings`."""
+    """A checked request for embeddings.
+
+    Attributes:
+        items: Texts, or objects of text and media.
+        role: "query" or "document".
+        dimensions: To keep; None for all.
+        types: Number formats to answer with, by their names in requests; "base64" is float in base64.
+        whole: Whether an input that would be cut is an error.
+    """
 
     items: list[Any]
     role: str
     dimensions: int | None
-    base64: bool
+    types: Sequence[str]
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
     """A checked body of `/rerank`."""
 
-    query: str
-    documents: list[str]
+    query: Any
+    documents: list[Any]
     top_n: int
     return_documents: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """A checked body, or the query string, of `/search`."""
+    """A checked body, or the query string, of `/search`.
+
+    Attributes:
+        query: Text; "" where there is an image instead.
+        image: A data URI, or None.
+        top_k: Pages to find.
+        where: Values that they must have.
+        ranking: "chosen", or the stage that ranks alone.
+    """
 
     query: str
+    image: str | None
     top_k: int
     where: Mapping[str, Any] | None
+    ranking: str
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -72,10 +100,12 @@ def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
         InputError: A field has a value that cannot work, or the inputs are token ids.
         MediaRefusedError: A medium is named by an address or a path.
     """
-    given = body.get("input")
+    if "messages" in body:
+        given: Any = [_conversation(body["messages"])]
+    else:
+        given = body.get("input")
     items = given if isinstance(given, list) else [given]
-    if not items or len(items) > MOST_INPUTS:
-        raise InputError(f"input: expected from 1 to {MOST_INPUTS} inputs, got {len(items)}")
+    _check_count("input", items)
     if all(_is_id(item) or (isinstance(item, list) and item and all(map(_is_id, item))) for item in items):
         raise InputError(
             "input: expected text, got token ids of a tokenizer that this model does not use; send the text itself "
@@ -84,17 +114,49 @@ def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
     encoding = body.get("encoding_format") or "float"
     if encoding not in ("float", "base64"):
         raise InputError(f"encoding_format: expected 'float' or 'base64', got {encoding!r}")
-    dimensions = body.get("dimensions")
-    if dimensions is not None and (not _is_id(dimensions) or dimensions < 1):
-        raise InputError(f"dimensions: expected a number from 1, got {dimensions!r}")
-    role = body.get("input_type") or "document"
-    if not isinstance(role, str) or role not in ROLES:
-        raise InputError(f"input_type: expected one of {list(ROLES)}, got {role!r}")
+    kind = body.get("output_dtype") or "float"
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise InputError(f"output_dtype: expected one of {list(TYPES)}, got {repr(kind)[:80]}")
     return EmbeddingRequest(
-        items=[_input(item) for item in items],
-        role=ROLES[role],
-        dimensions=dimensions,
-        base64=encoding == "base64",
+        items=[checked_input(item) for item in items],
+        role=_role(body.get("input_type") or "document"),
+        dimensions=_dimensions("dimensions", body.get("dimensions")),
+        types=(kind, encoding),
+        whole=_whole(body.get("truncate")),
+    )
+
+
+def cohere_request(body: Mapping[str, Any]) -> EmbeddingRequest:
+    """Check a body of `/v2/embed`.
+
+    Raises:
+        InputError: A field has a value that cannot work.
+        MediaRefusedError: A medium is named by an address or a path.
+    """
+    given = [name for name in ("texts", "images", "inputs") if body.get(name) is not None]
+    if len(given) != 1 or not isinstance(items := body[given[0]], list):
+        raise InputError(f"body: expected one list of 'texts', 'images' or 'inputs', got {given or sorted(body)[:8]}")
+    _check_count(given[0], items)
+    if given[0] == "images":
+        items = [{"image": item} for item in items]
+    role = body.get("input_type")
+    if role is None:
+        raise InputError(
+            "input_type: expected 'search_query' or 'search_document', got none; a query and a document have different "
+            "prompts"
+        )
+    types = body.get("embedding_types") or ["float"]
+    known = (*TYPES, "base64")
+    if not isinstance(types, list) or not all(isinstance(one, str) and one in known for one in types):
+        raise InputError(f"embedding_types: expected some of {list(known)}, got {repr(types)[:80]}")
+    if body.get("max_tokens") is not None:
+        raise InputError("max_tokens: expected none, as inputs are cut where the model's window ends; got one")
+    return EmbeddingRequest(
+        items=[checked_input(item) for item in items],
+        role=_role(role),
+        dimensions=_dimensions("output_dimension", body.get("output_dimension")),
+        types=tuple(dict.fromkeys(types)),
+        whole=_whole(body.get("truncate")),
     )
 
 
@@ -103,33 +165,57 @@ def rerank_request(body: Mapping[str, Any]) -> RerankRequest:
 
     Raises:
         InputError: A field has a value that cannot work.
+        MediaRefusedError: A medium is named by an address or a path.
     """
     documents = body.get("documents")
     if not isinstance(documents, list) or not documents or len(documents) > MOST_INPUTS:
         shown = len(documents) if isinstance(documents, list) else repr(documents)[:80]
         raise InputError(f"documents: expected a list of 1 to {MOST_INPUTS} texts, got {shown}")
-    texts: list[str] = []
-    for place, one in enumerate(documents):
-        text = one.get("text") if isinstance(one, dict) else one
-        if not isinstance(text, str):
-            raise InputError(f"documents: expected text, got {repr(one)[:80]} as number {place}")
-        texts.append(text)
     wanted = body.get("return_documents") or False
     if not isinstance(wanted, bool):
         raise InputError(f"return_documents: expected true or false, got {wanted!r}")
     return RerankRequest(
-        query=_query(body.get("query")),
-        documents=texts,
-        top_n=len(texts) if body.get("top_n") is None else _number("top_n", body["top_n"]),
+        query=_asked(body.get("query")),
+        documents=[_document(one, place) for place, one in enumerate(documents)],
+        top_n=len(documents) if body.get("top_n") is None else _number("top_n", body["top_n"]),
         return_documents=wanted,
     )
 
 
-def search_request(body: Mapping[str, Any]) -> SearchRequest:
-    """Check a body of `/search`: `query`, `top_k` (10), `where`, `document`.
+def score_request(body: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Check a body of `/score`: pairs of a query and a document, one query for all documents or one for each.
+
+    Raises:
+        InputError: A field has a value that cannot work, or there are not as many queries as documents.
+        MediaRefusedError: A medium is named by an address or a path.
+    """
+    sides = []
+    for names in (("queries", "text_1"), ("documents", "text_2")):
+        name = next((one for one in names if body.get(one) is not None), names[0])
+        value = body.get(name)
+        sides.append(value if isinstance(value, list) else [value])
+        _check_count(name, sides[-1])
+    queries, documents = sides
+    if len(queries) == 1:
+        queries = queries * len(documents)
+    if len(queries) != len(documents):
+        raise InputError(
+            f"queries: expected one, or as many as documents ({len(documents)}), got {len(queries)}; a pair is scored"
+        )
+    checked = [_document(one, place) for place, one in enumerate(documents)]
+    return [(_asked(query), document) for query, document in zip(queries, checked, strict=True)]
+
+
+def search_request(body: Mapping[str, Any], rankings: Sequence[str] = ("chosen",)) -> SearchRequest:
+    """Check a body of `/search`: `query` or `image`, `top_k` (10), `where`, `document`, `ranking`.
+
+    Args:
+        body: The object.
+        rankings: Names that `ranking` may have.
 
     Raises:
         InputError: A field has a value that cannot work.
+        MediaRefusedError: The image is named by an address or a path.
     """
     where = body.get("where") or {}
     if not isinstance(where, dict) or not all(_is_value(value) for value in where.values()):
@@ -140,7 +226,126 @@ def search_request(body: Mapping[str, Any]) -> SearchRequest:
             raise InputError(f"document: expected a name or a list of them, got {repr(document)[:80]}")
         where = {**where, "document": document}
     top_k = _number("top_k", body.get("top_k") or 10)
-    return SearchRequest(query=_query(body.get("query")), top_k=min(top_k, 100), where=where or None)
+    ranking = body.get("ranking") or rankings[0]
+    if ranking not in rankings:
+        raise InputError(f"ranking: expected one of {list(rankings)}, got {repr(ranking)[:80]}")
+    image = body.get("image")
+    if image is not None:
+        image = checked_input({"image": image})["image"]
+    query = "" if image is not None and not body.get("query") else checked_query(body.get("query"))
+    return SearchRequest(query=query, image=image, top_k=min(top_k, 100), where=where or None, ranking=ranking)
+
+
+def checked_query(value: Any) -> str:
+    """A query that says something.
+
+    Raises:
+        InputError: It says nothing.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"query: expected text, got {repr(value)[:80]}")
+    return value
+
+
+def checked_input(item: Any) -> Any:
+    """An input of the model: text, or a dict of text and media as data URIs; parts of a message become one.
+
+    Raises:
+        InputError: It is neither.
+        MediaRefusedError: A medium is named by an address or a path.
+    """
+    if isinstance(item, str) and item:
+        return item
+    if isinstance(item, dict) and item.keys() == {"content"}:
+        item = _joined(item["content"])
+    if isinstance(item, dict) and item and set(item) <= {"text", *_MEDIA}:
+        for kind, value in item.items():
+            if not isinstance(value, str) or not value:
+                raise InputError(f"input: expected a string as {kind!r}, got {repr(value)[:80]}")
+            if kind != "text" and not value.startswith("data:"):
+                raise MediaRefusedError(
+                    f"input: expected {kind} as a data URI (data:{kind}/...;base64,...), got {value[:80]!r}; this "
+                    "server opens no address and no file"
+                )
+        return item
+    raise InputError(
+        f'input: expected text that is not empty, or an object such as {{"image": "data:..."}}, got {repr(item)[:80]}'
+    )
+
+
+def _joined(parts: Any) -> dict[str, str]:
+    """One input of the parts of a message: its texts one after another, and at most one medium of each kind."""
+    if isinstance(parts, str):
+        return {"text": parts}
+    made: dict[str, str] = {}
+    for part in parts if isinstance(parts, list) else [parts]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            made["text"] = f"{made['text']}\n{part['text']}" if "text" in made else part["text"]
+            continue
+        if kind == "input_audio":
+            held = part.get(kind)
+            name = "audio"
+            value = f"data:audio/{held.get('format')};base64,{held.get('data')}" if isinstance(held, dict) else None
+        else:
+            name = _PARTS.get(kind, "") if isinstance(kind, str) else ""
+            held = part.get(kind) if name else None
+            value = held.get("url") if isinstance(held, dict) else held
+        if not name or not isinstance(value, str) or name in made:
+            raise InputError(
+                "content: expected parts of type 'text', 'image_url', 'audio_url', 'input_audio' or 'video_url', at "
+                f"most one medium of a kind, got {repr(part)[:80]}"
+            )
+        made[name] = value
+    return made
+
+
+def _conversation(messages: Any) -> Any:
+    """The input that one message stands for."""
+    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
+        shown = len(messages) if isinstance(messages, list) else repr(messages)[:80]
+        raise InputError(f"messages: expected one message, which becomes one embedding, got {shown}")
+    return {"content": messages[0].get("content")}
+
+
+def _document(one: Any, place: int) -> Any:
+    if isinstance(one, dict) and "text" in one and not set(one) & {"content", *_MEDIA}:
+        one = one["text"]  # Cohere's documents may have other fields beside it
+    if one == "":
+        return one
+    try:
+        return checked_input(one)
+    except MediaRefusedError:
+        raise
+    except InputError as error:
+        raise InputError(f"documents: expected text, got {repr(one)[:80]} as number {place}") from error
+
+
+def _asked(value: Any) -> Any:
+    return checked_input(value) if isinstance(value, dict) else checked_query(value)
+
+
+def _check_count(name: str, items: Sequence[Any]) -> None:
+    if not items or len(items) > MOST_INPUTS:
+        raise InputError(f"{name}: expected from 1 to {MOST_INPUTS} inputs, got {len(items)}")
+
+
+def _role(value: Any) -> str:
+    if not isinstance(value, str) or value not in ROLES:
+        raise InputError(f"input_type: expected one of {list(ROLES)}, got {value!r}")
+    return ROLES[value]
+
+
+def _dimensions(name: str, value: Any) -> int | None:
+    if value is not None and (not _is_id(value) or value < 1):
+        raise InputError(f"{name}: expected a number from 1, got {value!r}")
+    return None if value is None else int(value)
+
+
+def _whole(value: Any) -> bool:
+    if value not in (None, "NONE", "END"):
+        raise InputError(f"truncate: expected 'NONE' (refuse long inputs) or 'END' (cut them), got {repr(value)[:80]}")
+    return bool(value == "NONE")
 
 
 def _is_value(value: Any) -> bool:
@@ -155,30 +360,5 @@ def _number(name: str, value: Any) -> int:
     return int(number)
 
 
-def _query(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"query: expected text, got {repr(value)[:80]}")
-    return value
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _input(item: Any) -> Any:
-    """An input of the model: text, or a dict of text and media as data URIs."""
-    if isinstance(item, str) and item:
-        return item
-    if isinstance(item, dict) and item and set(item) <= {"text", *_MEDIA}:
-        for kind, value in item.items():
-            if not isinstance(value, str) or not value:
-                raise InputError(f"input: expected a string as {kind!r}, got {repr(value)[:80]}")
-            if kind != "text" and not value.startswith("data:"):
-                raise MediaRefusedError(
-                    f"input: expected {kind} as a data URI (data:{kind}/...;base64,...), got {value[:80]!r}; this "
-                    "server opens no address and no file"
-                )
-        return item
-    raise InputError(
-        f'input: expected text that is not empty, or an object such as {{"image": "data:..."}}, got {repr(item)[:80]}'
-    )

@@ -1,5 +1,6 @@
-"""The gate before all routes: the key, the host's name, the origin and the size of a body."""
+"""The gate before all routes: the key, the host's name, the origin, and the size and pace of a body."""
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -18,6 +19,10 @@ OPEN = ("/health",)
 """Routes without a key."""
 MOST_BYTES = 32 * 2**20
 """Bytes of one body."""
+MOST_HELD = 16 * MOST_BYTES
+"""Bytes of all bodies that are being read or worked on."""
+PATIENCE = 30.0
+"""Seconds without a byte after which a body that is not whole is given up."""
 
 
 class Guard:
@@ -29,12 +34,20 @@ class Guard:
         hosts: Names by which the server may be addressed where it has no key. A page of another site could otherwise
             reach a server on this machine by a name of its own that leads here.
         most_bytes: Bytes of one body.
+        patience: Seconds to wait for the next part of a body.
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_key: str | None, hosts: Iterable[str] = LOOPBACK, most_bytes: int = MOST_BYTES
+        self,
+        app: ASGIApp,
+        *,
+        api_key: str | None,
+        hosts: Iterable[str] = LOOPBACK,
+        most_bytes: int = MOST_BYTES,
+        patience: float = PATIENCE,
     ) -> None:
-        self.app, self.hosts, self.most_bytes = app, frozenset(hosts), most_bytes
+        self.app, self.hosts, self.most_bytes, self.patience = app, frozenset(hosts), most_bytes, patience
+        self.held = 0
         self.key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,17 +74,29 @@ class Guard:
             status, message, more = refused
             await error_response(status, message, headers=more)(scope, receive, send)
             return
-        read = 0
+        read, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, whole
+            if whole:  # what may still come is that the client goes away, at any time
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.patience)
+            except TimeoutError as error:
+                raise HTTPException(408, f"body: expected its next part within {self.patience:g} s") from error
+            size, whole = len(message.get("body", b"")), not message.get("more_body", False)
+            read += size
+            self.held += size
             if read > self.most_bytes:
                 raise HTTPException(413, self._too_large())
+            if self.held > MOST_HELD:
+                raise HTTPException(429, "the server is busy: it holds as many bytes as it may", {"Retry-After": "5"})
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self.held -= read
 
     def _too_large(self) -> str:
         return f"body: expected at most {self.most_bytes:,} bytes; send fewer inputs at a time"

@@ -10,11 +10,11 @@ from omnitune.documents.dataset import FACTS
 from omnitune.errors import InputError
 from omnitune.finetune.choose import load_model
 from omnitune.io import read_json_or_none
-from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 from omnitune.retrieval.retriever import Retriever, is_retriever
 from omnitune.retrieval.stages import load_encoder
 from omnitune.serve.app import make_app
+from omnitune.serve.patience import PatientProtocol
 from omnitune.serve.served import Served
 
 
@@ -25,9 +25,6 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
         source: Folder of a run or of a retriever; or a model: directory, repository, "embedded".
         reranker: A cross encoder for `/rerank`: directory or repository.
         documents: Folder of the documents that hits link to; None takes the one that a run was made of.
-
-    Raises:
-        InputError: The model is of a family that the server has no route for.
     """
     pairs = None if reranker is None else CrossEncoder(reranker)
     folder = Path(source)
@@ -39,9 +36,13 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
         if documents is None and isinstance(facts, dict) and Path(str(facts.get("source"))).is_dir():
             documents = Path(facts["source"])
         in_run = place != folder or (run / "dataset").is_dir()
+        retriever = Retriever.open(place)
+        # Embeddings of a run are those of the model it made, unless the retriever has one vector a page of its own.
+        own = in_run and "dense" not in retriever.stages and (run / "model" / "modules.json").is_file()
         return Served(
             run.name if in_run else name,
-            retriever=Retriever.open(place),
+            retriever=retriever,
+            encoder=load_encoder(run / "model") if own else None,
             reranker=pairs,
             feedback=(run if in_run else place) / "feedback.jsonl",
             documents=documents,
@@ -51,11 +52,6 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     model: Any = load_encoder(folder) if folder.is_dir() else load_model({"model_name_or_path": source})
     if isinstance(model, CrossEncoder):
         return Served(name, reranker=model)
-    if not isinstance(model, SentenceTransformer):
-        raise InputError(
-            f"SOURCE: expected a retriever, a dense model or a reranker, got a {type(model).__name__}; put it into a "
-            "retriever with LateStage"
-        )
     return Served(name, encoder=model, reranker=pairs)
 
 
@@ -91,4 +87,12 @@ def serve(served: Served, *, host: str, port: int, api_key: str | None, grace: i
     """
     check_address(host, api_key)
     app = make_app(served, api_key=api_key or None, hosts=(host,))
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=grace, server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=PatientProtocol,
+        log_level="warning",
+        timeout_graceful_shutdown=grace,
+        server_header=False,
+    )

@@ -1,9 +1,10 @@
-"""Routes of a served retriever: the search page, its hits, page images, documents and votes."""
+"""Routes of a served retriever: the search page, its hits and why they were found, media, documents and votes."""
 
+import dataclasses
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
+from omnitune.documents.dataset import IMAGES
+from omnitune.documents.read.pages import picture_of
 from omnitune.errors import DatasetError, InputError, ResourceError
 from omnitune.io import full_disk_named, inside
 from omnitune.retrieval.hits import Hit
+from omnitune.retrieval.reasons import Reason
 from omnitune.retrieval.retriever import Retriever
-from omnitune.serve.bodies import json_object, search_request
-from omnitune.serve.served import Served
+from omnitune.serve.bodies import checked_query, json_object, search_request
+from omnitune.serve.served import Served, WhyRequest
 
 VOTES = ("yes", "no", "passage")
 """The right page, a wrong one, or the right page for another of its passages."""
 _IMAGES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+_SOUNDS = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".flac": "audio/flac", ".m4a": "audio/mp4"}
+_CLIPS = {".mp4": "video/mp4", ".webm": "video/webm"}
+_PLAYED = {**_SOUNDS, **_CLIPS}
+"""Files that browsers play; of another one, the segment that a run kept is played."""
 _POLICY = (
-    "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self' blob: data:; media-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -51,7 +59,9 @@ class SearchPage:
         return [
             ("/", ["GET"], self.home),
             ("/search", ["GET", "POST"], self.search),
+            ("/why", ["GET"], self.why),
             ("/pages/{page:path}", ["GET"], self.image),
+            ("/segments/{page:path}", ["GET"], self.segment),
             ("/documents/{document:path}", ["GET"], self.document),
             ("/feedback", ["POST"], self.vote),
         ]
@@ -82,20 +92,36 @@ class SearchPage:
         else:
             given = request.query_params
             body = {"query": given.get("q") or given.get("query"), "top_k": given.get("top_k")}
-            body["document"] = given.getlist("document")
-        asked, started = search_request(body), time.monotonic()
+            body |= {"document": given.getlist("document"), "ranking": given.get("ranking")}
+        asked, started = search_request(body, self.served.rankings), time.monotonic()
+        if asked.image is not None and not self.served.sees:
+            raise InputError("image: expected text, as no model here takes images and no recogniser is installed")
         [hits] = await self.run(request, "search", [asked])
-        found = [_shown(hit, asked.query, self._file(hit.document)) for hit in hits]
+        found = [self._shown(hit, asked.query) for hit in hits]
         return JSONResponse({"query": asked.query, "seconds": round(time.monotonic() - started, 4), "hits": found})
 
+    async def why(self, request: Request) -> Response:
+        """Answer with the sentence of a page that is closest to a query, or with the patches of its image."""
+        page = str(request.query_params.get("page"))
+        self._entry(page)
+        query = checked_query(request.query_params.get("q"))
+        found: list[Reason] = await self.run(request, "why", [WhyRequest(query, page)])
+        return JSONResponse(dataclasses.asdict(found[0]))
+
     async def image(self, request: Request) -> Response:
-        """Answer with a page's stored image."""
-        path = _image(self._entry(request.path_params["page"]), self.retriever.folder)
-        if path is None:
+        """Answer with a page's stored image; of a segment, with the picture of it."""
+        path = self._stored(self._entry(request.path_params["page"]))
+        path = None if path is None else Path(picture_of(path.as_posix()))
+        if path is None or path.suffix.lower() not in _IMAGES or not path.is_file():
             raise HTTPException(404, "page: expected one with a stored image, got one without")
-        return FileResponse(
-            path, media_type=_IMAGES[path.suffix.lower()], headers={"Cache-Control": "private, max-age=3600"}
-        )
+        return _file(path, _IMAGES)
+
+    async def segment(self, request: Request) -> Response:
+        """Answer with the stored recording or clip of a segment."""
+        path = self._stored(self._entry(request.path_params["page"]))
+        if path is None or path.suffix.lower() not in _PLAYED or not path.is_file():
+            raise HTTPException(404, "page: expected a segment with a stored recording or clip, got one without")
+        return _file(path, _PLAYED)
 
     async def document(self, request: Request) -> Response:
         """Answer with the file of a document."""
@@ -104,7 +130,7 @@ class SearchPage:
         if path is None:
             raise HTTPException(404, "document: expected one that is indexed and whose file is known")
         # What a folder holds beside PDFs and images, such as HTML, must not run as this server's own page.
-        shown = path.suffix.lower() in (".pdf", *_IMAGES)
+        shown = path.suffix.lower() in (".pdf", *_IMAGES, *_PLAYED)
         kind = "inline" if shown else "attachment"
         return FileResponse(
             path, filename=path.name, content_disposition_type=kind, headers={"X-Content-Type-Options": "nosniff"}
@@ -137,35 +163,86 @@ class SearchPage:
             ) from error
         return JSONResponse({"kept": True}, 201)
 
+    def _shown(self, hit: Hit, query: str) -> dict[str, Any]:
+        """A hit as JSON, without places of this machine."""
+        file, stored = self._file(hit.document), self._stored(hit.entry)
+        suffix = "" if stored is None else stored.suffix.lower()
+        link = None if file is None else f"/documents/{quote(hit.document)}"
+        start, stop = _seconds(hit.entry.get("times"))
+        playing = None
+        if suffix in _PLAYED:
+            kind = "audio" if suffix in _SOUNDS else "video"
+            whole = link is not None and file is not None and file.suffix.lower() in _PLAYED and stop > start
+            at = f"#t={start:g},{stop:g}"
+            playing = {"kind": kind, "start": start if whole else 0.0,
+                       "source": f"{link}{at}" if whole else f"/segments/{quote(hit.id, safe='')}"}  # fmt: skip
+        if link is not None and file is not None:
+            if file.suffix.lower() == ".pdf" and hit.page is not None:
+                link += f"#page={hit.page}"
+            elif stop > start:
+                link += f"#t={start:g}"
+        return {
+            "rank": hit.rank,
+            "id": hit.id,
+            "document": hit.document,
+            "page": hit.page,
+            "label": hit.entry.get("label"),
+            "times": hit.entry.get("times"),
+            "score": hit.score,
+            "snippet": hit.snippet(query, 320),
+            "stages": {kind: score if math.isfinite(score) else None for kind, score in hit.stages.items()},
+            "ranks": dict(hit.ranks),
+            "words": list(hit.words),
+            "boxes": [list(box) for box in hit.boxes],
+            "image": self._picture(hit.id, stored),
+            "playing": playing,
+            "neighbours": self._neighbours(hit),
+            "link": link,
+        }
 
-def _shown(hit: Hit, query: str, file: Path | None) -> dict[str, Any]:
-    """A hit as JSON, without places of this machine."""
-    link = None
-    if file is not None:
-        at = f"#page={hit.page}" if file.suffix.lower() == ".pdf" and hit.page is not None else ""
-        link = f"/documents/{quote(hit.document)}{at}"
-    image = _image(hit.entry, None)
-    return {
-        "rank": hit.rank,
-        "id": hit.id,
-        "document": hit.document,
-        "page": hit.page,
-        "label": hit.entry.get("label"),
-        "times": hit.entry.get("times"),
-        "score": hit.score,
-        "snippet": hit.snippet(query, 320),
-        "stages": {kind: score if math.isfinite(score) else None for kind, score in hit.stages.items()},
-        "words": list(hit.words),
-        "boxes": [list(box) for box in hit.boxes],
-        "image": None if image is None else f"/pages/{quote(hit.id, safe='')}",
-        "link": link,
-    }
+    def _neighbours(self, hit: Hit) -> list[dict[str, Any]]:
+        """The pages before and after a hit, as far as they are indexed under the usual names."""
+        found = []
+        if hit.page is not None and hit.id == f"{hit.document}#{hit.page}":
+            places = self.retriever.segments.ids()
+            for page in (hit.page - 1, hit.page + 1):
+                if (name := f"{hit.document}#{page}") in places:
+                    image = self._picture(name, self._stored(self._entry(name)))
+                    found.append({"page": page, "id": name, "image": image})
+        return found
+
+    def _stored(self, entry: Mapping[str, Any]) -> Path | None:
+        """The stored image or segment of a page: a path of the index, never one that a client names.
+
+        A run that was moved has its images beside the retriever still.
+        """
+        given = entry.get("path")
+        if not isinstance(given, str) or Path(given).suffix.lower() not in (*_IMAGES, *_PLAYED):
+            return None
+        folder = self.retriever.folder
+        path = Path(given) if folder is None else folder / given  # an absolute path stays as it is
+        if not path.is_file() and folder is not None:
+            moved = folder.resolve().parent / "dataset" / IMAGES / path.parent.name / path.name
+            path = moved if moved.is_file() else path
+        return path
+
+    @staticmethod
+    def _picture(name: str, stored: Path | None) -> str | None:
+        """Address of a page's image, where there may be one."""
+        shown = stored is not None and Path(picture_of(stored.as_posix())).suffix.lower() in _IMAGES
+        return f"/pages/{quote(name, safe='')}" if shown else None
 
 
-def _image(entry: Any, folder: Path | None) -> Path | None:
-    """The stored image of a page: a path of the index, never one that a client names."""
-    given = entry.get("path")
-    if not isinstance(given, str) or Path(given).suffix.lower() not in _IMAGES:
-        return None
-    path = Path(given) if folder is None else folder / given  # an absolute path stays as it is
-    return path if folder is None or path.is_file() else None
+def _file(path: Path, types: Mapping[str, str]) -> FileResponse:
+    kept = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(path, media_type=types[path.suffix.lower()], headers=kept)
+
+
+def _seconds(times: Any) -> tuple[float, float]:
+    """Start and end of "0:30-0:45" or "1:02:03.5-1:02:10"; zeros for what is none."""
+    parts = str(times or "").split("-")
+    try:
+        start, stop = (sum(60**n * float(one) for n, one in enumerate(reversed(part.split(":")))) for part in parts)
+    except ValueError:
+        return 0.0, 0.0
+    return start, stop

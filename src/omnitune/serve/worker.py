@@ -26,6 +26,8 @@ MOST = 64
 """Entries of one batch."""
 BUDGET = 16_384
 """Cost of one batch, in tokens; an entry that costs more is a batch of its own."""
+LEAST_BUDGET = 256
+"""Cost to which the budget may shrink where memory runs out."""
 
 Work = Callable[[Sequence[Any]], Sequence[Any]]
 
@@ -55,7 +57,7 @@ class Worker:
         works: For every kind of work a function of items `(n,)` to results `(n,)`.
         limit: Entries that may wait.
         most: Entries of one batch.
-        budget: Cost of one batch.
+        budget: Cost of one batch; halved for good when one did not fit into memory.
     """
 
     def __init__(
@@ -152,13 +154,17 @@ class Worker:
         try:
             results = self.works[batch[0].kind]([entry.item for entry in batch])
         except Exception as error:  # noqa: BLE001  # of any kind: it belongs to the request, and the thread goes on
+            memory = _is_out_of_memory(error)
             if len(batch) > 1:
                 # Out of memory wants smaller batches, and one bad input must not fail the other requests of its batch.
                 half = len(batch) // 2
+                if memory:
+                    self.budget = max(LEAST_BUDGET, min(self.budget, sum(entry.cost for entry in batch)) // 2)
+                    logger.warning("out of memory: batches have %s estimated tokens from here on", self.budget)
                 self._compute(batch[:half])
                 self._compute(batch[half:])
                 return
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if memory:
                 error = ResourceError("the server has not enough memory for this input; send a shorter one")
             elif not isinstance(error, OmnituneError):
                 logger.exception("a request failed")
@@ -169,3 +175,10 @@ class Worker:
                 entry.future.set_result(result)
             except InvalidStateError:
                 logger.debug("an entry was cancelled while it ran")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch says so in a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

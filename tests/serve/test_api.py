@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 import httpx
 
 from fixtures.servers import data_uri, error, post, running
-from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from omnitune.ops.quantize import quantize_embeddings
 from omnitune.serve import patience
 from omnitune.serve.served import Served
@@ -148,6 +148,20 @@ def test_late_interaction_at_all_routes(model: SentenceTransformer) -> None:
             f"{url}/v2/embed", texts=["a"], input_type="search_query"
         )
         assert "dimensions: expected none" in error(f"{url}/v1/embeddings", input="a", dimensions=4)
+
+
+def test_sparse_at_all_routes(tiny_masked_bert: Path) -> None:
+    sparse = SparseEncoder(str(tiny_masked_bert), device="cpu")
+    with running(Served("sparse", encoder=sparse)) as (url, _):
+        found = post(f"{url}/v1/embeddings", input=TEXTS)["data"]
+        expected = sparse.encode_document(TEXTS).to_dense().numpy()
+        made = np.zeros_like(expected)
+        for row, one in enumerate(found):
+            made[row, [pair["index"] for pair in one["embedding"]]] = [pair["value"] for pair in one["embedding"]]
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+        scores = sparse.similarity(sparse.encode_query(["oven"]), sparse.encode_document(TEXTS))[0].numpy()
+        ranked = post(f"{url}/rerank", query="oven", documents=TEXTS)["results"]
+        np.testing.assert_allclose([one["relevance_score"] for one in ranked], -np.sort(-scores), atol=1e-4)
 
 
 def test_images_in_every_spelling(tiny_clip: Path) -> None:

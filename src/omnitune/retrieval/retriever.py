@@ -310,10 +310,15 @@ class Retriever:
     ) -> list[Hit]: ...
     @overload
     def search(
-        self, query: list[Query], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+        self, query: list[str] | list[Query], top_k: int = 10, where: Where | None = None, *, explain: bool = False
     ) -> list[list[Hit]]: ...
     def search(
-        self, query: Query | list[Query], top_k: int = 10, where: Where | None = None, *, explain: bool = False
+        self,
+        query: Query | list[str] | list[Query],
+        top_k: int = 10,
+        where: Where | None = None,
+        *,
+        explain: bool = False,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the pages that answer a query.
 
@@ -389,7 +394,7 @@ class Retriever:
         for kind in self.stages.keys() & REFINING:
             refined = self.indexes[kind]
             assert isinstance(refined, LineIndex | ListingIndex)
-            whole[kind] = list(refined.scores(queries, allowed, rows=rows))
+            whole[kind] = list(refined.scores([str(query) for query in queries], allowed, rows=rows))
         return [
             (chosen, {kind: scores[number][chosen] for kind, scores in whole.items()})
             for number, chosen in enumerate(rows)

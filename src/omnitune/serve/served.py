@@ -128,7 +128,7 @@ class Served:
         characters = sum(len(one) if isinstance(one, str) else len(one.get("text", "")) for one in parts)
         media = sum(kind != "text" for one in parts if isinstance(one, dict) for kind in one)
         model = self.encoder or self.reranker
-        longest = (model.max_seq_length if model is not None else None) or 8192
+        longest: int = (model.max_seq_length if model is not None else None) or 8192
         return min(characters // 4 + 1, longest) + MEDIA_COST * media
 
     # -- embeddings and scores

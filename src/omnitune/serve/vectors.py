@@ -1,6 +1,7 @@
 """Embeddings as they travel: cut, in any number format, as numbers or in base64."""
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Vector:
 
 def reach_of(dim: int) -> float:
     """Largest number that int8 keeps of a unit vector of `dim` dimensions."""
-    return min(1.0, REACH / dim**0.5)
+    return min(1.0, REACH / math.sqrt(dim))
 
 
 def cut(values: Any, dimensions: int | None) -> Any:

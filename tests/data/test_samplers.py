@@ -125,6 +125,36 @@ def test_round_robin_takes_turns_and_proportional_takes_all() -> None:
     assert all(len({row >= 24 for row in batch}) == 1 for batch in every)
 
 
+def test_weights_and_temperature_set_the_shares_of_datasets() -> None:
+    datasets = [pairs(800, 9999), pairs(80, 9999, seed=1)]
+
+    def share(**given: object) -> float:
+        shared = options()
+        samplers = [DEFAULT(d, **shared) for d in datasets]
+        sampler = ours.WeightedBatchSampler(ConcatDataset(datasets), samplers, shared["generator"], 7, **given)
+        first, again, later = epochs(sampler, 1)[0], epochs(sampler, 1)[0], epochs(sampler, 2)[1]
+        assert len(first) == len(sampler) == 110 and first == again and first != later
+        assert all(len({row >= 800 for row in batch}) == 1 for batch in first)
+        small = [tuple(batch) for batch in first if batch[0] >= 800]
+        assert len({*small}) == len(small), "a dataset that begins again is shuffled anew"
+        return len(small) / 110
+
+    assert share() < 0.16
+    assert 0.16 < share(temperature=3) < 0.42
+    assert 0.4 < share(temperature=1e9) < 0.6
+    assert share(weights=[1, 9]) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"weights": [1]}, "weights: expected a positive number for each of 2"), ({"temperature": 0}, "temperature: ")],
+)
+def test_shares_that_cannot_be(given: dict[str, object], message: str) -> None:
+    datasets, shared = [pairs(8, 8), pairs(8, 8)], options()
+    with pytest.raises(InputError, match=message):
+        ours.WeightedBatchSampler(ConcatDataset(datasets), [DEFAULT(d, **shared) for d in datasets], **given)
+
+
 def test_a_users_own_order_of_datasets() -> None:
     class LastFirst(ours.MultiDatasetDefaultBatchSampler):
         def __iter__(self):

@@ -243,12 +243,6 @@ def test_a_dense_checkpoint_gives_its_backbone(st_dense: Path, caplog: pytest.Lo
     assert torch.equal(model[0].model.base_model.get_parameter(name), dense[0].model.get_parameter(name))
 
 
-def test_other_families_do_not_open_it(bert: CrossEncoder, tmp_path: Path) -> None:
-    bert.save_pretrained(str(tmp_path))
-    with pytest.raises(CheckpointError, match="expected a SentenceTransformer, got a checkpoint of a CrossEncoder"):
-        SentenceTransformer(str(tmp_path))
-
-
 class Shouts(InputModule):
     """A reader in small: an image's text is its size."""
 

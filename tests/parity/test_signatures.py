@@ -54,6 +54,8 @@ OURS_ALONE = {
     "sentence_transformer.losses": {"Loss", "Strategy"},
     "evaluation": {"Ranking"},
     "sentence_transformer.evaluation": {"Ranking"},
+    "base.sampler": {"WeightedBatchSampler"},
+    "sampler": {"WeightedBatchSampler"},
 }  # fmt: skip
 """Public names that Sentence Transformers does not have."""
 

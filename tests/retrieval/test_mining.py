@@ -238,6 +238,8 @@ def test_old_names_and_needless_arguments_are_told(model, pairs, caplog):
         "use_faiss: True is not",
     ):
         assert said in caplog.text
+    scored = mine_hard_negatives(few, model, output_format="n-tuple-scores")
+    assert_equal(scored, mine_hard_negatives(few, model, output_format="n-tuple", output_scores=True))
     mine_hard_negatives(few, model, include_positives=True)
     assert "'n-tuple' is taken, because include_positives" in caplog.text
 

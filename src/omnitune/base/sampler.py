@@ -9,6 +9,7 @@ from omnitune.data.samplers import (
     NoDuplicatesBatchSampler,
     ProportionalBatchSampler,
     RoundRobinBatchSampler,
+    WeightedBatchSampler,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "NoDuplicatesBatchSampler",
     "ProportionalBatchSampler",
     "RoundRobinBatchSampler",
+    "WeightedBatchSampler",
 ]

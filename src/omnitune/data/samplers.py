@@ -6,6 +6,7 @@ same batches in the same order; how a sampler finds them is ours.
 
 import hashlib
 import logging
+import math
 import pickle
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
@@ -362,6 +363,66 @@ class ProportionalBatchSampler(MultiDatasetDefaultBatchSampler):
         batches = [iter(sampler) for sampler in self.batch_samplers]
         for chosen in SubsetRandomSampler(tickets, generator=self.generator):
             batch = next(batches[chosen], None)
+            if batch is not None:
+                yield [starts[chosen] + row for row in batch]
+
+    def __len__(self) -> int:
+        return sum(_length(sampler) for sampler in self.batch_samplers)
+
+
+class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
+    """Batches of datasets drawn at random by weight; a dataset that is used up begins again, newly shuffled.
+
+    An epoch has as many batches as all datasets together. Give it with `functools.partial`:
+
+        args.multi_dataset_batch_sampler = partial(WeightedBatchSampler, temperature=2.0)
+
+    Args:
+        dataset: As of every sampler of several datasets; so are `batch_samplers`, `generator` and `seed`.
+        batch_samplers: See there.
+        generator: See there.
+        seed: See there.
+        weights: Share of each dataset, in their order, in any unit; None takes their numbers of batches.
+        temperature: Shares are raised to 1 / temperature: 1 keeps them, a large number makes them equal.
+
+    Raises:
+        InputError: A weight is not positive, there is not one for every dataset, or the temperature is not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: "ConcatDataset[Any] | ManyRows",
+        batch_samplers: list[BatchSampler],
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        *,
+        weights: Sequence[float] | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(dataset, batch_samplers, generator, seed)
+        shares = [float(_length(sampler)) for sampler in batch_samplers] if weights is None else [*map(float, weights)]
+        if len(shares) != len(batch_samplers) or not all(0 < share < math.inf for share in shares):
+            raise InputError(
+                f"weights: expected a positive number for each of {len(batch_samplers)} datasets, got {weights}"
+            )
+        if not temperature > 0:
+            raise InputError(f"temperature: expected a positive number, got {temperature}")
+        self.shares = torch.tensor(shares, dtype=torch.float64) ** (1 / temperature)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        starts = self._start()
+        batches = [iter(sampler) for sampler in self.batch_samplers]
+        rounds = [0] * len(batches)
+        for chosen in torch.multinomial(self.shares, len(self), replacement=True, generator=self.generator).tolist():
+            batch = next(batches[chosen], None)
+            if batch is None:
+                rounds[chosen] += 1
+                sampler = self.batch_samplers[chosen]
+                if hasattr(sampler, "set_epoch"):
+                    # Far from the epochs to come, so that no later one repeats this order.
+                    sampler.set_epoch(self.epoch + 1_000_000 * rounds[chosen])
+                batches[chosen] = iter(sampler)
+                batch = next(batches[chosen], None)
             if batch is not None:
                 yield [starts[chosen] + row for row in batch]
 

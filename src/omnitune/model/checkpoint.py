@@ -21,7 +21,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from omnitune import io
 from omnitune._version import __version__
 from omnitune.errors import CheckpointError
-from omnitune.model.family import DENSE, Family, class_of
+from omnitune.model.family import DENSE, Family
 from omnitune.modules import files, registry
 from omnitune.modules.loading import upstream
 from omnitune.modules.transformer import Transformer, TransformerTask
@@ -106,23 +106,17 @@ def load(
         path_or_id: A directory, or a repository of the hub.
         options: How to reach and load it.
         bare: Makes modules out of a directory without `modules.json`.
-        family: The reader's. One that converts takes, of a checkpoint of another one, the backbone through `bare`, and
-            leaves its configuration, which is about other modules.
+        family: The reader's. Of a checkpoint of another one it takes the backbone through `bare`, and leaves its
+            configuration, which is about other modules.
 
     Raises:
-        CheckpointError: There is nothing to load, it is incomplete, it is of a family that this one does not convert,
-            or it needs other package versions.
+        CheckpointError: There is nothing to load, it is incomplete, or it needs other package versions.
         UntrustedCodeError: It needs code that the caller did not allow.
     """
     folder = files.resolve(path_or_id, options.hub)
     config = read_config(folder / CONFIG)
     check_requirements(config.get("requirements") or {}, folder)
     kind = config.get("model_type") or UNNAMED_FAMILY
-    if kind != family.name and not family.converts:
-        raise CheckpointError(
-            f"model_name_or_path: expected a {family.name}, got a checkpoint of a {kind}: {path_or_id}; "
-            + (f"open it with omnitune.{kind}" if class_of(kind) is not None else f"this version has no {kind}")
-        )
     if kind != family.name and (folder / MODULES).is_file():
         logger.warning("%s: a %s, whose backbone is taken for a %s with a new head.", folder, kind, family.name)
         return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config={})

@@ -26,7 +26,6 @@ class Family:
         arity: Items a row takes: 1, or 2 for (query, document).
         similarity: Default similarity of two outputs; None when the model itself is the scorer.
         similarities: Similarities that its outputs have.
-        converts: Whether a checkpoint of another family gives its backbone, to which a new head is added.
         organization: Owner on the hub of repositories that are named without one.
         mask: Key of the `(rows, tokens)` mask of its output, or None for one vector a row.
     """
@@ -36,7 +35,6 @@ class Family:
     arity: Literal[1, 2]
     similarity: str | None
     similarities: tuple[str, ...] = ("cosine", "dot", "euclidean", "manhattan")
-    converts: bool = False
     organization: str | None = None
     mask: str | None = None
 
@@ -64,7 +62,7 @@ MULTI_VECTOR = Family(
     similarities=("maxsim", "meanmaxsim"),
     mask="attention_mask",
 )
-PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=(), converts=True)
+PAIR = Family(name="CrossEncoder", output="scores", arity=2, similarity=None, similarities=())
 
 _HOMES = {
     DENSE.name: "omnitune.model.dense",

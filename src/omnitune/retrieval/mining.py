@@ -7,7 +7,7 @@ against a million documents need the memory of their embeddings, of one tile of 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ def mine_hard_negatives(
     corpus_prompt_name: str | None = None,
     corpus_prompt: str | None = None,
     include_positives: bool = False,
-    output_format: Format = "triplet",
+    output_format: Format | Literal["n-tuple-scores"] = "triplet",
     output_scores: bool = False,
     batch_size: int = 32,
     faiss_batch_size: int = QUERIES_AT_ONCE,
@@ -211,6 +211,9 @@ def mine_hard_negatives(
     if margin is not None:
         absolute_margin = margin
         logger.warning("margin: use absolute_margin=%s instead.", margin)
+    if output_format == "n-tuple-scores":
+        output_format, output_scores = "n-tuple", True
+        logger.warning("output_format: 'n-tuple-scores' is 'n-tuple' with output_scores=True.")
     output_format = _settled(output_format, as_triplets, include_positives)
     rules = Rules(
         num_negatives=num_negatives,

@@ -215,11 +215,17 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             if self.write_predictions and output_path is not None:
                 file = self.predictions_file.replace(".jsonl", f"_{name}.jsonl")
                 io.write_jsonl(Path(output_path) / file, self.predictions(ranking))
-        return self.record(model, _flat(rankings), output_path, epoch, steps)
+        return self.record(model, self.metrics_of(rankings), output_path, epoch, steps)
 
     def measure(self, model: Any) -> dict[str, float]:
         """`{"{similarity}_ndcg@10": ..., ...}`, without the evaluator's name."""
-        return _flat(self.rank(model))
+        return self.metrics_of(self.rank(model))
+
+    def metrics_of(self, rankings: Mapping[str, Ranking]) -> dict[str, float]:
+        """The metrics under each similarity, by their names without the evaluator's."""
+        return {
+            f"{name}_{metric}": value for name, ranking in rankings.items() for metric, value in ranking.means().items()
+        }
 
     def rank(
         self, model: Any, corpus_model: Any | None = None, corpus_embeddings: Rows | None = None
@@ -389,12 +395,6 @@ def _ids(query: Any, given: Any) -> set[Any]:
         shown = f"the text {given!r}; give {{{given!r}}}" if isinstance(given, str | bytes) else repr(given)
         raise InputError(f"relevant_docs[{query!r}]: expected a set of identifiers, got {shown}")
     return {document for document, grade in given.items() if grade} if isinstance(given, Mapping) else set(given)
-
-
-def _flat(rankings: Mapping[str, Ranking]) -> dict[str, float]:
-    return {
-        f"{name}_{metric}": value for name, ranking in rankings.items() for metric, value in ranking.means().items()
-    }
 
 
 def _truncated(similarity: Score, dim: int) -> Score:

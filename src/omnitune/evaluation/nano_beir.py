@@ -45,6 +45,8 @@ class NanoBEIREvaluator(BaseEvaluator):
     """
 
     information_retrieval_class: ClassVar[type[InformationRetrievalEvaluator]] = InformationRetrievalEvaluator
+    limited_by: ClassVar[str] = "truncate_dim"
+    """Option of `information_retrieval_class` that shortens embeddings; its value is part of every name."""
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class NanoBEIREvaluator(BaseEvaluator):
             "show_progress_bar": show_progress_bar,
             "batch_size": batch_size,
             "write_csv": write_csv,
-            "truncate_dim": truncate_dim,
+            self.limited_by: truncate_dim,
             "score_functions": score_functions,
             "main_score_function": main_score_function,
             "write_predictions": write_predictions,
@@ -126,8 +128,11 @@ class NanoBEIREvaluator(BaseEvaluator):
             results |= found
             for key, value in found.items():
                 values.setdefault(key.removeprefix(f"{evaluator.name}_"), []).append(value)
-        metrics = {key: float(self.aggregate_fn(each)) for key, each in values.items()}
-        return {**results, **self.record(model, metrics, output_path, epoch, steps)}
+        return {**results, **self.record(model, self.aggregated(values), output_path, epoch, steps)}
+
+    def aggregated(self, values: Mapping[str, list[float]]) -> dict[str, float]:
+        """One number of every metric's values over the datasets."""
+        return {key: float(self.aggregate_fn(each)) for key, each in values.items()}
 
     def measure(self, model: Any) -> dict[str, float]:
         """All metrics of all datasets, and their aggregates."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from omnitune.errors import InputError, ShapeError
 from omnitune.ops import sparse_rows as sparse
 from omnitune.ops.token_similarity import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
+from omnitune.types import Embeddings
 
 __all__ = [
     "Similarity",
@@ -36,8 +37,9 @@ __all__ = [
     "pairwise_manhattan_sim",
 ]
 
-Vectors: TypeAlias = Tensor | NDArray[Any] | Sequence[Any]
-"""Embeddings as a tensor, dense or sparse (COO), an array, or a list of numbers, lists, arrays or tensors."""
+Vectors: TypeAlias = Tensor | NDArray[Any] | Sequence[Any] | Embeddings
+"""Embeddings as a tensor, dense or sparse (COO), an array, or a list of numbers, lists, arrays or tensors; or
+`Embeddings`, dense or csr."""
 
 Similarity: TypeAlias = Callable[[Vectors, Vectors], Tensor]
 
@@ -251,6 +253,8 @@ def _inverse_norms(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _tensor(vectors: Vectors) -> Tensor:
+    if isinstance(vectors, Embeddings):
+        vectors = vectors.coo() if vectors.layout == "csr" else vectors.values
     if isinstance(vectors, Tensor):
         tensor = vectors
     elif isinstance(vectors, np.ndarray):

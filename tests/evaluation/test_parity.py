@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fixtures import nano
 from omnitune import evaluation as ours
 from omnitune.ops.similarity import cos_sim, dot_score, euclidean_sim
 
@@ -246,27 +247,7 @@ def test_paraphrase_mining(carded, tmp_path, options):
 
 @pytest.fixture(scope="module")
 def nano_beir(tmp_path_factory):
-    """A folder with two datasets in the layout of NanoBEIR."""
-    from datasets import Dataset
-
-    root = tmp_path_factory.mktemp("nano")
-    configs = {"corpus": [], "queries": [], "qrels": []}
-    for shift, split in enumerate(("NanoMSMARCO", "NanoNQ")):
-        tables = {
-            "corpus": {
-                "_id": [f"d{i}" for i in range(20)],
-                "text": [f"text {i % 15 + shift}" for i in range(19)] + [""],
-            },
-            "queries": {"_id": [f"q{i}" for i in range(6)], "text": [f"question {i + shift}" for i in range(6)]},
-            "qrels": {"query-id": [f"q{i % 6}" for i in range(12)], "corpus-id": [f"d{i}" for i in range(12)]},
-        }
-        for name, columns in tables.items():
-            (root / name).mkdir(exist_ok=True)
-            Dataset.from_dict(columns).to_parquet(root / name / f"{split}.parquet")
-            configs[name].append(f"  - split: {split}\n    path: {name}/{split}.parquet")
-    listed = [f"- config_name: {name}\n  data_files:\n" + "\n".join(files) for name, files in configs.items()]
-    (root / "README.md").write_text("---\nconfigs:\n" + "\n".join(listed) + "\n---\n")
-    return str(root)
+    return str(nano.nano_beir(tmp_path_factory.mktemp("nano")))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ COVERED = {
         RerankingEvaluator SentenceEvaluator SequentialEvaluator SimilarityFunction TranslationEvaluator
         TripletEvaluator
     """,
+    "sparse_encoder.evaluation": """
+        ReciprocalRankFusionEvaluator SparseBinaryClassificationEvaluator SparseEmbeddingSimilarityEvaluator
+        SparseInformationRetrievalEvaluator SparseMSEEvaluator SparseNanoBEIREvaluator SparseRerankingEvaluator
+        SparseTranslationEvaluator SparseTripletEvaluator
+    """,
     "cross_encoder": """
         CrossEncoder CrossEncoderDataCollator CrossEncoderModelCardData CrossEncoderTrainer
         CrossEncoderTrainingArguments
@@ -97,6 +102,7 @@ LEFT_OUT = {
         "ContrastiveTensionDataLoader": LEGACY,
     },
     "sentence_transformer.evaluation": {},
+    "sparse_encoder.evaluation": {},
     "cross_encoder": {},
     "cross_encoder.losses": {},
     "cross_encoder.evaluation": {},

@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, Image
 
-from omnitune import SentenceTransformer
+from omnitune import SentenceTransformer, SparseEncoder
 from omnitune.data.hard_negatives import Pairs, Rules
 from omnitune.errors import DatasetError, InputError
 from omnitune.modules import StaticEmbedding
@@ -256,3 +256,19 @@ def test_old_names_and_needless_arguments_are_told(model, pairs, caplog):
 def test_what_cannot_be_mined(model, rows, arguments, error, message):
     with pytest.raises(error, match=message):
         mine_hard_negatives(Dataset.from_dict(rows), model, **arguments)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_a_sparse_model_mines_by_its_own_similarity(tiny_masked_bert, pairs, similarity, tmp_path):
+    sparse = SparseEncoder(str(tiny_masked_bert), device="cpu", similarity_fn_name=similarity)
+    options = {"num_negatives": 2, "output_format": "labeled-list", "output_scores": True, "verbose": False}
+    found = mine_hard_negatives(pairs, sparse, **options)
+    assert found[:] == mine_hard_negatives(pairs, sparse, cache_folder=str(tmp_path), **options)[:]
+    texts = list(dict.fromkeys(pairs["positive"]))
+    for row in list(found)[:5]:
+        own = {b for a, b in zip(pairs["anchor"], pairs["positive"], strict=True) if a == row["anchor"]}
+        scores = sparse.similarity(sparse.encode_query([row["anchor"]]), sparse.encode_document(texts))[0]
+        best = [texts[at] for at in scores.argsort(descending=True, stable=True).tolist() if texts[at] not in own][:2]
+        assert row["positive"][1:] == best
+        expected = [float(scores[texts.index(text)]) for text in row["positive"]]
+        assert next(row[name] for name in ("scores", "score") if name in row) == pytest.approx(expected, rel=1e-4)

@@ -76,7 +76,7 @@ class _SparseRows:
     """
 
     batch_size: int
-    show_progress_bar: bool | None
+    show_progress_bar: Any
     truncate_dim: int | None
 
     def __init__(self, *args: Any, max_active_dims: int | None = None, **kwargs: Any) -> None:

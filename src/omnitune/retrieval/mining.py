@@ -20,8 +20,10 @@ from omnitune.engine.inference import materialized
 from omnitune.errors import DatasetError, InputError
 from omnitune.evaluation.ranking import chunks, retrieve
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.sparse import SparseEncoder
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.retrieval.store import CHUNK, Keys, content_keys, encode_corpus, identity
+from omnitune.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ QUERIES_AT_ONCE = 16384
 PAIRS_AT_ONCE = 1 << 20
 """Pairs handed to a reranker in one call: it sorts them by length across queries."""
 
-Matrix = NDArray[np.float32]
+Matrix = NDArray[np.float32] | Embeddings
+"""Dense rows `(rows, dim)`, at unit length where the similarity is the cosine; or csr rows."""
 Rescore = Callable[[Tensor, Tensor], Tensor]
 """Scores `(pairs,)` of pairs of a query and a document, by their numbers `(pairs,)`."""
 
@@ -62,8 +65,8 @@ def mine(
     """Hard negatives of every query.
 
     Args:
-        queries: Embeddings `(queries, dim)`, normalised.
-        corpus: Embeddings of all documents `(documents, dim)`, normalised.
+        queries: Embeddings `(queries, dim)`, normalised; or csr rows.
+        corpus: Embeddings of all documents `(documents, dim)`, normalised; or csr rows.
         positives: Distinct pairs of a query and a document that answers it, sorted by query; every query has one.
         rules: What a hard negative has to be.
         excluded: Pairs that are no negatives though no positives either, by the reason, which is counted.
@@ -107,21 +110,26 @@ def _nearest(
     queries: Matrix, corpus: Matrix, depth: int, similarity: str, at_once: int, device: torch.device | str
 ) -> Candidates:
     block = max(1, min(at_once, len(queries)))
-    tiles = (torch.from_numpy(part).to(device) for part in chunks(corpus, max(1, TILE // block), label="Mining"))
-    # Embeddings are normalised, so the cosine is the dot product.
-    score = SimilarityFunction.to_similarity_fn("dot" if similarity == "cosine" else similarity)
-    asked: Any = torch.from_numpy(queries).to(device)
+    tiles = (_rows(part).to(device) for part in chunks(corpus, max(1, TILE // block), label="Mining"))
+    if similarity == "cosine" and not isinstance(corpus, Embeddings):
+        similarity = "dot"  # dense embeddings are normalised
+    score = SimilarityFunction.to_similarity_fn(similarity)
+    asked: Any = _rows(queries).to(device)
     hits = retrieve(asked, tiles, score, depth, block=block)
     return Candidates(hits.rows, hits.scores)
 
 
+def _rows(rows: Matrix) -> Any:
+    return rows if isinstance(rows, Embeddings) else torch.from_numpy(rows)
+
+
 def _pair_scores(queries: Matrix, corpus: Matrix, pairs: Pairs, similarity: str) -> Tensor:
     score = SimilarityFunction.to_similarity_pairwise_fn(similarity)
-    step = max(1, TILE // queries.shape[1])
+    asked, documents = _rows(queries), _rows(corpus)
+    dim = (asked.dim if isinstance(asked, Embeddings) else asked.shape[1]) or 1
+    step = max(1, TILE // dim)
     parts = [
-        score(
-            queries[pairs.queries[start : start + step].numpy()], corpus[pairs.documents[start : start + step].numpy()]
-        )
+        score(asked[pairs.queries[start : start + step]], documents[pairs.documents[start : start + step]])
         for start in range(0, len(pairs.queries), step)
     ]
     return torch.cat(parts)
@@ -129,7 +137,7 @@ def _pair_scores(queries: Matrix, corpus: Matrix, pairs: Pairs, similarity: str)
 
 def mine_hard_negatives(
     dataset: Dataset,
-    model: SentenceTransformer,
+    model: SentenceTransformer | SparseEncoder,
     anchor_column_name: str | None = None,
     positive_column_name: str | None = None,
     corpus: Sequence[Any] | None = None,
@@ -165,7 +173,7 @@ def mine_hard_negatives(
 
     Args:
         dataset: Queries and their positives: texts, images, dicts of them, whatever the model takes.
-        model: Finds the nearest documents.
+        model: Finds the nearest documents; a dense encoder, whose embeddings are normalised, or a sparse one.
         anchor_column_name: Column of the queries; None takes the first.
         positive_column_name: Column of the positives; None takes the second.
         corpus: Further documents to choose negatives from, as a list, a column, an array or a pandas Series; the
@@ -227,7 +235,8 @@ def mine_hard_negatives(
     )
     columns = _columns(dataset, anchor_column_name, positive_column_name)
     items = _items(model, dataset, columns, corpus)
-    options: dict[str, Any] = {"batch_size": batch_size, "normalize_embeddings": True}
+    is_sparse = isinstance(model, SparseEncoder)
+    options: dict[str, Any] = {"batch_size": batch_size, "save_to_cpu" if is_sparse else "normalize_embeddings": True}
     weights = None if cache_folder is None else identity(model)
     pool = None
     if use_multi_process:
@@ -246,7 +255,7 @@ def mine_hard_negatives(
                 prompt_name=name,
                 pool=pool,
                 **options,
-            ).values
+            )
             for some, keys, queries, prompt, name in (
                 (items.documents, items.document_keys, False, corpus_prompt, corpus_prompt_name),
                 (items.queries, items.query_keys, True, query_prompt, query_prompt_name),
@@ -256,8 +265,8 @@ def mine_hard_negatives(
         if pool is not None:
             model.stop_multi_process_pool(pool)
     mined = mine(
-        asked,
-        documents,
+        asked.csr() if is_sparse else asked.values,
+        documents.csr() if is_sparse else documents.values,
         items.positives,
         rules,
         include_positives=include_positives,
@@ -309,7 +318,7 @@ def _columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tupl
 
 
 def _items(
-    model: SentenceTransformer, dataset: Dataset, columns: tuple[str, str], corpus: Sequence[Any] | None
+    model: SentenceTransformer | SparseEncoder, dataset: Dataset, columns: tuple[str, str], corpus: Sequence[Any] | None
 ) -> _Items:
     # As stored: media stay bytes and paths, and nothing is decoded.
     stored = dataset.with_format("arrow")[:]

@@ -133,6 +133,17 @@ class Packed:
         indices = None if first.indices is None else np.concatenate([p.indices for p in parts if p.indices is not None])
         return Packed(values=values, offsets=offsets_of(lengths), indices=indices, dim=first.dim)
 
+    def csr(self) -> Embeddings:
+        """Sparse rows as `Embeddings`; they share memory.
+
+        Raises:
+            ShapeError: The layout is another.
+        """
+        if self.indices is None or self.offsets is None:
+            raise ShapeError(f"rows: expected sparse rows, got {'dense' if self.offsets is None else 'ragged'} ones")
+        values, offsets, indices = map(torch.from_numpy, (self.values, self.offsets, self.indices.astype(np.int64)))
+        return Embeddings(values, None, offsets, indices, self.dim)
+
     def arrays(self) -> dict[str, Array]:
         """The arrays by name, as they are stored."""
         named = {"values": self.values, "offsets": self.offsets, "indices": self.indices}

@@ -35,7 +35,7 @@ def semantic_search_qdrant(
     output_index: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """The documents of every query in Qdrant, by dot product.
+    """Find the documents of every query in Qdrant, by dot product.
 
     Args:
         query_embeddings: Sparse (COO) `(queries, dim)`, or `(dim,)` for one.
@@ -85,7 +85,7 @@ def semantic_search_qdrant(
 
 
 def _vectors(qdrant: Any, embeddings: Any, argument: str) -> Iterator[Any]:
-    """Rows as Qdrant takes them."""
+    """Give rows as Qdrant takes them."""
     if not getattr(embeddings, "is_sparse", False):
         raise InputError(f"{argument}: expected a sparse (COO) tensor, got {_shown(embeddings)}")
     rows = sparse_rows(embeddings)
@@ -104,7 +104,7 @@ def semantic_search_elasticsearch(
     output_index: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """The documents of every query in Elasticsearch, by its rank features.
+    """Find the documents of every query in Elasticsearch, by its rank features.
 
     Each shared word adds its weight in the query times `w / (w + pivot)` of its weight `w` in the document: no dot
     product, so scores are others than those of `similarity`.
@@ -155,7 +155,7 @@ def semantic_search_opensearch(
     output_index: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """The documents of every query in OpenSearch, by its neural sparse query over rank features.
+    """Find the documents of every query in OpenSearch, by its neural sparse query over rank features.
 
     Args:
         query_embeddings_decoded: Words and weights of every query, from `model.decode`.
@@ -186,7 +186,7 @@ def semantic_search_opensearch(
 
 
 def _rank_features(client: Any, helpers: Any, corpus: list[dict[str, float]] | None) -> tuple[Any, str]:
-    """An index of documents whose words are rank features, in Elasticsearch or OpenSearch."""
+    """Make an index of documents whose words are rank features, in Elasticsearch or OpenSearch."""
     if corpus is None:
         raise InputError("corpus_embeddings_decoded: expected the corpus, or corpus_index, got neither")
     name = f"sparse_index_{uuid4().hex}"
@@ -221,7 +221,7 @@ def semantic_search_seismic(
     index_kwargs: dict[str, Any] | None = None,
     search_kwargs: dict[str, Any] | None = None,
 ) -> tuple[Any, ...]:
-    """The documents of every query in a Seismic index, approximately.
+    """Find the documents of every query in a Seismic index, approximately.
 
     Args:
         query_embeddings_decoded: Words and weights of every query, from `model.decode`.
@@ -272,7 +272,7 @@ def semantic_search_seismic(
 
 
 def _decoded(given: Decoded | None, argument: str, rename: Callable[[str], str] = str) -> list[dict[str, float]] | None:
-    """Words and weights of every text, by word."""
+    """Check words and weights, and give those of every text by word."""
     if given is None:
         return None
     right = isinstance(given, list) and all(

@@ -108,7 +108,7 @@ class ReciprocalRankFusionEvaluator(BaseEvaluator):
         return self.record(None, self.measure(None), output_path, epoch, steps)
 
     def fused(self) -> list[list[Any]]:
-        """Documents of every query, best first, equal scores in the order in which the dense ranking has them."""
+        """Rank the documents of every query, best first, equal scores in the order of the dense ranking."""
         rankings = []
         for dense, sparse in zip(self.dense_samples, self.sparse_samples, strict=True):
             scores: dict[Any, float] = {}
@@ -120,7 +120,7 @@ class ReciprocalRankFusionEvaluator(BaseEvaluator):
         return rankings
 
     def measure(self, model: Any) -> dict[str, float]:
-        """Metrics of the three rankings; no model is needed."""
+        """Measure the three rankings; no model is needed."""
         del model
         positives = [_listed(sample["positive"]) for sample in self.dense_samples]
         rankings = {
@@ -146,7 +146,7 @@ class ReciprocalRankFusionEvaluator(BaseEvaluator):
         return {name: float(values.mean()) for name, values in metrics.items()}
 
     def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Columns such as `Dense_MAP` and `Fusion_NDCG@10`."""
+        """Name columns such as `Dense_MAP` and `Fusion_NDCG@10`."""
         kinds = ("map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}")
         return {
             f"{called}_{kind.upper()}": metrics[f"{prefix}{kind}"]
@@ -155,7 +155,7 @@ class ReciprocalRankFusionEvaluator(BaseEvaluator):
         }
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The cut-off, the constant, and whether rankings are written."""
+        """Give the cut-off, the constant, and whether rankings are written."""
         return {"at_k": self.at_k, "rrf_k": self.rrf_k, "write_predictions": self.write_predictions}
 
 

@@ -50,11 +50,11 @@ class Presence:
 
     @classmethod
     def joined(cls, parts: Sequence["Presence"]) -> "Presence":
-        """Those of all rows together."""
+        """Count all rows together."""
         return cls(sum(part.rows for part in parts), torch.stack([part.counts for part in parts]).sum(dim=0))
 
     def stats(self) -> dict[str, float]:
-        """Mean active dimensions of a row, and the share of dimensions that are not."""
+        """Give the mean active dimensions of a row, and the share of dimensions that are not."""
         active = float(self.counts.sum()) / max(1, self.rows)
         return {"active_dims": active, "sparsity_ratio": 1 - active / max(1, len(self.counts))}
 
@@ -94,7 +94,7 @@ class _SparseRows:
     def encoded(
         self, model: Any, items: Sequence[Any], called: str, role: str | None = None, **options: Any
     ) -> Embeddings:
-        """Csr rows of items, which are counted under a name."""
+        """Encode items to csr rows, and count them under a name."""
         encode = model.encode if role is None else getattr(model, f"encode_{role}")
         made = encode(
             items,
@@ -113,24 +113,24 @@ class _SparseRows:
         return rows
 
     def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
-        """Csr rows of items."""
+        """Encode items to csr rows."""
         return self.encoded(model, sentences, "", **kwargs)
 
     def measure(self, model: Any) -> dict[str, float]:
-        """The metrics of the dense evaluator, `active_dims` and `sparsity_ratio`."""
+        """Measure what the dense evaluator does, `active_dims` and `sparsity_ratio`."""
         self.seen = []
         metrics: dict[str, float] = super().measure(model)  # type: ignore[misc]  # of the evaluator beside it
         return {**metrics, **mean_sparsity(self.seen)}
 
     def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The columns of the dense evaluator, then sparsity."""
+        """List the columns of the dense evaluator, then sparsity."""
         sparsity = {name: value for name, value in metrics.items() if _is_sparsity(name)}
         own = {name: value for name, value in metrics.items() if name not in sparsity}
         row: dict[str, float] = super().csv_row(own)  # type: ignore[misc]
         return {**row, **sparsity}
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Settings of the dense evaluator, and `max_active_dims` where set."""
+        """Give the settings of the dense evaluator, and `max_active_dims` where set."""
         config: dict[str, Any] = super().get_config_dict()  # type: ignore[misc]
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
 
@@ -140,7 +140,7 @@ def _is_sparsity(name: str) -> bool:
 
 
 def mean_sparsity(seen: Seen) -> dict[str, float]:
-    """Statistics by the names of what was encoded, each the mean over its calls."""
+    """Average statistics over calls, by the names of what was encoded."""
     found: dict[str, list[float]] = {}
     for called, presence in seen:
         for name, value in presence.stats().items():
@@ -149,7 +149,7 @@ def mean_sparsity(seen: Seen) -> dict[str, float]:
 
 
 def retrieval_sparsity(seen: Seen) -> dict[str, float]:
-    """Statistics of queries and corpus over all rows, and the products that comparing two of them takes on average."""
+    """Compute statistics of queries and corpus over all rows, and how many products comparing two takes on average."""
     sides = {
         side: Presence.joined([presence for called, presence in seen if called == side]) for side in ("query", "corpus")
     }
@@ -176,7 +176,7 @@ class SparseInformationRetrievalEvaluator(_SparseRows, InformationRetrievalEvalu
         prompt: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Csr rows of queries or documents."""
+        """Encode queries or documents to csr rows."""
         kwargs.pop("truncate_dim", None)
         called = "corpus" if encode_fn_name == "document" else "query"
         return self.encoded(model, sentences, called, encode_fn_name, prompt_name=prompt_name, prompt=prompt, **kwargs)
@@ -200,7 +200,7 @@ class SparseInformationRetrievalEvaluator(_SparseRows, InformationRetrievalEvalu
         )
 
     def metrics_of(self, rankings: Mapping[str, Ranking]) -> dict[str, float]:
-        """Metrics under each similarity, then sparsity."""
+        """Give the metrics under each similarity, then sparsity."""
         return {**super().metrics_of(rankings), **retrieval_sparsity(self.seen)}
 
     def measure(self, model: Any) -> dict[str, float]:
@@ -208,12 +208,12 @@ class SparseInformationRetrievalEvaluator(_SparseRows, InformationRetrievalEvalu
         return InformationRetrievalEvaluator.measure(self, model)
 
     def metric_names(self, model: Any) -> list[str]:
-        """Those of the dense evaluator, and sparsity."""
+        """List those of the dense evaluator, and sparsity."""
         return [*super().metric_names(model), *_RETRIEVAL]
 
 
 def _on_tensors(score: Score) -> Score:
-    """A similarity of sparse tensors, for csr rows."""
+    """Make a similarity of sparse tensors one of csr rows."""
 
     def compare(queries: Embeddings, documents: Embeddings) -> Tensor:
         return score(queries.coo(), documents.coo())
@@ -246,12 +246,12 @@ class SparseNanoBEIREvaluator(NanoBEIREvaluator):
         self.max_active_dims, self.truncate_dim = max_active_dims, None
 
     def aggregated(self, values: Mapping[str, list[float]]) -> dict[str, float]:
-        """Aggregates of metrics; sparsity over all rows."""
+        """Aggregate metrics; sparsity is that of all rows."""
         seen = [one for evaluator in self.evaluators for one in evaluator.seen]  # type: ignore[attr-defined]
         return {**super().aggregated(values), **retrieval_sparsity(seen)}
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Settings of the dense evaluator, and `max_active_dims` where set."""
+        """Give the settings of the dense evaluator, and `max_active_dims` where set."""
         config = super().get_config_dict()
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
 
@@ -273,12 +273,12 @@ class SparseRerankingEvaluator(_SparseRows, RerankingEvaluator):
         show_progress_bar: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Csr rows of queries or documents."""
+        """Encode queries or documents to csr rows."""
         called = "corpus" if encode_fn_name == "document" else "query"
         return self.encoded(model, sentences, called, encode_fn_name, show_progress_bar=show_progress_bar, **kwargs)
 
     def scores(self, model: Any, samples: Sequence[Mapping[str, Any]]) -> Tensor:
-        """Score of every candidate, positives first, sample after sample `(candidates,)`, on the CPU."""
+        """Score every candidate, positives first, sample after sample `(candidates,)`, on the CPU."""
         show = self.show_progress_bar and self.use_batched_encoding
         queries = self.embed_inputs(model, [s["query"] for s in samples], "query", show)
         documents = [document for s in samples for document in (*s["positive"], *s["negative"])]
@@ -303,7 +303,7 @@ class SparseTripletEvaluator(_SparseRows, TripletEvaluator):
     def embed_inputs(
         self, model: Any, sentences: Sequence[Any], encode_fn_name: str | None = None, **kwargs: Any
     ) -> Any:
-        """Csr rows of anchors, positives and negatives, in this order."""
+        """Encode anchors, positives and negatives, in this order, to csr rows."""
         called = ("anchor", "positive", "negative")[len(self.seen) % 3]
         return self.encoded(model, sentences, called, encode_fn_name, **kwargs)
 
@@ -328,7 +328,7 @@ class SparseBinaryClassificationEvaluator(_SparseRows, BinaryClassificationEvalu
     """
 
     def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
-        """Csr rows of items, each encoded and counted once."""
+        """Encode items to csr rows, each counted once."""
         if not all(isinstance(sentence, str) for sentence in sentences):
             return super().embed_inputs(model, sentences, **kwargs)
         place = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
@@ -346,7 +346,7 @@ class SparseMSEEvaluator(_SparseRows, MSEEvaluator):
     """
 
     def error(self, teacher: Any, student: Any) -> float:
-        """100 times the mean squared difference of csr rows."""
+        """Compute 100 times the mean squared difference of csr rows."""
         difference = (teacher.coo().double() - student.coo().double()).coalesce().values()
         return 100 * float(difference.square().sum()) / max(1, len(teacher) * (teacher.dim or 1))
 

@@ -13,7 +13,7 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products of all rows.
+    """Compute the dot products of all rows.
 
     Args:
         a: `(n, dim)`, sparse or dense.
@@ -38,7 +38,7 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dense_rows(a: Tensor, start: int, stop: int) -> Tensor:
-    """Some rows of a sparse or dense matrix, dense."""
+    """Make some rows of a sparse or dense matrix dense."""
     if not a.is_sparse:
         return a[start:stop]
     stop = min(stop, len(a))
@@ -47,7 +47,7 @@ def dense_rows(a: Tensor, start: int, stop: int) -> Tensor:
 
 
 def unit_rows(a: Tensor, smallest: float) -> Tensor:
-    """Sparse rows `(rows, dim)` or one `(dim,)` scaled to unit length; zero rows stay zero."""
+    """Scale sparse rows `(rows, dim)` or one `(dim,)` to unit length; zero rows stay zero."""
     a = a.coalesce()
     values, places = a.values(), a.indices()
     row = torch.zeros_like(places[0]) if a.dim() == 1 else places[0]
@@ -57,19 +57,19 @@ def unit_rows(a: Tensor, smallest: float) -> Tensor:
 
 
 def row_sums(a: Tensor) -> Tensor:
-    """Sums over the last axis of a sparse tensor, dense."""
+    """Sum over the last axis of a sparse tensor; dense."""
     return a.sum(dim=-1).to_dense()
 
 
 def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances of all rows `(n, m)`."""
+    """Compute the Euclidean distances of all rows `(n, m)`."""
     squares = [row_sums(one.to_sparse().coalesce().square()) for one in (a, b)]
     # Squares of distances of equal rows can come out slightly below zero.
     return (squares[0][:, None] - 2 * products(a, b) + squares[1]).clamp_min(0).sqrt()
 
 
 def manhattan_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Manhattan distances of all rows `(n, m)`, over the columns that some row uses."""
+    """Compute the Manhattan distances of all rows `(n, m)`, over the columns that some row uses."""
     a, b = a.to_sparse().coalesce(), b.to_sparse().coalesce()
     columns: Tensor = torch.unique(torch.cat([a.indices()[1], b.indices()[1]]))
     first, second = (_narrowed(one, columns) for one in (a, b))
@@ -82,7 +82,7 @@ def manhattan_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _narrowed(a: Tensor, columns: Tensor) -> Tensor:
-    """The same rows over sorted `columns` alone, which are all that they use."""
+    """Keep rows over sorted `columns` alone, which are all that they use."""
     row, column = a.indices()
     places = torch.stack([row, torch.searchsorted(columns, column)])
     return torch.sparse_coo_tensor(
@@ -91,10 +91,10 @@ def _narrowed(a: Tensor, columns: Tensor) -> Tensor:
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """`a - b` of two matrices of which one is sparse, sparse."""
+    """Subtract matrices of which one is sparse; sparse."""
     return (a.to_sparse() - b.to_sparse()).coalesce()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a * b`, number by number, of two matrices of which one is sparse, sparse."""
+    """Multiply matrices of which one is sparse, number by number; sparse."""
     return a.to_sparse().coalesce() * b.to_sparse().coalesce()

@@ -58,11 +58,11 @@ class SparseIndex(SegmentedIndex):
             raise InputError(f"dtype: expected one of {', '.join(get_args(Weights))}, got {dtype!r}")
 
     def rows_in(self, rows: Any) -> int:
-        """How many rows these are."""
+        """Count rows."""
         return int(rows.shape[0]) if hasattr(rows, "shape") else len(rows)  # a SciPy matrix has no length
 
     def pack(self, rows: Any) -> dict[str, Array]:
-        """The postings of rows.
+        """Make the postings of rows.
 
         Args:
             rows: A sparse tensor of torch `(documents, dim)`, a SciPy matrix, `Embeddings`, `Packed`, or a dense array.
@@ -98,7 +98,7 @@ class SparseIndex(SegmentedIndex):
         return {self.prefix + name: array for name, array in arrays.items()}
 
     def _encoded(self, values: Array, starts: NDArray[np.int64]) -> dict[str, Array]:
-        """Weights of all postings, in the index's number format; each term's begin at one of `starts`."""
+        """Write weights of all postings in the index's number format; each term's begin at one of `starts`."""
         dtype = self.settings["dtype"]
         if dtype == "float16" and len(values) and float(np.abs(values).max()) > _LARGEST:
             raise InputError(
@@ -118,7 +118,7 @@ class SparseIndex(SegmentedIndex):
     def scores(
         self, queries: Any, allowed: NDArray[np.bool_], *, unmatched: bool = False
     ) -> Iterable[NDArray[np.float32]]:
-        """Dot products of every query, one after another as they are asked for.
+        """Compute the dot products of every query, one after another as they are asked for.
 
         Args:
             queries: Rows as for `pack`, or a single one `(dim,)`.
@@ -161,7 +161,7 @@ class SparseIndex(SegmentedIndex):
         return scores
 
     def _products(self, part: Part, columns: Array, weights: Array) -> tuple[Array, Array]:
-        """Rows of a segment that share a term with a query, once for each, and what that adds to their scores."""
+        """Find rows of a segment that share a term with a query, once for each, and what that adds to their scores."""
         # Plain views: slicing a memory map costs more than its numbers.
         held = {
             name: np.asarray(part.arrays[self.prefix + name]) for name in ("terms", "terms_starts", "rows", "weights")
@@ -186,7 +186,7 @@ class SparseIndex(SegmentedIndex):
 
 
 def sparse_rows(rows: Any) -> Packed:
-    """Sparse float32 rows without zeros, out of what an encoder returned.
+    """Make sparse float32 rows without zeros out of what an encoder returned.
 
     Args:
         rows: See `SparseIndex.pack`; also a single row `(dim,)`.
@@ -214,7 +214,7 @@ def sparse_rows(rows: Any) -> Packed:
 
 
 def _each(rows: Packed) -> Iterable[tuple[Array, Array]]:
-    """Columns and weights of every row."""
+    """Give the columns and weights of every row."""
     assert rows.offsets is not None and rows.indices is not None
     for start, stop in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):
         yield rows.indices[start:stop], rows.values[start:stop]

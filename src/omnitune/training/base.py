@@ -119,7 +119,8 @@ class BaseTrainer(HookedTrainer):
             SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) and evaluator else evaluator or None
         )
         self._settle()
-        self.loss = self._bound(loss if loss is not None else self.get_default_loss(self.model))
+        self._given_loss = loss
+        self.loss = self._bound()
         if args.eval_strategy != "no" and args.metric_for_best_model is not None:
             best_metric.check(args.metric_for_best_model, list(named(self.eval_dataset)), self.evaluator, self.model)
 
@@ -150,8 +151,9 @@ class BaseTrainer(HookedTrainer):
         self.model_wrapped = self.model
         self.accelerator.free_memory()
 
-    def _bound(self, loss: Any) -> binding.Losses:
-        """The loss or losses, bound to the model."""
+    def _bound(self) -> binding.Losses:
+        """Bind the losses to the model; one that was given as a function is made anew."""
+        loss = self.get_default_loss(self.model) if self._given_loss is None else self._given_loss
         datasets = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
         names = {argument: list(named(dataset)) for argument, dataset in datasets.items()}
         return binding.bind_all(loss, names, self.model, self.args.activation_memory)
@@ -164,7 +166,7 @@ class BaseTrainer(HookedTrainer):
         if self.loss is not None:
             self.model = model
             self._feed.model = model
-            self.loss = self._bound(self.loss)
+            self.loss = self._bound()
         return model
 
     def _collator(self, args: BaseTrainingArguments) -> Collator:

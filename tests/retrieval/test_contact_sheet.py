@@ -1,3 +1,4 @@
+import io
 import re
 
 import pytest
@@ -37,6 +38,11 @@ def test_a_thumbnail_is_small_and_never_larger_than_the_page():
     small = thumbnail(page(1))
     assert len(small) < 60_000
     assert thumbnail(Image.new("L", (10, 5)))[:2] == b"\xff\xd8"
+
+
+def test_what_is_transparent_is_paper():
+    shown = Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))))
+    assert shown.getextrema() == ((255, 255),) * 3
 
 
 def test_one_image_for_each_page(found, tmp_path):

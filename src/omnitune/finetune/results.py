@@ -1,7 +1,6 @@
 """A finished run as a `Report`: measurements, data, settings, and the queries worth looking at."""
 
 import datetime
-import io
 import platform
 import textwrap
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
@@ -61,6 +59,7 @@ from omnitune.report.results import (
     Skipped,
     System,
 )
+from omnitune.retrieval.contact_sheet import thumbnail
 
 NEGATIVES_SHOWN = 20
 READ_SHOWN = 160
@@ -282,7 +281,7 @@ def page_shower(dataset: DocumentDataset) -> Callable[[int], Page]:
             id=known["page_id"],
             document=known["document"],
             number=known["number"],
-            image=thumbnail(image),
+            image=thumbnail(image, THUMBNAIL),
             times=known["label"] if dataset.kind.segmentations else "",
             read="" if dataset.kind.own_text else textwrap.shorten(known["text"], READ_SHOWN, placeholder=" …"),
         )
@@ -378,17 +377,6 @@ def cases(
         )
         for query in chosen
     ]
-
-
-def thumbnail(image: Image.Image) -> bytes:
-    """A page as JPEG bytes, at most `THUMBNAIL` pixels wide."""
-    scale = min(1.0, THUMBNAIL / image.width)
-    small = image.convert("RGB").resize(
-        (round(image.width * scale), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=70, optimize=True)
-    return buffer.getvalue()
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from omnitune.errors import InputError
-from omnitune.inputs.image import load_image
+from omnitune.inputs.image import load_image, on_paper
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.io import writing
 from omnitune.report.html import render_sheet
@@ -62,7 +62,7 @@ def write_contact_sheet(
 
 def thumbnail(image: Image.Image, width: int = _WIDTH) -> bytes:
     """A JPEG of the image, at most `width` pixels wide."""
-    small = image.convert("RGB")
+    small = on_paper(image)
     small.thumbnail((width, 4 * width))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)

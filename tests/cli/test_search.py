@@ -1,5 +1,7 @@
 """`omnitune search` and `omnitune index` over a retriever."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,11 @@ def test_documents_are_added(folder: Path, tmp_path: Path) -> None:
     assert "20 pages were new or changed; 23 are in the index" in text
     assert "0 pages were new or changed; 23 are in the index" in run("index", folder, manuals)
     assert "kitchen.pdf" in run("search", folder, "roasting pumpkin")
+
+
+def test_the_package_runs() -> None:
+    said = subprocess.run([sys.executable, "-m", "omnitune", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("omnitune ")
 
 
 def test_messages(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,5 @@
+"""Runs the command line: `python -m omnitune`."""
+
+from omnitune.cli.main import main
+
+main()

@@ -1,6 +1,7 @@
 """The retriever of a run: chosen on validation alone, built once, and better than what it was chosen over."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,22 @@ from omnitune import Retriever
 from omnitune.documents.dataset import load
 from omnitune.errors import InputError
 from omnitune.finetune import retriever as steps_of
-from omnitune.finetune.candidates import Standing, choose_standing
+from omnitune.finetune import scans, windows
+from omnitune.finetune.candidates import Standing, choose_standing, replacing
 from omnitune.finetune.choose import choose
 from omnitune.finetune.dataset import prepare
+from omnitune.finetune.pools import Pools, Source
 from omnitune.finetune.questions import Question, question_set, read_questions
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.rungs import describe_ladder
 from omnitune.finetune.steps import Done, Steps
+from omnitune.report.results import Ladder, Page
 
 RECIPE = """
 prepare: {width: 200, test: [kitchen.pdf], workers: 1}
 evaluation: {resamples: 200, batch_size: 8}
+retriever: {scans: false}
 """
 
 
@@ -53,9 +58,17 @@ def model(tmp_path_factory) -> Path:
     return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
 
 
-def made(out: Path, dataset: Path, model: Path, *, more: str = "", questions: Any = ()) -> RetrieverSteps:
+def made(
+    out: Path, dataset: Path, model: Path, *, more: str = "", questions: Any = (), scanned: bool = False
+) -> RetrieverSteps:
     """The steps over a dataset, those before them done: the embeddings of page images are drawn."""
-    chosen, opened = choose(str(model), parse_recipe(RECIPE + more, source="tiny.yaml")), load(dataset)
+    chosen, opened = (
+        choose(
+            str(model),
+            parse_recipe(RECIPE.replace("scans: false", f"scans: {str(scanned).lower()}, {more}"), source="tiny.yaml"),
+        ),
+        load(dataset),
+    )
     steps, random = Steps(out), np.random.default_rng(0)
     for name in ("base", "train", "evaluate"):
         steps.done[name] = Done("key", 1.0, None, fresh=False)
@@ -78,11 +91,11 @@ def test_what_is_good_on_the_test_alone_is_not_chosen(tmp_path, dataset, model, 
     held_out, original = set(run.dataset.test_queries), steps_of.scored
 
     def planted(retriever: Retriever, test: Any) -> Any:
-        found = []
-        for (rows, by_stage), query, right in zip(original(retriever, test), test.queries, test.relevant, strict=True):
+        found, rows = [], np.array(test.rows)
+        for (_, by_stage), query, right in zip(original(retriever, test), test.queries, test.relevant, strict=True):
             sign = 1 if (query in held_out) == (good_on == "test") else -1
             late = np.where(np.isin(rows, right), sign, 0) + np.linspace(0, 0.1, len(rows))
-            nothing = {kind: np.linspace(1, 0, len(rows)) for kind in by_stage}
+            nothing = {kind: np.linspace(1, 0.5, len(rows)) for kind in by_stage}
             found.append((rows, {**nothing, **({"late": late} if "late" in by_stage else {})}))
         return found
 
@@ -90,8 +103,12 @@ def test_what_is_good_on_the_test_alone_is_not_chosen(tmp_path, dataset, model, 
     run.run()
     chosen = run.steps.done["retriever"].result["name"]
     assert chosen.startswith("late interaction") == (good_on == "validation")
-    late = next(one for one in describe_ladder(run).rungs if one.name == "late interaction")
+    late = next(one for one in ladder_of(run).rungs if one.name == "late interaction")
     assert (late.titles.ndcg.value == 1.0) == (good_on == "test")  # the plant was there to be found
+
+
+def ladder_of(run: RetrieverSteps) -> Ladder:
+    return describe_ladder(run, lambda row: Page(id=str(row), document="", number=row))
 
 
 def facts(out: Path) -> dict:
@@ -102,7 +119,7 @@ def hits(out: Path) -> list[tuple[str, float]]:
     return [(hit.id, hit.score) for hit in Retriever.open(out / "retriever").search("baking rye bread", top_k=8)]
 
 
-PINNED = "retriever: {stages: [late, lexical, lines, listing]}\n"
+PINNED = "stages: [late, lexical, lines, listing]"
 
 
 class Killed(BaseException):
@@ -120,7 +137,7 @@ def whole(tmp_path_factory, dataset, model) -> Path:
 @pytest.mark.parametrize("place", ["encode", "save", "measure"])
 def test_killed_anywhere_it_ends_where_it_would_have(tmp_path, dataset, model, whole, monkeypatch, place):
     calls: list[int] = []
-    encode = steps_of._BothOf.encode_document
+    encode = windows.BothOf.encode_document
 
     def killed(*_: Any, **__: Any) -> Any:
         raise Killed
@@ -131,8 +148,8 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path, dataset, model, w
 
     with monkeypatch.context() as patch:
         if place == "encode":
-            patch.setattr(steps_of, "_CHUNK", 7)
-            patch.setattr(steps_of._BothOf, "encode_document", some)
+            patch.setattr(windows, "CHUNK", 7)
+            patch.setattr(windows.BothOf, "encode_document", some)
         elif place == "save":
             patch.setattr("omnitune.retrieval.segments.Segments.save", killed)
         else:
@@ -146,7 +163,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path, dataset, model, w
 
 def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, dataset, manuals, model, monkeypatch):
     encoded: list[str] = []
-    original = steps_of._BothOf.encode_document
+    original = windows.BothOf.encode_document
 
     def watched(self: Any, inputs: Any, **options: Any) -> Any:
         encoded.extend(inputs)
@@ -155,7 +172,7 @@ def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, datase
     out = tmp_path / "out"
     first = made(out, dataset, model, more=PINNED)
     first.run()
-    monkeypatch.setattr(steps_of._BothOf, "encode_document", watched)
+    monkeypatch.setattr(windows.BothOf, "encode_document", watched)
     again = made(out, dataset, model, more=PINNED)
     again.run()
     assert not encoded and not again.steps.done["retriever"].fresh and not again.steps.done["ladder"].fresh
@@ -189,7 +206,7 @@ def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
     assert list(test.queries) == ["how is rye baked?"] and list(run.tests()["questions in all"].rows) == [*range(20)]
     assert question_set(run.dataset, asked[3:], range(20)) is None
     run.run()
-    ladder = describe_ladder(run)
+    ladder = ladder_of(run)
     assert ladder.questions == 1 and all(one.questions is not None for one in ladder.rungs)
     assert ladder.validation == "15 titles of training documents"  # one question is too few to decide
 
@@ -211,19 +228,96 @@ def test_questions_that_cannot_be_read(tmp_path, text, message):
 
 
 def standing(name: str, value: float, low: float, **changes: Any) -> Standing:
-    given = {"within": True, "eligible": True, **changes}
-    return Standing(name=name, weights={}, value=value, titles=value, questions=None, low=low, high=low + 0.1,
-                    bytes_per_page=1, milliseconds=1.0, **given)  # fmt: skip
+    given = {"within": True, "trained": False, **changes}
+    return Standing(name=name, reads="text", weights={}, value=value, titles=value, questions=None, low=low,
+                    high=low + 0.1, mean=low + 0.05, bytes_per_page=1, milliseconds=1.0, **given)  # fmt: skip
 
 
 def test_the_choice() -> None:
     lexical, sure = standing("lexical", 0.7, 0.0), standing("late interaction", 0.8, 0.05)
     assert choose_standing([lexical, sure])[0] is sure
-    for other in (
-        standing("late", 0.9, -0.01),
-        standing("late", 0.9, 0.05, within=False),
-        standing("late", 0.9, 0.05, eligible=False),
-    ):
+    for other in (standing("late", 0.9, -0.01), standing("late", 0.9, 0.05, within=False)):
         assert choose_standing([lexical, sure, other])[0] is sure
         best, why = choose_standing([lexical, other])
         assert best is lexical and why.startswith("Lexical search is enough for these documents")
+
+
+def test_what_was_trained_has_to_beat_the_best_of_the_others() -> None:
+    best, why = standing("late interaction", 0.8, 0.05), "It was the best."
+    trained = [standing("late, finetuned", 0.9, -0.01, trained=True), standing("dear", 0.9, 0.1, within=False)]
+    assert replacing(best, why, trained) == (best, why)
+    better = standing("dense, finetuned", 0.7, 0.01, trained=True)  # its value is one of other queries
+    found, why = replacing(best, why, [*trained, better])
+    assert found is better and "training did not see" in why
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_trained_candidates_are_judged_on_validation_documents_alone(
+    tmp_path, manuals, model, monkeypatch, good
+) -> None:
+    """The finetuned model finds all pages of the validation document and of no other, or the other way round."""
+    recipe = RECIPE.replace("test: [kitchen.pdf]", "test: [kitchen.pdf], validation: [garden.pdf]")
+    prepare(manuals, tmp_path / "data", recipe=parse_recipe(recipe, source="tiny.yaml"))
+    run = made(tmp_path / "out", tmp_path / "data", model)
+    seen: list[tuple[bool, set[int] | None]] = []
+    make, original = Pools.make, steps_of.scored
+    held = set(run.dataset.validation.queries.values())
+
+    def tagged(self: Any, source: Source, **options: Any) -> Retriever:
+        pool = make(self, source, **options)
+        seen.append((source.trained, options.get("only")))
+        for stage in pool.stages.values():
+            stage.trained = source.trained  # type: ignore[union-attr]
+        return pool
+
+    def planted(retriever: Retriever, test: Any) -> Any:
+        found, rows = original(retriever, test), np.array(test.rows)
+        trained = any(getattr(stage, "trained", False) for stage in retriever.stages.values())
+        made = []
+        for (_, by_stage), query, right in zip(found, test.queries, test.relevant, strict=True):
+            sign = 1 if (query in held) == good else -1
+            best = sign * np.isin(rows, right) + np.linspace(0, 0.1, len(rows))
+            made.append((rows, dict.fromkeys(by_stage, best if trained else np.linspace(1, 0.5, len(rows)))))
+        return made
+
+    monkeypatch.setattr(Pools, "make", tagged)
+    monkeypatch.setattr(steps_of, "scored", planted)
+    run.run()
+    result = run.steps.done["retriever"].result
+    assert result["name"].endswith("finetuned") == good
+    rows = run.validation(held_out=True)["titles"]
+    assert rows is not None and set(rows.queries) == held
+    text = [only for trained, only in seen if trained and only is not None]
+    assert text and all(only == set(rows.rows) for only in text)  # no other page was encoded to judge it
+    assert {one.name for one in ladder_of(run).trained} == {one["name"] for one in result["trained"]}
+
+
+def test_a_model_of_texts_is_given_texts(dataset) -> None:
+    opened = load(dataset)
+    text = replace(opened, as_text=True)
+    assert text.items == opened.page_texts and opened.items == opened.pages
+    assert text.fingerprint != opened.fingerprint  # what was made of images is not taken for what is made of texts
+    pages = opened.tables["train"]["page_id"]
+    assert list(text.train["page"]) == [opened.texts[page] for page in pages]
+    assert list(text.with_pages({"page": pages[:2], "n": [1, 2]}, ["page"])["n"]) == [1, 2]
+
+
+def test_held_out_pages_are_measured_as_scans(tmp_path, dataset, model, monkeypatch) -> None:
+    """Recognition that loses every word of the right pages shows in the row; other pages keep their layers."""
+    asked: list[Path] = []
+
+    def read(paths: Any, *_: Any) -> list[str]:
+        asked.extend(paths)
+        return ["an unreadable page"] * len(paths)
+
+    monkeypatch.setattr(scans, "read_page_files", read)
+    run = made(tmp_path, dataset, model, more=PINNED, scanned=True)
+    run.run()
+    held = [page for page in run.dataset.page_ids if page.startswith("kitchen.pdf")]
+    assert len(asked) == len(held)
+    ladder = ladder_of(run)
+    layer, recognised = next((one.base.value, one.finetuned.value) for one in ladder.scans if "titles" in one.label)
+    assert layer > recognised
+    said: list[str] = []
+    monkeypatch.setattr(scans, "read_page_files", lambda *_: (_ for _ in ()).throw(InputError("no model for deu")))
+    assert scans.as_scans(run.dataset, "deu", said.append) is None and "no model for deu" in said[-1]

@@ -16,6 +16,7 @@ from omnitune.report.results import (
     Contrast,
     Data,
     Document,
+    Failure,
     Interval,
     Ladder,
     LossPoint,
@@ -26,6 +27,7 @@ from omnitune.report.results import (
     SizePoint,
     Skipped,
     System,
+    Trial,
     Words,
 )
 
@@ -290,16 +292,37 @@ def test_a_ladder_takes_the_headline(report):
         queries=257,
         questions=120,
         validation="200 titles of training documents",
-    )
+        dense=[contrast(0.69, 0.953, 0.03, label="titles, dense")],
+        scans=[contrast(0.953, 0.948, 0.01, label="late, titles")],
+        trained=[Trial(name="late, finetuned", value=0.9, difference=Interval(-0.02, -0.03, -0.01))],
+        failures=[Failure(query="how <much>", expected=report.worst[0].expected, rank=7, lexical_rank=3,
+                          first=report.worst[0].finetuned_first, why="Words do not tell them apart.")],
+        wall=(21.4, 30.2),
+    )  # fmt: skip
     html = render_report(replace(report, ladder=ladder))
-    assert "NDCG@10 0.953 against 0.752 of lexical search on 258 queries to documents that no choice" in html
+    assert "on documents that no choice and no training saw, the chosen retriever is better on 258 titles" in html
+    assert "(NDCG@10 0.953 against 0.752, " in html and "): deploy late." in html
+    for said in (
+        "how &lt;much&gt;",
+        "Ranked first instead",
+        "as scans",
+        "late, finetuned",
+        "in 21 ms, 95% of them in 30",
+    ):
+        assert said in html
+    written = replace(report, ladder=ladder).to_json()
+    assert (written["verdict"], written["finetuning_verdict"]) == ("better", report.headline.verdict)
+    assert written["sentence"] in html.replace("&#39;", "'")
     assert (
         "120 questions that people ask" in html
         and "late 1, lines 2" in html
         and "0.498 &rarr; 0.568 by finetuning" in html
     )
     small = replace(ladder, headline=replace(contrast(0.75, 0.76, 0.03), difference=Interval(0.01, -0.01, 0.03)))
-    assert "does not show that late is worth its cost" in render_report(replace(report, ladder=small))
+    assert "late was not shown to be worth its cost" in render_report(replace(report, ladder=small))
+    worse = replace(ladder, asked=contrast(0.75, 0.6, 0.03))
+    assert "worse on 258 questions that people ask" in replace(report, ladder=worse).sentence
+    assert "look at the queries below" in replace(report, ladder=worse).sentence
     same = replace(ladder, why="Nothing beat it.", headline=replace(small.headline, difference=Interval(0, 0, 0)))
     assert "Lexical search is enough for these documents: Nothing beat it." in render_report(
         replace(report, ladder=same)

@@ -14,6 +14,9 @@ from omnitune.errors import InputError
 HELD_OUT = ["R-data.pdf", "R-lang.pdf", "R-FAQ.pdf"]
 """Documents that the demo asks about: never seen in training, and of the same house as some that are."""
 
+VALIDATION = ["R-intro.pdf"]
+"""Document that decides whether what was trained takes the place of what was not."""
+
 QUESTIONS = ["questions.jsonl", "questions-train.jsonl"]
 """Questions that people ask about the held-out documents, and about the others."""
 
@@ -28,7 +31,7 @@ def demo(
     from omnitune.finetune.recipe import load_recipe
 
     recipe = load_recipe("demo")
-    recipe = dataclasses.replace(recipe, prepare={**recipe.prepare, "test": HELD_OUT})
+    recipe = dataclasses.replace(recipe, prepare={**recipe.prepare, "test": HELD_OUT, "validation": VALIDATION})
     asked = [path for name in QUESTIONS if (path := folder / name).is_file()]
     run(folder, out, recipe=recipe, questions=asked, command=shlex.join(["omnitune", "demo", "--out", str(out)]))
 

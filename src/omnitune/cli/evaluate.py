@@ -1,4 +1,4 @@
-"""`omnitune evaluate`: how well a model finds the held-out pages of a dataset."""
+"""`omnitune evaluate`: how well a model finds the held-out pages of a dataset, or a retriever answers questions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +9,77 @@ from omnitune.cli import console
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
-    dataset: Annotated[Path, typer.Argument(help="Folder that `omnitune prepare` made.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Model directory, Hugging Face repository, or 'embedded'; with --questions the folder of a run or of "
+            "a retriever."
+        ),
+    ],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Folder that `omnitune prepare` made; not with --questions.")
+    ] = None,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--questions",
+            help="Questions and the pages that answer them (JSON Lines or CSV: question, pages).",
+            metavar="FILE",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="JSON file of the results.")] = Path("evaluation.json"),
     batch_size: Annotated[int, typer.Option("--batch-size", help="Items encoded at once.")] = 32,
 ) -> None:
-    """Measure a model on the held-out queries of a dataset, at every useful dimension."""
-    from omnitune.finetune.measure import evaluate as evaluate_model
+    """Measure a model on the held-out queries of a dataset, or a retriever on questions.
+
+    `omnitune evaluate MODEL DATASET` measures a model at every useful dimension. `omnitune evaluate RUN --questions
+    FILE` measures a retriever beside lexical search.
+    """
+    from omnitune.errors import InputError
+    from omnitune.io import writable_folder
 
     console.only_our_bars()
+    writable_folder(out.absolute().parent)
+    if questions:
+        if dataset is not None:
+            raise InputError(f"DATASET: expected none with --questions, got {dataset}")
+        _questions(source, questions, out)
+    elif dataset is None:
+        raise InputError(
+            "DATASET: expected a prepared dataset after the model, or --questions after a run, got neither"
+        )
+    else:
+        _model(source, dataset, out, batch_size)
+    console.places("Results", {"numbers": out})
+
+
+def _questions(source: str, questions: list[Path], out: Path) -> None:
+    from omnitune.cli.indexes import retriever_of
+    from omnitune.errors import InputError
+    from omnitune.finetune.asked import evaluate_questions
+
+    place = retriever_of(source)
+    if place is None:
+        raise InputError(f"SOURCE: expected a folder with a retriever for --questions, got {source}")
+    found = evaluate_questions(place, questions, out, dataset=place.parent / "dataset")
+    names = list(found["results"][0]["metrics"])
+    rows = [
+        [
+            f"{one['queries']:,} about {one['about']}",
+            *(f"{one['metrics'][name]:.3f}" for name in names),
+            f"{one['lexical']:.3f}",
+            f"{one['difference'][0]:+.3f} [{one['difference'][1]:+.3f}, {one['difference'][2]:+.3f}]",
+        ]
+        for one in found["results"]
+    ]
+    console.table(["questions", *names, "lexical search", "difference"], rows, title=str(place))
+    if found["unknown"]:
+        console.say(f"{found['unknown']:,} questions name pages that are not in the retriever and are left out")
+
+
+def _model(model: str, dataset: Path, out: Path, batch_size: int) -> None:
+    from omnitune.finetune.measure import evaluate as evaluate_model
+
     found = evaluate_model(model, dataset, out, batch_size=batch_size, log=console.say)
     names = list(found["results"][0]["metrics"])
     rows = [
@@ -28,4 +90,3 @@ def evaluate(
         for one in found["results"]
     ]
     console.table(["searched", *names], rows, title=f"{found['model']}: {found['queries']:,} queries")
-    console.places("Results", {"numbers": out})

@@ -139,19 +139,19 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     console.only_our_bars()
     given = {name: value for name, value in options.items() if value is not None}
     outcome = pipeline.finetune(folder, out, **given, command=command, log=console.say)
-    headline = outcome.report.headline
+    headline, ladder = outcome.report.headline, outcome.report.ladder
     console.say()
+    console.say(outcome.report.sentence)
     console.say(
-        f"{outcome.report.metric} {headline.base.value:.3f} -> {headline.finetuned.value:.3f} "
-        f"({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% interval "
-        f"{headline.difference.low:+.3f} to {headline.difference.high:+.3f}): {headline.verdict}"
+        f"Finetuning the model alone: {outcome.report.metric} {headline.base.value:.3f} -> "
+        f"{headline.finetuned.value:.3f} ({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% "
+        f"interval {headline.difference.low:+.3f} to {headline.difference.high:+.3f}): {headline.verdict}"
     )
     for one in outcome.report.further:
         console.say(
             f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
             f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"
         )
-    ladder = outcome.report.ladder
     if ladder is not None:
         shown = [
             [
@@ -173,6 +173,11 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
             "CPU ms",
         ]
         console.table(heads, shown, title="On the held-out documents")
+        for one in (*ladder.dense, *ladder.scans):
+            console.say(f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} "
+                        f"({one.difference.low:+.3f} to {one.difference.high:+.3f})")  # fmt: skip
+        if ladder.wall is not None:
+            console.say(f"One query takes {ladder.wall[0]:.0f} ms, 95% of them at most {ladder.wall[1]:.0f} ms")
         console.say(f"{ladder.name}: {ladder.why}")
     console.places("Results", {"report": outcome.html, "numbers": outcome.json, "model": outcome.model,
                                "dataset": outcome.dataset,

@@ -98,11 +98,13 @@ class DocumentDataset:
         facts: What was made of what: `source`, `settings`, `documents`, `skipped`, `lost` (pages that could not be
             read), `not_read` (files of other types by suffix), `text_source` (pages by it), `pages`, `queries`,
             `dropped`, `near_duplicates`, `left_out`, `seconds`.
+        as_text: Whether a model is given the texts of pages instead of their images.
     """
 
     folder: Path
     tables: DatasetDict
     facts: Mapping[str, Any]
+    as_text: bool = False
 
     @property
     def name(self) -> str:
@@ -116,17 +118,27 @@ class DocumentDataset:
 
     @cached_property
     def train(self) -> Dataset:
-        """Training pairs: `query` (text) and `page` (`datasets.Image`, `Audio` or `Video`, a path)."""
+        """Training pairs: `query` (text) and `page` (`datasets.Image`, `Audio` or `Video`, a path; or a text)."""
         table = self.tables["train"]
-        paths = [self._path(image) for image in table["image"]]
-        return self.with_pages({"query": table["query"][:], "page": paths}, ["page"])
+        return self.with_pages({"query": table["query"][:], "page": table["page_id"][:]}, ["page"])
 
     def with_pages(self, columns: Mapping[str, Sequence[Any]], pages: Sequence[str]) -> Dataset:
-        """A dataset of some columns, of which those named `pages` hold paths of pages."""
-        made = Dataset.from_dict(dict(columns))
-        for name in pages:
+        """A dataset of some columns; in those named `pages`, ids of pages become what a model is given."""
+        given = self.texts if self.as_text else {page: item["path"] for page, item in self.corpus.items()}
+        made = Dataset.from_dict({n: [given[one] for one in c] if n in pages else c for n, c in columns.items()})
+        for name in () if self.as_text else pages:
             made = made.cast_column(name, FEATURES[self.kind.modality])
         return made
+
+    @property
+    def items(self) -> Sequence[Any]:
+        """All pages as a model is given them."""
+        return self.page_texts if self.as_text else self.pages
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of documents and settings, and of what a model is given."""
+        return f"{self.facts['fingerprint']}{' as text' if self.as_text else ''}"
 
     @cached_property
     def page_ids(self) -> list[str]:

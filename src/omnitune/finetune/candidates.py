@@ -1,11 +1,10 @@
 """Candidates for a run's retriever, and the choice among them on validation queries within budgets.
 
-The choice sees validation queries alone. What was trained on the documents that these are about does not stand for
-election, because its number there flatters it.
+The choice sees validation queries alone. What was trained is compared on documents that its training did not see.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from omnitune.evaluation.ranking import Hits
 from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, score_search
+from omnitune.finetune.pools import Source
 from omnitune.finetune.recipe import Evaluation, Retrieving
 from omnitune.ops.significance import paired_bootstrap
 from omnitune.retrieval.retriever import Retriever
@@ -23,6 +23,7 @@ from omnitune.retrieval.stages import Fusion, Scores
 StageName = Literal["lexical", "lines", "listing", "dense", "late"]
 
 LEXICAL = "lexical"
+TEXT = Source(reads="text")
 
 _GRID: Mapping[str, tuple[float, ...]] = {
     "lexical": (0.0, 0.1, 0.25, 0.5),
@@ -47,18 +48,26 @@ class Candidate:
         name: As the report shows it.
         main: The stage that others are weighed against.
         others: Stages whose weights are chosen.
-        trained: Whether it was trained on the training documents.
+        source: The model behind its dense stages.
     """
 
     name: str
     main: str
     others: tuple[str, ...] = ()
-    trained: bool = False
+    source: Source = TEXT
 
     def weights(self) -> Iterator[dict[str, float]]:
         """Every combination of weights, the simplest first."""
         for chosen in product(*(_GRID.get(kind, (0.25, 0.5, 1.0)) for kind in self.others)):
-            yield {self.main: 1.0, **{k: w for k, w in zip(self.others, chosen, strict=True) if w}}
+            # Lexical search proposes pages to late interaction whatever its weight: a millisecond, and a fifth of the
+            # misses of a title (docs/decisions/082).
+            kept = {k: w for k, w in zip(self.others, chosen, strict=True) if w or (k, self.main) == (LEXICAL, "late")}
+            yield {self.main: 1.0, **kept}
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """All its stages, each with the weight 1."""
+        return dict.fromkeys((self.main, *self.others), 1.0)
 
 
 CANDIDATES = (
@@ -69,16 +78,34 @@ CANDIDATES = (
     Candidate(name="late interaction", main="late"),
     Candidate(name="late interaction, lines and listings", main="late", others=("lexical", "lines", "listing")),
 )
-"""From the cheapest to the dearest. A trained head of late interaction joins here as one more."""
+"""From the cheapest to the dearest."""
 
 
-def candidates_for(settings: Retrieving, there: Sequence[str]) -> list[Candidate]:
-    """Candidates of which all stages are there; the one that the recipe pins."""
+def candidates_for(settings: Retrieving, source: Source, there: Sequence[str], sees: str) -> list[Candidate]:
+    """Candidates of a source, of which all stages are there; of the first source the one that the recipe pins.
+
+    Args:
+        settings: Of the recipe.
+        source: The model behind dense stages.
+        there: Stages that its pool has.
+        sees: What a page is to a model, for the names.
+    """
     if settings.stages is not None:
+        if source != TEXT:
+            return []
         main = next((kind for kind in ("late", "dense", "lexical") if kind in settings.stages), settings.stages[0])
         others = tuple(kind for kind in settings.stages if kind != main)
         return [Candidate(name=", ".join(settings.stages), main=main, others=others)]
-    return [one for one in CANDIDATES if {one.main, *one.others} <= set(there)]
+    found = [one for one in CANDIDATES if {one.main, *one.others} <= set(there)]
+    if source == TEXT:
+        return found
+    made = []
+    for one in found:
+        if one.main in ("dense", "late"):
+            name = one.name if source.reads == "text" else one.name.replace("dense", f"dense on the {sees}")
+            name = name.replace(", all windows", "") if source.reads != "text" else name
+            made.append(replace(one, name=f"{name}, finetuned" if source.trained else name, source=source))
+    return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,29 +114,39 @@ class Standing:
 
     Attributes:
         name: Of the candidate.
+        reads: What its dense stages read ("text" or "images").
+        trained: Whether they are the finetuned model's.
         weights: Of its stages: the best of all that were tried.
         value: Mean of `titles` and `questions`, by which it is chosen.
         titles: NDCG@10 of titles.
         questions: NDCG@10 of questions; None without them.
-        low: Lower end of the interval of its difference to lexical search, over all queries.
+        low: Lower end of the interval of its difference to lexical search, or of a trained one to the best of those
+            that were trained on nothing; over all queries.
         high: Upper end.
+        mean: That difference itself.
         bytes_per_page: What a page takes in the index.
         milliseconds: Median time of a query.
         within: Whether that is inside the budgets.
-        eligible: Whether it was not trained on the validation documents.
     """
 
     name: str
+    reads: str
+    trained: bool
     weights: dict[str, float]
     value: float
     titles: float
     questions: float | None
     low: float
     high: float
+    mean: float
     bytes_per_page: int
     milliseconds: float
     within: bool
-    eligible: bool
+
+    @property
+    def source(self) -> Source:
+        """The model behind its dense stages."""
+        return Source(reads=self.reads, trained=self.trained)
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -156,8 +193,6 @@ def stand(
     evaluation: Evaluation,
     costs: tuple[int, float],
     settings: Retrieving,
-    *,
-    held_out: bool,
 ) -> Standing:
     """Choose a candidate's weights on validation and see how it stands.
 
@@ -165,11 +200,10 @@ def stand(
         candidate: What is measured.
         scores: Stages' scores by set of queries ("titles", "questions").
         tests: The sets.
-        baseline: NDCG@10 of lexical search, query by query.
+        baseline: NDCG@10 of what it has to beat, query by query.
         evaluation: How intervals are made.
         costs: Bytes a page and milliseconds a query.
         settings: The budgets.
-        held_out: Whether validation documents were held out of training.
     """
     best: tuple[float, dict[str, float], dict[str, NDArray[np.float64]]] | None = None
     for weights in candidate.weights():
@@ -191,16 +225,18 @@ def stand(
     size, speed = costs
     return Standing(
         name=candidate.name,
+        reads=candidate.source.reads,
+        trained=candidate.source.trained,
         weights=weights,
         value=value,
         titles=float(found["titles"].mean()) if "titles" in found else value,
         questions=float(found["questions"].mean()) if "questions" in found else None,
         low=contrast.low,
         high=contrast.high,
+        mean=contrast.difference,
         bytes_per_page=size,
         milliseconds=speed,
         within=size <= settings.bytes_per_page and speed <= settings.milliseconds,
-        eligible=held_out or not candidate.trained,
     )
 
 
@@ -219,7 +255,7 @@ def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> t
     """
     if pinned:
         return standings[0], "The recipe names its stages."
-    allowed = [one for one in standings if one.within and one.eligible]
+    allowed = [one for one in standings if one.within]
     lexical = next((one for one in standings if one.name == LEXICAL), None)
     if lexical is None:
         best = max(allowed or standings, key=lambda one: one.value)
@@ -229,3 +265,15 @@ def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> t
         return lexical, "Lexical search is enough for these documents: nothing beat it measurably on validation."
     best = max(better, key=lambda one: one.value)
     return best, f"It was the best on validation ({best.value:.3f} against {lexical.value:.3f} of lexical search)."
+
+
+def replacing(best: Standing, why: str, trained: Sequence[Standing]) -> tuple[Standing, str]:
+    """The trained candidate that is measurably better than the best untrained one within the budgets, or that one."""
+    better = [one for one in trained if one.within and one.low > 0]
+    if not better:
+        return best, why
+    first = max(better, key=lambda one: one.value)
+    return first, (
+        f"On validation documents that training did not see it was measurably better than {best.name}, the best of "
+        f"what was trained on nothing ({first.low:+.3f} to {first.high:+.3f})."
+    )

@@ -13,13 +13,12 @@ from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.errors import InputError
 from omnitune.finetune.recipe import Recipe, load_recipe
-from omnitune.inputs.load import load
-from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import listing
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED, READERS, embedded_modules, minilm_folder, reader_of, text_modules
+from omnitune.model.embedded import EMBEDDED, READERS, embedded_modules, minilm_folder, text_modules
 from omnitune.model.family import DENSE
 from omnitune.modules import files
+from omnitune.retrieval.pages import read_texts
 
 VISION_LANGUAGE = "Qwen/Qwen3-VL-Embedding-2B"
 GPU_BYTES = 20 << 30
@@ -205,12 +204,4 @@ def page_file_reader(kind: Kind = PAGES, language: str | None = None) -> Callabl
 
 def read_page_files(paths: Sequence[Path], kind: Kind = PAGES, language: str | None = None) -> list[str]:
     """Read the texts of page images, recordings or clips; once, like every page."""
-    reader, texts, chunk = reader_of(kind.modality, language), list[str](), 4 * runtime.cores()
-    label = "Reading scanned pages" if kind is PAGES else f"Reading {kind.name}"
-    sampling = reader.sampling(kind.modality)
-    with runtime.progress_bar(label=label, total=len(paths), unit=kind.words.page) as bar:
-        for start in range(0, len(paths), chunk):
-            some = paths[start : start + chunk]
-            texts += reader.read([load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some])
-            bar.update(len(texts) - bar.n)
-    return texts
+    return read_texts(paths, kind, language)

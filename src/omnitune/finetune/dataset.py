@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from omnitune.documents.queries.captions import caption_files
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
 from omnitune.errors import RecipeError
-from omnitune.finetune.choose import model_identity, page_file_reader
+from omnitune.finetune.choose import ModelChoice, model_identity, page_file_reader
+from omnitune.finetune.measure import has_text
 from omnitune.finetune.recipe import Queries, Recipe, load_recipe
 from omnitune.finetune.steps import Log, Steps
 from omnitune.inputs.load import load
@@ -103,8 +105,19 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
     return dataset
 
 
+def as_given(dataset: DocumentDataset, chosen: ModelChoice) -> DocumentDataset:
+    """The dataset as a model is given it: the embedded one gets the texts of pages.
+
+    It would recognise them in the images, which costs half a second a page and is no better than a sound text layer;
+    pages without one were recognised when the dataset was prepared.
+    """
+    return replace(dataset, as_text=chosen.name == EMBEDDED and has_text(dataset.page_texts))
+
+
 def read_pages(model: SentenceTransformer, dataset: DocumentDataset, log: Log) -> None:
     """Let the model's readers read every page once; their readings are kept between runs."""
+    if dataset.as_text:
+        return
     modality, unit = dataset.kind.modality, dataset.kind.words.page
     readers = [module for module in model.modules() if isinstance(module, Reader) and modality in module.reads]
     pages = dataset.pages

@@ -122,12 +122,13 @@ def train_on(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: L
     asked = dataset.validation
     evaluator = None
     if asked.queries:
-        corpus = {page: dataset.corpus[page] for page in dataset.pages_of("validation")}
+        given = dict(zip(dataset.page_ids, dataset.items, strict=True))
+        corpus = {page: given[page] for page in dataset.pages_of("validation")}
         relevant = {query: pages & corpus.keys() for query, pages in asked.relevant.items()}
         size = chosen.recipe.evaluation.batch_size
         evaluator = InformationRetrievalEvaluator(asked.queries, corpus, relevant, batch_size=size, name="validation")
     rows = training_rows(steps, chosen, dataset, log)
-    return train_step(steps, chosen, rows, dataset.facts["fingerprint"], log, cost=cost, evaluator=evaluator)
+    return train_step(steps, chosen, rows, dataset.fingerprint, log, cost=cost, evaluator=evaluator)
 
 
 def train_step(

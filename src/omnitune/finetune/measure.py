@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omnitune import io, runtime
+from omnitune import io
 from omnitune.documents.dataset import DocumentDataset, load
 from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.evaluation.ranking import Hits, retrieve
@@ -28,6 +28,7 @@ from omnitune.ops.metrics import mark_relevant, retrieval_metrics
 from omnitune.ops.quantize import Precision, quantize_embeddings
 from omnitune.ops.significance import paired_bootstrap
 from omnitune.report.results import Contrast, Interval
+from omnitune.retrieval.store import encode_corpus
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +60,10 @@ Search = Callable[[slice], Hits]
 def base_inputs(chosen: ModelChoice, dataset: DocumentDataset) -> dict[str, Any]:
     """All that the embeddings of the base model depend on: the inputs of the step `base`."""
     return {
-        "dataset": dataset.facts["fingerprint"],
+        "dataset": dataset.fingerprint,
         "model": chosen.identity(),
         "batch_size": chosen.recipe.evaluation.batch_size,
+        "windows": dataset.as_text and chosen.recipe.retriever.build,
     }
 
 
@@ -85,13 +87,13 @@ def encode_test(
         label: Label of the progress bar.
     """
     asked = model.encode_query(list(queries), batch_size=batch_size, show_progress_bar=False)
-    parts: list[Matrix] = []
-    with runtime.progress_bar(label=label, total=len(pages), unit="page") as bar:
-        for start in range(0, len(pages), CHUNK):
-            chunk = list(pages[start : start + CHUNK])
-            parts.append(np.asarray(model.encode_document(chunk, batch_size=batch_size, show_progress_bar=False)))
-            bar.update(len(chunk))
-    for name, values in (("queries", asked), ("pages", np.concatenate(parts))):
+    encoded = encode_corpus(model, pages, label=label, unit="page", chunk_size=CHUNK, batch_size=batch_size)
+    save_test(folder, np.asarray(asked), encoded.values)
+
+
+def save_test(folder: Path, queries: Matrix, pages: Matrix) -> None:
+    """Write embeddings of queries and pages for `load_test`."""
+    for name, values in (("queries", queries), ("pages", pages)):
         with io.writing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, np.asarray(values, dtype=np.float32))
 

@@ -47,7 +47,7 @@ def training_rows(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, l
         return dataset.train
     place = steps.folder / FILE
     inputs = {
-        "dataset": dataset.facts["fingerprint"],
+        "dataset": dataset.fingerprint,
         "model": chosen.identity(),
         "negatives": chosen.recipe.settings()["negatives"],
     }
@@ -95,7 +95,7 @@ def mine_pages(
     if known is not None:
         encoded = known[pages.usable]
     else:
-        items = [dataset.pages[row] for row in pages.usable]
+        items = [dataset.items[row] for row in pages.usable]
         encoded = model.encode_document(items, batch_size=batch_size)
     asked = model.encode_query(pages.queries, batch_size=batch_size, show_progress_bar=False)
     rules = Rules(
@@ -207,7 +207,6 @@ def _listed(mined: Mined, pages: _Pages) -> list[dict[str, Any]]:
 
 
 def _rows(dataset: DocumentDataset, found: Sequence[dict[str, Any]], count: int) -> Dataset:
-    path = {page: item["path"] for page, item in dataset.corpus.items()}
-    columns = {"query": [one["query"] for one in found], "page": [path[one["page_id"]] for one in found]}
-    columns |= {f"negative_{n + 1}": [path[one["negatives"][n]] for one in found] for n in range(count)}
+    columns = {"query": [one["query"] for one in found], "page": [one["page_id"] for one in found]}
+    columns |= {f"negative_{n + 1}": [one["negatives"][n] for one in found] for n in range(count)}
     return dataset.with_pages(columns, [name for name in columns if name != "query"])

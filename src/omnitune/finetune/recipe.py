@@ -159,6 +159,7 @@ class Retrieving:
         milliseconds: Most processor time that a query may take, in the median.
         bytes_per_page: Most that a page may take in the index.
         queries: Most validation queries of titles.
+        scans: Whether held-out pages with a text layer are recognised and measured as scans, too.
         seed: Of the draw of these.
     """
 
@@ -167,6 +168,7 @@ class Retrieving:
     milliseconds: float = 500.0
     bytes_per_page: int = 500_000
     queries: int = 200
+    scans: bool = True
     seed: int = 12
 
 

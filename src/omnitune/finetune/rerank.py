@@ -199,13 +199,12 @@ class RerankerSteps:
             adapter = f".{model.active_adapter()}."
             for name, weight in model.named_parameters():
                 weight.requires_grad_(adapter in name)
-        path = {page: item["path"] for page, item in self.dataset.corpus.items()}
         columns: dict[str, Any] = {
             "query": [row["query"] for row in rows],
-            "page": [path[row["page_id"]] for row in rows],
+            "page": [row["page_id"] for row in rows],
         }
         for place in range(self.settings.negatives):
-            columns[f"negative_{place + 1}"] = [path[row["negatives"][place]] for row in rows]
+            columns[f"negative_{place + 1}"] = [row["negatives"][place] for row in rows]
         pages = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
         scores = Dataset.from_dict({"scores": [row["teacher"] for row in rows]}, features=SCORES)
         self.log(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
@@ -262,6 +261,8 @@ class RerankerSteps:
 
     @cached_property
     def _readings(self) -> dict[str, str]:
+        if self.dataset.as_text:
+            return self.dataset.texts
         paths = [Path(item["path"]) for item in self.dataset.pages]
         return dict(
             zip(

@@ -124,6 +124,7 @@ def make_report(run: RunResults) -> Report:
     """Measure everything and put it into a report."""
     dataset, settings = run.dataset, run.chosen.recipe.evaluation
     words = dataset.kind.words
+    sees = f"first window of the {words.text}" if dataset.as_text else words.sees
     test, everything = test_sets(dataset)
     embedded = run.embeddings()
 
@@ -131,7 +132,7 @@ def make_report(run: RunResults) -> Report:
         held_out, all_pages = (score_search(cosine_search(embedded[model], s.rows), s) for s in (test, everything))
         return Measured(name=name, reads=reads, held_out=held_out, all_pages=all_pages)
 
-    base, tuned = dense("base", "base", words.sees), dense("finetuned", "finetuned", words.sees)
+    base, tuned = dense("base", "base", sees), dense("finetuned", "finetuned", sees)
     assert base.all_pages is not None and tuned.all_pages is not None
     measured = [tuned, base]
     if "bm25" in settings.baselines and has_text(dataset.page_texts):
@@ -152,10 +153,10 @@ def make_report(run: RunResults) -> Report:
         search: Search = reranked_search(cosine_search(embedded["finetuned"], test.rows), kept["candidates"],
                                          kept["scores"])  # fmt: skip
         name = f"finetuned, first {depth} reranked"
-        measured.append(Measured(name=name, reads=words.sees, held_out=score_search(search, test), all_pages=None))
+        measured.append(Measured(name=name, reads=sees, held_out=score_search(search, test), all_pages=None))
         further.append((measured[-1], f"the first {depth} {words.page}s reranked by {shown}"))
     if "distilled" in embedded:
-        measured.append(dense("distilled", "distilled", words.sees))
+        measured.append(dense("distilled", "distilled", sees))
         further.append((measured[-1], "the reranker distilled into the retriever"))
 
     by_dim = by_dimension(embedded["base"], embedded["finetuned"], test, dims, settings)
@@ -196,7 +197,7 @@ def make_report(run: RunResults) -> Report:
         ],
         clusters=f"{words.page}s",
         words=words,
-        ladder=None if run.ladder is None else describe_ladder(run.ladder),
+        ladder=None if run.ladder is None else describe_ladder(run.ladder, show, settings.cases),
     )
 
 

@@ -1,12 +1,13 @@
-"""The steps that end a run with a retriever: encode whole pages, choose stages on validation, measure on the test once.
+"""The steps that end a run with a retriever: choose stages on validation, build, measure on the test once.
 
     out/
       retriever/            the chosen one, to open with `Retriever.open`
       embeddings/windows/   token vectors and vectors of all windows by content, so that nothing is encoded twice
       ladder.npz            what every rung found for the test queries
 
-The choice sees the validation documents alone: those that were held out for it, else the training documents, of which
-models that were trained on them are left out.
+No choice sees the test documents. Candidates that were trained on nothing are compared on all other documents. One that
+was trained is compared with the best of those on validation documents, which its training did not see, and takes its
+place where it is measurably better there.
 """
 
 import logging
@@ -14,7 +15,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,79 +23,45 @@ from numpy.typing import NDArray
 
 from omnitune import io
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.errors import MissingExtraError
+from omnitune.documents.splits import Side
 from omnitune.finetune.candidates import (
     LEXICAL,
     Candidate,
-    Scored,
+    Standing,
     candidates_for,
     choose_standing,
     deciding,
     measure,
+    replacing,
     scored,
     stand,
 )
-from omnitune.finetune.choose import ModelChoice, loading, model_identity, text_embedder
+from omnitune.finetune.choose import ModelChoice, loading, model_identity
 from omnitune.finetune.measure import (
     METRIC,
     QueryMetrics,
     TestSet,
     cosine_search,
-    has_text,
     load_test,
     score_search,
     test_sets,
-    unit,
 )
+from omnitune.finetune.pools import Pools, Source
 from omnitune.finetune.questions import Question, question_set
-from omnitune.finetune.steps import Log, Steps, announce
+from omnitune.finetune.scans import as_scans
+from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
-from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stages import (
-    DenseStage,
-    LateStage,
-    LexicalStage,
-    LineStage,
-    ListingStage,
-    Stage,
-    TokenVectors,
-)
-from omnitune.retrieval.store import encode_corpus, identity
-from omnitune.retrieval.windows import grouped, window_cutter
 
 logger = logging.getLogger(__name__)
 
-OVERLAP = 0.1
-"""Share of a window that the next one repeats. Windows end where sentences do, and every repeated token is encoded and
-kept twice."""
-
-CANDIDATES = 64
-"""Pages of a query that each stage proposes to late interaction."""
-
-LARGE = 300_000_000
-"""Parameters from which a model is too dear to encode every window of text with it."""
-
 _TIMED = 12
-_CHUNK = 512
-"""Windows between two writes of the store: what a stop can lose."""
+_WALL = 60
+"""Queries that are timed for the choice, and by the clock for the report."""
 
-_VERSION = 1
+_VERSION = 2
 """Changes when the same inputs would give another retriever."""
-
-
-class _BothOf(TokenVectors):
-    """Token vectors of a window and, as its last row, the vector of the window: one forward serves two stages."""
-
-    def encode_document(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
-        made = self.model.encode_document(list(inputs), output_value=None, **options)
-        tokens = [one["token_embeddings"].float().cpu().numpy()[: int(one["attention_mask"].sum())] for one in made]
-        kept = self.said(inputs, list(map(len, tokens)))
-        return [
-            np.concatenate([unit(rows[mask]), unit(one["sentence_embedding"].float().cpu().numpy()[None])])
-            for rows, mask, one in zip(tokens, kept, made, strict=True)
-        ]
 
 
 class RetrieverSteps:
@@ -105,8 +71,8 @@ class RetrieverSteps:
         steps: Of the run, whose model is finetuned and evaluated.
         chosen: The model and the settings.
         dataset: Pages and queries.
-        questions: That a user brought; those about training documents help to choose, those about held-out documents
-            are part of the test, all others are left out.
+        questions: That a user brought; those about held-out documents are part of the test, those about others help to
+            choose, and those with pages on both sides are left out.
         log: Called with what is done.
     """
 
@@ -118,20 +84,21 @@ class RetrieverSteps:
         self.out = steps.folder
         self.place = self.out / "retriever"
         self.held_out = bool(dataset.validation.queries)
-        self.text = has_text(dataset.page_texts)
+        self.pools = Pools(chosen, dataset, self.out)
+        self.text = self.pools.text
 
     def run(self) -> None:
         """Choose, build and save the retriever, then measure the ladder on the test documents."""
         asked = [[one.text, *one.pages] for one in self.questions]
         inputs = {
             "version": _VERSION,
-            "dataset": self.dataset.facts["fingerprint"],
-            "encoder": self._encoder_identity,
+            "dataset": self.dataset.fingerprint,
+            "encoder": self.chosen.identity() if self.chosen.name != EMBEDDED else model_identity(EMBEDDED),
             "settings": self.chosen.recipe.settings()["retriever"],
             "intervals": [self.evaluation.resamples, self.evaluation.confidence, self.evaluation.seed],
             "questions": asked,
             # Only a retriever that could use the finetuned model changes with it.
-            "train": self.steps.done["train"].key if self._trained_counts else None,
+            "train": self.steps.done["train"].key if self.held_out or not self.text else None,
         }
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
         inputs = {
@@ -146,58 +113,100 @@ class RetrieverSteps:
 
     def _build(self) -> dict[str, Any]:
         tests = deciding(self.validation())
-        pool = self.pool
-        words = self.dataset.kind.words
         counted = " and ".join(f"{len(test.queries):,} {name}" for name, test in tests.items())
-        self.log(f"Choosing a retriever by {counted} of " + ("validation" if self.held_out else "training")
-                 + f" {words.document}s")  # fmt: skip
-        scores = {name: scored(pool, test) for name, test in tests.items()}
-        there = list(pool.stages)
-        listed = candidates_for(self.settings, there)
+        self.log(f"Choosing a retriever by {counted} of {self.sides}")
+        trained: list[Standing] = []
         if not self.text:
-            listed = [Candidate(name="dense", main="dense", trained=True)]
-        baseline = {
-            name: measure(scores[name], {listed[0].main if LEXICAL not in there else LEXICAL: 1.0}, test).metrics[
-                METRIC
-            ]
-            for name, test in tests.items()
-        }
-        queries = next(iter(tests.values())).queries
-        standings = []
-        for one in listed:
-            costs = self._costs(pool, dict.fromkeys([one.main, *one.others], 1.0), queries)
-            found = stand(one, scores, tests, baseline, self.evaluation, costs, self.settings, held_out=self.held_out)
-            standings.append(found)
-            self.log(f"  {found.name}: {found.value:.3f} ({found.low:+.3f} to {found.high:+.3f} against lexical), "
-                     f"{found.bytes_per_page:,} bytes a {words.page}, {found.milliseconds:.0f} ms a query")  # fmt: skip
-        best, why = choose_standing(standings, pinned=self.settings.stages is not None)
+            source = next(one for one in self.pools.sources if one.trained)
+            listed = [Candidate(name="dense", main="dense", source=source)]
+            standings = self._standings(listed, tests, None)
+            best, why = choose_standing(standings)
+        else:
+            untrained = [one for one in self.pools.sources if not one.trained]
+            listed = [one for source in untrained for one in self._candidates(source, self.pools.pool(source))]
+            standings = self._standings(listed, tests, None)
+            best, why = choose_standing(standings, pinned=self.settings.stages is not None)
+            if self.held_out and self.settings.stages is None:
+                trained = self._trained(best)
+                best, why = replacing(best, why, trained)
         self.log(f"Chosen: {best.name}. {why}")
-        retriever = pool.only(best.weights)
+        retriever = self.pools.pool(best.source).only(best.weights)
         shutil.rmtree(self.place, ignore_errors=True)
         retriever.save(self.place)
         return {
             "name": best.name,
-            "weights": best.weights,
             "why": why,
+            "chosen": best.plain(),
             "standings": [one.plain() for one in standings],
+            "trained": [one.plain() for one in trained],
             "validation": {name: len(test.queries) for name, test in tests.items()},
             "held_out": self.held_out,
         }
 
-    def validation(self) -> dict[str, TestSet | None]:
-        """Queries that decide: titles, and questions where some were brought, of documents outside the test."""
+    def _candidates(self, source: Source, pool: Retriever) -> list[Candidate]:
+        return candidates_for(self.settings, source, list(pool.stages), self.dataset.kind.words.sees)
+
+    def _trained(self, best: Standing) -> list[Standing]:
+        """Compare trained candidates with the best untrained one, on documents that training did not see.
+
+        Only these documents' windows are encoded with the trained model; all others once it is chosen.
+        """
+        tests = deciding(self.validation(held_out=True))
+        if not tests:
+            return []
+        self.log(f"Comparing what was trained with {best.name} on validation {self.dataset.kind.words.document}s alone")
+        own = self.pools.pool(best.source).only(best.weights)
+        baseline = {
+            name: measure(scored(own, test), best.weights, test).metrics[METRIC] for name, test in tests.items()
+        }
+        rows = set(next(iter(tests.values())).rows)
+        standings: list[Standing] = []
+        for source in self.pools.sources:
+            if source.trained:
+                pool = self.pools.make(source, only=rows)
+                standings += self._standings(self._candidates(source, pool), tests, baseline, pool)
+        return standings
+
+    def _standings(
+        self,
+        listed: Sequence[Candidate],
+        tests: Mapping[str, TestSet],
+        baseline: Mapping[str, NDArray[np.float64]] | None,
+        pool: Retriever | None = None,
+    ) -> list[Standing]:
+        """How candidates stand on some queries, against the first of them where no other baseline is given."""
+        against = "lexical" if baseline is None else "it"
+        standings = []
+        for one in listed:
+            made = (pool or self.pools.pool(one.source)).only(one.stages)
+            scores = {name: scored(made, test) for name, test in tests.items()}
+            if baseline is None:
+                found = {name: measure(scores[name], one.stages, test) for name, test in tests.items()}
+                baseline = {name: metrics.metrics[METRIC] for name, metrics in found.items()}
+            costs = self._costs(made, next(iter(tests.values())).queries)
+            standing = stand(one, scores, tests, baseline, self.evaluation, costs, self.settings)
+            standings.append(standing)
+            self.log(f"  {standing.name}: {standing.value:.3f} ({standing.low:+.3f} to {standing.high:+.3f} against "
+                     f"{against}), {standing.bytes_per_page:,} bytes a {self.dataset.kind.words.page}, "
+                     f"{standing.milliseconds:.0f} ms a query")  # fmt: skip
+        return standings
+
+    def validation(self, *, held_out: bool = False) -> dict[str, TestSet | None]:
+        """Queries that decide: titles, and questions where some were brought, of documents outside the test.
+
+        Args:
+            held_out: Only of the validation documents, which training did not see.
+        """
         row = {page: number for number, page in enumerate(self.dataset.page_ids)}
-        rows = [row[page] for page in self.dataset.pages_of("validation" if self.held_out else "train")]
+        sides: list[Side] = ["validation"] if held_out else ["train", "validation"]
+        rows = sorted(row[page] for side in sides for page in self.dataset.pages_of(side))
         among = set(rows)
-        if self.held_out:
-            asked = self.dataset.validation
-            pairs = {text: {row[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
-        else:
+        asked = self.dataset.validation
+        pairs = {text: {row[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
+        if not held_out:
             table = self.dataset.tables["train"]
-            pairs = {}
-            best = next(
-                (o for o in ("title", "caption", "heading", "model", "sentence") if o in set(table["origin"])), ""
-            )
+            origins = set(table["origin"])
+            best = next((o for o in ("title", "caption", "heading", "model", "sentence") if o in origins), "")
             for query, page, origin in zip(table["query"], table["page_id"], table["origin"], strict=True):
                 if origin == best:
                     pairs.setdefault(query, set()).add(row[page])
@@ -213,12 +222,16 @@ class RetrieverSteps:
         )
         return {"titles": titles if kept else None, "questions": question_set(self.dataset, self.questions, rows)}
 
-    def _costs(self, pool: Retriever, weights: Mapping[str, float], queries: Sequence[str]) -> tuple[int, float]:
-        """Bytes a page of some stages, and the median milliseconds of a query.
+    @property
+    def sides(self) -> str:
+        """Documents that decide, in words."""
+        return f"training{' and validation' if self.held_out else ''} {self.dataset.kind.words.document}s"
+
+    def _costs(self, some: Retriever, queries: Sequence[str]) -> tuple[int, float]:
+        """Bytes a page of a retriever, and the median milliseconds of a query.
 
         The time is the processor's, so that what else the machine does has no part in the choice.
         """
-        some = pool.only(weights)
         held = sum(array.nbytes for part in some.segments.parts for name, array in part.arrays.items() if "." in name)
         seconds = []
         for query in [queries[0], *queries[:_TIMED]]:
@@ -227,127 +240,59 @@ class RetrieverSteps:
             seconds.append(time.process_time() - started)
         return held // max(1, len(some)), 1000 * statistics.median(seconds[1:])
 
-    # -- encoding
-
-    @property
-    def _trained_counts(self) -> bool:
-        return not self.text
-
-    @cached_property
-    def _encoder_identity(self) -> Any:
-        return self.chosen.identity() if self.chosen.name != EMBEDDED else model_identity(EMBEDDED)
-
-    def _encoder(self) -> SentenceTransformer | None:
-        """The model that reads text whole: the run's own before finetuning, or MiniLM where that is too large."""
-        if self.chosen.name != EMBEDDED:
-            model = self.chosen.load()
-            if model.supports("text") and sum(weight.numel() for weight in model.parameters()) < LARGE:
-                return model
-        try:
-            return text_embedder()
-        except MissingExtraError as error:
-            self.log(f"No dense stages over texts: {error}")
-            return None
-
-    @cached_property
-    def pool(self) -> Retriever:
-        """All pages with every stage that there can be."""
-        table = self.dataset.tables["pages"].select_columns(["page_id", "document", "number", "label", "text"])
-        paths = [item["path"] for item in self.dataset.pages]
-        items = [
-            {
-                "id": one["page_id"],
-                "document": one["document"],
-                "page": one["number"],
-                "times" if self.dataset.kind.segmentations else "label": one["label"],
-                "path": path,
-                "text": one["text"],
-            }
-            for one, path in zip(table, paths, strict=True)
-        ]
-        if not self.text:
-            model = SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
-            _, pages = load_test(self.out / "embeddings" / "finetuned")
-            sees = DenseStage(model=model, reads="path", windows=False)
-            sees.encoder()
-            encoded = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
-            return Retriever.build(items, [sees], encoded=encoded, show_progress=False)
-        stages: list[Stage] = [LexicalStage(), LineStage(), ListingStage()]
-        reader = self._encoder()
-        if reader is None:
-            return Retriever.build(items, stages, show_progress=False)
-        dense, late = self._encode(reader, [item["text"] for item in items])
-        for stage in (
-            DenseStage(model=reader, overlap=OVERLAP),
-            LateStage(model=reader, overlap=OVERLAP, codec="int8", candidates=CANDIDATES),
-        ):
-            stage.encoder()
-            stages.append(stage)
-        return Retriever.build(items, stages, encoded={"dense": dense, "late": late}, show_progress=False)
-
-    def _encode(self, model: SentenceTransformer, texts: Sequence[str]) -> tuple[Packed, Packed]:
-        """Vectors of all pages' windows, and of all their tokens."""
-        both = _BothOf(model)
-        cut = window_cutter(both, prompt=(both.prompts or {}).get("document"), overlap=OVERLAP)
-        parts = [cut(text) for text in texts]
-        flat = [window for windows in parts for window in windows]
-        size = self.evaluation.batch_size
-        what = f"Encoding {len(flat):,} windows of {len(texts):,} {self.dataset.kind.words.page}s"
-        place = self.out / "embeddings" / "windows"
-        if not place.is_dir():
-            announce(what, flat, lambda few: both.encode_document(few, show_progress_bar=False), self.log)
-        made = encode_corpus(
-            both,
-            flat,
-            place,
-            label="Encoding whole pages",
-            unit="window",
-            chunk_size=_CHUNK,
-            dtype="float16",
-            weights=identity(model),
-            batch_size=size,
-        )
-        assert made.offsets is not None, "token vectors are ragged"
-        last = np.zeros(len(made.values), dtype=bool)
-        last[made.offsets[1:] - 1] = True
-        windows = Packed(values=made.values[last], dim=made.dim)
-        shorter = made.offsets - np.arange(len(made.offsets))
-        tokens = Packed(values=made.values[~last], offsets=shorter, dim=made.dim)
-        counts = list(map(len, parts))
-        return grouped(windows, counts), grouped(tokens, counts)
-
     # -- measuring
 
     def _measure(self, file: Path) -> dict[str, Any]:
         """What every rung finds for titles and questions, among held-out pages and among all."""
         result = self.steps.done["retriever"].result
-        chosen = Retriever.open(self.place)
         tests = self.tests()
         self.log(f"Measuring the retriever on {len(tests['titles'].queries):,} test queries")
-        pool = self.pool
-        weights = {one["name"]: one["weights"] for one in result["standings"]}
+        standings = [Standing(**one) for one in result["standings"]]
+        best = Standing(**result["chosen"])
+        if best.name not in [one.name for one in standings]:
+            standings.append(best)
         kept: dict[str, Any] = {}
-        encoded = self._asked_images(tests)
-        rungs = []
-        for name, test in tests.items():
-            scores = scored(pool, test)
-            for rung, some in weights.items():
-                if rung != result["name"]:
-                    kept |= _named(rung, name, measure(scores, some, test))
-            own: Scored = scored(chosen, test)
-            kept |= _named(result["name"], name, measure(own, result["weights"], test))
-            for rung, embedded in encoded.items():
+        costs: dict[str, list[Any]] = {}
+        chosen = Retriever.open(self.place)
+        for one in standings:
+            retriever = chosen if one.name == best.name else self.pools.pool(one.source).only(one.weights)
+            for name, test in tests.items():
+                kept |= _named(one.name, name, measure(scored(retriever, test), one.weights, test))
+            costs[one.name] = [*self._costs(retriever, tests["titles"].queries)]
+        for rung, embedded in self._alone(tests).items():
+            for name, test in tests.items():
                 queries = embedded[0] if not name.startswith("questions") else embedded[2]
                 found = score_search(cosine_search((queries, embedded[1]), test.rows), test)
                 kept |= _named(rung, name, found)
-        costs = {one["name"]: [one["bytes_per_page"], one["milliseconds"]] for one in result["standings"]}
-        costs |= {rung: [4 * embedded[1].shape[1], None] for rung, embedded in encoded.items()}
-        speed = self._costs(chosen, result["weights"], tests["titles"].queries)
-        costs[result["name"]] = [speed[0], speed[1]]
+            costs[rung] = [4 * embedded[1].shape[1], None]
+        scans = self._as_scans([one for one in standings if one.name in (LEXICAL, best.name)], best, tests, kept)
+        wall = []
+        for query in tests["titles"].queries[:_WALL]:
+            started = time.perf_counter()
+            chosen.search(query)
+            wall.append(1000 * (time.perf_counter() - started))
         with io.writing(file) as temporary, temporary.open("wb") as opened:
             np.savez(opened, **kept)
-        rungs = list(costs)
-        return {"rungs": rungs, "costs": costs}
+        spread = [float(np.percentile(wall, share)) for share in (50, 95)]
+        return {"rungs": list(costs), "costs": costs, "scans": scans, "wall": spread}
+
+    def _as_scans(
+        self, some: Sequence[Standing], best: Standing, tests: Mapping[str, TestSet], kept: dict[str, Any]
+    ) -> list[str]:
+        """Measure some retrievers with the held-out pages as recognised in their images."""
+        if not self.text or not self.settings.scans or best.reads != "text":
+            return []
+        texts = as_scans(self.dataset, self.chosen.recipe.model.get("language"), self.log)
+        if texts is None:
+            return []
+        pool = self.pools.make(best.source, texts=texts)
+        for one in some:
+            retriever = pool.only(one.weights)
+            for name, test in tests.items():
+                if not name.endswith("in all"):
+                    found = measure(scored(retriever, test), one.weights, test)
+                    kept |= _named(f"{one.name}, as scans", name, found)
+        return [one.name for one in some]
 
     def tests(self) -> dict[str, TestSet]:
         """Test queries by name: titles and questions, each among held-out pages and, with " in all", among all."""
@@ -360,10 +305,10 @@ class RetrieverSteps:
             made |= {"questions": asked, "questions in all": everywhere}
         return made
 
-    def _asked_images(self, tests: Mapping[str, TestSet]) -> dict[str, tuple[Any, Any, Any]]:
-        """Embeddings of titles, pages and questions of the models that read page images."""
+    def _alone(self, tests: Mapping[str, TestSet]) -> dict[str, tuple[Any, Any, Any]]:
+        """Embeddings of titles, pages and questions of the model alone, one vector a page, by the rung's name."""
         made = {}
-        sees = self.dataset.kind.words.sees
+        given = "first window" if self.dataset.as_text else f"{self.dataset.kind.words.sees}"
         for name, folder in (("base", "base"), ("finetuned", "finetuned")):
             queries, pages = load_test(self.out / "embeddings" / folder)
             asked = queries[:0]
@@ -374,7 +319,7 @@ class RetrieverSteps:
                     else SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
                 )
                 asked = model.encode_query(list(tests["questions"].queries), show_progress_bar=False)
-            made[f"dense on the {sees}, {name}"] = (queries, pages, asked)
+            made[f"dense on the {given}, {name}"] = (queries, pages, asked)
         return made
 
 

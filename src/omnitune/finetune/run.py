@@ -20,20 +20,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.preparation import check_outside
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
-from omnitune.finetune.dataset import kind_of_folder, prepare_step, read_pages
+from omnitune.finetune.dataset import as_given, kind_of_folder, prepare_step, read_pages
 from omnitune.finetune.fit import epochs_of, train_on
-from omnitune.finetune.measure import base_inputs, encode_test, has_text
+from omnitune.finetune.measure import base_inputs, encode_test, has_text, save_test
 from omnitune.finetune.questions import read_questions
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps
 from omnitune.finetune.results import RunResults, make_report
 from omnitune.finetune.retriever import RetrieverSteps
+from omnitune.finetune.scans import scans_of
 from omnitune.finetune.steps import Log, Steps, about, open_run
+from omnitune.finetune.windows import cut_pages, encode_windows, text_reader, unread_share
 from omnitune.model.dense import SentenceTransformer
 from omnitune.report.html import write_report
 from omnitune.report.results import Report
@@ -42,6 +46,15 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 9
 """Pages that are timed for the estimate, the first of them as a warm-up."""
+
+LEAST_UNREAD = 0.01
+"""Share of the texts behind the first windows from which it is worth a line."""
+
+_RECOGNISING = 0.5
+"""Seconds of one core that recognising a page takes (`modules.readers.text`)."""
+
+_QUERY = 0.05
+"""Seconds that measuring all rungs of the ladder takes a query."""
 
 _PASSES = 3.5
 """Forwards that a training step is worth: one forward, a backward of two, and some replay."""
@@ -142,9 +155,9 @@ def finetune(
         log(f"Model: {chosen.shown}. {chosen.why}")
         log(f"Settings: {Path(settings.source).name}")
         chosen.fetch()
-        dataset = prepare_step(steps, folder, settings, log)
+        dataset = as_given(prepare_step(steps, folder, settings, log), chosen)
         encode_with_base(steps, chosen, dataset, log)
-        encode_text_layer(steps, settings, dataset, log)
+        encode_text_layer(steps, chosen, dataset, log)
         train_on(steps, chosen, dataset, log, cost=training_cost(steps, settings, dataset))
         encode_with_trained(steps, settings, dataset, log)
         if reranker or distill:
@@ -177,40 +190,75 @@ def encode_with_base(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset
     place = steps.folder / "embeddings" / "base"
     loaded = cache(chosen.load)
     if not steps.holds("base", inputs):
-        estimate(loaded(), chosen.recipe, dataset, log)
+        estimate(loaded(), chosen, dataset, log)
     steps.run("read", inputs, lambda _: read_pages(loaded(), dataset, log))
-    steps.run("base", inputs, lambda _: _encode(loaded(), dataset, place, chosen.recipe, log, "base"), makes=[place])
+
+    def work(_: str) -> None:
+        if not (dataset.as_text and chosen.recipe.retriever.build):
+            _encode(loaded(), dataset, place, chosen.recipe, log, "base")
+            return
+        # The ladder reads every window: what the model alone sees of a page is the first of them.
+        model = text_reader(chosen)[0]
+        assert model is not None, "the embedded model is installed: it was asked for before"
+        pages = cut_pages(model, dataset.page_texts)
+        count, words = sum(map(len, pages)), dataset.kind.words
+        log(f"Encoding {count:,} windows of {len(pages):,} {words.page}s with the base model")
+        windows = steps.folder / "embeddings" / "windows"
+        made = encode_windows(model, pages, windows, batch_size=chosen.recipe.evaluation.batch_size)
+        save_test(place, np.asarray(model.encode_query(dataset.test_queries, show_progress_bar=False)), made.first)
+
+    steps.run("base", inputs, work, makes=[place])
 
 
-def estimate(model: SentenceTransformer, recipe: Recipe, dataset: DocumentDataset, log: Log) -> None:
-    """Say what reading, encoding and training will take, from the time of a few pages."""
+def estimate(model: SentenceTransformer, chosen: ModelChoice, dataset: DocumentDataset, log: Log) -> None:
+    """Say how much of the texts the model alone would not read, and what the run will take, from a few pages' time."""
+    recipe, pages = chosen.recipe, dataset.items
 
-    def seconds(pages: Sequence[Any]) -> float:
+    def seconds(model: SentenceTransformer, some: Sequence[Any]) -> float:
         started = time.perf_counter()
-        model.encode_document(list(pages), batch_size=recipe.evaluation.batch_size, show_progress_bar=False)
-        return (time.perf_counter() - started) / max(1, len(pages))
+        model.encode_document(list(some), batch_size=recipe.evaluation.batch_size, show_progress_bar=False)
+        return (time.perf_counter() - started) / max(1, len(some))
 
-    pages = dataset.pages
-    seconds(pages[:1])  # the first call is slower than all others
+    seconds(model, pages[:1])  # the first call is slower than all others
     sample = pages[1 - SAMPLE :]  # the last ones: an earlier run that was killed has read the first
-    first, again = seconds(sample), seconds(sample)  # what is read once is kept, so the second time is encoding alone
-    reading, encoding = max(0.0, first - again) * len(pages), again * len(pages)
+    first, again = seconds(model, sample), seconds(model, sample)  # what is read once is kept: this is encoding alone
+    reading, encoding = max(0.0, first - again) * len(pages), 2 * again * len(pages)
     rows = len(dataset.train)
     training = _PASSES * again * rows * (1 + recipe.negatives.count) / runtime.ranks() * epochs_of(recipe, rows)
+    choosing = 0.0
+    build = recipe.retriever.build and has_text(dataset.page_texts)
+    reader = text_reader(chosen)[0] if build else None
+    if reader is not None:
+        windows = cut_pages(reader, dataset.page_texts)
+        words, share = dataset.kind.words, unread_share(windows, dataset.page_texts)
+        if share > LEAST_UNREAD:
+            log(
+                f"{reader.max_seq_length} tokens, which the model reads at once, would leave {share:.0%} of the "
+                f"{words.text}s unread: {words.page}s are read in {sum(map(len, windows)):,} windows"
+            )
+        each = again if dataset.as_text else seconds(reader, [windows[-1][0]] * 4)
+        encoding += each * (sum(map(len, windows)) - (len(pages) if dataset.as_text else 0))
+        choosing = _QUERY * (4 * len(dataset.queries) + recipe.retriever.queries)
+        if scans_of(dataset):
+            held_out = len(dataset.pages_of("test"))
+            choosing += held_out * (_RECOGNISING / runtime.cores() + each * sum(map(len, windows)) / len(pages))
     log(
-        f"About {about(reading + 2 * encoding + training)} from here on: reading {about(reading)}, encoding "
-        f"{about(2 * encoding)}, training {about(training)}"
+        f"About {about(reading + encoding + training + choosing)} from here on: reading {about(reading)}, encoding "
+        f"{about(encoding)}, training {about(training)}, choosing and measuring a retriever {about(choosing)}"
     )
 
 
-def encode_text_layer(steps: Steps, recipe: Recipe, dataset: DocumentDataset, log: Log) -> None:
+def encode_text_layer(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: Log) -> None:
     """Encode the text layer with MiniLM, for the baseline; where that cannot be, the report says why."""
-    inputs = {"dataset": dataset.facts["fingerprint"], "wanted": "text" in recipe.evaluation.baselines}
+    recipe = chosen.recipe
+    # The embedded model is MiniLM: given texts, it is that baseline itself.
+    wanted = "text" in recipe.evaluation.baselines and not dataset.as_text
+    inputs = {"dataset": dataset.fingerprint, "wanted": wanted}
     place, words = steps.folder / "embeddings" / "text", dataset.kind.words
 
     def work(_: str) -> dict[str, Any]:
         shutil.rmtree(place, ignore_errors=True)
-        if "text" not in recipe.evaluation.baselines:
+        if not wanted:
             return {"encoded": False, "note": ""}
         if not has_text(dataset.page_texts):
             note = f"The {words.document}s have no {words.text}, so there is no baseline on it."
@@ -255,7 +303,9 @@ def training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> str
 def _encode(
     model: SentenceTransformer, dataset: DocumentDataset, place: Path, recipe: Recipe, log: Log, name: str
 ) -> None:
-    size, pages = recipe.evaluation.batch_size, dataset.pages
+    size, pages = recipe.evaluation.batch_size, dataset.items
+    if dataset.as_text:
+        pages = [windows[0] for windows in cut_pages(model, dataset.page_texts)]
     log(f"Encoding {len(pages):,} {dataset.kind.words.page}s with the {name} model")
     label = f"Encoding with the {name} model"
     encode_test(model, dataset.test_queries, pages, place, batch_size=size, label=label)

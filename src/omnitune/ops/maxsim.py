@@ -200,7 +200,10 @@ def _streamed(queries: Embeddings, documents: Embeddings) -> Tensor:
 
 
 def streamed_maxima(
-    queries: Tensor, read: Callable[[int, int], Tensor], offsets: NDArray[np.int64]
+    queries: Tensor,
+    read: Callable[[int, int], Tensor],
+    offsets: NDArray[np.int64],
+    scales: NDArray[Any] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Similarity of every query token to the closest token of a document, for documents that are read in order.
 
@@ -211,6 +214,8 @@ def streamed_maxima(
         read: Tokens of the documents from number `first` to `last`, one after another `(tokens, dim)`, of the dtype of
             `queries`.
         offsets: Where each document starts, and the end `(documents + 1,)`.
+        scales: Of every document token, where `read` gives vectors without it `(tokens,)`: a product with as many
+            numbers as query tokens, instead of one with as many as dimensions.
 
     Yields:
         Numbers of some documents that have tokens `(n,)`, ascending, and the maxima `(query tokens, n)`.
@@ -224,6 +229,8 @@ def streamed_maxima(
             filled = np.flatnonzero(np.diff(offsets[first : last + 1])) + first
             # Query tokens by document tokens: maxima then run along memory (1.4 ms, the other way 20 ms).
             similar = (queries @ read(first, last).T).numpy()
+            if scales is not None:
+                similar *= scales[int(offsets[first]) : int(offsets[last])]
             yield filled, np.maximum.reduceat(similar, offsets[filled] - offsets[first], axis=1)
         first = last
 

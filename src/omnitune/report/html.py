@@ -27,8 +27,7 @@ def render_report(report: Report) -> str:
         "sizes": plots.sizes_plot(report.sizes, report.metric, report.words.page) if report.sizes else "",
         "loss": plots.loss_plot(report.losses) if len(report.losses) > 1 else "",
     }
-    ladder = None if report.ladder is None else report.ladder.headline
-    main = ladder or report.headline
+    main = report.main
     return (
         _environment()
         .get_template("report.html")
@@ -36,7 +35,7 @@ def render_report(report: Report) -> str:
             report=report,
             main=main,
             verdict=_verdict(main),
-            claim=_claim(main, report.metric, report.words) if ladder is None else _ladder_claim(main, report),
+            claim=report.sentence,
             words=report.words,
             drawings={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704 - made by plots
             settings=_flat(report.run.settings),
@@ -116,30 +115,6 @@ def _verdict(contrast: Contrast) -> dict[str, str]:
     }
     text, look = words[contrast.verdict]
     return {"text": text, "look": look}
-
-
-def _claim(contrast: Contrast, metric: str, words: Words) -> str:
-    """One sentence that claims what the interval allows."""
-    found = f"{metric} {contrast.base.value:.3f} to {contrast.finetuned.value:.3f} on {contrast.queries:,} queries"
-    if contrast.verdict == "no measurable difference":
-        return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
-    direction = "better" if contrast.verdict == "better" else "worse"
-    seen = f"on {words.document}s it never saw in training"
-    return f"{found}: the finetuned model finds the right {words.page} {direction}, {seen}."
-
-
-def _ladder_claim(contrast: Contrast, report: Report) -> str:
-    """The sentence a manager needs: whether the chosen retriever is worth deploying instead of lexical search."""
-    assert report.ladder is not None
-    words, name = report.words, report.ladder.name
-    found = f"{report.metric} {contrast.finetuned.value:.3f} against {contrast.base.value:.3f} of lexical search"
-    seen = f"on {contrast.queries:,} queries to {words.document}s that no choice and no training saw"
-    if contrast.difference.low == contrast.difference.high == 0:
-        return f"Lexical search is enough for these {words.document}s: {report.ladder.why}"
-    if contrast.verdict == "no measurable difference":
-        return f"{found} {seen}: the interval covers zero, so this run does not show that {name} is worth its cost."
-    direction = "better" if contrast.verdict == "better" else "worse"
-    return f"{found} {seen}: the chosen retriever ({name}) finds the right {words.page} {direction}."
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

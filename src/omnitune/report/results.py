@@ -308,6 +308,42 @@ class Rung:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A trained candidate beside the best untrained one, on validation documents that its training did not see.
+
+    Attributes:
+        name: As shown.
+        value: NDCG@10, the mean of titles and questions.
+        difference: To the untrained one, over all queries.
+    """
+
+    name: str
+    value: float
+    difference: Interval
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A test query whose right page the chosen retriever did not put first.
+
+    Attributes:
+        query: Its text.
+        expected: The right page that it ranks best.
+        rank: Rank of that page.
+        lexical_rank: Rank of the best right page by lexical search; None where there is none.
+        first: The page that took its place.
+        why: What the two pages have of the query's words, in one sentence.
+    """
+
+    query: str
+    expected: Page
+    rank: int
+    lexical_rank: int | None
+    first: Page
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
     """From lexical search to the chosen retriever, on the same test queries.
 
@@ -319,6 +355,12 @@ class Ladder:
         queries: Test queries of titles.
         questions: Test questions.
         validation: What decided, in words: "200 titles of training documents".
+        asked: The same as `headline` on questions; None without them.
+        dense: The chosen retriever against the best of dense search alone, on titles and on questions.
+        scans: Chosen retriever and lexical search on held-out pages, their text layers against recognised images.
+        trained: Trained candidates on validation documents.
+        failures: Queries that the chosen retriever answers worst, worst first.
+        wall: Milliseconds of a query by the clock: half of them and 95% of them take no longer.
     """
 
     rungs: Sequence[Rung]
@@ -328,6 +370,12 @@ class Ladder:
     queries: int
     questions: int
     validation: str
+    asked: Contrast | None = None
+    dense: Sequence[Contrast] = ()
+    scans: Sequence[Contrast] = ()
+    trained: Sequence[Trial] = ()
+    failures: Sequence[Failure] = ()
+    wall: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,12 +424,60 @@ class Report:
     words: Words = PAGE_WORDS
     ladder: Ladder | None = None
 
+    @property
+    def main(self) -> Contrast:
+        """What the report claims first: lexical search against the chosen retriever, else base against finetuned."""
+        ladder = None if self.ladder is None else self.ladder.headline
+        return ladder or self.headline
+
+    @property
+    def sentence(self) -> str:
+        """The sentence that somebody who decides needs: whether it is worth deploying."""
+        return _finetuning_sentence(self) if self.main is self.headline else _ladder_sentence(self)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `json.dump`, images left out, the verdict put in."""
+        """Plain data for `json.dump`, images left out, the verdicts and the sentence put in."""
         plain = _plain(self)
         assert isinstance(plain, dict)
-        plain["verdict"] = self.headline.verdict
+        plain["verdict"], plain["sentence"] = self.main.verdict, self.sentence
+        plain["finetuning_verdict"] = self.headline.verdict
         return plain
+
+
+def _finetuning_sentence(report: Report) -> str:
+    contrast, words = report.headline, report.words
+    found = (
+        f"{report.metric} {contrast.base.value:.3f} to {contrast.finetuned.value:.3f} on {contrast.queries:,} queries"
+    )
+    if contrast.verdict == "no measurable difference":
+        return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
+    seen = f"on {words.document}s it never saw in training"
+    return f"{found}: the finetuned model finds the right {words.page} {contrast.verdict}, {seen}."
+
+
+def _ladder_sentence(report: Report) -> str:
+    """Say whether the chosen retriever is worth deploying instead of lexical search, on titles and on questions."""
+    ladder, words = report.ladder, report.words
+    assert ladder is not None and ladder.headline is not None
+    if ladder.headline.difference.low == ladder.headline.difference.high == 0:
+        return f"Lexical search is enough for these {words.document}s: {ladder.why}"
+    parts = []
+    for one, asked in ((ladder.headline, "titles"), (ladder.asked, "questions that people ask")):
+        if one is not None:
+            parts.append(
+                f"{one.verdict} on {one.queries:,} {asked} ({report.metric} {one.finetuned.value:.3f} against "
+                f"{one.base.value:.3f}, {one.difference.low:+.3f} to {one.difference.high:+.3f})"
+            )
+    verdicts = {one.verdict for one in (ladder.headline, ladder.asked) if one is not None}
+    advice = f"deploy {ladder.name}"
+    if verdicts <= {"no measurable difference"}:
+        advice = f"lexical search is enough, since {ladder.name} was not shown to be worth its cost"
+    elif "worse" in verdicts:
+        advice = "look at the queries below before deploying it"
+    return (
+        f"Against lexical search, on {words.document}s that no choice and no training saw, the chosen retriever is "
+        f"{' and '.join(parts)}: {advice}."
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -186,10 +186,11 @@ class LateIndex(SegmentedIndex):
 
         def decode(first: int, last: int) -> Tensor:
             here = slice(int(offsets[first]), int(offsets[last]))
-            return codec.decode({name: array[here] for name, array in _tokens(held).items()})
+            return codec.decode({name: array[here] for name, array in _tokens(held).items()}, scaled=False)
 
         assert asked.offsets is not None
-        return maxsim_blocks(torch.from_numpy(asked.values), asked.offsets, decode, offsets)
+        scales = held["scales"].astype(np.float32) if "scales" in held else None
+        return maxsim_blocks(torch.from_numpy(asked.values), asked.offsets, decode, offsets, scales)
 
     def _pooled(self, asked: Packed, part: Part) -> NDArray[np.float32]:
         held = self._arrays(part)
@@ -217,17 +218,19 @@ class LateIndex(SegmentedIndex):
             tokens = held["tokens_offsets"]
             starts_of, stops = tokens[here - starts[number]], tokens[here - starts[number] + 1]
             parts = _tokens(held)
+            some = [slice(int(a), int(b)) for a, b in zip(starts_of, stops, strict=True)]
+            kept = parts.pop("scales", None)
+            scales = None if kept is None else np.concatenate([kept[one] for one in some]).astype(np.float32)
 
-            def decode(
-                first: int, last: int, parts: dict[str, Array] = parts, a: Array = starts_of, b: Array = stops
-            ) -> Tensor:
+            def decode(first: int, last: int, parts: dict[str, Array] = parts, some: list[slice] = some) -> Tensor:
                 # Whole slices are copied; picking vectors one by one costs more than their products.
-                some = [slice(int(a[at]), int(b[at])) for at in range(first, last)]
                 return codec.decode(
-                    {name: np.concatenate([array[one] for one in some]) for name, array in parts.items()}
+                    {name: np.concatenate([array[one] for one in some[first:last]]) for name, array in parts.items()},
+                    scaled=False,
                 )
 
-            scores = maxsim_blocks(vectors, np.array([0, len(vectors)]), decode, offsets_of(stops - starts_of))
+            own = np.array([0, len(vectors)])
+            scores = maxsim_blocks(vectors, own, decode, offsets_of(stops - starts_of), scales)
             made[here] = scores[0]
         return made
 

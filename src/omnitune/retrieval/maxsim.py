@@ -15,6 +15,7 @@ def maxsim_blocks(
     query_offsets: NDArray[np.int64],
     decode: Callable[[int, int], Tensor],
     offsets: NDArray[np.int64],
+    scales: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Sum over a query's vectors of the largest product with a document's vectors.
 
@@ -23,6 +24,7 @@ def maxsim_blocks(
         query_offsets: Where each query starts, and the end `(queries + 1,)`.
         decode: Vectors of the documents from number `first` to `last`, one after another `(vectors, dim)`, float32.
         offsets: Where each document starts, and the end `(documents + 1,)`.
+        scales: See `streamed_maxima`.
 
     Returns:
         Scores `(queries, documents)`; -1e9 for documents without vectors.
@@ -35,7 +37,7 @@ def maxsim_blocks(
                [0., 1.]], dtype=float32)
     """
     made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY_DOCUMENT, dtype=np.float32)
-    for filled, best in streamed_maxima(queries, decode, offsets):
+    for filled, best in streamed_maxima(queries, decode, offsets, scales):
         made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=0)
     return made
 

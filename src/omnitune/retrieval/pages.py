@@ -1,14 +1,23 @@
 """Pages of a folder of documents as a retriever indexes them."""
 
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnitune import runtime
-from omnitune.documents.folder import kind_at, read_folder
+from omnitune.documents.folder import list_folder, read_folder
+from omnitune.documents.kinds import PAGES, Kind, segmentation_of
 from omnitune.documents.read.pages import Rendering
-from omnitune.inputs.image import load_image
+from omnitune.documents.reading import with_texts
+from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
-from omnitune.modules.readers.text import TextReader
+from omnitune.model.embedded import READERS, reader_of
+
+logger = logging.getLogger(__name__)
 
 
 def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool | None = None) -> list[dict[str, Any]]:
@@ -20,14 +29,24 @@ def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool
         show_progress: Whether to show a bar; None decides by the terminal.
 
     Returns:
-        Pages with `id` ("a.pdf#3"), `document`, `page`, `label` (as printed, or a segment's times), `path` (of the
+        Pages with `id` ("a.pdf#3"), `document`, `page`, `label` (as printed; of a segment `times`), `path` (of the
         image or the segment) and `text`.
 
     Raises:
         DatasetError: There are no documents, or none can be read.
     """
     place = runtime.cache_folder() / "documents" if store is None else store
-    documents, _ = read_folder(folder, place, Rendering(), show_progress=show_progress)
+    listing = list_folder(folder, "auto")
+    kind, usual = listing.kind, Rendering()
+    rendering = replace(usual, segments=segmentation_of(kind, "auto", usual.seconds))
+    documents, _ = read_folder(listing, place, rendering, show_progress=show_progress)
+    missing = [name for name in READERS[kind.modality].packages if importlib.util.find_spec(name) is None]
+    documents = with_texts(documents, place / "images", None if missing else partial(read_texts, kind=kind))
+    mute = sum(not page.text for document in documents for page in document.pages)
+    if mute and missing:
+        logger.warning(
+            "%d %ss have no text: %s, which would read them, is not installed", mute, kind.words.page, missing[0]
+        )
     made: list[dict[str, Any]] = []
     for document in documents:
         for page in document.pages:
@@ -36,25 +55,28 @@ def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool
                     "id": f"{document.name}#{page.number}",
                     "document": document.name,
                     "page": page.number,
-                    "label": page.label,
+                    "times" if kind.segmentations else "label": page.label,
                     "path": str((place / "images" / page.image).absolute()),
                     "text": page.text,
                 }
             )
-    _read_scans(made, folder)
     return made
 
 
-def _read_scans(pages: list[dict[str, Any]], folder: Path) -> None:
-    """Recognise the text of pages without a text layer, where a recogniser is installed."""
-    scans = [page for page in pages if not page["text"]]
-    if not scans or kind_at(folder / pages[0]["document"]).modality != "image":
-        return
-    reader = TextReader()
-    step = 4 * runtime.cores()
-    for start in range(0, len(scans), step):
-        some = scans[start : start + step]
-        for page, text in zip(
-            some, reader.read([load_image(page["path"], DEFAULT_POLICY) for page in some]), strict=True
-        ):
-            page["text"] = text
+def read_texts(paths: Sequence[Path], kind: Kind = PAGES, language: str | None = None) -> list[str]:
+    """Read the texts of page images, recordings or clips; what was read before is taken from the cache.
+
+    Args:
+        paths: Of one kind.
+        kind: Which.
+        language: Of the pages, or of the speech, as the reader names it; None takes English.
+    """
+    reader, texts, chunk = reader_of(kind.modality, language), list[str](), 4 * runtime.cores()
+    label = "Reading scanned pages" if kind is PAGES else f"Reading {kind.name}"
+    sampling = reader.sampling(kind.modality)
+    with runtime.progress_bar(label=label, total=len(paths), unit=kind.words.page) as bar:
+        for start in range(0, len(paths), chunk):
+            some = paths[start : start + chunk]
+            texts += reader.read([load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some])
+            bar.update(len(texts) - bar.n)
+    return texts

@@ -108,8 +108,13 @@ class TokenCodec:
             "centroids": np.concatenate(codes) if codes else np.zeros(0, np.uint16),
         }
 
-    def decode(self, arrays: Mapping[str, Array]) -> Tensor:
-        """Vectors `(vectors, dim)` float32 of the arrays that `encode` made, or of rows of them."""
+    def decode(self, arrays: Mapping[str, Array], *, scaled: bool = True) -> Tensor:
+        """Vectors `(vectors, dim)` float32 of the arrays that `encode` made, or of rows of them.
+
+        Args:
+            arrays: Such as of `encode`.
+            scaled: Whether vectors of "int8" are multiplied with their scales; else the reader does it.
+        """
         values = arrays["values"]
         if self.name in ("float32", "float16"):
             return torch.from_numpy(values).float()
@@ -117,7 +122,8 @@ class TokenCodec:
             signs: Tensor = _BYTES_TO_SIGNS[torch.from_numpy(values).int()].flatten(1)[:, : self.dim]
             return signs / float(self.dim**0.5)
         if self.name == "int8":
-            return torch.from_numpy(values).float() * torch.from_numpy(arrays["scales"]).float()[:, None]
+            made = torch.from_numpy(values).float()
+            return made * torch.from_numpy(arrays["scales"]).float()[:, None] if scaled else made
         weights = torch.from_numpy(self.tables["weights"])
         per_byte = 8 // self.bits
         shifts = torch.arange(per_byte) * self.bits

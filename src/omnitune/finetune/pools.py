@@ -1,0 +1,124 @@
+"""Retrievers with every stage that a model can serve, out of which candidates are made; nothing is encoded twice."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omnitune.documents.dataset import DocumentDataset
+from omnitune.finetune.choose import ModelChoice, loading
+from omnitune.finetune.measure import has_text, load_test, unit
+from omnitune.finetune.windows import OVERLAP, cut_pages, encode_windows, text_reader
+from omnitune.model.dense import SentenceTransformer
+from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.retriever import Retriever
+from omnitune.retrieval.stages import DenseStage, LateStage, LexicalStage, LineStage, ListingStage, Stage
+
+PROPOSED = 32
+"""Pages of a query that each stage proposes to late interaction: with those of lexical search as good on validation as
+all pages (docs/decisions/082)."""
+
+POOLED = 4
+"""Pooled vectors a page that propose pages to late interaction; 16 are no better beside lexical search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model behind dense stages.
+
+    Attributes:
+        reads: "text" (all windows of the texts, and their tokens) or "images" (one vector a page).
+        trained: Whether it is the run's finetuned model.
+    """
+
+    reads: str
+    trained: bool = False
+
+
+class Pools:
+    """The pools of a run.
+
+    Args:
+        chosen: Model and settings.
+        dataset: Pages.
+        out: Folder of the run.
+    """
+
+    def __init__(self, chosen: ModelChoice, dataset: DocumentDataset, out: Path) -> None:
+        self.chosen, self.dataset, self.out = chosen, dataset, out
+        self.text = has_text(dataset.page_texts)
+        self._made: dict[Source, Retriever] = {}
+
+    @cached_property
+    def _reader(self) -> tuple[SentenceTransformer | None, bool]:
+        return text_reader(self.chosen) if self.text else (None, False)
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """Those that there are, the untrained first."""
+        made = [Source(reads="text")] if self.text else []
+        images = [] if self.dataset.as_text else [Source(reads="images"), Source(reads="images", trained=True)]
+        own = [Source(reads="text", trained=True)] if self._reader[1] else []
+        return sorted([*made, *images, *own], key=lambda one: one.trained)
+
+    def pool(self, source: Source) -> Retriever:
+        """All pages with every stage of a source; made once."""
+        if source not in self._made:
+            self._made[source] = self.make(source)
+        return self._made[source]
+
+    def make(
+        self, source: Source, *, texts: Sequence[str] | None = None, only: Collection[int] | None = None
+    ) -> Retriever:
+        """Make a pool.
+
+        Args:
+            source: Of its dense stages.
+            texts: Of all pages, instead of the dataset's.
+            only: Rows whose windows are encoded; the others cannot be found by dense stages. None takes all.
+        """
+        texts = self.dataset.page_texts if texts is None else texts
+        items = self._items(texts)
+        words: list[Stage] = [LexicalStage(), LineStage(), ListingStage()] if self.text else []
+        if source.reads == "images":
+            folder = "finetuned" if source.trained else "base"
+            model = self._finetuned() if source.trained else self.chosen.load()
+            sees = DenseStage(model=model, reads="path", windows=False)
+            sees.encoder()
+            _, pages = load_test(self.out / "embeddings" / folder)
+            encoded = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
+            return Retriever.build(items, [*words, sees], encoded=encoded, show_progress=False)
+        reader = self._finetuned() if source.trained else self._reader[0]
+        if reader is None:
+            return Retriever.build(items, words, show_progress=False)
+        wanted = [text if only is None or row in only else "" for row, text in enumerate(texts)]
+        windows = encode_windows(
+            reader,
+            cut_pages(reader, wanted),
+            self.out / "embeddings" / "windows",
+            batch_size=self.chosen.recipe.evaluation.batch_size,
+        )
+        dense = DenseStage(model=reader, overlap=OVERLAP)
+        late = LateStage(model=reader, overlap=OVERLAP, codec="int8", pooled=POOLED, candidates=PROPOSED)
+        for stage in (dense, late):
+            stage.encoder()
+        encoded = {"dense": windows.dense, "late": windows.tokens}
+        return Retriever.build(items, [*words, dense, late], encoded=encoded, show_progress=False)
+
+    def _finetuned(self) -> SentenceTransformer:
+        return SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))
+
+    def _items(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        table = self.dataset.tables["pages"].select_columns(["page_id", "document", "number", "label"])
+        return [
+            {
+                "id": one["page_id"],
+                "document": one["document"],
+                "page": one["number"],
+                "times" if self.dataset.kind.segmentations else "label": one["label"],
+                "path": item["path"],
+                "text": text,
+            }
+            for one, item, text in zip(table, self.dataset.pages, texts, strict=True)
+        ]

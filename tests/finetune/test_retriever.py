@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
-from omnitune import Retriever
+from omnitune import CrossEncoder, Retriever
 from omnitune.documents.dataset import load
 from omnitune.errors import InputError
 from omnitune.finetune import retriever as steps_of
@@ -25,6 +25,7 @@ from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.rungs import describe_ladder
 from omnitune.finetune.steps import Done, Steps
 from omnitune.report.results import Ladder, Page
+from omnitune.retrieval.stages import RerankStage
 
 RECIPE = """
 prepare: {width: 200, test: [kitchen.pdf], workers: 1}
@@ -321,3 +322,31 @@ def test_held_out_pages_are_measured_as_scans(tmp_path, dataset, model, monkeypa
     said: list[str] = []
     monkeypatch.setattr(scans, "read_page_files", lambda *_: (_ for _ in ()).throw(InputError("no model for deu")))
     assert scans.as_scans(run.dataset, "deu", said.append) is None and "no model for deu" in said[-1]
+
+
+@pytest.mark.parametrize("budget", [500.0, 0.0])
+def test_a_reranker_is_a_candidate_within_its_budget(tmp_path, manuals, model, tiny_bert, monkeypatch, budget) -> None:
+    """The reranker knows every answer, all other candidates none."""
+    recipe = RECIPE.replace("test: [kitchen.pdf]", "test: [kitchen.pdf], validation: [garden.pdf]")
+    prepare(manuals, tmp_path / "data", recipe=parse_recipe(recipe, source="tiny.yaml"))
+    run = made(tmp_path / "out", tmp_path / "data", model, more="")
+    run.settings = replace(run.settings, milliseconds=budget)
+    CrossEncoder(str(tiny_bert), num_labels=1).save_pretrained(str(run.out / "reranker"))
+    run.steps.done["reranker"] = Done("key", 1.0, "tiny", fresh=False)
+    asked = run.dataset.validation
+    right = {text: {run.dataset.texts[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
+    original = steps_of.scored
+
+    def nothing(retriever: Retriever, test: Any) -> Any:
+        found, rows = original(retriever, test), np.array(test.rows)
+        return [(rows, {kind: np.where(np.isin(rows, pages), -1.0, 0.0) for kind in by_stage})
+                for (_, by_stage), pages in zip(found, test.relevant, strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(steps_of, "scored", nothing)
+    monkeypatch.setattr(RerankStage, "scores", lambda self, query, texts: np.array(
+        [float(text in right.get(query, ())) for text in texts], dtype=np.float32))  # fmt: skip
+    run.run()
+    opened = Retriever.open(run.place)
+    assert (opened.rerank is not None) == (budget > 0)
+    assert run.steps.done["retriever"].result["name"].endswith("reranked") == (budget > 0)
+    assert ladder_of(run).rungs

@@ -127,3 +127,7 @@ def main() -> None:
             raise
         console.error(f"standard output: {error.strerror}")
         os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,21 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from omnitune import io
 from omnitune.documents.dataset import FACTS, load
 from omnitune.errors import InputError
-from omnitune.evaluation.ranking import Hits
-from omnitune.finetune.measure import METRIC, METRIC_SHOWN, OTHERS, Search, TestSet, contrast, interval, score_search
+from omnitune.finetune.candidates import found_search
+from omnitune.finetune.measure import METRIC, METRIC_SHOWN, OTHERS, TestSet, contrast, interval, score_search
 from omnitune.finetune.questions import Question, read_questions
 from omnitune.finetune.recipe import Evaluation
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import LexicalStage
-
-DEPTH = 100
-"""Pages of a question that are looked at; a right page behind them counts as not found."""
 
 
 def evaluate_questions(
@@ -54,8 +48,7 @@ def evaluate_questions(
     opened = Retriever.open(retriever)
     files = [questions] if isinstance(questions, str | Path) else questions
     asked = [one for file in files for one in read_questions(file)]
-    parts = opened.segments.starts()
-    row_of = {name: int(parts[part]) + row for name, (part, row) in opened.segments.ids().items()}
+    row_of = rows_of(opened)
     known = [one for one in asked if row_of.keys() >= set(one.pages)]
     if not known:
         raise InputError(
@@ -67,8 +60,8 @@ def evaluate_questions(
     lexical = Retriever.build([{"id": name, "text": text} for name, text in texts.items()], [LexicalStage()])
     results = []
     for about, some in _groups(known, dataset).items():
-        test = _test(some, {name: number for number, name in enumerate(row_of)})
-        own, words = (score_search(_search(one, test, list(row_of)), test) for one in (opened, lexical))
+        own, words = (score_search(found_search(one, _test(some, one)), _test(some, one)) for one in (opened, lexical))
+        test = _test(some, opened)
         found = contrast(words, own, test, settings, label=about, dim=0)
         spread = interval(own.metrics[METRIC], test, settings)
         results.append(
@@ -104,28 +97,18 @@ def _groups(questions: Sequence[Question], dataset: str | Path | None) -> dict[s
     return made
 
 
-def _test(questions: Sequence[Question], number: dict[str, int]) -> TestSet:
-    relevant = [sorted({number[page] for page in one.pages}) for one in questions]
+def _test(questions: Sequence[Question], retriever: Retriever) -> TestSet:
+    row_of = rows_of(retriever)
+    relevant = [sorted({row_of[page] for page in one.pages}) for one in questions]
     return TestSet(
         queries=[one.text for one in questions],
         relevant=relevant,
-        rows=list(range(len(number))),
+        rows=sorted(row_of.values()),
         clusters=[pages[0] for pages in relevant],
     )
 
 
-def _search(retriever: Retriever, test: TestSet, names: Sequence[str]) -> Search:
-    """What a retriever finds, reranker included."""
-    number = {name: place for place, name in enumerate(names)}
-    depth = min(DEPTH, len(names))
-
-    def search(block: slice) -> Hits:
-        queries = list(test.queries[block])
-        rows = np.zeros((len(queries), depth), dtype=np.int64)
-        scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-        for query, hits in enumerate(retriever.search(queries, top_k=depth)):
-            for place, hit in enumerate(hits):
-                rows[query, place], scores[query, place] = number[hit.id], -place
-        return Hits(torch.from_numpy(scores), torch.from_numpy(rows))
-
-    return search
+def rows_of(retriever: Retriever) -> dict[str, int]:
+    """Row of every page that is there, by its id."""
+    starts = retriever.segments.starts()
+    return {name: int(starts[part]) + row for name, (part, row) in retriever.segments.ids().items()}

@@ -36,6 +36,9 @@ which match lines, do not decide against questions, which do not."""
 _FEWEST = 10
 """Validation questions below which titles decide alone."""
 
+DEPTH = 100
+"""Pages of a query that are looked at where a retriever is asked as a user asks it."""
+
 Scored = list[tuple[NDArray[np.int64], dict[str, Scores]]]
 """Of every query, its candidate pages and every stage's scores of them."""
 
@@ -127,6 +130,7 @@ class Standing:
         bytes_per_page: What a page takes in the index.
         milliseconds: Median time of a query.
         within: Whether that is inside the budgets.
+        rerank: Whether the run's reranker orders the first pages anew.
     """
 
     name: str
@@ -142,6 +146,7 @@ class Standing:
     bytes_per_page: int
     milliseconds: float
     within: bool
+    rerank: bool = False
 
     @property
     def source(self) -> Source:
@@ -180,6 +185,25 @@ def fused_search(scores: Scored, weights: Mapping[str, float], test: TestSet) ->
     return search
 
 
+def found_search(retriever: Retriever, test: TestSet) -> Search:
+    """Rank the documents of a test as a retriever finds them, reranker included; pages behind `DEPTH` are not found."""
+    entries = [retriever.segments.entry(row) for row in test.rows]
+    column = {entry["id"]: place for place, entry in enumerate(entries)}
+    where = {"document": sorted({entry["document"] for entry in entries})}
+    depth = min(DEPTH, len(test.rows))
+
+    def search(block: slice) -> Hits:
+        queries = list(test.queries[block])
+        rows = np.zeros((len(queries), depth), dtype=np.int64)
+        scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
+        for query, hits in enumerate(retriever.search(queries, depth, where)):
+            kept = [column[hit.id] for hit in hits if hit.id in column]
+            rows[query, : len(kept)], scores[query, : len(kept)] = kept, -np.arange(len(kept))
+        return Hits(torch.from_numpy(scores), torch.from_numpy(rows))
+
+    return search
+
+
 def measure(scores: Scored, weights: Mapping[str, float], test: TestSet) -> QueryMetrics:
     """Metrics of every query under some weights."""
     return score_search(fused_search(scores, weights, test), test)
@@ -212,21 +236,38 @@ def stand(
         if best is None or value > best[0] + 1e-6:
             best = value, weights, found
     assert best is not None, "there is at least one combination"
-    value, weights, found = best
-    clusters = [cluster for test in tests.values() for cluster in test.clusters]
+    return judged(candidate.name, candidate.source, best[1], best[2], tests, baseline, evaluation, costs, settings)
+
+
+def judged(
+    name: str,
+    source: Source,
+    weights: dict[str, float],
+    found: Mapping[str, NDArray[np.float64]],
+    tests: Mapping[str, TestSet],
+    baseline: Mapping[str, NDArray[np.float64]],
+    evaluation: Evaluation,
+    costs: tuple[int, float],
+    settings: Retrieving,
+    *,
+    rerank: bool = False,
+) -> Standing:
+    """How a retriever stands that found this: NDCG@10 by set of queries, query by query; all else as in `stand`."""
     contrast = paired_bootstrap(
         np.concatenate([baseline[name] for name in tests]),
         np.concatenate([found[name] for name in tests]),
-        clusters=clusters,
+        clusters=[cluster for test in tests.values() for cluster in test.clusters],
         resamples=evaluation.resamples,
         confidence=evaluation.confidence,
         seed=evaluation.seed,
     )
+    value = float(np.mean([values.mean() for values in found.values()]))
     size, speed = costs
     return Standing(
-        name=candidate.name,
-        reads=candidate.source.reads,
-        trained=candidate.source.trained,
+        name=name,
+        reads=source.reads,
+        trained=source.trained,
+        rerank=rerank,
         weights=weights,
         value=value,
         titles=float(found["titles"].mean()) if "titles" in found else value,

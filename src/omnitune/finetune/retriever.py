@@ -31,6 +31,8 @@ from omnitune.finetune.candidates import (
     candidates_for,
     choose_standing,
     deciding,
+    found_search,
+    judged,
     measure,
     replacing,
     scored,
@@ -53,6 +55,7 @@ from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
 from omnitune.retrieval.retriever import Retriever
+from omnitune.retrieval.stages import RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ class RetrieverSteps:
             "questions": asked,
             # Only a retriever that could use the finetuned model changes with it.
             "train": self.steps.done["train"].key if self.held_out or not self.text else None,
+            "reranker": self.steps.done["reranker"].key if "reranker" in self.steps.done and self.held_out else None,
         }
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
         inputs = {
@@ -131,6 +135,7 @@ class RetrieverSteps:
                 best, why = replacing(best, why, trained)
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
+        retriever.rerank = self._reranker() if best.rerank else None
         shutil.rmtree(self.place, ignore_errors=True)
         retriever.save(self.place)
         return {
@@ -165,7 +170,31 @@ class RetrieverSteps:
             if source.trained:
                 pool = self.pools.make(source, only=rows)
                 standings += self._standings(self._candidates(source, pool), tests, baseline, pool)
+        if "reranker" in self.steps.done and not self._reranker().model.supports(self.dataset.kind.modality):
+            standings += self._reranked(best, tests, baseline)
         return standings
+
+    def _reranker(self) -> RerankStage:
+        model = load_encoder(self.out / "reranker")
+        return RerankStage(model=model, depth=self.chosen.recipe.reranker.depth)
+
+    def _reranked(
+        self, best: Standing, tests: Mapping[str, TestSet], baseline: Mapping[str, NDArray[np.float64]]
+    ) -> list[Standing]:
+        """The run's reranker behind the best untrained candidate, where the recipe has the time for it."""
+        own = self.pools.pool(best.source).only(best.weights)
+        own.rerank = self._reranker()
+        name, costs = f"{best.name}, reranked", self._costs(own, next(iter(tests.values())).queries)
+        if costs[1] > self.settings.milliseconds:
+            self.log(f"  {name}: not measured, because it takes {costs[1]:,.0f} ms a query of "
+                     f"{self.settings.milliseconds:,.0f} that the recipe allows")  # fmt: skip
+            return []
+        found = {name: score_search(found_search(own, test), test).metrics[METRIC] for name, test in tests.items()}
+        standing = judged(name, best.source, best.weights, found, tests, baseline, self.evaluation, costs,
+                          self.settings, rerank=True)  # fmt: skip
+        self.log(f"  {name}: {standing.value:.3f} ({standing.low:+.3f} to {standing.high:+.3f} against it), "
+                 f"{standing.milliseconds:.0f} ms a query")  # fmt: skip
+        return [standing]
 
     def _standings(
         self,
@@ -257,7 +286,11 @@ class RetrieverSteps:
         for one in standings:
             retriever = chosen if one.name == best.name else self.pools.pool(one.source).only(one.weights)
             for name, test in tests.items():
-                kept |= _named(one.name, name, measure(scored(retriever, test), one.weights, test))
+                if one.rerank:
+                    found = score_search(found_search(retriever, test), test)
+                else:
+                    found = measure(scored(retriever, test), one.weights, test)
+                kept |= _named(one.name, name, found)
             costs[one.name] = [*self._costs(retriever, tests["titles"].queries)]
         for rung, embedded in self._alone(tests).items():
             for name, test in tests.items():

@@ -222,7 +222,9 @@ def estimate(model: SentenceTransformer, chosen: ModelChoice, dataset: DocumentD
     seconds(model, pages[:1])  # the first call is slower than all others
     sample = pages[1 - SAMPLE :]  # the last ones: an earlier run that was killed has read the first
     first, again = seconds(model, sample), seconds(model, sample)  # what is read once is kept: this is encoding alone
-    reading, encoding = max(0.0, first - again) * len(pages), 2 * again * len(pages)
+    # Texts are not read again: what the first time took more is noise.
+    reading = 0.0 if dataset.as_text else max(0.0, first - again) * len(pages)
+    encoding = 2 * again * len(pages)
     rows = len(dataset.train)
     training = _PASSES * again * rows * (1 + recipe.negatives.count) / runtime.ranks() * epochs_of(recipe, rows)
     choosing = 0.0

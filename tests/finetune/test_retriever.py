@@ -15,9 +15,10 @@ from omnitune.documents.dataset import load
 from omnitune.errors import InputError
 from omnitune.finetune import retriever as steps_of
 from omnitune.finetune import scans, windows
-from omnitune.finetune.candidates import Standing, choose_standing, replacing
+from omnitune.finetune.candidates import Standing, _Grid, choose_standing, measure, replacing
 from omnitune.finetune.choose import choose
 from omnitune.finetune.dataset import prepare
+from omnitune.finetune.measure import TestSet
 from omnitune.finetune.pools import Pools, Source
 from omnitune.finetune.questions import Question, question_set, read_questions
 from omnitune.finetune.recipe import parse_recipe
@@ -339,7 +340,7 @@ def test_a_reranker_is_a_candidate_within_its_budget(tmp_path, manuals, model, t
 
     def nothing(retriever: Retriever, test: Any) -> Any:
         found, rows = original(retriever, test), np.array(test.rows)
-        return [(rows, {kind: np.where(np.isin(rows, pages), -1.0, 0.0) for kind in by_stage})
+        return [(rows, {kind: np.where(np.isin(rows, pages), -1.0, 0.5) for kind in by_stage})
                 for (_, by_stage), pages in zip(found, test.relevant, strict=True)]  # fmt: skip
 
     monkeypatch.setattr(steps_of, "scored", nothing)
@@ -350,3 +351,18 @@ def test_a_reranker_is_a_candidate_within_its_budget(tmp_path, manuals, model, t
     assert (opened.rerank is not None) == (budget > 0)
     assert run.steps.done["retriever"].result["name"].endswith("reranked") == (budget > 0)
     assert ladder_of(run).rungs
+
+
+def test_weights_are_tried_on_what_is_measured_in_the_end() -> None:
+    random = np.random.default_rng(3)
+    rows = list(range(2, 40))
+    relevant = [sorted(random.choice(rows, 2, replace=False)) for _ in range(30)]
+    test = TestSet(queries=["q"] * 30, rows=rows, relevant=relevant, clusters=range(30))
+    stages = {"late": 1.0, "lexical": 1.0, "lines": 1.0}
+    scores = []
+    for _ in test.queries:
+        some = np.sort(random.choice(rows, 20, replace=False))
+        scores.append((some, {kind: random.normal(size=20).astype(np.float32) for kind in stages}))
+    grid = _Grid(scores, stages, test)
+    for weights in ({"late": 1.0}, {"late": 1.0, "lexical": 0.25}, {"late": 1.0, "lexical": 0.0, "lines": 2.0}):
+        assert grid.mean_ndcg(weights) == pytest.approx(measure(scores, weights, test).mean("ndcg@10"), abs=1e-6)

@@ -1,10 +1,12 @@
 """The pipeline on tiny manuals: what it leaves, and that it never does twice what it did once."""
 
+import dataclasses
 import errno
 import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import Retriever, SentenceTransformer
 from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
-from omnitune.finetune import fit, train
+from omnitune.finetune import fit, train, windows
 from omnitune.finetune import run as pipeline
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.io import locked
@@ -212,7 +214,7 @@ def test_improved_queries_are_shown_with_their_pages(out, manuals, model):
     np.save(path, -np.load(path))
     pipeline.finetune(manuals, out, model=str(model), recipe=recipe())
     found = numbers(out)
-    assert found["verdict"] == "better"
+    assert found["finetuning_verdict"] == "better"
     assert len(found["improved"]) == 5
     first = found["improved"][0]
     assert first["expected"]["document"] == first["base_first"]["document"] == "kitchen.pdf"
@@ -441,3 +443,32 @@ def test_the_steps_one_by_one(manuals, model, tmp_path):
     assert found["results"][0]["metrics"]["NDCG@10"] == pytest.approx(whole.report.headline.finetuned.value)
     evaluate(trained, tmp_path / "dataset", tmp_path / "numbers.json")
     assert json.loads((tmp_path / "numbers.json").read_text()) == {**found, "model": str(trained)}
+
+
+def test_a_model_of_texts_reads_no_image(manuals, model, tmp_path, monkeypatch):
+    """Every window is encoded once with the base model; the first of a page is what the model alone sees of it."""
+    monkeypatch.setattr(pipeline, "as_given", lambda dataset, _: dataclasses.replace(dataset, as_text=True))
+    encoded: list[str] = []
+    original = windows.BothOf.encode_document
+
+    def watched(self: Any, inputs: Any, **options: Any) -> Any:
+        encoded.extend(inputs)
+        return original(self, inputs, **options)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(windows.BothOf, "encode_document", watched)
+    monkeypatch.setattr("omnitune.modules.readers.text.TextReader.text_of", never)
+    said: list[str] = []
+    settings = recipe(evaluation=("evaluation:", "retriever: {scans: false}\nevaluation:"))
+    outcome = pipeline.finetune(manuals, tmp_path / "out", model=str(model), recipe=settings, log=said.append)
+    base = [text for text in encoded if text]
+    assert len(base) == len(set(base))
+    assert {"first window of the text layer"} <= {one.reads for one in outcome.report.systems}
+    ladder = outcome.report.ladder
+    assert ladder is not None and "dense on the first window, finetuned" in {one.name for one in ladder.rungs}
+    assert any("windows of 20 pages with the base model" in line for line in said)
+    before = len(encoded)
+    pipeline.finetune(manuals, tmp_path / "out", model=str(model), recipe=settings)
+    assert len(encoded) == before

@@ -229,14 +229,45 @@ def stand(
         costs: Bytes a page and milliseconds a query.
         settings: The budgets.
     """
-    best: tuple[float, dict[str, float], dict[str, NDArray[np.float64]]] | None = None
-    for weights in candidate.weights():
-        found = {name: measure(scores[name], weights, test).metrics[METRIC] for name, test in tests.items()}
-        value = float(np.mean([values.mean() for values in found.values()]))
-        if best is None or value > best[0] + 1e-6:
-            best = value, weights, found
-    assert best is not None, "there is at least one combination"
-    return judged(candidate.name, candidate.source, best[1], best[2], tests, baseline, evaluation, costs, settings)
+    grids = [_Grid(scores[name], candidate.stages, test) for name, test in tests.items()]
+    best, weights = -1.0, candidate.stages
+    for some in candidate.weights():
+        value = float(np.mean([grid.mean_ndcg(some) for grid in grids]))
+        if value > best + 1e-6:
+            best, weights = value, some
+    found = {name: measure(scores[name], weights, test).metrics[METRIC] for name, test in tests.items()}
+    return judged(candidate.name, candidate.source, weights, found, tests, baseline, evaluation, costs, settings)
+
+
+class _Grid:
+    """NDCG@10 under many weights: what they weigh is computed once, as tables `(queries, pages)` of every stage."""
+
+    def __init__(self, scores: Scored, stages: Mapping[str, float], test: TestSet) -> None:
+        place = np.full(max(test.rows) + 1, -1)
+        place[list(test.rows)] = np.arange(len(test.rows))
+        shape = len(scores), len(test.rows)
+        self.tables = {kind: np.zeros(shape, dtype=np.float32) for kind in stages}
+        self.absent = np.ones(shape, dtype=bool)
+        fusion = Fusion(weights=stages)
+        for number, (rows, by_stage) in enumerate(scores):
+            columns = place[rows]
+            self.absent[number, columns] = False
+            for kind, part in fusion.parts(by_stage).items():
+                self.tables[kind][number, columns] = part
+        self.right = np.zeros(shape, dtype=np.float32)
+        for number, pages in enumerate(test.relevant):
+            self.right[number, place[list(pages)]] = 1.0
+        self.discounts = 1 / np.log2(np.arange(2, 12))
+        counts = np.minimum(self.right.sum(axis=1).astype(int), 10)
+        self.ideal = np.concatenate([[0.0], np.cumsum(self.discounts)])[counts]
+
+    def mean_ndcg(self, weights: Mapping[str, float]) -> float:
+        """The mean over queries."""
+        total = sum(np.float32(weight) * self.tables[kind] for kind, weight in weights.items())
+        total = np.where(self.absent, -np.inf, total)
+        top = torch.from_numpy(total).topk(min(10, total.shape[1]), dim=1)
+        gains = np.take_along_axis(self.right, top.indices.numpy(), axis=1) * np.isfinite(top.values.numpy())
+        return float(((gains @ self.discounts[: gains.shape[1]]) / self.ideal).mean())
 
 
 def judged(

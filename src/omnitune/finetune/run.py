@@ -193,10 +193,10 @@ def encode_with_base(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset
         estimate(loaded(), chosen, dataset, log)
     steps.run("read", inputs, lambda _: read_pages(loaded(), dataset, log))
 
-    def work(_: str) -> None:
+    def work(_: str) -> int:
         if not (dataset.as_text and chosen.recipe.retriever.build):
             _encode(loaded(), dataset, place, chosen.recipe, log, "base")
-            return
+            return len(dataset.pages)
         # The ladder reads every window: what the model alone sees of a page is the first of them.
         model = text_reader(chosen)[0]
         assert model is not None, "the embedded model is installed: it was asked for before"
@@ -206,6 +206,7 @@ def encode_with_base(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset
         windows = steps.folder / "embeddings" / "windows"
         made = encode_windows(model, pages, windows, batch_size=chosen.recipe.evaluation.batch_size)
         save_test(place, np.asarray(model.encode_query(dataset.test_queries, show_progress_bar=False)), made.first)
+        return count
 
     steps.run("base", inputs, work, makes=[place])
 
@@ -296,7 +297,8 @@ def encode_with_trained(
 
 def training_cost(steps: Steps, recipe: Recipe, dataset: DocumentDataset) -> str:
     """Estimate from the time that encoding took; the ranks of a distributed run share the pages."""
-    each = steps.done["base"].seconds / max(1, len(dataset.pages))
+    base = steps.done["base"]
+    each = base.seconds / max(1, base.result or len(dataset.pages))
     rows = len(dataset.train)
     pages = rows * (1 + recipe.negatives.count) / runtime.ranks()
     return f": about {about(_PASSES * each * pages * epochs_of(recipe, rows))}"

@@ -291,7 +291,16 @@ class Fusion:
     def __call__(self, scores: Mapping[str, Scores]) -> Scores:
         """Fuse the scores `(candidates,)` of every stage; `MISSING` counts as the stage's lowest."""
         total: Scores | None = None
-        for kind, weight in self.weights.items():
+        for kind, part in self.parts(scores).items():
+            added = (self.weights[kind] * part).astype(np.float32)
+            total = added if total is None else total + added
+        assert total is not None, "weights are not empty"
+        return total
+
+    def parts(self, scores: Mapping[str, Scores]) -> dict[str, NDArray[np.float64]]:
+        """What is weighed: the scores `(candidates,)` of every stage, made comparable."""
+        made = {}
+        for kind in self.weights:
             found = scores[kind].astype(np.float64)
             there = found > MISSING
             found[~there] = found[there].min() if there.any() else 0.0
@@ -304,10 +313,8 @@ class Fusion:
                 part = np.where(there, 1 / (self.k + ranks), 0.0)
             else:
                 part = (found - found.mean()) / (found.std() + 1e-9) if len(found) else found
-            added = (weight * part).astype(np.float32)
-            total = added if total is None else total + added
-        assert total is not None, "weights are not empty"
-        return total
+            made[kind] = part
+        return made
 
 
 @dataclass(kw_only=True)

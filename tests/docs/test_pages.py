@@ -1,5 +1,6 @@
 """Pages say what is so: their Python runs, their commands parse, the errors they explain exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer.main
 from datasets import Dataset
 from PIL import Image
 
+from fixtures.tiny_pdfs import write_folder
 from omnitune import Retriever, SentenceTransformer
 from omnitune.cli.main import app
 from omnitune.retrieval.stages import DenseStage, LexicalStage
@@ -67,6 +69,19 @@ def test_python_runs(
     }.items():
         code = code.replace(shown, str(tiny))
     exec(compile(code, "page", "exec"), {"__name__": "__main__"})  # noqa: S102 - the pages are ours
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "manuals", ["kitchen", "workshop"])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), path.name, "exec"), names)  # noqa: S102 - the notebooks are ours
+    if "after" in names:
+        assert names["after"] >= names["before"]
 
 
 @pytest.mark.parametrize("code", blocks("bash"))

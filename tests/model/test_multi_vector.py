@@ -94,6 +94,12 @@ def test_a_pool_of_processes_gives_the_same(model: MultiVectorEncoder) -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_the_embedded_model_gives_its_text_route(minilm: Path) -> None:
+    late = MultiVectorEncoder.from_dense("embedded", device="cpu")
+    scores = late.similarity(late.encode_query(["how often"]), late.encode_document(["weekly", "an oven"]))
+    assert scores[0, 0] > scores[0, 1]
+
+
 def test_what_cannot_work_is_said(model: MultiVectorEncoder, tiny_bert: Path, tiny_clip: Path) -> None:
     with pytest.raises(InputError, match="convert_to_tensor: expected nothing"):
         model.encode(["a"], convert_to_tensor=True)

@@ -19,6 +19,7 @@ from omnitune.model.dense import DOCUMENT_PROMPTS, SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, Family
 from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
+from omnitune.modules.router import Router
 from omnitune.modules.token_pooling import BaseTokenPooling
 from omnitune.ops import token_similarity
 from omnitune.ops.similarity import SimilarityFunction
@@ -124,12 +125,15 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             InputError: It has no token vectors, as a model of two towers has none.
         """
         dense = SentenceTransformer(model) if isinstance(model, str) else model
-        if getattr(dense.input_module, "module_output_name", None) != "token_embeddings":
-            raise InputError(
-                f"model: expected an encoder that makes token vectors, got {type(dense.input_module).__name__}"
-            )
+        modules = list(dense.children())
+        if (
+            isinstance(modules[0], Router) and "text" in modules[0].sub_modules
+        ):  # others read pages for the same text encoder
+            modules = list(modules[0].sub_modules["text"])
+        if getattr(modules[0], "module_output_name", None) != "token_embeddings":
+            raise InputError(f"model: expected an encoder that makes token vectors, got {type(modules[0]).__name__}")
         return cls(
-            modules=late_formats.token_level(list(dense.children())),
+            modules=late_formats.token_level(modules),
             **{"prompts": dict(dense.prompts), "default_prompt_name": dense.default_prompt_name, **kwargs},
         )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnitune.documents.queries.captions import Caption, caption_files, overlapped, parse, read_captions, seconds
+from omnitune.documents.queries.captions import SIDECARS, Caption, caption_files, overlapped, read_captions, seconds
 from omnitune.errors import DocumentError
 
 SRT = """1
@@ -44,7 +44,7 @@ def paths(folder: Path, names: list[str]) -> dict[str, Path]:
 
 
 def found(text: str, suffix: str) -> list[tuple[str, float, float]]:
-    return [(one.text, one.start, one.end) for one in parse(text, suffix)]
+    return [(one.text, one.start, one.end) for one in SIDECARS[suffix](text)]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
@@ -55,6 +55,12 @@ def test_srt(ending: str) -> None:
 
 def test_vtt() -> None:
     assert found(VTT, ".vtt") == [("The pump leaks", 1.0, 3.5)]
+
+
+def test_cues_without_a_blank_line_between_them() -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\nOne\n2\n00:00:02,000 --> 00:00:03,000\nTwo\n"
+    assert found(text, ".srt") == [("One", 1.0, 2.0), ("Two", 2.0, 3.0)]
+    assert found(text.replace("1\n", "", 1).replace("2\n", "", 1), ".vtt") == found(text, ".srt")
 
 
 def test_txt_is_a_caption_a_line_of_the_whole() -> None:

@@ -15,7 +15,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +26,6 @@ from omnitune.errors import DocumentError
 MANIFESTS = ("captions", "manifest", "metadata")
 """Names of the files that hold captions of a whole folder, ending in `.csv` or `.jsonl`."""
 
-SIDECARS = (".txt", ".srt", ".vtt")
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "video")
 TEXT_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
 
@@ -109,34 +108,41 @@ def caption_files(folder: Path, paths: Mapping[str, Path]) -> list[Path]:
     return [*_manifests(folder), *(path for path, _ in _sidecars(paths))]
 
 
-def parse(text: str, suffix: str) -> Iterator[Caption]:
-    """Captions out of the text of a file beside a recording or clip.
+def lines(text: str) -> Iterator[Caption]:
+    """Captions of a text file: one a line, each of the whole recording or clip."""
+    yield from (Caption(text=line) for line in map(_plain, text.splitlines()) if line)
 
-    Args:
-        text: Of the file.
-        suffix: `.txt`, `.srt` or `.vtt`.
+
+def subtitles(text: str) -> Iterator[Caption]:
+    """Captions of subtitles, SubRip or WebVTT, with their times.
 
     Raises:
-        DocumentError: Subtitles without a single cue, or with a time that is none.
+        DocumentError: There is not a single cue, or one has a time that is none.
     """
-    if suffix == ".txt":
-        yield from (Caption(text=line) for line in map(_plain, text.splitlines()) if line)
-        return
-    cues = 0
-    for cue in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
-        lines = cue.split("\n")
-        place = next((index for index, line in enumerate(lines) if _TIMES.match(line)), None)
-        if place is None:
-            continue  # the header, a note, a style
-        cues += 1
-        times = _TIMES.match(lines[place])
-        assert times is not None
-        spoken = _plain(" ".join(_SPEAKER.sub("", line) for line in lines[place + 1 :]))
-        start, end = seconds(times[1]), seconds(times[2])
-        if spoken and end > start:
-            yield Caption(text=spoken, start=start, end=end)
+    cues: list[tuple[str, str, list[str]]] = []
+    spoken: list[str] | None = None  # lines of the cue that is open; none in the header, a note or a style
+    for line in text.splitlines():
+        times = _TIMES.match(line)
+        if times is not None:
+            if spoken and spoken[-1].strip().isdigit():  # without a blank line before it, the number of this cue
+                spoken.pop()
+            spoken = []
+            cues.append((times[1], times[2], spoken))
+        elif not line.strip():
+            spoken = None
+        elif spoken is not None:
+            spoken.append(line)
     if not cues and text.strip():
         raise DocumentError("no subtitles in it: expected lines such as 00:01:02.000 --> 00:01:04.500")
+    for begin, stop, parts in cues:
+        said = _plain(" ".join(_SPEAKER.sub("", line) for line in parts))
+        start, end = seconds(begin), seconds(stop)
+        if said and end > start:
+            yield Caption(text=said, start=start, end=end)
+
+
+SIDECARS: Mapping[str, Callable[[str], Iterable[Caption]]] = {".txt": lines, ".srt": subtitles, ".vtt": subtitles}
+"""Endings of the files beside a recording or clip, and what makes captions of their text. A new format is a row."""
 
 
 def seconds(written: str | float | int) -> float:
@@ -195,12 +201,12 @@ def _sidecars(paths: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
     for parent, documents in called.items():
         for path in sorted(one for one in parent.iterdir() if one.suffix.lower() in SIDECARS):
             stem = _spelled(path.name[: -len(path.suffix)])
-            bare = stem if path.suffix.lower() == ".txt" else _LANGUAGE.sub("", stem)
+            bare = _LANGUAGE.sub("", stem) if SIDECARS[path.suffix.lower()] is subtitles else stem
             yield from ((path, name) for key in dict.fromkeys((stem, bare)) for name in documents.get(key, ()))
 
 
 def _of_file(path: Path) -> Iterator[Caption]:
-    yield from parse(_text(path), path.suffix.lower())
+    yield from SIDECARS[path.suffix.lower()](_text(path))
 
 
 def _of_manifest(

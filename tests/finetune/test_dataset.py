@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,11 +95,12 @@ def stub(monkeypatch) -> Iterator[Stub]:
     server.thread.join()
 
 
-@pytest.fixture
-def slept(monkeypatch) -> list[float]:
-    waits: list[float] = []
-    monkeypatch.setattr("omnitune.documents.queries.endpoint.time.sleep", lambda s: waits.append(s))
-    return waits
+class Waits(list):
+    """Stands in for the event that ends the waiting, and notes how long each would have been."""
+
+    def wait(self, seconds: float) -> bool:
+        self.append(seconds)
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -242,11 +245,21 @@ def test_a_timeout_is_tried_again(stub, tmp_path):
     assert endpoint(stub, tmp_path, timeout=0.15).ask({}, body).text.startswith("How warm")
 
 
-def test_waits_grow_and_the_server_may_name_them(stub, tmp_path, slept):
+def test_waits_grow_and_the_server_may_name_them(stub, tmp_path):
+    waits = Waits()
     stub.failures = [FAILURES["500"], FAILURES["500"], lambda handler: send(handler, 429, "", Retry_After="7")]
-    endpoint(stub, tmp_path, backoff=1.0).ask({}, body)
-    waits = [wait for wait in slept if wait]
+    endpoint(stub, tmp_path, backoff=1.0).ask({}, body, waits)
     assert 0.75 <= waits[0] <= 1.25 and 1.5 <= waits[1] <= 2.5 and waits[2] == 7.0
+
+
+def test_an_interrupt_does_not_wait_for_further_attempts(stub, tmp_path):
+    stub.failures = [lambda handler: send(handler, 429, "slow down", Retry_After="30")] * 8
+    asking = endpoint(stub, tmp_path).ask_all([{"n": n} for n in range(4)], [body] * 4)
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        next(asking)
+    assert time.monotonic() - started < 10 and len(stub.requests) == 4
 
 
 def test_what_never_passes_is_told_and_answers_so_far_are_kept(stub, tmp_path):

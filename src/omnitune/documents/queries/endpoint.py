@@ -7,7 +7,7 @@ the run in between. Only the standard library speaks HTTP here.
 import json
 import logging
 import random
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,16 +89,28 @@ class Endpoint:
         Raises:
             EndpointError: The server refuses, or does not answer after all attempts; answers so far are kept.
         """
+        over = threading.Event()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            waiting = [pool.submit(self.ask, *one) for one in zip(questions, bodies, strict=True)]
+            waiting = [pool.submit(self.ask, *one, over) for one in zip(questions, bodies, strict=True)]
             try:
                 for future in waiting:
                     yield future.result()
-            finally:
+            finally:  # after an error or Ctrl-C, answers under way are kept, and nothing is tried again
+                over.set()
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def ask(self, question: Mapping[str, Any], body: Any) -> Answer:
-        """One answer, from disk or from the server."""
+    def ask(self, question: Mapping[str, Any], body: Any, over: threading.Event | None = None) -> Answer:
+        """One answer, from disk or from the server.
+
+        Args:
+            question: What identifies it.
+            body: Makes the request.
+            over: Set when nobody waits for the answer any more; it is then not tried again.
+
+        Raises:
+            EndpointError: The server refuses, or does not answer after all attempts.
+        """
+        over = threading.Event() if over is None else over
         place = self._place(question)
         if place.is_file():
             return Answer(**read_json(place), kept=True)
@@ -106,13 +118,13 @@ class Endpoint:
             try:
                 answer = self._post({"model": self.model, **body()})
             except _Passing as failure:
-                if attempt == self.attempts:
+                wait = self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                wait = min(LONGEST_WAIT, wait if failure.wait is None else failure.wait)
+                if attempt == self.attempts or over.wait(wait):
                     raise EndpointError(
                         f"{self.url}: expected an answer of {self.model!r}, got none in {attempt} attempts, the last: "
                         f"{failure}; answers so far are kept: run the same command again"
                     ) from failure
-                wait = self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-                time.sleep(min(LONGEST_WAIT, wait if failure.wait is None else failure.wait))
                 logger.info("%s: attempt %d failed: %s", self.url, attempt, failure)
             else:
                 kept = {"text": answer.text, "prompt_tokens": answer.prompt_tokens,

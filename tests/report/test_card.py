@@ -127,7 +127,7 @@ def test_text_tells_of_model_training_and_evaluation() -> None:
         "| 0.5000 | 10 | 1.2500 | - |",
         "| **1.0000** | **20** | **1.0000** | **0.5678** |",
         "Each query sees 63 negatives.",
-        "Training took 1.5 minutes.",
+        "Training took 1 min 30 s.",
         "@misc{oord}",
         "- **Prompt `query`:** `'Find: '`",
     ):

@@ -62,7 +62,10 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
         ),
         _section(f"Text of the {page}s", (f"{source}: {count}" for source, count in facts["text_source"].items())),
         "## Queries\n",
-        _table(("side", "origin", "number"), _counts(facts["queries"])),
+        _table(
+            ("side", "origin", "number"),
+            [(side, origin, n) for side, counts in facts["queries"].items() for origin, n in counts.items()],
+        ),
         _section(f"Skipped {document}s", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),
         _section(
             f"{page.capitalize()}s that cannot be read",
@@ -88,10 +91,6 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
     ]
     with writing(path) as temporary:
         temporary.write_text("\n".join(part for part in parts if part), encoding="utf-8")
-
-
-def _counts(queries: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[str, str, int]]:
-    return ((side, origin, count) for side, counts in queries.items() for origin, count in counts.items())
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -7,6 +7,7 @@ nothing and asks no server.
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from omnitune.io import printable, writing
-from omnitune.report.wording import WORDING, Wording
+from omnitune.report.wording import SIMILARITY_NAMES, WORDING, Wording, duration
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
 """Packages whose versions a card states, where they are installed."""
 
 LOG_ROWS = 100
 """Rows of the training log that are shown; a longer log is thinned evenly."""
-
-SIMILARITY_NAMES = {
-    "cosine": "Cosine Similarity",
-    "dot": "Dot Product",
-    "euclidean": "Euclidean Distance",
-    "manhattan": "Manhattan Distance",
-    "maxsim": "MaxSim",
-    "meanmaxsim": "MeanMaxSim",
-}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -278,8 +270,10 @@ def render(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
         _usage(data, facts),
         _evaluations(data),
         _training(data),
-        _citations(data),
     ]
+    cited = {} if data.training is None else {who: text for who, text in data.training.citations.items() if text}
+    if cited:
+        sections += ["## Citations", *(f"{who}:\n\n```bibtex\n{text.strip()}\n```" for who, text in cited.items())]
     return printable("\n\n".join(section for section in sections if section) + "\n")
 
 
@@ -302,11 +296,16 @@ def _front_matter(data: SentenceTransformerModelCardData, facts: ModelFacts) -> 
         for e, metrics in numbers
         for key, value in metrics.items()
     ]
+    tags = [tag for tag in data.tags if not (facts.own_modules and tag == "sentence-transformers")] + ["omnitune"]
+    if data.training is not None:
+        trained = [d for d in data.training.datasets if d.kind == "training"]
+        tags += ["generated_from_trainer", f"dataset_size:{sum(d.rows or 0 for d in trained)}"]
+        tags += [f"loss:{d.loss}" for d in trained]
     return ModelCardData(
         language=data.language or None,
         license=data.license,
         library_name="omnitune" if facts.own_modules else "sentence-transformers",
-        tags=_tags(data, facts),
+        tags=list(dict.fromkeys(tags)),
         datasets=[d["id"] for d in (*data.train_datasets, *data.eval_datasets) if "id" in d] or None,
         metrics=sorted({_metric_type(key) for _, metrics in numbers for key in metrics}) or None,
         pipeline_tag=facts.wording.pipeline_tag,
@@ -314,15 +313,6 @@ def _front_matter(data: SentenceTransformerModelCardData, facts: ModelFacts) -> 
         model_name=_title(data, facts),
         eval_results=results or None,
     ).to_yaml()
-
-
-def _tags(data: SentenceTransformerModelCardData, facts: ModelFacts) -> list[str]:
-    tags = [tag for tag in data.tags if not (facts.own_modules and tag == "sentence-transformers")] + ["omnitune"]
-    if data.training is not None:
-        trained = [d for d in data.training.datasets if d.kind == "training"]
-        tags += ["generated_from_trainer", f"dataset_size:{sum(d.rows or 0 for d in trained)}"]
-        tags += [f"loss:{d.loss}" for d in trained]
-    return list(dict.fromkeys(tags))
 
 
 def _on_hub(name: str | None) -> bool:
@@ -425,8 +415,11 @@ def _training(data: SentenceTransformerModelCardData) -> str:
         parts.append(f"### Arguments other than the defaults\n\n{listed}")
     if training.log:
         parts.append(_log(training))
-    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
-    parts.append(f"### Time and versions\n\n- Training took {_duration(training.seconds)}.\n- {versions}")
+    versions = f"Python {platform.python_version()}"
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions += f", {name} {metadata.version(name)}"
+    parts.append(f"### Time and versions\n\n- Training took {duration(training.seconds)}.\n- {versions}")
     return "## Training\n\n" + "\n\n".join(parts)
 
 
@@ -447,37 +440,8 @@ def _log(training: TrainingFacts) -> str:
     kept = [row for i, row in enumerate(training.log) if i % stride == 0 or row["Step"] == training.best_step]
     rows = []
     for row in kept:
-        cells = [_cell(row.get(name)) for name in names]
+        values = [row.get(name, "-") for name in names]
+        cells = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
         rows.append([f"**{cell}**" for cell in cells] if row["Step"] == training.best_step else cells)
     note = "\n\nThe row in bold is the saved model." if training.best_step is not None else ""
     return "### Log\n\n" + _table(names, rows) + note
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _citations(data: SentenceTransformerModelCardData) -> str:
-    if data.training is None or not any(data.training.citations.values()):
-        return ""
-    entries = [f"{name}:\n\n```bibtex\n{text.strip()}\n```" for name, text in data.training.citations.items() if text]
-    return "## Citations\n\n" + "\n\n".join(entries)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from omnitune.io import printable, writing
 from omnitune.report import plots
 from omnitune.report.results import PAGE_WORDS, Contrast, Page, Report, Words
+from omnitune.report.wording import duration
 
 
 def render_report(report: Report) -> str:
@@ -91,16 +92,6 @@ def _environment() -> Environment:
 def p_value(value: float) -> str:
     """A p-value as written in a sentence: `p = 0.012`, `p < 0.001`."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """A duration in the two largest units: `41 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _signed(value: float) -> str:

@@ -75,7 +75,8 @@ def dimensions_plot(dimensions: Sequence[Contrast], metric: str) -> str:
         axes.set_ylim(top=min(axes.get_ylim()[1], _HIGHEST))
         axes.legend(loc="lower right")
         best = max(dimensions, key=lambda c: c.dim)
-        told = f"{metric} against embedding dimensions. At {best.dim} dimensions {_from_to(best)}."
+        scores = f"{best.base.value:.3f} and the finetuned one {best.finetuned.value:.3f}"
+        told = f"{metric} against embedding dimensions. At {best.dim} dimensions the base model scores {scores}."
         return _svg(figure, told, "dimensions")
 
 
@@ -171,10 +172,6 @@ def _smooth(values: Any, share: float = 0.15) -> Any:
     ends = np.minimum(np.arange(len(values)) + half + 1, len(values))
     starts = np.maximum(np.arange(len(values)) - half, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def _from_to(contrast: Contrast) -> str:
-    return f"the base model scores {contrast.base.value:.3f} and the finetuned one {contrast.finetuned.value:.3f}"
 
 
 def _bytes(count: float) -> str:

@@ -21,7 +21,11 @@ def append_csv(path: str | Path, row: Mapping[str, object]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = list(row)
-    if path.is_file() and _header(path) != header:
+    found: list[str] | None = None
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            found = next(csv.reader(file), [])
+    if found not in (None, header):
         kept = next(p for n in range(1, 1 << 30) if not (p := path.with_name(f"{path.stem}.{n}{path.suffix}")).exists())
         path.rename(kept)
         logger.warning("%s had other columns; its rows are kept in %s", path, kept.name)
@@ -31,8 +35,3 @@ def append_csv(path: str | Path, row: Mapping[str, object]) -> None:
         if new:
             writer.writerow(header)
         writer.writerow(row.values())
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return next(csv.reader(file), [])

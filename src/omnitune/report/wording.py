@@ -76,3 +76,22 @@ print(model.predict([("How often are the bearings greased?", document) for docum
     ),
 }
 """A family that is not here speaks as a `SentenceTransformer`."""
+
+SIMILARITY_NAMES = {
+    "cosine": "Cosine Similarity",
+    "dot": "Dot Product",
+    "euclidean": "Euclidean Distance",
+    "manhattan": "Manhattan Distance",
+    "maxsim": "MaxSim",
+    "meanmaxsim": "MeanMaxSim",
+}
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two largest units: `41 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

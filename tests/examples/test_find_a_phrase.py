@@ -13,6 +13,6 @@ def test_what_is_misheard_is_learnt(tmp_path, minilm, monkeypatch):
     for package in ("espeakng_loader", "pocketsphinx"):
         pytest.importorskip(package)
     monkeypatch.syspath_prepend(EXAMPLES)
-    gain = runpy.run_path(str(EXAMPLES / "find_a_phrase.py"))["main"](tmp_path, train=48, test=16)
-    assert gain.queries == 16
+    gain = runpy.run_path(str(EXAMPLES / "find_a_phrase.py"))["main"](tmp_path, train=24, test=12)
+    assert gain.queries == 12
     assert gain.difference > 0.05

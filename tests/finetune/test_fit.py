@@ -19,7 +19,8 @@ from omnitune.finetune.fit import (
 )
 from omnitune.finetune.measure import default_dims, measured_dims
 from omnitune.finetune.recipe import Recipe, parse_recipe
-from omnitune.finetune.steps import about, announce, checkpoint_folder, last_checkpoint, remove_checkpoints
+from omnitune.finetune.steps import about, announce, checkpoint_folder, remove_checkpoints
+from omnitune.training.weights import last_checkpoint
 
 
 @pytest.fixture
@@ -82,12 +83,13 @@ def test_evaluation_settings_are_left_out_without_an_evaluator(tmp_path):
 
 def test_last_checkpoint_is_a_complete_one(tmp_path):
     assert last_checkpoint(tmp_path) is None
-    for step in (9, 10, 11, 100):
+    for step in (9, 10, 11, 100, "final"):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    names = ["checkpoint-10", "checkpoint-9", "checkpoint-final", "torn-checkpoint-100", "torn-checkpoint-11"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_a_checkpoint_that_cannot_be_read_is_kept_and_named(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What a checkpoint brings back: the run as it would have gone on, the loss's parameters, the best weights."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert first is next(resumed.model.parameters())
     assert logged(resumed) == logged(whole) and len(logged(whole)) == 12
     assert_same(state_of(resumed.loss), state_of(whole.loss))
+
+
+def test_true_resumes_from_the_last_whole_checkpoint(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
+    def make() -> Trainer:
+        args = arguments(save_strategy="steps", save_steps=2, max_steps=6)
+        model = SentenceTransformer(str(bert), device="cpu")
+        return Trainer(model=model, args=args, train_dataset=pairs(), loss=MAKERS["ranking"](model))
+
+    whole = make()
+    whole.train()
+    folder = Path(whole.args.output_dir)
+    shutil.rmtree(folder / "checkpoint-6")
+    (folder / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 0.')  # as a kill leaves it
+    resumed = make()
+    resumed.train(resume_from_checkpoint=True)
+    assert (folder / "torn-checkpoint-4").is_dir() and (folder / "checkpoint-6").is_dir()
+    assert logged(resumed) == logged(whole)
+
+
+def test_the_best_checkpoint_can_be_kept_alone(bert: Path, pairs: Pairs, arguments: Arguments) -> None:
+    scores = iter([0.1, 0.5, 0.3, 0.2])
+    args = arguments(
+        save_strategy="best", save_total_limit=1, metric_for_best_model="score", eval_strategy="steps", eval_steps=1,
+        max_steps=4,
+    )  # fmt: skip
+    model = SentenceTransformer(str(bert), device="cpu")
+    Trainer(
+        model=model, args=args, train_dataset=pairs(), loss=MAKERS["ranking"](model),
+        evaluator=lambda _model, **_: {"score": next(scores)},
+    ).train()  # fmt: skip
+    assert [path.name for path in Path(args.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_the_loss_has_a_file_only_where_it_learns(dropping_bert: Path, pairs: Pairs, arguments: Arguments) -> None:

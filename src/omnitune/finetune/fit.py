@@ -29,13 +29,14 @@ from omnitune.finetune.choose import ModelChoice, choose
 from omnitune.finetune.measure import compare_on, default_dims
 from omnitune.finetune.negatives import training_rows
 from omnitune.finetune.recipe import DEFAULT_LOSS, Recipe, load_recipe
-from omnitune.finetune.steps import Log, Steps, checkpoint_folder, last_checkpoint, open_run, remove_checkpoints
+from omnitune.finetune.steps import Log, Steps, checkpoint_folder, open_run, remove_checkpoints
 from omnitune.io import digest, write_json
 from omnitune.model.dense import SentenceTransformer
 from omnitune.report.results import LossPoint, Skipped
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.base import BaseTrainer
 from omnitune.training.trainer import SentenceTransformerTrainer
+from omnitune.training.weights import last_checkpoint
 
 logger = logging.getLogger(__name__)
 

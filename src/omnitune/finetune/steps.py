@@ -6,7 +6,6 @@ A step is done when its marker carries the same hash and every file in the list 
 removed before the step begins and written after its last file, so a run that was killed repeats at most one step.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import io, runtime
-from omnitune.errors import ResourceError
 from omnitune.io import digest, read_json_or_none, write_json
 
 logger = logging.getLogger(__name__)
@@ -173,29 +171,6 @@ def checkpoint_folder(out: Path, key: str, log: Log) -> Path:
                 "delete them when you no longer need them"
             )
     return folder
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint that was written to its end, or None; half-written ones are removed.
-
-    Raises:
-        ResourceError: One cannot be read, though it may be whole; it is left where it is.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    for path in reversed(found):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-        except (FileNotFoundError, ValueError):  # cut JSON is a ValueError, and so is what is no text
-            logger.warning("%s was not written to its end and is removed", path)
-            shutil.rmtree(path)
-        except OSError as error:
-            raise ResourceError(
-                f"{path}: expected a checkpoint that can be read, got: {error.strerror}; make it readable, or "
-                "delete it to begin the training anew"
-            ) from error
-        else:
-            return path
-    return None
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -242,13 +242,16 @@ class BaseTrainer(HookedTrainer):
         """Check every item, then train.
 
         Args:
-            resume_from_checkpoint: A checkpoint's folder; True takes the last one in `args.output_dir`.
+            resume_from_checkpoint: A checkpoint's folder; True takes the last whole one in `args.output_dir`.
             trial: Trial of a hyper-parameter search.
             ignore_keys_for_eval: Unused: losses have no outputs besides the loss.
 
         Raises:
             DatasetError: An item cannot be encoded or a label is not a number, and `args.on_bad_item` is "raise".
         """
+        if resume_from_checkpoint is True:
+            last = weights.last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = True if last is None else str(last)  # without one, the base class says so
         self.skipped_items += self._feed.screen(
             self.train_dataset, self.eval_dataset, resuming=bool(resume_from_checkpoint)
         )

@@ -4,7 +4,9 @@ Parameters are copied in place, so an optimizer, a wrapper or a loss that holds 
 """
 
 import json
+import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,14 +18,44 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from omnitune import runtime
 from omnitune.engine.fsdp_sync import is_sharded
-from omnitune.errors import CheckpointError
+from omnitune.errors import CheckpointError, ResourceError
 from omnitune.io import writing
 from omnitune.modules import files
 from omnitune.modules.router import Router
 from omnitune.training.binding import Losses, own_state
 
+logger = logging.getLogger(__name__)
+
 LOSS_WEIGHTS = "loss.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Find the newest checkpoint that was written to its end, or None.
+
+    Half-written ones, which a kill left, are renamed to `torn-checkpoint-N`, so that nothing takes them for the newest.
+
+    Raises:
+        ResourceError: One cannot be read, though it may be whole; it is left where it is.
+    """
+    found = {int(path.name[11:]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()}
+    for _, path in sorted(found.items(), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+        except (FileNotFoundError, ValueError):  # cut JSON is a ValueError, and so is what is no text
+            if runtime.rank() == 0:
+                aside = path.with_name(f"torn-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                logger.warning("%s was not written to its end; it is now %s", path, aside.name)
+        except OSError as error:
+            raise ResourceError(
+                f"{path}: expected a checkpoint that can be read, got: {error.strerror}; make it readable, or "
+                "delete it to begin the training anew"
+            ) from error
+        else:
+            return path
+    return None
 
 
 def save_loss(losses: Losses, model: nn.Module, folder: Path) -> None:

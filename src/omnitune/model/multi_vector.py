@@ -129,7 +129,7 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
         if (
             isinstance(modules[0], Router) and "text" in modules[0].sub_modules
         ):  # others read pages for the same text encoder
-            modules = list(modules[0].sub_modules["text"])
+            modules = list(modules[0].sub_modules["text"].children())
         if getattr(modules[0], "module_output_name", None) != "token_embeddings":
             raise InputError(f"model: expected an encoder that makes token vectors, got {type(modules[0]).__name__}")
         return cls(

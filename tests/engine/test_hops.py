@@ -1,5 +1,6 @@
 """The way of one text through the library is short enough to be followed: every frame is a function to open."""
 
+import gc
 import os
 import sys
 
@@ -35,16 +36,19 @@ def test_a_text_passes_few_functions_on_its_way_to_numpy(tiny_bert):
             if touched and not frame.f_code.co_name.startswith("<") and frame.f_code.co_qualname not in way:
                 way.append(frame.f_code.co_qualname)
 
+    gc.collect()  # closing what an earlier test left half done would count as a call
+    gc.disable()
     sys.setprofile(note)
     try:
         made = model.encode(["text"])
     finally:
         sys.setprofile(before)
+        gc.enable()
         for hook in hooks:
             hook.remove()
     assert made.shape == (1, model.get_embedding_dimension())
     assert way[0].endswith("call") and "SentenceTransformer.encode" in way and way[-1] == "as_numpy", way
-    assert len(way) <= MOST, way
+    assert len(way) <= MOST, " > ".join(way)
 
 
 def holds_vectors(value):

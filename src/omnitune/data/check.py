@@ -221,7 +221,7 @@ def _first_cells(codes: np.ndarray) -> set[tuple[int, int]]:
 
 
 def _reasons(load: Callable[[Any], object] | None, chunk: Sequence[tuple[int, Any]]) -> dict[int, str]:
-    """Why items cannot be loaded, by the number of their content; those that can are left out."""
+    """Say why items cannot be loaded, by the number of their content; those that can are left out."""
     if load is None:
         return {}
     found = {}

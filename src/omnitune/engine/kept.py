@@ -1,4 +1,4 @@
-"""What the caches of a model share: where they keep, in what form, and under which keys."""
+"""Parts that the caches of a model share: places, forms and keys."""
 
 import hashlib
 import json

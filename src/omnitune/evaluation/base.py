@@ -175,7 +175,7 @@ def similarity_name(similarity: str | SimilarityFunction | None) -> str | None:
 
 
 def moment(epoch: int, steps: int, truncate_dim: int | None) -> str:
-    """When in training an evaluation happens and on how many dimensions, for the log."""
+    """Say when in training an evaluation happens and on how many dimensions, for the log."""
     when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch} after {steps} steps"
     return when if truncate_dim is None else f"{when} (first {truncate_dim} dimensions)"
 

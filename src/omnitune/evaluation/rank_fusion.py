@@ -1,4 +1,4 @@
-"""How good two rankings are together, fused by reciprocal ranks."""
+"""Quality of two rankings together, fused by reciprocal ranks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

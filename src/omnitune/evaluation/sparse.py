@@ -31,7 +31,7 @@ _RETRIEVAL = (
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """How many of some rows use each dimension.
+    """Counts of the rows that use each dimension.
 
     Attributes:
         rows: Number of rows.

@@ -283,7 +283,7 @@ def judged(
     *,
     rerank: bool = False,
 ) -> Standing:
-    """How a retriever stands that found this: NDCG@10 by set of queries, query by query; all else as in `stand`."""
+    """Judge a retriever that found this: NDCG@10 by set of queries, query by query; all else as in `stand`."""
     contrast = paired_bootstrap(
         np.concatenate([baseline[name] for name in tests]),
         np.concatenate([found[name] for name in tests]),

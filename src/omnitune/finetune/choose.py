@@ -1,4 +1,4 @@
-"""Which model a run finetunes when nobody names one, and how a named one is loaded."""
+"""Choice of the model that a run finetunes when nobody names one, and loading of a named one."""
 
 import dataclasses
 import importlib.util
@@ -27,7 +27,7 @@ GPU_BYTES = 20 << 30
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """What is finetuned, and why.
+    """Model to be finetuned, and the reason.
 
     Attributes:
         name: `"embedded"`, a directory or a repository.
@@ -77,7 +77,7 @@ class ModelChoice:
         return load_model(self.recipe.model, self.kind)
 
     def identity(self) -> Any:
-        """What changes when the starting point does: a directory's files, or the name and revision of a repository."""
+        """Identity of the starting point: a directory's files, or the name and revision of a repository."""
         return {**model_identity(self.name), "settings": dict(self.recipe.model)}
 
 
@@ -138,7 +138,7 @@ def _check_path(model: str) -> None:
 
 
 def model_identity(name: str) -> dict[str, Any]:
-    """What changes when a model does: the files of a directory; of anything else its name."""
+    """Identity of a model: the files of a directory; of anything else its name."""
     path = Path(name)
     return {"name": str(path.resolve()) if path.is_dir() else name, "files": listing(path) if path.is_dir() else None}
 

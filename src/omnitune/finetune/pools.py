@@ -56,7 +56,7 @@ class Pools:
 
     @cached_property
     def sources(self) -> list[Source]:
-        """Those that there are, the untrained first."""
+        """List the sources that there are, the untrained first."""
         made = [Source(reads="text")] if self.text else []
         images = [] if self.dataset.as_text else [Source(reads="images"), Source(reads="images", trained=True)]
         own = [Source(reads="text", trained=True)] if self._reader[1] else []

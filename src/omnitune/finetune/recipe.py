@@ -34,7 +34,7 @@ DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """How base and finetuned model are compared.
+    """Settings of the comparison of base and finetuned model.
 
     Attributes:
         dims: Embedding dimensions to measure; None takes the dimensions that were trained.
@@ -59,7 +59,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
-    """Who writes training queries, besides the titles, captions and headings of the documents.
+    """Writer of training queries, besides the titles, captions and headings of the documents.
 
     Attributes:
         writer: `extractive` takes them from the pages' sentences; instead of that, `endpoint` asks a model behind an
@@ -151,7 +151,7 @@ class Reranking:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieving:
-    """How the run's retriever is chosen: among candidates measured on validation queries, within budgets.
+    """Choice of the run's retriever: among candidates measured on validation queries, within budgets.
 
     Attributes:
         build: Whether a retriever is made at all.

@@ -253,7 +253,7 @@ class RerankerSteps:
         return CrossEncoder(str(self.out / "reranker"), **loading(self.chosen.recipe))
 
     def _documents(self, model: CrossEncoder) -> tuple[Callable[[str], Any], Any]:
-        """What the reranker sees of a page, by page id, and the type of a column of it."""
+        """Pages as the reranker sees them, by page id, and the type of a column of them."""
         kind = self.dataset.kind
         if model.supports(kind.modality):
             return self.dataset.corpus.__getitem__, FEATURES[kind.modality]
@@ -274,7 +274,7 @@ class RerankerSteps:
 
 
 def _distillation(model: SentenceTransformer, name: str) -> losses.MarginMSELoss | losses.DistillKLDivLoss:
-    """How the retriever's scores follow the reranker's."""
+    """Settings by which the retriever's scores follow the reranker's."""
     if name == "kl":
         return losses.DistillKLDivLoss(
             model, model.similarity_pairwise, student_temperature=TEMPERATURE, teacher_temperature=1.0

@@ -364,7 +364,7 @@ def worst(base: QueryMetrics, finetuned: QueryMetrics, count: int) -> list[int]:
 def cases(
     chosen: Sequence[int], base: QueryMetrics, finetuned: QueryMetrics, test: TestSet, page: Callable[[int], Page]
 ) -> list[Case]:
-    """What the report shows of some queries; `page` makes a page of the report from its row."""
+    """Cases of the report for some queries; `page` makes a page of the report from its row."""
     return [
         Case(
             query=test.queries[query],

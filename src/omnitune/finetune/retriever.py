@@ -203,7 +203,7 @@ class RetrieverSteps:
         baseline: Mapping[str, NDArray[np.float64]] | None,
         pool: Retriever | None = None,
     ) -> list[Standing]:
-        """How candidates stand on some queries, against the first of them where no other baseline is given."""
+        """Compare candidates on some queries with the first of them, where no other baseline is given."""
         against = "lexical" if baseline is None else "it"
         standings = []
         for one in listed:
@@ -272,7 +272,7 @@ class RetrieverSteps:
     # -- measuring
 
     def _measure(self, file: Path) -> dict[str, Any]:
-        """What every rung finds for titles and questions, among held-out pages and among all."""
+        """Measure every rung for titles and questions, among held-out pages and among all."""
         result = self.steps.done["retriever"].result
         tests = self.tests()
         self.log(f"Measuring the retriever on {len(tests['titles'].queries):,} test queries")
@@ -366,7 +366,7 @@ def _named(rung: str, test: str, found: QueryMetrics) -> dict[str, NDArray[Any]]
 
 
 def load_ladder(file: Path, rungs: Sequence[str], tests: Sequence[str]) -> dict[str, dict[str, QueryMetrics]]:
-    """What `ladder.npz` holds: metrics by rung and set of queries."""
+    """Read `ladder.npz`: metrics by rung and set of queries."""
     with np.load(file) as kept:
         return {
             rung: {

@@ -17,7 +17,7 @@ MOSTLY_LISTING = 0.3
 
 
 def describe_ladder(made: RetrieverSteps, show: Callable[[int], Page], count: int = 10) -> Ladder:
-    """What the steps `retriever` and `ladder` found, with intervals.
+    """Describe what the steps `retriever` and `ladder` found, with intervals.
 
     Args:
         made: The steps.

@@ -494,7 +494,7 @@ class SparseEncoder(Model, pools.PoolMixin):
             module.chunk_size = value
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether the prompt's tokens count in the pooled embedding."""
+        """Count the prompt's tokens in the pooled embedding, or leave them out."""
         for module in self.modules():
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt

@@ -216,7 +216,7 @@ class Transformer(InputModule):
 
     @property
     def is_text_vocabulary(self) -> bool:
-        """Whether it gives logits over the vocabulary of text by its forward, as readers of `MLMTransformer` assume."""
+        """Tell whether its forward gives logits over the vocabulary of text, as readers of `MLMTransformer` assume."""
         return (self.modality_config, self.module_output_name) == outputs.text_only(TASKS["fill-mask"])
 
     @property

@@ -1,4 +1,4 @@
-"""What a finetuning run found, as plain data: the report shows it and `report.json` holds it.
+"""Results of a finetuning run as plain data: the report shows them and `report.json` holds them.
 
 Nothing here computes: numbers and images come in ready. Images are left out of the JSON.
 """
@@ -12,7 +12,7 @@ Verdict = Literal["better", "worse", "no measurable difference"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What the parts of a collection are called, in the singular; an s makes them several.
+    """Words for the parts of a collection, in the singular; an s makes them several.
 
     Attributes:
         document: A file of it.
@@ -65,7 +65,7 @@ class Contrast:
 
     @property
     def verdict(self) -> Verdict:
-        """What may be claimed: nothing while the interval of the difference covers zero."""
+        """Claim that the numbers allow: none while the interval of the difference covers zero."""
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "no measurable difference"
@@ -132,7 +132,7 @@ class Page:
 
     @property
     def place(self) -> str:
-        """Where it is, as people say it."""
+        """Place of the page, as people say it."""
         return f"{self.document}, {self.times or f'page {self.number}'}"
 
 
@@ -181,7 +181,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """What was trained and tested on.
+    """Data of training and test.
 
     Attributes:
         source: The folder or dataset it came from.
@@ -240,7 +240,7 @@ class Mining:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """How to get these numbers again.
+    """Commands and settings that give these numbers again.
 
     Attributes:
         command: The exact command.
@@ -426,7 +426,7 @@ class Report:
 
     @property
     def main(self) -> Contrast:
-        """What the report claims first: lexical search against the chosen retriever, else base against finetuned."""
+        """Comparison claimed first: lexical search against the chosen retriever, else base against finetuned."""
         ladder = None if self.ladder is None else self.ladder.headline
         return ladder or self.headline
 

@@ -123,6 +123,6 @@ def take_ranges(starts: Array, lengths: Array) -> NDArray[np.int64]:
 
 
 def offsets_of(lengths: Iterable[int]) -> NDArray[np.int64]:
-    """Where each of consecutive runs starts, and where the last one ends `(runs + 1,)`."""
+    """Offsets of consecutive runs: the start of each, and the end of the last `(runs + 1,)`."""
     counted = np.fromiter(lengths, dtype=np.int64)
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counted)])

@@ -56,7 +56,7 @@ class SearchIndex(Protocol):
 
 
 class SegmentedIndex:
-    """What all indexes over `Segments` share; a kind says how its rows are stored and compared.
+    """Base of all indexes over `Segments`; a kind says how its rows are stored and compared.
 
     Args:
         segments: The rows; indexes of several stages can share them.
@@ -171,7 +171,7 @@ class SegmentedIndex:
         raise NotImplementedError
 
     def rows_in(self, rows: Any) -> int:
-        """How many rows these are."""
+        """Count the rows."""
         return len(rows)
 
     def scores(
@@ -207,5 +207,5 @@ def check_model(made_by: Mapping[str, str], model: Mapping[str, str]) -> None:
 
 
 def is_segmented(folder: Path) -> bool:
-    """Whether a folder holds an index of segments."""
+    """Tell whether a folder holds an index of segments."""
     return isinstance(facts := io.read_json_or_none(folder / FACTS), dict) and "segments" in facts

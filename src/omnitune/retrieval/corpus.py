@@ -1,4 +1,4 @@
-"""What there is to encode: any source that a user names, as a sequence whose items are read when they are asked for.
+"""Corpora: any source that a user names, as a sequence whose items are read when they are asked for.
 
 | source | an item |
 |---|---|
@@ -39,7 +39,7 @@ UNDECODED = (datasets.Image, datasets.Audio, datasets.Video)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What there is to encode.
+    """Items to encode.
 
     Attributes:
         items: Raw items.

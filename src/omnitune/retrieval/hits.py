@@ -1,4 +1,4 @@
-"""What a retriever found: pages with their scores, and why."""
+"""Hits of a retriever: pages with their scores, and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -165,7 +165,7 @@ def _checked(entries: Iterable[Mapping[str, Any]], items: int) -> list[Mapping[s
 
 @contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """Where to write the embeddings of a new index; until it is complete there is none."""
+    """Folder for the embeddings of a new index; until it is complete there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
     with io.writing(folder / "embeddings.npy") as temporary:

@@ -71,7 +71,7 @@ class LateIndex(SegmentedIndex):
             TokenCodec(codec, 1)  # refuses an unknown name now, not at the first document
 
     def rows_in(self, rows: Any) -> int:
-        """How many documents these are."""
+        """Count the documents."""
         return len(rows)
 
     def pack(self, rows: Sequence[Any] | Packed) -> dict[str, Array]:

@@ -41,7 +41,7 @@ Rescore = Callable[[Tensor, Tensor], Tensor]
 
 
 class Reranker(Protocol):
-    """What scores pairs: a cross encoder of this library or of another."""
+    """A scorer of pairs: a cross encoder of this library or of another."""
 
     def predict(self, inputs: Any, **kwargs: Any) -> Any:
         """Scores of (query, document) pairs."""

@@ -44,7 +44,7 @@ class OrderedRows:
         self.path, self.keys, self.rows = path, path.with_suffix(".keys"), rows
 
     def missing(self, start: int, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Which of the rows from `start` on are not done under these keys `(missing,)`, counted from `start`."""
+        """Find the rows from `start` on that are not done under these keys `(missing,)`, counted from `start`."""
         if self._layout() is None:
             return np.arange(len(keys))
         held = np.fromfile(self.keys, np.uint8, len(keys) * KEY_BYTES, offset=start * KEY_BYTES)

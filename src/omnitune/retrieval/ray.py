@@ -191,7 +191,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _resources(ray: Any, data: Any, workers: int | None, blocks: int) -> dict[str, Any]:
-    """What the map of a worker over blocks asks of the cluster: nothing that some machine could not give."""
+    """Resources that a worker over blocks asks of the cluster: nothing that some machine could not give."""
     data.DataContext.get_current().enable_progress_bars = False
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores, gpus = min(int(node.get("CPU", 1)) for node in nodes), sum(int(node.get("GPU", 0)) for node in nodes)

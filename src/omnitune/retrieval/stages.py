@@ -143,7 +143,7 @@ class ListingStage:
 
 @dataclass(kw_only=True)
 class ModelStage:
-    """What stages with a model share.
+    """Base of stages with a model.
 
     Attributes:
         model: The encoder, or its directory, which is then loaded when it is first needed.
@@ -262,7 +262,7 @@ class LateStage(ModelStage):
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """How the scores of several stages become one.
+    """Fusion of the scores of several stages into one.
 
     Attributes:
         weights: Weight of every stage by its kind, such as `{"lexical": 0.2, "late": 0.8}`.
@@ -298,7 +298,7 @@ class Fusion:
         return total
 
     def parts(self, scores: Mapping[str, Scores]) -> dict[str, NDArray[np.float64]]:
-        """What is weighed: the scores `(candidates,)` of every stage, made comparable."""
+        """Scores to be weighed: those of every stage `(candidates,)`, made comparable."""
         made = {}
         for kind in self.weights:
             found = scores[kind].astype(np.float64)

@@ -36,7 +36,7 @@ _ROWS_AT_ONCE = 1 << 15
 
 
 class TokenCodec:
-    """How token vectors are kept.
+    """Storage of token vectors.
 
     Args:
         name: One of `CODECS`.
@@ -55,7 +55,7 @@ class TokenCodec:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is left to be learned."""
+        """Tell whether nothing is left to be learned."""
         return not self.bits or bool(self.tables)
 
     def fit(self, vectors: NDArray[np.float32], *, expected: int | None = None, seed: int = 0) -> None:

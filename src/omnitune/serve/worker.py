@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether entries are taken."""
+        """Tell whether entries are taken."""
         return self._thread.is_alive() and not self._closing
 
     @property

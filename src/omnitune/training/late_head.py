@@ -56,7 +56,7 @@ class LateHead:
     best_epoch: int = 0
 
     def modules(self) -> list[nn.Module]:
-        """What follows the backbone in a checkpoint: standard modules, and `TokenWeights` where there are weights."""
+        """Modules that follow the backbone in a checkpoint: standard ones, and `TokenWeights` if there are weights."""
         dim, hidden = self.projection.shape
         dense = Dense(
             hidden, dim, bias=False, activation_function=None, init_weight=self.projection, module_input_name=TOKENS
@@ -76,7 +76,7 @@ class LateHead:
 
     @torch.no_grad()
     def transform(self, vectors: Embeddings, task: str = "document") -> Embeddings:
-        """What the encoder would give, from token vectors that are there."""
+        """Transform token vectors that are there into what the encoder would give."""
         projected = F.normalize(vectors.values.float() @ self.projection.T, dim=-1)
         if self.weights is None or task not in self.weights.tasks or vectors.offsets is None:
             return vectors.with_values(projected)

@@ -113,6 +113,21 @@ def test_opening_what_is_none_is_an_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("fault", ["torn facts", "an earlier layout"])
+def test_opening_what_is_damaged_or_old_says_what_to_do(made: DocumentDataset, tmp_path: Path, fault: str) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(made.folder, folder)
+    if fault == "torn facts":
+        (folder / "prepared.json").write_bytes((folder / "prepared.json").read_bytes()[:40])
+    else:
+        older = made.tables.copy()
+        older["pages"] = made.tables["pages"].rename_column("fingerprint", "look")
+        shutil.rmtree(folder / "tables")
+        type(made.tables)(older).save_to_disk(str(folder / "tables"))
+    with pytest.raises(DatasetError, match="expected a whole dataset of this version.*`omnitune prepare` again"):
+        load(folder)
+
+
 # --- once -------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ pushing them to a hub, embeds the images.
 """  # noqa: E501 - a table row is one line
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +37,7 @@ from omnitune.documents.read.pages import Word, picture_of, read_words
 from omnitune.documents.rows import page_groups
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
 from omnitune.errors import DatasetError
-from omnitune.io import inside
+from omnitune.io import inside, read_json_or_none
 
 READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"
 """Advice about files of other types."""
@@ -251,7 +250,8 @@ def load(folder: str | Path) -> DocumentDataset:
     """Open a dataset that `prepare` made.
 
     Raises:
-        DatasetError: There is none in `folder`, or a page of it names a file outside.
+        DatasetError: There is none in `folder`, it is damaged or of an earlier version, or a page of it names a file
+            outside.
     """
     folder = Path(folder).absolute()
     if not (folder / FACTS).is_file() or not (folder / TABLES).is_dir():
@@ -259,8 +259,14 @@ def load(folder: str | Path) -> DocumentDataset:
             f"folder: expected a dataset made by `omnitune prepare`, got {str(folder)!r}, "
             f"which has no {FACTS} or no {TABLES}/"
         )
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = read_json_or_none(folder / FACTS)
     tables = load_from_disk(str(folder / TABLES))
+    columns = {*tables["pages"].column_names} if "pages" in tables else set()
+    if not isinstance(facts, dict) or not {*SCHEMA["pages"]} <= columns:
+        raise DatasetError(
+            f"folder: expected a whole dataset of this version, got {str(folder)!r}, which is damaged or was made by "
+            "an earlier one; run the same `omnitune prepare` again, which keeps what can be kept"
+        )
     for image in {image for table in tables.values() if "image" in table.column_names for image in table["image"]}:
         inside(folder, image)  # the dataset may be someone else's: a page is a file of it, or saving it would leak one
     return DocumentDataset(folder=folder, tables=tables, facts=facts)

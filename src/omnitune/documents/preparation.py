@@ -31,7 +31,7 @@ from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
 from omnitune.errors import InputError
-from omnitune.io import read_json_or_none, writable_folder, writing
+from omnitune.io import read_json_or_none, writable_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +160,7 @@ def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
     shutil.rmtree(out / TABLES, ignore_errors=True)
     partial.rename(out / TABLES)
     write_card(out / "README.md", facts)
-    with writing(out / FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(out / FACTS, facts)
     return load(out)
 
 

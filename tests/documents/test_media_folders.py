@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fixtures.media_folders import SAID, SENTENCES, talk, write_shows, write_sound, write_talks
 from fixtures.recordings import clip, frames
 from fixtures.tiny_pdfs import Sheet, write_pdf
-from omnitune import SentenceTransformer
+from omnitune import Retriever, SentenceTransformer
 from omnitune.cli.main import app
 from omnitune.documents import folder as folder_module
 from omnitune.documents import load, prepare
@@ -21,6 +21,7 @@ from omnitune.errors import DatasetError, InputError, LeakageError, ModalityErro
 from omnitune.finetune import run as pipeline
 from omnitune.finetune import train
 from omnitune.finetune.recipe import parse_recipe
+from omnitune.retrieval.stages import LexicalStage
 
 RECIPE = """
 model: {model_name_or_path: embedded, max_seq_length: 64}
@@ -200,6 +201,13 @@ def test_searching_recordings(heard, tmp_path):
     html = sheet.read_text()
     assert "5 segments found by" in html and "talk-0.wav, 0:00-0:03" in html
     assert html.count("data:image/jpeg;base64,") == 5 and "<b>" not in html
+
+
+def test_a_retriever_takes_recordings_with_words_and_times(heard, talks):
+    retriever = Retriever.build([{"id": "note#1", "text": "nothing of it"}], [LexicalStage()])
+    assert retriever.add(talks) == 10
+    hit = retriever.search("grow tomatoes tomato", top_k=1)[0]
+    assert (hit.id, hit.entry["times"]) == ("talk-0.wav#1", "0:00-0:03")
 
 
 def test_the_saved_model_hears(heard):

@@ -109,9 +109,10 @@ def as_given(dataset: DocumentDataset, chosen: ModelChoice) -> DocumentDataset:
     """The dataset as a model is given it: the embedded one gets the texts of pages.
 
     It would recognise them in the images, which costs half a second a page and is no better than a sound text layer;
-    pages without one were recognised when the dataset was prepared.
+    pages without one were recognised when the dataset was prepared. Recordings and clips have no text of their own.
     """
-    return replace(dataset, as_text=chosen.name == EMBEDDED and has_text(dataset.page_texts))
+    own = dataset.kind.own_text and has_text(dataset.page_texts)
+    return replace(dataset, as_text=chosen.name == EMBEDDED and own)
 
 
 def read_pages(model: SentenceTransformer, dataset: DocumentDataset, log: Log) -> None:

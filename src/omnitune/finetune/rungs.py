@@ -1,9 +1,10 @@
 """The ladder of a report: every retriever on the test, beside lexical search."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from omnitune.documents.dataset import DocumentDataset
 from omnitune.finetune.candidates import LEXICAL
 from omnitune.finetune.measure import METRIC, QueryMetrics, TestSet, contrast, interval
 from omnitune.finetune.recipe import Evaluation
@@ -86,7 +87,7 @@ def describe_ladder(made: RetrieverSteps, show: Callable[[int], Page], count: in
             Trial(name=one["name"], value=one["value"], difference=Interval(one["mean"], one["low"], one["high"]))
             for one in chosen["trained"]
         ],
-        failures=failures(own, lexical, tests, made.dataset.page_texts, show, count),
+        failures=failures(own, lexical, tests, made.dataset, show, count),
         wall=(measured["wall"][0], measured["wall"][1]),
         name=chosen["name"],
         why=chosen["why"],
@@ -100,12 +101,13 @@ def failures(
     own: Mapping[str, QueryMetrics],
     lexical: Mapping[str, QueryMetrics] | None,
     tests: Mapping[str, TestSet],
-    texts: Sequence[str],
+    dataset: DocumentDataset,
     show: Callable[[int], Page],
     count: int,
 ) -> list[Failure]:
     """Queries whose right page is not first, the worst first; questions before titles, because they tell more."""
     made: list[Failure] = []
+    texts = dataset.page_texts
     for name in [one for one in ("questions", "titles") if one in tests]:
         found, queries = own[name], tests[name].queries
         order = [int(one) for one in np.argsort(-found.rank, kind="stable") if found.rank[one] > 1]
@@ -118,19 +120,19 @@ def failures(
                     rank=int(found.rank[query]),
                     lexical_rank=None if lexical is None else int(lexical[name].rank[query]),
                     first=show(first),
-                    why=_why(queries[query], texts[right], texts[first]),
+                    why=_why(queries[query], texts[right], texts[first], dataset.kind.words.page),
                 )
             )
     return made
 
 
-def _why(query: str, right: str, first: str) -> str:
+def _why(query: str, right: str, first: str, noun: str) -> str:
     asked = set(words(query))
     ours, theirs = (len(asked & set(words(text))) for text in (right, first))
     listed = leader_share(first)
     if listed > MOSTLY_LISTING:
-        return "The page in front lists other pages."
-    said = f"Of {len(asked)} words of the query the right page holds {ours}, the one in front {theirs}"
+        return f"The {noun} in front lists other {noun}s."
+    said = f"Of {len(asked)} words of the query the right {noun} holds {ours}, the one in front {theirs}"
     if theirs > ours:
         return f"{said}: it uses the words, the right one says it otherwise."
     return f"{said}: words do not tell them apart."

@@ -33,6 +33,7 @@ HOST_MASK = "host_attention_mask"
 NOT_FOR_BACKBONES = frozenset(
     {
         HOST_MASK,
+        "head_memory",
         "input_modality",
         "modality",
         "num_audios_per_sample",

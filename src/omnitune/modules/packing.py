@@ -25,6 +25,7 @@ from omnitune.modules.outputs import ModalityParams
 from omnitune.modules.query_expansion import POSITIONS
 from omnitune.modules.tasks import LOGITS
 from omnitune.modules.varlen import VARLEN, Lengths, UnpackableError, packed_row, register, takes_lengths
+from omnitune.modules.vocabulary_head import deferred
 from omnitune.ops.rows import row_count, slice_rows
 from omnitune.types import Features, Modality
 
@@ -66,6 +67,7 @@ class Packing:
         index: Place in the flattened batch of every packed token `(total,)`, int64.
         positions: Number of every packed token in its item `(total,)`, int64.
         last: Place in the packed row of every row's last token `(rows,)`, int64, in the order of the batch.
+        order: Row of the batch of every item, in the order in which they are packed, in host memory.
     """
 
     shape: tuple[int, int]
@@ -73,6 +75,7 @@ class Packing:
     index: Tensor
     positions: Tensor
     last: Tensor
+    order: Tensor
 
     @classmethod
     def of(cls, features: Features, *, by_length: bool) -> "Packing | None":
@@ -101,6 +104,7 @@ class Packing:
             index=places.to(device, non_blocking=True),
             positions=numbers.to(device, non_blocking=True),
             last=last.to(device, non_blocking=True),
+            order=order,
         )
 
     def row(self, values: Tensor) -> Tensor:
@@ -211,7 +215,7 @@ class Packer:
     def call(self, features: Features, arguments: dict[str, Any], packing: Packing) -> ModelOutput:
         """Run the backbone on the packed row, and pad again those outputs that have an entry a token.
 
-        Logits are of every row's last token `(rows, 1, ...)`.
+        A language model's logits are of every row's last token `(rows, 1, ...)`.
 
         Args:
             features: A padded batch.
@@ -235,8 +239,10 @@ class Packer:
         padded = ModelOutput()
         if "last_hidden_state" in result:
             padded["last_hidden_state"] = packing.rows(result["last_hidden_state"])
-        if "logits" in result:
+        if "logits" in result and "logits_to_keep" in taken:
             padded["logits"] = result["logits"].transpose(0, 1)
+        elif "logits" in result and result["logits"].shape[1]:  # none where the head is left out
+            padded["logits"] = packing.rows(result["logits"])
         if result.get("hidden_states") is not None:
             padded["hidden_states"] = tuple(packing.rows(layer) for layer in result["hidden_states"])
         return padded
@@ -313,7 +319,7 @@ class Packer:
         try:
             model.eval()
             # Autocast would round what the comparison is about.
-            with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            with torch.no_grad(), torch.autocast(model.device.type, enabled=False), deferred(wanted=False):
                 made: Tensor = self.module.forward(dict(features))[name]
         finally:
             _forced.reset(token)

@@ -9,6 +9,8 @@ from torch import Tensor
 from omnitune.errors import InputError
 from omnitune.modules import files
 from omnitune.modules.base import Module
+from omnitune.modules.vocabulary_head import HEAD, VocabularyHead
+from omnitune.ops.splade_head import MEMORY, splade_head
 from omnitune.renames import renamed
 from omnitune.types import Features
 
@@ -52,8 +54,8 @@ class SpladePooling(Module):
             raise InputError(f'pooling_strategy: expected "max" or "sum", got {pooling_strategy!r}')
         if activation_function not in self.SPLADE_ACTIVATION:
             raise InputError(f'activation_function: expected "relu" or "log1p_relu", got {activation_function!r}')
-        self.pooling_strategy = pooling_strategy
-        self.activation_function = activation_function
+        self.pooling_strategy: SpladeStrategy = pooling_strategy
+        self.activation_function: SpladeActivation = activation_function
         self.embedding_dimension = embedding_dimension
         self.chunk_size = chunk_size
 
@@ -61,9 +63,22 @@ class SpladePooling(Module):
         """Features with `sentence_embedding` `(rows, vocabulary)`.
 
         Args:
-            features: `token_embeddings`, the logits `(rows, tokens, vocabulary)`; `attention_mask` `(rows, tokens)`.
+            features: `token_embeddings`, the logits `(rows, tokens, vocabulary)`, with `attention_mask`
+                `(rows, tokens)`; or `vocabulary_head`, from which the weights are made without logits of every token.
         """
-        pooled = self._plain(features["token_embeddings"], features["attention_mask"])
+        head: VocabularyHead | None = features.pop(HEAD, None)
+        if head is None:
+            pooled = self._plain(features["token_embeddings"], features["attention_mask"])
+        else:
+            pooled = splade_head(
+                head.hidden,
+                head.weight,
+                head.bias,
+                pooling=self.pooling_strategy,
+                twice=self.activation_function == "log1p_relu",
+                memory=features.get(MEMORY),
+            )
+            pooled = pooled if head.rows is None else pooled[head.rows.to(pooled.device)]
         self.embedding_dimension = self.embedding_dimension or pooled.shape[1]
         features["sentence_embedding"] = pooled
         return features

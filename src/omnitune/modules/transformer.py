@@ -17,7 +17,7 @@ from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
-from omnitune.modules import files, loading, outputs, packing, varlen
+from omnitune.modules import files, loading, outputs, packing, varlen, vocabulary_head
 from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
@@ -131,6 +131,7 @@ class Transformer(InputModule):
         self.processing_kwargs = {key: dict(value) for key, value in (processing_kwargs or {}).items()}
         processors.merged(self.processing_kwargs)
         self.unpad_inputs = unpad_inputs
+        self.defers_head = False
         self.packer = packing.Packer(self, asked=attention_asked)
         self._settle_modalities(modality_config, module_output_name)
         self.expand_queries(query_expansion)
@@ -234,6 +235,14 @@ class Transformer(InputModule):
         if self.task.name == "fill-mask":
             return int(self.config.get_text_config().vocab_size)
         return outputs.embedding_dimension(self.config, self.module_output_name)
+
+    def defer_head(self) -> bool:
+        """Leave the last layer of a masked-language head to `SpladePooling` from now on; whether that can be."""
+        layer = vocabulary_head.last_layer(self.model) if self.task.name == "fill-mask" else None
+        if layer is not None and vocabulary_head.take_states not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(vocabulary_head.take_states)
+        self.defers_head = layer is not None
+        return self.defers_head
 
     # -- features
 
@@ -364,11 +373,17 @@ class Transformer(InputModule):
             arguments["logits_to_keep"] = 1
         if "hidden_states" in (path if isinstance(path, list) else [path]):
             arguments["output_hidden_states"] = True
+        layer = vocabulary_head.last_layer(self.model) if self.defers_head else None
+        real = features.get(outputs.HOST_MASK, features.get("attention_mask"))
         packing = self.packer.layout(features, params)
-        if packing is None:
-            result = getattr(self.model, method)(**arguments)
-        else:
-            result = self.packer.call(features, arguments, packing)
+        with vocabulary_head.capturing(layer) as captured:
+            if packing is None:
+                result = getattr(self.model, method)(**arguments)
+            else:
+                result = self.packer.call(features, arguments, packing)
+        if layer is not None and captured is not None and captured.hidden is not None:
+            features[vocabulary_head.HEAD] = vocabulary_head.head_of(captured.hidden, layer, real, packing)
+            return features
         features[self.module_output_name] = tokens = outputs.selected(result, path)
         mask, shorten = features.get("attention_mask"), getattr(self.model, "_get_feature_vector_attention_mask", None)
         if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:

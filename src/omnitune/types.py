@@ -21,6 +21,9 @@ Modality = str | tuple[str, ...]
 Features = dict[str, Any]
 """Inputs of a model's forward: tensors by the processor's names, plus `"modality"`, `"task"`, `"prompt_length"`."""
 
+DENSE_ALONE = "dense_alone"
+"""Feature that tells a sparse autoencoder to pass the dense vector on, because a loss codes the whole batch itself."""
+
 OnBadItem = Literal["raise", "skip"]
 
 

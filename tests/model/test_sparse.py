@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from fixtures import checkpoints
 from omnitune import SparseEncoder
-from omnitune.errors import InputError, ShapeError
+from omnitune.errors import CheckpointError, InputError, ShapeError
+from omnitune.losses.sparse import SparseMultipleNegativesRankingLoss, SpladeLoss
+from omnitune.modules import SparseAutoEncoder, SparseStaticEmbedding
+from omnitune.types import Column
 
 TEXTS = ["the pump pressure", "a seal", "the soil in the garden must be wet before the harvest", "a seal"]
 
@@ -94,3 +101,119 @@ def test_what_cannot_be_is_refused(splade: SparseEncoder, tiny_masked_bert: Path
         splade.intersection(torch.zeros(3), torch.zeros(4))
     with pytest.raises(InputError, match="top_k"):
         splade.decode(torch.zeros(3), top_k=0)
+
+
+def test_a_page_becomes_words(tiny_smolvlm: Path, tmp_path: Path) -> None:
+    folder = checkpoints.masked_modernvbert(tmp_path / "model", tiny_smolvlm)
+    model = SparseEncoder(str(folder), device="cpu")
+    page = Image.effect_noise((40, 60), 80).convert("RGB")
+    assert model[0].defers_head
+    found = model.encode([page, "the pump pressure"]).to_dense()
+    assert found.shape == (2, len(model.tokenizer))
+    assert bool((found > 0).any(dim=1).all())
+    model[0].defers_head = False
+    torch.testing.assert_close(model.encode([page, "the pump pressure"]).to_dense(), found, rtol=1e-4, atol=1e-4)
+    model[0].defers_head = True
+    model.train()
+    loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model), 0.1, 0.1)
+    other = Image.effect_noise((40, 60), 20).convert("RGB")
+    value = loss([Column(name="query", items=["a pump", "a seal"]), Column(name="page", items=[page, other])])
+    torch.stack(list(value.values())).sum().backward()  # type: ignore[no-untyped-call]
+    towers = [p.grad for name, p in model.named_parameters() if "vision" in name and p.grad is not None]
+    assert any(float(gradient.abs().sum()) > 0 for gradient in towers)
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Roberta", "ModernBert", "MPNet", "Albert"])
+def test_architectures_leave_their_last_product_out_or_keep_it(
+    kind: str, tmp_path: Path, tiny_masked_bert: Path
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_masked_bert)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "max_position_embeddings": 80}
+    if kind == "DistilBert":
+        sizes |= {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **tokens)
+    torch.manual_seed(0)
+    checkpoints.finish(getattr(transformers, f"{kind}ForMaskedLM")(config), tokenizer, tmp_path)
+    model = SparseEncoder(str(tmp_path), device="cpu")
+    assert model[0].defers_head
+    found = model.encode(TEXTS).to_dense()
+    model[0].defers_head = False
+    torch.testing.assert_close(model.encode(TEXTS).to_dense(), found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_that_does_more_keeps_its_logits(
+    tiny_masked_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = transformers.BertForMaskedLM.forward
+
+    def capped(self: object, *args: object, **kwargs: object) -> object:
+        made = whole(self, *args, **kwargs)
+        made["logits"] = 0.2 * torch.tanh(made["logits"] / 0.2)
+        return made
+
+    monkeypatch.setattr(transformers.BertForMaskedLM, "forward", capped)
+    model = SparseEncoder(str(tiny_masked_bert), device="cpu")
+    assert not model[0].defers_head
+    assert "ends in more than a product with the vocabulary" in caplog.text
+    assert float(model.encode("the pump").to_dense().max()) < 0.2
+
+
+def test_the_backbone_alone_gives_logits(splade: SparseEncoder) -> None:
+    features = splade.preprocess(["the pump"])
+    assert splade[0](dict(features))["token_embeddings"].shape[-1] == len(splade.tokenizer)
+    assert "token_embeddings" not in splade(dict(features))
+
+
+def test_packed_batches_give_the_same(tiny_masked_bert: Path, splade: SparseEncoder) -> None:
+    packed = SparseEncoder(str(tiny_masked_bert), device="cpu", model_kwargs={"attn_implementation": "omnitune_varlen"})
+    assert packed[0].packer.packs()
+    torch.testing.assert_close(packed.encode(TEXTS).to_dense(), splade.encode(TEXTS).to_dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_words_of_a_text_count_once(tiny_masked_bert: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_masked_bert)
+    file = tmp_path / "idf.json"
+    file.write_text('{"pump": 2.5, "the": 0.5}')
+    module = SparseStaticEmbedding.from_json(str(file), tokenizer)
+    pump, pad = tokenizer.convert_tokens_to_ids(["pump", "[PAD]"])
+    assert float(module.weight[pump]) == 2.5
+    assert float(module.weight.sum()) == 3.0
+    model = SparseEncoder(modules=[SparseStaticEmbedding(tokenizer)], device="cpu")
+    found = model.encode(["the pump the pump", "the [PAD] pump", "soil"]).to_dense()
+    assert found[0].max() == 1
+    assert float(found[1, pad]) == 1
+    assert float(found[2, pad]) == 0
+    model.save_pretrained(str(tmp_path / "model"))
+    again = SparseEncoder(str(tmp_path / "model"), device="cpu")
+    torch.testing.assert_close(again.encode("the pump").to_dense(), model.encode("the pump").to_dense())
+    assert again.kinds == ["Inference-free"]
+    with pytest.raises(ShapeError, match="weight: expected one number a word"):
+        SparseStaticEmbedding(tokenizer, torch.ones(2, 2))
+    with pytest.raises(CheckpointError, match="expected a JSON object of weights by word"):
+        SparseStaticEmbedding.from_json(str(tiny_masked_bert / "config.json"), tokenizer)
+
+
+def test_an_autoencoder_with_other_weights_is_refused(tmp_path: Path) -> None:
+    coder = SparseAutoEncoder(4, hidden_dim=8, k=2)
+    coder.save(str(tmp_path))
+    again = SparseAutoEncoder.load(str(tmp_path))
+    assert torch.equal(again.encoder.weight, coder.encoder.weight)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "more": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="expected the weights of a SparseAutoEncoder, got others in .*more"):
+        SparseAutoEncoder.load(str(tmp_path))
+
+
+def test_the_card_says_what_kind_it_is(splade: SparseEncoder, tmp_path: Path) -> None:
+    splade.save_pretrained(str(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    for line in (
+        "- splade",
+        "- sparse-encoder",
+        "pipeline_tag: feature-extraction",
+        "SPLADE Sparse Encoder",
+        "Dot Product",
+    ):
+        assert line in card

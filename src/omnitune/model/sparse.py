@@ -1,5 +1,7 @@
 """The public sparse encoder: one weight a word of a vocabulary, or a latent, most of them zero."""
 
+import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,13 +18,20 @@ from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model
 from omnitune.model.dense import DOCUMENT_PROMPTS
 from omnitune.model.family import SPARSE, Family
+from omnitune.modules import vocabulary_head
 from omnitune.modules.pooling import Pooling
+from omnitune.modules.router import Router
+from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
+from omnitune.modules.sparse_static_embedding import SparseStaticEmbedding
 from omnitune.modules.splade_pooling import SpladePooling
+from omnitune.modules.transformer import Transformer
 from omnitune.ops import sparse
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.renames import renamed
 from omnitune.report.card import SparseEncoderModelCardData
 from omnitune.types import Embeddings, Features
+
+logger = logging.getLogger(__name__)
 
 SparseEncoded = Any
 """A sparse COO tensor, a dense one or a list of rows; see `SparseEncoder.encode`."""
@@ -32,8 +41,9 @@ class SparseEncoder(Model, pools.PoolMixin):
     """A sparse encoder (SPLADE, CSR): weights of a vocabulary or of latents, most of them zero.
 
     Args:
-        model_name_or_path: A directory or a Hugging Face repository: a checkpoint of this family, or a bare
-            masked-language model, to which `SpladePooling` is added.
+        model_name_or_path: A directory or a Hugging Face repository: a checkpoint of this family; a bare
+            masked-language model, to which `SpladePooling` is added; a `SentenceTransformer` or another bare encoder,
+            to which a new `SparseAutoEncoder` is added.
         modules: Modules in order, instead of a checkpoint.
         device: Where to put the weights; None takes the best there is.
         prompts: Prompt texts by name; "query" and "document" are what `encode_query` and `encode_document` use.
@@ -109,6 +119,19 @@ class SparseEncoder(Model, pools.PoolMixin):
         )
         if similarity_fn_name is not None:
             self.similarity_fn_name = similarity_fn_name
+        coder = next((module for module in self.children() if isinstance(module, SparseAutoEncoder)), None)
+        if self.max_active_dims is None and coder is not None:
+            self.max_active_dims = coder.k
+        for route in self.modules():
+            parts = list(route.children())
+            for backbone, pooling in itertools.pairwise(parts):
+                if isinstance(backbone, Transformer) and isinstance(pooling, SpladePooling):
+                    _settle_head(backbone, pooling)
+
+    def forward(self, input: Features, **kwargs: Any) -> Features:
+        """Apply all modules; logits of all tokens over the vocabulary are left out where a head can do without."""
+        with vocabulary_head.deferred():
+            return super().forward(input, **kwargs)
 
     @classmethod
     def _loaded(
@@ -456,9 +479,8 @@ class SparseEncoder(Model, pools.PoolMixin):
         """
         arguments.count_or_none("top_k", top_k)
         rows = sparse.as_csr(_tensor(embeddings))
+        rows = rows if top_k is None else sparse.top_entries(rows, top_k)
         assert rows.indices is not None
-        if top_k is not None:
-            rows = sparse.top_entries(rows, top_k)
         lengths = rows.lengths.tolist()
         named = []
         parts = zip(torch.split(rows.indices, lengths), torch.split(rows.values, lengths), strict=True)
@@ -481,6 +503,18 @@ class SparseEncoder(Model, pools.PoolMixin):
         return self.get_embedding_dimension()
 
     @property
+    def kinds(self) -> list[str]:
+        """What kind of sparse encoder it is, for the model card: "Asymmetric", "Inference-free", "SPLADE", "CSR"."""
+        held = {type(module) for module in self.modules()}
+        signs = {
+            "Asymmetric": Router,
+            "Inference-free": SparseStaticEmbedding,
+            "SPLADE": SpladePooling,
+            "CSR": SparseAutoEncoder,
+        }
+        return [name for name, kind in signs.items() if kind in held]
+
+    @property
     def splade_pooling_chunk_size(self) -> int | None:
         """Tokens whose logits `SpladePooling` transforms at a time; None for all, and without such a module."""
         return next((module.chunk_size for module in self.modules() if isinstance(module, SpladePooling)), None)
@@ -498,6 +532,33 @@ class SparseEncoder(Model, pools.PoolMixin):
         for module in self.modules():
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt
+
+
+def _settle_head(backbone: Transformer, pooling: SpladePooling) -> None:
+    """Let the pooling do the head's last product, where a probe finds that it gives the same."""
+    if not ("text" in backbone.modalities and backbone.defer_head()):
+        return
+    modes = [(part, part.training) for part in backbone.modules()]
+    backbone.eval()
+    device = backbone.model.device
+    features = {
+        key: value.to(device) if isinstance(value, Tensor) else value
+        for key, value in backbone.preprocess(vocabulary_head.PROBES, modality="text").items()
+    }
+    made = []
+    # Autocast would round what the comparison is about.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for wanted in (True, False):
+            with vocabulary_head.deferred(wanted=wanted):
+                made.append(pooling(backbone(dict(features)))["sentence_embedding"])
+    for part, training in modes:
+        part.training = training
+    if not vocabulary_head.agrees(*made):
+        backbone.defers_head = False
+        logger.warning(
+            "%s: its masked-language head ends in more than a product with the vocabulary, so logits of every token "
+            "are made.", type(backbone.model).__name__,
+        )  # fmt: skip
 
 
 def _tensor(embeddings: Any) -> Tensor:

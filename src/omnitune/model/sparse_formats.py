@@ -3,19 +3,28 @@
 | what lies there | how it is told | what becomes of it |
 |---|---|---|
 | its own format | `model_type` SparseEncoder | as it says |
+| a SentenceTransformer | `model_type` | its modules, and a new SparseAutoEncoder |
 | a bare masked-language model | `architectures` end in ForMaskedLM | with SpladePooling("max") |
+| another backbone | otherwise | with Pooling("mean") and a new SparseAutoEncoder |
 
 Source: the formats as Sentence Transformers 5 and 6.2 write and read them.
 """
+
+import logging
+from collections.abc import Sequence
 
 from torch import nn
 
 from omnitune.errors import CheckpointError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import Checkpoint, LoadOptions
-from omnitune.model.family import SPARSE
+from omnitune.model.family import DENSE, SPARSE
 from omnitune.modules import files
+from omnitune.modules.pooling import Pooling
+from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
 from omnitune.modules.splade_pooling import SpladePooling
+
+logger = logging.getLogger(__name__)
 
 MASKED_LANGUAGE = "ForMaskedLM"
 
@@ -37,23 +46,59 @@ def load(path_or_id: str, options: LoadOptions) -> Checkpoint:
     kind = config.get("model_type") or (checkpoint.UNNAMED_FAMILY if saved else SPARSE.name)
     if kind == SPARSE.name and saved:
         return checkpoint.load_modules(path_or_id, folder, options)
-    return Checkpoint(
-        modules=bare(path_or_id, options), forward_kwargs={}, config=config if kind == SPARSE.name else {}
-    )
+    if kind == DENSE.name and saved:
+        loaded = checkpoint.load_modules(path_or_id, folder, options)
+        dim = _dimension(list(loaded.modules.values()), folder)
+        coder = SparseAutoEncoder(dim, hidden_dim=4 * dim, k=max(dim // 4, 1), k_aux=dim // 2)
+        _warn_new(coder)
+        return Checkpoint(
+            modules={**loaded.modules, str(len(loaded.modules)): coder},
+            forward_kwargs=loaded.forward_kwargs,
+            config=loaded.config,
+        )
+    if kind != SPARSE.name:
+        logger.warning("%s: a %s, whose backbone is taken for a %s with a new head.", folder, kind, SPARSE.name)
+    own = config if kind == SPARSE.name else {}
+    return Checkpoint(modules=bare(path_or_id, options), forward_kwargs={}, config=own)
 
 
 def bare(path_or_id: str, options: LoadOptions) -> dict[str, nn.Module]:
     """The modules that make a sparse encoder out of a backbone without modules.
 
+    Args:
+        path_or_id: A directory, or a repository of the hub.
+        options: How to reach and load it.
+
     Raises:
-        CheckpointError: The backbone has no masked-language head.
+        CheckpointError: There is no model, or its weights are pickled.
     """
     folder = files.resolve(path_or_id, options.hub)
     architectures = [str(name) for name in files.read_json(folder / "config.json").get("architectures") or []]
-    if not any(name.endswith(MASKED_LANGUAGE) for name in architectures):
-        raise CheckpointError(
-            f"{folder}: expected a checkpoint of a SparseEncoder, or a model with a masked-language head "
-            f"(architectures end in {MASKED_LANGUAGE}), got {architectures or 'no architectures'}"
-        )
-    transformer = checkpoint.bare_transformer(path_or_id, options, "fill-mask")
-    return {"0": transformer, "1": SpladePooling("max", embedding_dimension=transformer.get_embedding_dimension())}
+    if any(name.endswith(MASKED_LANGUAGE) for name in architectures):
+        transformer = checkpoint.bare_transformer(path_or_id, options, "fill-mask")
+        return {"0": transformer, "1": SpladePooling("max", embedding_dimension=transformer.get_embedding_dimension())}
+    transformer = checkpoint.bare_transformer(path_or_id, options)
+    dim = transformer.get_embedding_dimension()
+    coder = SparseAutoEncoder(dim, hidden_dim=4 * dim, k=256, k_aux=512)
+    _warn_new(coder)
+    return {"0": transformer, "1": Pooling(dim, "mean"), "2": coder}
+
+
+def _dimension(modules: Sequence[nn.Module], folder: object) -> int:
+    """Dimensions of a dense encoder's vectors.
+
+    Raises:
+        CheckpointError: No module says.
+    """
+    known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
+    dim: int | None = next((dim for dim in known if dim is not None), None)
+    if dim is None:
+        raise CheckpointError(f"{folder}: expected a module that says how many dimensions its vectors have, got none")
+    return dim
+
+
+def _warn_new(coder: SparseAutoEncoder) -> None:
+    logger.warning(
+        "a new SparseAutoEncoder of %d latents was made, with random weights: train it with CSRLoss before use.",
+        coder.hidden_dim,
+    )

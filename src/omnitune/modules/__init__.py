@@ -11,6 +11,8 @@ from omnitune.modules.readers.audio import AudioReader
 from omnitune.modules.readers.clip import ClipReader
 from omnitune.modules.readers.text import TextReader
 from omnitune.modules.router import Router
+from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
+from omnitune.modules.sparse_static_embedding import SparseStaticEmbedding
 from omnitune.modules.splade_pooling import SpladePooling
 from omnitune.modules.static_embedding import StaticEmbedding
 from omnitune.modules.token_pooling import BaseTokenPooling, HierarchicalTokenPooling, LambdaTokenPooling
@@ -38,6 +40,8 @@ __all__ = [
     "Normalize",
     "Pooling",
     "Router",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
     "SpladePooling",
     "StaticEmbedding",
     "TextReader",

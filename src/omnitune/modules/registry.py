@@ -40,6 +40,8 @@ WRITTEN: dict[str, str] = {
     f"{_ROW}.multi_vector_mask:MultiVectorMask": f"{_MULTI}.multi_vector_mask.MultiVectorMask",
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": f"{_MULTI}.token_pooling.HierarchicalTokenPooling",
     f"{_ROW}.mlm_transformer:MLMTransformer": f"{_OLD_SPARSE}.MLMTransformer",
+    f"{_ROW}.sparse_auto_encoder:SparseAutoEncoder": f"{_OLD_SPARSE}.SparseAutoEncoder",
+    f"{_ROW}.sparse_static_embedding:SparseStaticEmbedding": f"{_OLD_SPARSE}.SparseStaticEmbedding",
     f"{_ROW}.splade_pooling:SpladePooling": f"{_OLD_SPARSE}.SpladePooling",
     f"{_ROW}.logit_score:LogitScore": f"{_ST}.cross_encoder.modules.logit_score.LogitScore",
     f"{_ROW}.token_weights:TokenWeights": "omnitune.modules.token_weights.TokenWeights",
@@ -67,6 +69,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     f"{_ROW}.multi_vector_mask:MultiVectorMask": (f"{_MULTI}.MultiVectorMask",),
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": (f"{_MULTI}.HierarchicalTokenPooling",),
     f"{_ROW}.mlm_transformer:MLMTransformer": (f"{_SPARSE}.mlm_transformer.MLMTransformer",),
+    f"{_ROW}.sparse_auto_encoder:SparseAutoEncoder": (f"{_SPARSE}.sparse_auto_encoder.SparseAutoEncoder",),
+    f"{_ROW}.sparse_static_embedding:SparseStaticEmbedding": (
+        f"{_SPARSE}.sparse_static_embedding.SparseStaticEmbedding",
+    ),
     f"{_ROW}.splade_pooling:SpladePooling": (f"{_SPARSE}.splade_pooling.SpladePooling",),
     f"{_ROW}.clip_model:CLIPModel": (
         f"{_FAMILY}.clip_model.CLIPModel",

@@ -93,7 +93,11 @@ class EvaluationFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Facts of the model itself; `own_modules` are the classes in it that sentence_transformers does not have."""
+    """Facts of the model itself.
+
+    `own_modules` are the classes in it that sentence_transformers does not have, `kinds` what it is called within its
+    family, such as SPLADE.
+    """
 
     family: str
     size: int | None
@@ -103,6 +107,8 @@ class ModelFacts:
     architecture: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     own_modules: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    max_active_dims: int | None = None
 
     @property
     def wording(self) -> Wording:
@@ -258,6 +264,8 @@ def facts_of(model: Any) -> ModelFacts:
         architecture=str(model),
         prompts={name: text for name, text in model.prompts.items() if text},
         own_modules=getattr(model, "own_modules", ()),
+        kinds=getattr(model, "kinds", ()),
+        max_active_dims=getattr(model, "max_active_dims", None),
     )
 
 
@@ -296,7 +304,8 @@ def _front_matter(data: SentenceTransformerModelCardData, facts: ModelFacts) -> 
         for e, metrics in numbers
         for key, value in metrics.items()
     ]
-    tags = [tag for tag in data.tags if not (facts.own_modules and tag == "sentence-transformers")] + ["omnitune"]
+    tags = [tag for tag in data.tags if not (facts.own_modules and tag == "sentence-transformers")]
+    tags += [kind.lower() for kind in facts.kinds] + ["omnitune"]
     if data.training is not None:
         trained = [d for d in data.training.datasets if d.kind == "training"]
         tags += ["generated_from_trainer", f"dataset_size:{sum(d.rows or 0 for d in trained)}"]
@@ -352,10 +361,11 @@ def _base(data: SentenceTransformerModelCardData) -> str:
 def _details(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
     language = ", ".join([data.language] if isinstance(data.language, str) else data.language or [])
     rows = {
-        "Model type": facts.family,
+        "Model type": " ".join([*facts.kinds, "Sparse Encoder"]) if facts.kinds else facts.family,
         "Base model": _base(data) if data.base_model else None,
         "Maximum sequence length": f"{facts.max_seq_length} tokens" if facts.max_seq_length else None,
         facts.wording.size: facts.size,
+        "Maximum active dimensions": facts.max_active_dims,
         "Similarity": SIMILARITY_NAMES.get(str(facts.similarity), facts.similarity),
         "Inputs": ", ".join(facts.modalities),
         "Training datasets": ", ".join(d.get("name") or d["id"] for d in data.train_datasets),

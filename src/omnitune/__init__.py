@@ -35,6 +35,8 @@ _HOME = {
     "SimilarityFunction": "omnitune.ops.similarity",
     "SparseEncoder": "omnitune.model.sparse",
     "SparseEncoderModelCardData": "omnitune.report.card",
+    "SparseEncoderTrainer": "omnitune.training.sparse",
+    "SparseEncoderTrainingArguments": "omnitune.training.arguments",
     "encode_on_ray": "omnitune.retrieval.ray",
     "encode_to_disk": "omnitune.retrieval.to_disk",
     "mine_hard_negatives": "omnitune.retrieval.mining",
@@ -120,8 +122,10 @@ if TYPE_CHECKING:
     from omnitune.training.arguments import CrossEncoderTrainingArguments as CrossEncoderTrainingArguments
     from omnitune.training.arguments import MultiVectorEncoderTrainingArguments as MultiVectorEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
+    from omnitune.training.arguments import SparseEncoderTrainingArguments as SparseEncoderTrainingArguments
     from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
     from omnitune.training.multi_vector import MultiVectorEncoderTrainer as MultiVectorEncoderTrainer
+    from omnitune.training.sparse import SparseEncoderTrainer as SparseEncoderTrainer
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
 
 

@@ -22,7 +22,7 @@ COVERED = {
         MultiVectorEncoderTrainer MultiVectorEncoderTrainingArguments
         SentenceTransformer SentenceTransformerModelCardData
         SentenceTransformerTrainer SentenceTransformerTrainingArguments SimilarityFunction mine_hard_negatives
-        SparseEncoder SparseEncoderModelCardData
+        SparseEncoder SparseEncoderModelCardData SparseEncoderTrainer SparseEncoderTrainingArguments
         quantize_embeddings InputExample LoggingHandler ParallelSentencesDataset SentencesDataset
     """,
     "sentence_transformer.losses": """
@@ -79,6 +79,22 @@ COVERED = {
     "multi_vector_encoder.modules": """
         BaseTokenPooling HierarchicalTokenPooling LambdaTokenPooling MultiVectorMask
     """,
+    "sparse_encoder": """
+        SparseEncoder SparseEncoderDataCollator SparseEncoderModelCardData SparseEncoderTrainer
+        SparseEncoderTrainingArguments
+    """,
+    "sparse_encoder.losses": """
+        CSRLoss CSRReconstructionLoss CachedSpladeLoss FlopsLoss SparseAnglELoss SparseCoSENTLoss
+        SparseCosineSimilarityLoss SparseDistillKLDivLoss SparseMSELoss SparseMarginMSELoss
+        SparseMultipleNegativesRankingLoss SparseTripletLoss SpladeLoss
+    """,
+    "sparse_encoder.modules": """
+        Asym Dense InputModule MLMTransformer Module Router SparseAutoEncoder SparseStaticEmbedding SpladePooling
+        Transformer
+    """,
+    "sparse_encoder.callbacks": """
+        SchedulerType SpladeRegularizerWeightSchedulerCallback
+    """,
     "util": """
         SimilarityFunction community_detection cos_sim dot_score euclidean_sim information_retrieval manhattan_sim
         mine_hard_negatives normalize_embeddings pairwise_angle_sim pairwise_cos_sim pairwise_dot_score
@@ -92,8 +108,6 @@ COVERED = {
 
 LEFT_OUT = {
     "": {
-        "SparseEncoderTrainer": FAMILY,
-        "SparseEncoderTrainingArguments": FAMILY,
         "export_dynamic_quantized_onnx_model export_optimized_onnx_model": EXPORT,
         "export_static_quantized_openvino_model": EXPORT,
         "resolve_ids": DATASETS,
@@ -111,6 +125,10 @@ LEFT_OUT = {
     "multi_vector_encoder.evaluation": {},
     "multi_vector_encoder.scoring": {},
     "multi_vector_encoder.modules": {},
+    "sparse_encoder": {},
+    "sparse_encoder.losses": {},
+    "sparse_encoder.modules": {},
+    "sparse_encoder.callbacks": {},
     "util": {
         "install_logger": "the library adds no handlers",
         "ORIGINAL_TRANSFORMER_MODELS append_to_last_row cat_padded_token_embeddings": INTERNAL,

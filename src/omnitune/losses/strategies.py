@@ -20,6 +20,7 @@ from torch import Tensor
 
 from omnitune import runtime
 from omnitune.errors import InputError
+from omnitune.ops.splade_head import MEMORY, HeadMemory
 from omnitune.types import Column, Embeddings, Encodes, Features, MiniBatch
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class _Piece:
     kept: bool
     features: Features | None = None
     random: "_RandomState | None" = None
+    memory: HeadMemory | None = None
 
 
 @dataclass(slots=True)
@@ -170,15 +172,18 @@ class _Run:
             self.stochastic, self.autocast = self.engine.stochastic, _Autocast.current(_device(features))
         random = _RandomState.current(_device(features)) if self.stochastic else None
         output, kept = self._run_kept(mini_batch, features) if self._expects_room(mini_batch) else (None, False)
+        memory: HeadMemory | None = None
         if output is None:
             if random is not None:
                 random.restore()
+            memory = HeadMemory()
             with torch.no_grad():
-                output = self.engine.run(dict(features))
+                output = self.engine.run({**features, MEMORY: memory})
         if kept:
             self.pieces.append(_Piece(mini_batch, place, output, kept=True))
         else:
-            self.pieces.append(_Piece(mini_batch, place, output.detach(), False, self._retain(features), random))
+            retained = self._retain(features)
+            self.pieces.append(_Piece(mini_batch, place, output.detach(), False, retained, random, memory))
 
     def _expects_room(self, mini_batch: MiniBatch) -> bool:
         budget = self.budget or 0
@@ -255,13 +260,13 @@ class _Run:
             kind = (*_shape_class(piece.mini_batch), frozenset(features))
             if kind not in frozen and not self._replay(piece, features, part):
                 frozen.add(kind)
-            piece.features = None
+            piece.features = piece.memory = None
 
     def _replay(self, piece: _Piece, features: Features, gradient: Tensor) -> bool:
         """Forward again with a graph and back-propagate; False when nothing trains on the way."""
         assert self.autocast is not None
         with _RandomState.replaying(piece.random), torch.enable_grad(), self.autocast.again():
-            output = self.engine.run(dict(features)).values
+            output = self.engine.run({**features, MEMORY: piece.memory}).values
         if not output.requires_grad:
             return False
         torch.autograd.backward([output], [gradient])

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from omnitune.types import Embeddings
 
-__all__ = ["exchanged", "gather_columns", "gather_embeddings", "gather_rows", "leave_gloo_at_exit", "world_size"]
+__all__ = [
+    "exchanged",
+    "gather_columns",
+    "gather_embeddings",
+    "gather_rows",
+    "leave_gloo_at_exit",
+    "mean_over_ranks",
+    "world_size",
+]
 
 
 def world_size() -> int:
@@ -87,6 +95,26 @@ def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
     dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
     sizes = [int(count) for count in counts]
     return _GatherRows.apply(tensor, sizes), sum(sizes[: dist.get_rank()])
+
+
+def mean_over_ranks(rows: Tensor) -> Tensor:
+    """Mean over the rows of every rank, for a loss whose gradients are averaged over ranks afterwards.
+
+    Its gradient is that of the mean over this rank's rows, so that the average over ranks is the gradient of one device
+    with all rows. Where gradients are off it is the mean over this rank's rows, and no rank waits for another.
+
+    Args:
+        rows: `(rows, dim)`, of as many rows on every rank; every rank must call this.
+
+    Returns:
+        `(dim,)`.
+    """
+    own = rows.mean(dim=0)
+    if world_size() == 1 or not torch.is_grad_enabled():
+        return own
+    total = own.detach().clone()
+    dist.all_reduce(total)
+    return own + (total / world_size() - own.detach())
 
 
 def gather_columns(columns: Sequence[Tensor]) -> tuple[list[Tensor], int]:

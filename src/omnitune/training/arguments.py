@@ -36,6 +36,7 @@ __all__ = [
     "MultiDatasetBatchSamplers",
     "MultiVectorEncoderTrainingArguments",
     "SentenceTransformerTrainingArguments",
+    "SparseEncoderTrainingArguments",
 ]
 
 
@@ -173,6 +174,11 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
 @dataclass
 class SentenceTransformerTrainingArguments(BaseTrainingArguments):
     """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+
+
+@dataclass
+class SparseEncoderTrainingArguments(BaseTrainingArguments):
+    """Arguments of `SparseEncoderTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
 
 
 @dataclass

@@ -1,0 +1,15 @@
+"""The sparse family under Sentence Transformers' path; nothing inside omnitune imports it."""
+
+from omnitune.data.collator import Collator as SparseEncoderDataCollator
+from omnitune.model.sparse import SparseEncoder
+from omnitune.report.card import SparseEncoderModelCardData
+from omnitune.training.arguments import SparseEncoderTrainingArguments
+from omnitune.training.sparse import SparseEncoderTrainer
+
+__all__ = [
+    "SparseEncoder",
+    "SparseEncoderDataCollator",
+    "SparseEncoderModelCardData",
+    "SparseEncoderTrainer",
+    "SparseEncoderTrainingArguments",
+]

@@ -1,0 +1,4 @@
+"""`omnitune.losses.sparse` under Sentence Transformers' path."""
+
+from omnitune.losses.sparse import *  # noqa: F403  # the room's __all__ is the list
+from omnitune.losses.sparse import __all__ as __all__

@@ -1,0 +1,5 @@
+"""Modules of the sparse family, under the path of Sentence Transformers 5."""
+
+from omnitune.modules import MLMTransformer, SparseAutoEncoder, SparseStaticEmbedding, SpladePooling
+
+__all__ = ["MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"]

@@ -1,0 +1,27 @@
+"""Modules of the sparse family, under Sentence Transformers' path."""
+
+from omnitune.modules import (
+    Dense,
+    InputModule,
+    MLMTransformer,
+    Module,
+    Router,
+    SparseAutoEncoder,
+    SparseStaticEmbedding,
+    SpladePooling,
+    Transformer,
+)
+from omnitune.modules import Router as Asym
+
+__all__ = [
+    "Asym",
+    "Dense",
+    "InputModule",
+    "MLMTransformer",
+    "Module",
+    "Router",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+    "Transformer",
+]

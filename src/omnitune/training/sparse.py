@@ -1,0 +1,134 @@
+"""The trainer of sparse encoders; the loops are in `training.base`."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset
+from torch import Tensor, nn
+from transformers import (
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from omnitune.data.collator import Collator
+from omnitune.evaluation import BaseEvaluator
+from omnitune.losses.sparse import CSRLoss, SparseMultipleNegativesRankingLoss, SpladeLoss
+from omnitune.model.sparse import SparseEncoder
+from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
+from omnitune.training import binding
+from omnitune.training.arguments import SparseEncoderTrainingArguments
+from omnitune.training.base import BaseTrainer, LossArgument
+from omnitune.training.splade_schedule import SpladeRegularizerWeightSchedulerCallback
+
+logger = logging.getLogger(__name__)
+
+
+class SparseEncoderTrainer(BaseTrainer):
+    """Trains and evaluates a `SparseEncoder`.
+
+    With a `SpladeLoss`, its regularizers' weights rise from zero, as `SpladeRegularizerWeightSchedulerCallback` says;
+    one of its kind among `callbacks` takes the place of the default one.
+
+    Args:
+        model: The model to train.
+        args: Training arguments.
+        train_dataset: A dataset, several in a dict, or a stream. The order of its columns is their meaning: the first
+            is of queries; one named label, labels, score or scores holds the labels.
+        eval_dataset: The same, for the evaluation loss.
+        loss: A loss, or a function that makes one for a model; or a dict of them by dataset. By default `SpladeLoss` of
+            `SparseMultipleNegativesRankingLoss`; `CSRLoss` for a model with a `SparseAutoEncoder`.
+        evaluator: An evaluator, or several that run one after another.
+        data_collator: Makes batches of rows, by default a `Collator`.
+        processing_class: Saved with the checkpoints beside the model's own.
+        model_init: Makes the model, anew for every run of a hyper-parameter search.
+        compute_metrics: Not used: evaluators give metrics.
+        callbacks: Further callbacks.
+        optimizers: Optimizer and scheduler to use instead of those that `args` say.
+        optimizer_cls_and_kwargs: Class of the optimizer and its arguments.
+        preprocess_logits_for_metrics: Not used.
+
+    Attributes:
+        skipped_items: Bad items whose rows were left out, with `on_bad_item="skip"`.
+        opening_lines: What the run said of itself at its start.
+
+    Raises:
+        InputError: The arguments do not go together; the message names them.
+        DatasetError: A dataset is of an unknown kind or has columns that cannot be.
+    """
+
+    arguments_class = SparseEncoderTrainingArguments
+
+    def __init__(
+        self,
+        model: SparseEncoder | None = None,
+        args: SparseEncoderTrainingArguments | None = None,
+        train_dataset: Dataset | DatasetDict | IterableDataset | dict[str, Dataset] | None = None,
+        eval_dataset: Dataset | DatasetDict | IterableDataset | dict[str, Dataset] | None = None,
+        loss: LossArgument = None,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
+        data_collator: Collator | None = None,
+        processing_class: PreTrainedTokenizerBase
+        | BaseImageProcessor
+        | FeatureExtractionMixin
+        | ProcessorMixin
+        | None = None,
+        model_init: Callable[[], SparseEncoder] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            loss=loss,
+            evaluator=evaluator,
+            data_collator=data_collator,
+            model_init=model_init,
+            ignored={
+                "compute_metrics: evaluators give metrics": compute_metrics is not None,
+                "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
+            },
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+        )
+
+    def _bound(self, loss: Any) -> binding.Losses:
+        """The loss or losses, and a schedule of the weights of each `SpladeLoss`, where the logs are still open."""
+        bound = super()._bound(loss)
+        callbacks = self.callback_handler.callbacks
+        for one in bound.values() if isinstance(bound, dict) else [bound]:
+            if not isinstance(one, SpladeLoss):
+                continue
+            schedule = next((c for c in callbacks if _schedules(c) and c.loss is one), None)
+            if schedule is None:
+                schedule = SpladeRegularizerWeightSchedulerCallback(one)
+            else:
+                callbacks.remove(schedule)
+            # Behind the callback that decides what a step does, before those that write logs down.
+            callbacks.insert(1, schedule)
+        return bound
+
+    def get_default_loss(self, model: SparseEncoder) -> nn.Module:
+        """`SpladeLoss` of `SparseMultipleNegativesRankingLoss`, or `CSRLoss`; for queries with a positive."""
+        if any(isinstance(module, SparseAutoEncoder) for module in model.modules()):
+            logger.warning("loss: none given, so CSRLoss is used.")
+            return CSRLoss(model)
+        logger.warning("loss: none given, so SpladeLoss(SparseMultipleNegativesRankingLoss) is used.")
+        inner = SparseMultipleNegativesRankingLoss(model)
+        return SpladeLoss(model, inner, document_regularizer_weight=3e-5, query_regularizer_weight=5e-5)
+
+
+def _schedules(callback: Any) -> bool:
+    return isinstance(callback, SpladeRegularizerWeightSchedulerCallback)

@@ -22,9 +22,7 @@ ROWS, MINI_BATCH, LIMIT = 32, 8, 6 << 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="one round instead of three"
-    )
+    parser.add_argument("--quick", action="store_true", help="one round instead of three")
     parser.add_argument("--only", choices=("step", "cached", "encode", "wide"))
     parser.add_argument("--worker", choices=(OURS, RIVAL))
     parser.add_argument("--task", choices=("step", "cached", "encode"), default="step")

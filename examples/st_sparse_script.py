@@ -14,9 +14,9 @@ from pathlib import Path
 import pypdfium2
 import torch
 from datasets import Dataset
-from omnitune.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
 
 from omnitune import SparseEncoder, SparseEncoderModelCardData, SparseEncoderTrainer, SparseEncoderTrainingArguments
+from omnitune.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
 from omnitune.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 
 

@@ -76,11 +76,10 @@ def test_a_cached_step_is_the_direct_one_and_needs_no_product_twice(
 
     folder = built("masked_bert_dropout", checkpoints.masked_bert, dropout=0.1) if dropout else tiny_masked_bert
     model = SparseEncoder(str(folder), device="cpu").double().train()
-    products = []
-    monkeypatch.setattr(
-        splade_head, "_pooled", lambda *a, _own=splade_head._pooled, **k: products.append(1) or _own(*a, **k)
-    )
-    made = []
+    products: list[int] = []
+    pooled = splade_head._pooled
+    monkeypatch.setattr(splade_head, "_pooled", lambda *a, **k: products.append(1) or pooled(*a, **k))
+    made, counts = [], []
     for memory in ("auto", 0):
         inner = SparseMultipleNegativesRankingLoss(model)
         loss = CachedSpladeLoss(model, inner, 0.3, 0.5, mini_batch_size=4)

@@ -104,20 +104,18 @@ class SparseEncoderTrainer(BaseTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
 
-    def _bound(self, loss: Any) -> binding.Losses:
-        """The loss or losses, and a schedule of the weights of each `SpladeLoss`, where the logs are still open."""
-        bound = super()._bound(loss)
+    def _bound(self) -> binding.Losses:
+        """Bind the losses, and give each `SpladeLoss` a schedule of its weights, where the logs are still open."""
+        bound = super()._bound()
         callbacks = self.callback_handler.callbacks
-        for one in bound.values() if isinstance(bound, dict) else [bound]:
-            if not isinstance(one, SpladeLoss):
-                continue
-            schedule = next((c for c in callbacks if _schedules(c) and c.loss is one), None)
-            if schedule is None:
-                schedule = SpladeRegularizerWeightSchedulerCallback(one)
-            else:
-                callbacks.remove(schedule)
-            # Behind the callback that decides what a step does, before those that write logs down.
-            callbacks.insert(1, schedule)
+        given = [each for each in callbacks if isinstance(each, SpladeRegularizerWeightSchedulerCallback)]
+        for schedule in given:
+            callbacks.remove(schedule)
+        for loss in bound.values() if isinstance(bound, dict) else [bound]:
+            if isinstance(loss, SpladeLoss):
+                own = next((schedule for schedule in given if schedule.loss is loss), None)
+                # Behind the callback that decides what a step does, before those that write logs down.
+                callbacks.insert(1, own or SpladeRegularizerWeightSchedulerCallback(loss))
         return bound
 
     def get_default_loss(self, model: SparseEncoder) -> nn.Module:
@@ -128,7 +126,3 @@ class SparseEncoderTrainer(BaseTrainer):
         logger.warning("loss: none given, so SpladeLoss(SparseMultipleNegativesRankingLoss) is used.")
         inner = SparseMultipleNegativesRankingLoss(model)
         return SpladeLoss(model, inner, document_regularizer_weight=3e-5, query_regularizer_weight=5e-5)
-
-
-def _schedules(callback: Any) -> bool:
-    return isinstance(callback, SpladeRegularizerWeightSchedulerCallback)

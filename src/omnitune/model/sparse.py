@@ -504,7 +504,7 @@ class SparseEncoder(Model, pools.PoolMixin):
 
     @property
     def kinds(self) -> list[str]:
-        """What kind of sparse encoder it is, for the model card: "Asymmetric", "Inference-free", "SPLADE", "CSR"."""
+        """Kind of the sparse encoder, for the model card: "Asymmetric", "Inference-free", "SPLADE", "CSR"."""
         held = {type(module) for module in self.modules()}
         signs = {
             "Asymmetric": Router,

@@ -32,7 +32,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 @dataclass(frozen=True, slots=True)
 class VocabularyHead:
-    """What the last layer of a masked-language head would have been given.
+    """Inputs of the last layer of a masked-language head, in place of its logits.
 
     Attributes:
         hidden: Packed states of every text's tokens.
@@ -49,7 +49,7 @@ class VocabularyHead:
 
 @dataclass(slots=True)
 class Captured:
-    """What the last layer was given: states `(rows, tokens, dim)`, or `(1, tokens, dim)` of a packed row."""
+    """States that the last layer was given: `(rows, tokens, dim)`, or `(1, tokens, dim)` of a packed row."""
 
     hidden: Tensor | None = None
 

@@ -48,7 +48,7 @@ ENTRIES_AT_ONCE = 1 << 22
 
 @dataclass(slots=True)
 class HeadMemory:
-    """What a pass without a graph found, for the replay with one.
+    """Results of a pass without a graph, for the replay with one.
 
     Attributes:
         values: Output of the head `(texts, vocabulary)`.

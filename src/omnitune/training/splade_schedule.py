@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class SchedulerType(Enum):
-    """How the weights rise."""
+    """Ways in which the weights rise."""
 
     LINEAR = "linear"
     QUADRATIC = "quadratic"
@@ -57,12 +57,12 @@ class SpladeRegularizerWeightSchedulerCallback(TrainerCallback):  # type: ignore
 
     @property
     def max_document_regularizer_weight(self) -> float:
-        """What the documents' weight rises to."""
+        """Highest weight of the documents' regularizer."""
         return self.loss.full_weights[0]
 
     @property
     def max_query_regularizer_weight(self) -> float | None:
-        """What the queries' weight rises to, or None."""
+        """Highest weight of the queries' regularizer, or None."""
         return self.loss.full_weights[1]
 
     def share(self, step: int, total: int) -> float:

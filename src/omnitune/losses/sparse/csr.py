@@ -14,7 +14,7 @@ from omnitune.types import DENSE_ALONE, Column, Embeddings, Encodes, Features, O
 
 
 class CSRReconstructionLoss(nn.Module):
-    """How far a sparse autoencoder's reconstructions are from the dense vectors, in three parts.
+    """Compares a sparse autoencoder's reconstructions with the dense vectors, in three parts.
 
     `reconstruction_loss_k` is the squared error of the k latents, `_4k` an eighth of that of four times as many, `_aux`
     that of the residual by latents that were not used for long, over its variance; each the mean over columns.

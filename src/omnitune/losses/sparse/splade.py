@@ -255,5 +255,5 @@ class CachedSpladeLoss(SpladeLoss):
 
 
 def _of(regularizer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a regularizer computes."""
+    """Function of a regularizer: embeddings to its penalty."""
     return cast(Callable[[Tensor], Tensor], regularizer.compute_loss_from_embeddings)

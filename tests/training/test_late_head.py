@@ -87,16 +87,34 @@ def test_a_head_becomes_modules_of_a_model(tmp_path: Path, tiny_bert: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_thousand_pages_take_seconds() -> None:
+def test_three_thousand_pages_take_seconds() -> None:
+    """An epoch over 3,000 queries and pages of 200 tokens; the limit leaves room for a slow machine."""
     generator = torch.Generator().manual_seed(0)
-    pages = Embeddings.packed(
-        [normalize(torch.randn(300, 128, generator=generator), dim=-1).half() for _ in range(1000)]
-    )
-    queries = Embeddings.packed([normalize(torch.randn(12, 128, generator=generator), dim=-1) for _ in range(1000)])
-    wrong = torch.randint(0, 1000, (1000, 8), generator=generator)
+    vectors = normalize(torch.randn(50_000, 128, generator=generator), dim=-1).half()
+    pages = Embeddings.packed([vectors[n * 13 % 49_000 :][:200] for n in range(3000)])
+    queries = Embeddings.packed([vectors[n * 17 % 49_000 :][:12] for n in range(3000)])
+    wrong = torch.randint(0, 3000, (3000, 8), generator=generator)
     start = time.process_time()
-    train_head(queries, pages, [[i] for i in range(1000)], wrong, epochs=1)
-    assert time.process_time() - start < 60
+    train_head(queries, pages, [[i] for i in range(3000)], wrong, epochs=1, show_progress_bar=False)
+    assert time.process_time() - start < 40
+
+
+def test_pages_and_queries_of_any_length_count() -> None:
+    """A page of one token, candidates of different numbers, an empty page among the wrong ones."""
+    queries, pages, positives, wrong = noisy_corpus()
+    rows = pages.unbind()
+    rows[7], rows[9] = rows[7][:1], rows[9][:0]
+    short = Embeddings.packed(rows)
+    kept = [row for row in range(120) if positives[row] != [9]]
+    listed = [wrong[row].tolist()[: row % 4] + [9, -1] for row in kept]
+    asked = Embeddings.packed([queries.unbind()[row] for row in kept])
+    head = train_head(asked, short, [positives[row] for row in kept], listed, validation=[0, 1, 2], epochs=2)
+    assert len(head.history) == 3
+    assert bool(head.projection.isfinite().all())
+    with pytest.raises(InputError, match="positives: expected pages with token vectors, got one without for query 9"):
+        train_head(queries, short, positives, wrong)
+    with pytest.raises(InputError, match="queries: expected token vectors of every query, got none for query 1"):
+        train_head(Embeddings.packed([rows[0], rows[9]]), short, [[0], [1]], [[1], [0]])
 
 
 def test_what_does_not_go_together_is_said() -> None:

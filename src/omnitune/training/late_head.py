@@ -33,6 +33,9 @@ SHORTLIST = 8
 SCALE = 30.0
 """Inverse temperature at the start: scores are weighted means of cosines."""
 
+_NO_CANDIDATE = -1e4
+"""Score where a query has fewer candidates than others; finite, because the temperature's gradient multiplies it."""
+
 _RATES = {"projection": 3e-4, "weights": 3e-2, "scale": 0.1}
 
 
@@ -127,7 +130,7 @@ def train_head(
 
     Raises:
         ShapeError: Queries, positives and negatives are not equally many, or vectors differ in dimension.
-        InputError: A query has no positive, or no training query is left.
+        InputError: A query has no token or no positive with tokens, or no training query is left.
 
     Example:
         >>> head = train_head(queries, pages, [[0], [1]], [[1], [0]])  # doctest: +SKIP
@@ -147,57 +150,60 @@ def train_head(
     if weights is not None:
         groups.append({"params": list(weights.parameters()), "lr": _RATES["weights"] * rate})
     optimizer = torch.optim.Adam(groups)
-    held = {*validation}
-    rows = [row for row in range(len(queries)) if row not in held]
-    listed = {row: _candidates(positives[row], hard_negatives[row], negatives) for row in range(len(queries))}
-    short = {row: _shortlist(queries, pages, row, listed[row]) for row in listed}
+    held = torch.tensor([*validation], dtype=torch.int64)
+    rows = torch.arange(len(queries))[~torch.isin(torch.arange(len(queries)), held)]
+    listed = _candidates(pages, positives, hard_negatives, negatives)
+    real = (listed >= 0).to(device)
+    short = _shortlist(queries, pages, listed)
 
-    def scores(row: int, chosen: Tensor) -> Tensor:
-        """Scores of a query's candidates `(candidates,)` by `chosen` tokens `(candidates, query tokens)`."""
-        own = F.normalize(_tokens(queries, row) @ projection.T, dim=-1)
-        found = F.normalize(pages.values[chosen].float() @ projection.T, dim=-1)
-        best = torch.einsum("cqd,qd->cq", found, own)
-        weigh = best.new_ones(len(own)) if weights is None else weights.weights(own)
-        return (best @ weigh) / weigh.sum()
-
-    @torch.no_grad()
-    def winners() -> dict[int, Tensor]:
-        """For every query, the tokens that win under the projection as it is now."""
-        unique, inverse = torch.unique(torch.cat([s.flatten() for s in short.values()]), return_inverse=True)
-        projected = F.normalize(pages.values[unique].float() @ projection.T, dim=-1)
-        found, start = {}, 0
-        for row, tokens in short.items():
-            places = inverse[start : start + tokens.numel()].view_as(tokens)
-            start += tokens.numel()
-            own = F.normalize(_tokens(queries, row) @ projection.T, dim=-1)
-            near = torch.einsum("cqkd,qd->cqk", projected[places], own).argmax(-1, keepdim=True)
-            found[row] = tokens.gather(-1, near).squeeze(-1)
-        return found
+    def scores(some: Tensor, won: Tensor) -> Tensor:
+        """Scores of some queries' candidates `(queries, candidates)` by the tokens that won."""
+        tokens, row_of = (each.to(device) for each in _tokens(queries, some))
+        own = F.normalize(queries.values[tokens].float() @ projection.T, dim=-1)
+        found = F.normalize(pages.values[won[tokens]].float() @ projection.T, dim=-1)
+        weigh = own.new_ones(len(own)) if weights is None else weights.weights(own)
+        sums = own.new_zeros(len(some), found.shape[1])
+        sums = sums.index_add(0, row_of, torch.einsum("tcd,td->tc", found, own) * weigh[:, None])
+        scores = sums / own.new_zeros(len(some)).index_add(0, row_of, weigh)[:, None]
+        return scores.masked_fill(~real[some], _NO_CANDIDATE)
 
     @torch.no_grad()
-    def judged(won: dict[int, Tensor]) -> float:
+    def winners() -> Tensor:
+        """For every query token and candidate, the token that wins under the projection as it is now."""
+        unique, places = torch.unique(short, return_inverse=True)
+        parts = torch.split(unique, 4096)
+        projected = torch.cat([F.normalize(pages.values[part].float() @ projection.T, dim=-1) for part in parts])
+        own = F.normalize(queries.values.float() @ projection.T, dim=-1)
+        made = []
+        for near, tokens, asking in zip(*(torch.split(each, 128) for each in (places, short, own)), strict=True):
+            best = torch.einsum("tckd,td->tck", projected[near], asking).argmax(-1, keepdim=True)
+            made.append(tokens.gather(-1, best).squeeze(-1))
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def judged(won: Tensor) -> float:
         """Mean reciprocal rank of the positive among the validation queries' candidates."""
-        ranks = [int((s > s[0]).sum()) + 1 for s in (scores(row, won[row]) for row in validation)]
-        return sum(1 / rank for rank in ranks) / len(ranks)
+        found = torch.cat([scores(some, won) for some in torch.split(held, 256)])
+        return float((1 / ((found > found[:, :1]).sum(dim=1) + 1)).mean())
 
     head = LateHead(projection.detach().clone(), copy.deepcopy(weights), SCALE)
-    won = winners()
-    best, since = (judged(won) if validation else -1.0), 0
-    history = [best] if validation else []
+    # Shortlists are sorted by the identity, so without fewer dimensions their first tokens win at the start.
+    won = short[..., 0] if projection.shape[0] == hidden else winners()
+    best, since = (judged(won) if len(held) else -1.0), 0
+    history = [best] if len(held) else []
     order = torch.Generator().manual_seed(seed)
     with runtime.progress_bar(label="Head", total=epochs * len(rows), show=show_progress_bar, unit="query") as bar:
         for epoch in range(1, epochs + 1):
-            shuffled = [rows[i] for i in torch.randperm(len(rows), generator=order).tolist()]
-            for start in range(0, len(shuffled), batch_size):
-                batch = shuffled[start : start + batch_size]
-                losses = [-F.log_softmax(scores(row, won[row]) * scale, dim=0)[0] for row in batch]
+            for batch in torch.split(rows[torch.randperm(len(rows), generator=order)], batch_size):
+                loss = -F.log_softmax(scores(batch, won) * scale, dim=1)[:, 0].mean()
                 optimizer.zero_grad()
-                torch.autograd.backward(torch.stack(losses).mean())
+                torch.autograd.backward(loss)
                 optimizer.step()
                 bar.update(len(batch))
-            won = winners()
-            result = judged(won) if validation else float(epoch)
-            history += [result] if validation else []
+            if len(held) or epoch < epochs:
+                won = winners()
+            result = judged(won) if len(held) else float(epoch)
+            history += [result] if len(held) else []
             since = 0 if result > best else since + 1
             if result > best:
                 best = result
@@ -229,6 +235,12 @@ def _check(
     without = next((row for row, found in enumerate(positives) if not len(found)), None)
     if without is not None:
         raise InputError(f"positives: expected at least one page for every query, got none for query {without}")
+    if bool((queries.lengths == 0).any()):
+        row = int((queries.lengths == 0).nonzero()[0])
+        raise InputError(f"queries: expected token vectors of every query, got none for query {row}")
+    empty = next((row for row, found in enumerate(positives) if not pages.lengths[int(found[0])]), None)
+    if empty is not None:
+        raise InputError(f"positives: expected pages with token vectors, got one without for query {empty}")
     if len({*validation}) >= len(queries):
         raise InputError("validation: expected fewer queries than there are, or none is left to train on")
 
@@ -251,28 +263,45 @@ def _start(pages: Embeddings, dim: int, sample: int = 20_000) -> Tensor:
     return axes
 
 
-def _candidates(positive: Sequence[int], wrong: Tensor | Sequence[int], count: int) -> list[int]:
-    """A positive, then hard negatives."""
-    known = {int(page) for page in positive}
-    rows = wrong.tolist() if isinstance(wrong, Tensor) else list(wrong)
-    chosen = [int(page) for page in dict.fromkeys(rows) if int(page) >= 0 and int(page) not in known]
-    return [int(positive[0]), *chosen[:count]]
+def _candidates(
+    pages: Embeddings, positives: Sequence[Sequence[int]], wrong: Tensor | Sequence[Sequence[int]], count: int
+) -> Tensor:
+    """Rows of a positive, then of hard negatives that have tokens `(queries, 1 + count)`; -1 where there are fewer."""
+    filled = pages.lengths > 0
+    listed = torch.full((len(positives), 1 + count), -1)
+    for row, (known, near) in enumerate(zip(positives, wrong, strict=True)):
+        right = {int(page) for page in known}
+        distinct = dict.fromkeys(int(page) for page in near)
+        chosen = [page for page in distinct if page >= 0 and page not in right and filled[page]][:count]
+        listed[row, : 1 + len(chosen)] = torch.tensor([int(known[0]), *chosen])
+    return listed
 
 
-def _tokens(rows: Embeddings, number: int) -> Tensor:
-    assert rows.offsets is not None
-    start, stop = rows.offsets[number : number + 2].tolist()
-    return rows.values[start:stop].float()
+def _tokens(texts: Embeddings, some: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the tokens of some texts, one after another `(tokens,)`, and which of them each is of."""
+    assert texts.offsets is not None
+    lengths = texts.lengths[some]
+    row_of = torch.arange(len(some)).repeat_interleave(lengths)
+    before = lengths.cumsum(0) - lengths
+    return torch.arange(len(row_of)) + (texts.offsets[some] - before)[row_of], row_of
 
 
-def _shortlist(queries: Embeddings, pages: Embeddings, row: int, chosen: Sequence[int]) -> Tensor:
-    """The tokens of every candidate that are nearest to each query token `(candidates, query tokens, SHORTLIST)`."""
+def _shortlist(queries: Embeddings, pages: Embeddings, listed: Tensor) -> Tensor:
+    """The tokens of every candidate nearest to each query token, best first `(query tokens, candidates, SHORTLIST)`.
+
+    Page by page, because one is a candidate of several queries and is read once.
+    """
     assert pages.offsets is not None
-    own, made = _tokens(queries, row), []
-    for page in chosen:
-        near = own @ _tokens(pages, page).T
-        best = near.topk(min(SHORTLIST, near.shape[1]), dim=1).indices
-        if best.shape[1] < SHORTLIST:  # a page of few tokens: its best one again
-            best = torch.cat([best, best[:, :1].expand(-1, SHORTLIST - best.shape[1])], dim=1)
-        made.append(best + int(pages.offsets[page]))
-    return torch.stack(made)
+    short = torch.zeros(len(queries.values), listed.shape[1], SHORTLIST, dtype=torch.int64)
+    order = listed.flatten().argsort(stable=True)
+    found, counts = torch.unique_consecutive(listed.flatten()[order], return_counts=True)
+    for page, pairs in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
+        if page < 0:
+            continue
+        tokens, pair_of = _tokens(queries, pairs // listed.shape[1])
+        start, stop = pages.offsets[page : page + 2].tolist()
+        near = queries.values[tokens].float() @ pages.values[start:stop].float().T
+        best = near.topk(min(SHORTLIST, stop - start), dim=1).indices.cpu() + start
+        again = torch.arange(SHORTLIST).clamp(max=best.shape[1] - 1)  # of a page of few tokens the last one again
+        short[tokens, (pairs % listed.shape[1])[pair_of]] = best[:, again]
+    return short.to(pages.values.device)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,18 @@ def test_windows_read_a_text_to_its_end(model: MultiVectorEncoder) -> None:
         model.encode_query("a", windows=True)
     with pytest.raises(InputError, match="windows: expected False for output_value=None"):
         model.encode_document("a", windows=True, output_value=None)
+
+
+def test_recordings_have_a_vector_a_token_too(tiny_qwen2_5_omni: Path) -> None:
+    modules = [Transformer(str(tiny_qwen2_5_omni)), MultiVectorMask(), Normalize("token_embeddings")]
+    model = MultiVectorEncoder(modules=modules, device="cpu")
+    waves = [np.sin(np.arange(length) / step).astype(np.float32) for length, step in ((8000, 9.0), (16000, 5.0))]
+    items = [*({"array": wave, "sampling_rate": 16_000} for wave in waves), "a text"]
+    found = model.encode_document(items)
+    assert len(found[0]) < len(found[1])
+    for item, row in zip(items, found, strict=True):
+        torch.testing.assert_close(row.norm(dim=1), torch.ones(len(row)))
+        torch.testing.assert_close(model.encode_document([item])[0], row, rtol=0, atol=1e-5)
 
 
 def test_a_pool_of_processes_gives_the_same(model: MultiVectorEncoder) -> None:

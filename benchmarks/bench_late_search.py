@@ -69,8 +69,8 @@ def timed(call: Callable[[], Any], rounds: int = 1) -> tuple[float, Any]:
     return best, made
 
 
-def two_stages(pages: int, queries: int, folder: Path) -> None:
-    index = LateIndex(codec="float16", pooled=16)
+def two_stages(pages: int, queries: int, codec: Any, folder: Path) -> None:
+    index = LateIndex(codec=codec, pooled=16)
     index.save(folder / "pages")
     asked: list[Any] = []
     for start in range(0, pages, AT_ONCE):
@@ -80,7 +80,7 @@ def two_stages(pages: int, queries: int, folder: Path) -> None:
         if len(asked) < queries:
             asked += ask(some, range(0, count, max(1, count * 10 // queries)), start)
     asked = asked[:queries]
-    print(f"\n{pages:,} pages of {PAGE:,} vectors, {len(asked)} queries of {QUERY}, one at a time")
+    print(f"\n{pages:,} pages of {PAGE:,} vectors in {codec}, {len(asked)} queries of {QUERY}, one at a time")
     index.search(asked[:1])
     exact_time, exact = timed(lambda: [index.search([one], exact=True)[0] for one in asked])
     for candidates in (64, 256, 500):
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     parser.add_argument("--only", choices=("stages", "codecs", "ragged", "scaling"), help="one part")
     parser.add_argument("--queries", type=int, default=40, help="queries of the two stages")
+    parser.add_argument("--codec", choices=CODECS, default="int8", help="of the pages of the two stages")
     parser.add_argument("--folder", type=Path, help="where indexes are written; a temporary folder by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -193,7 +194,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made:
         folder = Path(made)
         if arguments.only in (None, "stages"):
-            two_stages(10_000 // share, arguments.queries, folder)
+            two_stages(10_000 // share, arguments.queries, arguments.codec, folder)
         if arguments.only in (None, "codecs"):
             codecs(1_000 // share, folder)
         if arguments.only in (None, "ragged"):

@@ -5,7 +5,7 @@ the other exact way: the maximum alone in the forward, the winners found again i
 texts of 20 to 300 tokens for one query (search), at least twice as fast. Times are of the processor, so that other work
 on it does not count.
 
-    python benchmarks/bench_maxsim.py [--quick]
+    python benchmarks/bench_maxsim.py [--quick] [--rounds 5]
 """
 
 import argparse
@@ -21,13 +21,14 @@ AGAIN, TEXTS = "again", 10_000
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="two rounds instead of five, 2,000 texts")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each library")
     parser.add_argument("--worker", choices=(OURS, RIVAL, AGAIN))
     parser.add_argument("--texts", type=int, default=0, help="search so many texts instead")
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(search(options.worker, options.texts) if options.texts else step(options.worker)))
         return
-    script, rounds = "benchmarks/bench_maxsim.py", 2 if options.quick else 5
+    script, rounds = "benchmarks/bench_maxsim.py", 2 if options.quick else options.rounds
     for name, texts in (("loss operator", 0), ("search", 2_000 if options.quick else TEXTS)):
         done = [(run(script, worker=OURS, texts=texts), run(script, worker=RIVAL, texts=texts)) for _ in range(rounds)]
         for ours, theirs in done:

@@ -4,7 +4,7 @@ Promise: at least 1.5 times as fast as the rival's cached loss. Graphs are kept 
 packed, and the scores' backward goes through winners alone. Times are of the processor, so that other work on it does
 not count.
 
-    python benchmarks/bench_train_late.py [--quick]
+    python benchmarks/bench_train_late.py [--quick] [--rounds 3]
 """
 
 import argparse
@@ -19,13 +19,14 @@ ROWS, MINI_BATCH = 64, 8
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="32 rows and one round instead of 64 and three")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each library")
     parser.add_argument("--worker", choices=(OURS, RIVAL))
     parser.add_argument("--rows", type=int, default=ROWS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(steps(options.worker, options.rows)))
         return
-    rows, rounds = (32, 1) if options.quick else (ROWS, 3)
+    rows, rounds = (32, 1) if options.quick else (ROWS, options.rounds)
     script = "benchmarks/bench_train_late.py"
     done = [(run(script, worker=OURS, rows=rows), run(script, worker=RIVAL, rows=rows)) for _ in range(rounds)]
     for ours, theirs in done:

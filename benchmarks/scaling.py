@@ -40,6 +40,10 @@ is linear, 0 constant. Memory is what the work adds to a process that has loaded
 """
 
 
+OTHERS = "## Search, one query at a time"
+"""Heading of what other benchmarks measured; it and what follows is kept as it is."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """One thing that grows.
@@ -193,7 +197,9 @@ def write(quick: bool) -> None:
         print(
             json.dumps({"metric": part.title, "exponent_time": slopes["seconds"], "exponent_memory": slopes["bytes"]})
         )
-    (folder / "scaling.md").write_text(text.rstrip() + "\n")
+    page = folder / "scaling.md"
+    _, found, others = (page.read_text() if page.exists() else "").partition(OTHERS)
+    page.write_text(text.rstrip() + "\n" + (f"\n{found}{others}" if found else ""))
 
 
 def plain(value: float) -> str:

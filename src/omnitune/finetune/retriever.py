@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from omnitune import io
@@ -259,14 +260,20 @@ class RetrieverSteps:
     def _costs(self, some: Retriever, queries: Sequence[str]) -> tuple[int, float]:
         """Bytes a page of a retriever, and the median milliseconds of a query.
 
-        The time is the processor's, so that what else the machine does has no part in the choice.
+        The time is the processor's, so that what else the machine does has no part in the choice; and of one thread,
+        because several that wait for one another on a busy machine count their waiting.
         """
         held = sum(array.nbytes for part in some.segments.parts for name, array in part.arrays.items() if "." in name)
         seconds = []
-        for query in [queries[0], *queries[:_TIMED]]:
-            started = time.process_time()
-            some.search(query)
-            seconds.append(time.process_time() - started)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for query in [queries[0], *queries[:_TIMED]]:
+                started = time.process_time()
+                some.search(query)
+                seconds.append(time.process_time() - started)
+        finally:
+            torch.set_num_threads(threads)
         return held // max(1, len(some)), 1000 * statistics.median(seconds[1:])
 
     # -- measuring

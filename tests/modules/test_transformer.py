@@ -207,7 +207,7 @@ def test_arguments_that_ask_for_what_there_is_not_are_refused(tiny_bert):
     path = str(tiny_bert)
     with pytest.raises(InputError, match="transformer_task: expected one of .*'text-generation'], got 'summary'"):
         Transformer(path, transformer_task="summary")
-    with pytest.raises(InputError, match="backend: expected \"torch\", got 'onnx'"):
+    with pytest.raises(InputError, match="backend: expected \"torch\", got 'onnx'; a model as a whole"):
         Transformer(path, backend="onnx")
     with pytest.raises(InputError, match="module_output_name: expected 'token_embeddings' or 'sentence_embedding'"):
         Transformer(path, modality_config={"text": {"method": "forward", "method_output_name": "pooler_output"}})

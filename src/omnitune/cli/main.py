@@ -18,6 +18,7 @@ from omnitune.cli.demo import demo
 from omnitune.cli.distill import distill
 from omnitune.cli.encode import encode
 from omnitune.cli.evaluate import evaluate
+from omnitune.cli.export import check, export
 from omnitune.cli.finetune import finetune
 from omnitune.cli.generate_queries import generate_queries
 from omnitune.cli.index import index
@@ -111,7 +112,21 @@ def options(
     del debug, version  # read by Commands.invoke and by the callback
 
 
-for command in (finetune, distill, demo, prepare, generate_queries, train, evaluate, encode, index, search, serve):
+for command in (
+    finetune,
+    distill,
+    demo,
+    prepare,
+    generate_queries,
+    train,
+    evaluate,
+    encode,
+    index,
+    search,
+    serve,
+    export,
+    check,
+):
     app.command()(command)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import transformers
@@ -28,6 +28,7 @@ from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.family import Family
+from omnitune.model.graph import OPTIONS, Graph, release_weights
 from omnitune.model.hub import HubMixin
 from omnitune.modules import files, precision, registry
 from omnitune.modules.base import (
@@ -84,9 +85,15 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         default_prompt_name = arguments.text_or_none("default_prompt_name", default_prompt_name)
         processor_kwargs = arguments.mapping("processor_kwargs", processor_kwargs)
         config_kwargs = arguments.mapping("config_kwargs", config_kwargs)
-        model_kwargs = precision.settled(
-            arguments.mapping("model_kwargs", model_kwargs), str(device or runtime.best_device())
-        )
+        if backend not in get_args(Backend):
+            raise InputError(f"backend: expected one of {', '.join(get_args(Backend))}, got {backend!r}")
+        model_kwargs = arguments.mapping("model_kwargs", model_kwargs)
+        graph_options: dict[str, Any] = {}
+        if backend != "torch":
+            graph_options = {name: model_kwargs[name] for name in OPTIONS if name in model_kwargs}
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in OPTIONS}
+            device = "cpu"  # where the features are made; the runtime of the graph has devices of its own
+        model_kwargs = precision.settled(model_kwargs, str(device or runtime.best_device()))
         options = checkpoint.LoadOptions(
             token=token,
             cache_folder=cache_folder,
@@ -96,7 +103,6 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
-            backend=backend,
         )
         model_name_or_path = files.with_owner(model_name_or_path, self.family.organization, options.hub)
         loaded = self._loaded(model_name_or_path, modules, options)
@@ -107,6 +113,10 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self.media_policy: MediaPolicy = DEFAULT_POLICY
         self.model_card_data = model_card_data or card.SentenceTransformerModelCardData()
         self.engine = Engine(self)
+        self.graph: Graph | None = None
+        if backend != "torch":
+            self.graph = _graph(model_name_or_path, options, backend, graph_options)
+            release_weights(list(self.children())[: None if self.graph.whole else 1])
         self._configure(loaded.config, prompts, default_prompt_name)
         self._settle(device, model_kwargs)
         if model_name_or_path and not self.model_card_data.base_model:
@@ -257,8 +267,21 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
 
         Returns:
             The features with every module's outputs, e.g. `token_embeddings` and `sentence_embedding`.
+
+        Raises:
+            InputError: A graph was asked for gradients, or no graph is for such inputs.
         """
-        for name, module in self.named_children():
+        named = list(self.named_children())
+        if self.graph is not None:
+            if self.training and torch.is_grad_enabled():
+                raise InputError(
+                    f"backend: {self.backend!r} computes no gradients; load the model with backend='torch'"
+                )
+            input = self.graph.run(
+                [module for _, module in named], {**input, **{k: v for k, v in kwargs.items() if k == "task"}}
+            )
+            named = [] if self.graph.whole else named[1:]
+        for name, module in named:
             wanted = set(self.forward_kwargs.get(name, ())) | set(getattr(module, "forward_kwargs", ()))
             every = isinstance(module, Router)
             input = module(input, **{key: value for key, value in kwargs.items() if every or key in wanted})
@@ -411,11 +434,16 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             safe_serialization: Must be True: only safetensors are written.
 
         Raises:
-            InputError: `safe_serialization` is False, or weights are sharded over ranks.
+            InputError: `safe_serialization` is False, weights are sharded over ranks, or a graph stands for them.
             ResourceError: The disk is full; what `path` held before is kept.
         """
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        if self.graph is not None:
+            raise InputError(
+                f"save_pretrained: expected weights, got a graph; copy {self.graph.folder.parent}, or load the model "
+                "with backend='torch'"
+            )
         if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
             raise InputError(
                 "save_pretrained: expected whole weights, got weights that are sharded over ranks; call "
@@ -440,6 +468,19 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         if output_path is not None:
             os.makedirs(output_path, exist_ok=True)
         return cast("dict[str, float] | float", evaluator(self, output_path))
+
+
+def _graph(path: str | None, options: checkpoint.LoadOptions, backend: Backend, asked: dict[str, Any]) -> Graph:
+    """Open the graphs of a checkpoint.
+
+    Raises:
+        InputError: The model has no folder, or a graph is to be exported while it is loaded.
+    """
+    if path is None:
+        raise InputError(f"backend: expected a checkpoint with graphs for {backend!r}, got modules; export it first")
+    if asked.pop("export", False):
+        raise InputError(f"export: expected False; run `omnitune export {path} --to {backend}`, which proves a graph")
+    return Graph(files.resolve(path, options.hub), cast(Any, backend), **asked)
 
 
 def as_numpy(values: Tensor) -> Any:

@@ -58,7 +58,7 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
         processor_kwargs: For the processor's, e.g. `max_pixels`.
         config_kwargs: For the configuration's.
         model_card_data: What the model card says.
-        backend: Only "torch".
+        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
         similarity_fn_name: Similarity of two embeddings; None takes the checkpoint's, else cosine.
         truncate_dim: Dimensions that `encode` keeps; None keeps all.
 

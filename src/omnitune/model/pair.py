@@ -62,7 +62,7 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         processor_kwargs: For the processor's, e.g. `max_pixels`.
         config_kwargs: For the configuration's.
         model_card_data: What the model card says.
-        backend: Only "torch".
+        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
         num_labels: Scores a pair has; None takes the checkpoint's, else 1.
         max_length: Tokens after which a pair is cut; None takes the tokenizer's limit.
         activation_fn: Applied to the scores by `predict`; None takes the checkpoint's, else a sigmoid for one label and

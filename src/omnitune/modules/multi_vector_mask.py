@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from omnitune.errors import InputError
 from omnitune.modules.base import Module
@@ -76,9 +77,14 @@ class MultiVectorMask(Module):
         if self.skiplist_words and (task or DOCUMENT) in self.skiplist_tasks:
             if self.skiplist is None:
                 raise InputError("skiplist_words: expected resolve_with_tokenizer(tokenizer) before the first forward")
-            mask = mask & ~torch.isin(ids, torch.tensor(self.skiplist, dtype=ids.dtype, device=ids.device))
+            mask = mask & ~_among(ids, self.skiplist)
         if self.keep_only_token_ids is not None and task != QUERY:
-            kept = torch.tensor(self.keep_only_token_ids, dtype=ids.dtype, device=ids.device)
-            mask = mask & torch.isin(ids, kept)
+            mask = mask & _among(ids, self.keep_only_token_ids)
         features["attention_mask"] = mask
         return features
+
+
+def _among(ids: Tensor, some: Sequence[int]) -> Tensor:
+    """Whether each id is one of some; `torch.isin`, which ONNX does not have, for lists that are short."""
+    listed = torch.tensor(some, dtype=ids.dtype, device=ids.device)
+    return (ids[..., None] == listed).any(dim=-1)

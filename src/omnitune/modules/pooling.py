@@ -88,7 +88,7 @@ class Pooling(Module):
         mask = given
         prompt_length = features.get("prompt_length")
         if not self.include_prompt and prompt_length is not None:
-            mask = _without_prompt(given, first, int(torch.as_tensor(prompt_length).flatten()[0]))
+            mask = _without_prompt(given, first, torch.as_tensor(prompt_length).flatten()[0].to(given.device))
         pooled = []
         for mode in self.modes:
             if mode == "cls" and "cls_token_embeddings" in features:
@@ -123,7 +123,7 @@ class Pooling(Module):
         return config
 
 
-def _without_prompt(mask: Tensor, first: Tensor, prompt_length: int) -> Tensor:
+def _without_prompt(mask: Tensor, first: Tensor, prompt_length: Tensor) -> Tensor:
     """The mask with each row's first `prompt_length` tokens after its left padding taken out; a copy."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return mask * (positions >= (first + prompt_length)[:, None]).to(mask.dtype)

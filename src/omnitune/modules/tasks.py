@@ -75,4 +75,7 @@ def check_supported(backend: str) -> None:
         InputError: A checkpoint or a caller asks for it.
     """
     if backend != "torch":
-        raise InputError(f'backend: expected "torch", got {backend!r}')
+        raise InputError(
+            f'backend: expected "torch", got {backend!r}; a model as a whole runs elsewhere: '
+            "SentenceTransformer(path, backend='onnx')"
+        )

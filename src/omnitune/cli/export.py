@@ -1,0 +1,111 @@
+"""`omnitune export` and `omnitune check`: a model as a graph, and the gate that compares what answers in its place."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omnitune.cli import console
+
+if TYPE_CHECKING:
+    from omnitune.export.gate import Items, Verdict
+    from omnitune.model.base import Model
+
+_DATA = typer.Option("--data", help="Folder that `omnitune prepare` made: its held-out queries and pages are compared.")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="Also with weights in 8 bits (onnx).")] = False,
+    data: Annotated[Path | None, _DATA] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the checkpoint with its graphs; by default the model's own.")
+    ] = None,
+) -> None:
+    """Export a model as a graph with everything in it, then prove on real items that it gives the same."""
+    from omnitune.errors import InputError
+    from omnitune.export.gate import write_verdict
+    from omnitune.export.graphs import INT8, copy_checkpoint
+    from omnitune.export.graphs import export as export_graphs
+    from omnitune.export.targets import ModelTarget, open_model
+
+    console.only_our_bars()
+    if to not in ("onnx", "openvino"):
+        raise InputError(f"--to: expected onnx or openvino, got {to!r}")
+    if out is None and not Path(model).is_dir():
+        raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
+    reference = open_model(model)
+    items = _items(reference, data)
+    folder = Path(model) if out is None else out
+    if Path(model).is_dir():
+        copy_checkpoint(Path(model), folder)
+    else:
+        reference.save_pretrained(str(folder))
+    place = export_graphs(reference, folder, to, int8=int8)  # type: ignore[arg-type]  # one of the two, see above
+    verdicts = []
+    for precision in ("float32", "int8") if int8 else ("float32",):
+        name = next(place.glob(f"*{INT8}")).name if precision == "int8" else None
+        graph = open_model(str(folder), backend=to, file_name=name)  # type: ignore[arg-type]
+        verdicts.append(_judged(reference, ModelTarget(graph, to), items, precision))
+        write_verdict(verdicts[-1], place)
+    console.places("Results", {"graphs": place, "numbers": place / "check.json", "card": folder / "README.md"})
+    _leave(verdicts)
+
+
+def check(
+    model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
+    target: Annotated[
+        str, typer.Argument(help="Folder with graphs, or address of a server, such as http://127.0.0.1:8000.")
+    ],
+    data: Annotated[Path | None, _DATA] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Of a folder: onnx, openvino or torch.")] = "onnx",
+    file_name: Annotated[
+        str | None, typer.Option("--file", help="Graph in the folder, such as model_int8.onnx.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Judge lengths and rankings, not the last digits.")] = False,
+    api_key: Annotated[str | None, typer.Option("--api-key", help="Key of the server.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="JSON file of the results.")] = Path("check.json"),
+) -> None:
+    """Compare what answers in place of a model with the model: a graph, or a server. Exit code 1: they differ."""
+    from omnitune.export.targets import ModelTarget, ServedTarget, Target, open_model
+    from omnitune.io import writable_folder, write_json
+
+    console.only_our_bars()
+    writable_folder(out.parent)
+    reference = open_model(model)
+    items = _items(reference, data)
+    answering: Target
+    if target.startswith(("http://", "https://")):
+        answering = ServedTarget(target, api_key)
+    else:
+        opened = open_model(target, backend=backend, file_name=file_name)  # type: ignore[arg-type]  # checked there
+        answering = ModelTarget(opened, backend)
+    verdict = _judged(reference, answering, items, "int8" if int8 else "float32")
+    write_json(out, verdict.to_json())
+    console.places("Results", {"numbers": out})
+    _leave([verdict])
+
+
+def _items(reference: "Model", data: Path | None) -> "Items":
+    from omnitune.documents.dataset import load
+    from omnitune.export.gate import items_of
+
+    # A reader in front makes text of an image; a tower takes the image itself.
+    towers = any("image" in getattr(part, "modality_config", {}) for part in reference.modules())
+    return items_of(None if data is None else load(data), images=towers)
+
+
+def _judged(reference: Any, target: Any, items: Any, precision: Any) -> "Verdict":
+    from omnitune.export.gate import check as compare
+
+    verdict = compare(reference, target, items, precision=precision)
+    said = "passed" if verdict.passed else "FAILED"
+    console.table(["check", "found", "expected", ""], verdict.rows(), title=f"{verdict.target}, {precision}: {said}")
+    return verdict
+
+
+def _leave(verdicts: "list[Verdict]") -> None:
+    if not all(verdict.passed for verdict in verdicts):
+        console.error("The gate failed: what was compared does not give what the model gives.")
+        raise typer.Exit(1)

@@ -14,7 +14,7 @@ from omnitune.retrieval.arrays import Array, offsets_of
 from omnitune.retrieval.base import MISSING, SegmentedIndex
 from omnitune.retrieval.maxsim import maxsim_blocks
 from omnitune.retrieval.packed import Packed
-from omnitune.retrieval.segments import Segments
+from omnitune.retrieval.segments import Part, Segments
 
 
 class DenseIndex(SegmentedIndex):
@@ -65,6 +65,12 @@ class DenseIndex(SegmentedIndex):
             f"{self.prefix}vectors": values.astype(self.settings["dtype"]),
             f"{self.prefix}vectors_offsets": offsets.astype(np.int64),
         }
+
+    def vectors_of(self, part: Part, row: int) -> NDArray[np.float32]:
+        """The vectors of a row of a segment `(windows, dim)`."""
+        offsets = part.arrays[f"{self.prefix}vectors_offsets"]
+        held = part.arrays[f"{self.prefix}vectors"][int(offsets[row]) : int(offsets[row + 1])]
+        return np.asarray(held, dtype=np.float32)
 
     def scores(self, queries: Any, allowed: NDArray[np.bool_]) -> Iterable[NDArray[np.float32]]:
         """Similarity of every query `(queries, dim)` to the best vector of every row.

@@ -161,6 +161,13 @@ class LateIndex(SegmentedIndex):
             rows = self.propose(asked, allowed, candidates)
         return [self._chosen(asked[number], allowed, chosen) for number, chosen in enumerate(rows)]
 
+    def vectors_of(self, part: Part, row: int) -> NDArray[np.float32]:
+        """The token vectors of a row of a segment `(tokens, dim)`, decoded."""
+        held = self._arrays(part)
+        here = slice(int(held["tokens_offsets"][row]), int(held["tokens_offsets"][row + 1]))
+        arrays = {name: array[here] for name, array in _tokens(held).items()}
+        return self._codec(self.settings["dim"]).decode(arrays).numpy().astype(np.float32)
+
     def propose(self, queries: Any, allowed: NDArray[np.bool_], candidates: int) -> list[NDArray[np.int64]]:
         """Stage one: the rows of every query whose pooled vectors are closest, in the order of the index."""
         asked = Packed.of(queries if isinstance(queries, Packed) else list(queries), "float32")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fixtures import late_checkpoints
-from omnitune import CrossEncoder, SentenceTransformer
+from omnitune import CrossEncoder, SentenceTransformer, SparseEncoder
 from omnitune.errors import CheckpointError, InputError
 from omnitune.export.gate import Items, Verdict, check, items_of, write_verdict
 from omnitune.export.graphs import INT8, copy_checkpoint, export
@@ -209,6 +209,14 @@ def test_late_interaction_keeps_its_mask(tiny_bert: Path, tmp_path: Path) -> Non
     reference = open_model(str(late_checkpoints.native(tmp_path / "model", tiny_bert)))
     export(reference, tmp_path / "model")
     verdict = judged(reference, tmp_path / "model")
+    assert verdict.passed, verdict.rows()
+
+
+def test_a_sparse_encoder_gives_the_same_weights(tiny_masked_bert: Path, tmp_path: Path) -> None:
+    reference = SparseEncoder(str(tiny_masked_bert), device="cpu")
+    reference.save_pretrained(str(tmp_path))
+    export(reference, tmp_path)
+    verdict = judged(reference, tmp_path)
     assert verdict.passed, verdict.rows()
 
 

@@ -14,6 +14,7 @@ from fixtures import late_checkpoints
 from fixtures.words import sentences
 from omnitune import MultiVectorEncoder, SentenceTransformer
 from omnitune.cli import index as command
+from omnitune.cli.export import check
 from omnitune.errors import InputError
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage
@@ -128,6 +129,9 @@ def test_the_command_writes_measures_and_fails_on_a_difference(
     said = capsys.readouterr().out
     assert "39 pages are in" in said
     assert (tmp_path / "retriever" / "lancedb.json").is_file()
+    checked = {"store": "lancedb", "data": None, "backend": "onnx", "file_name": None, "int8": False, "api_key": None}
+    check(str(tmp_path), str(tmp_path / "lancedb"), **checked)
+    assert "late, exact" in capsys.readouterr().out
     with pytest.raises(InputError, match="--url: expected the address"):
         command.index(tmp_path, None, store="qdrant", to=None, url=None, api_key=None, ann=None)
     with pytest.raises(InputError, match="FOLDER: expected a folder of documents to add, or --store"):

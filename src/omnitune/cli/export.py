@@ -65,9 +65,28 @@ def check(
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Judge lengths and rankings, not the last digits.")] = False,
     api_key: Annotated[str | None, typer.Option("--api-key", help="Key of the server.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="MODEL is a run, TARGET its vectors in lancedb (folder) or qdrant (address)."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="JSON file of the results.")] = Path("check.json"),
 ) -> None:
-    """Compare what answers in place of a model with the model: a graph, or a server. Exit code 1: they differ."""
+    """Compare what answers in place of a model with the model: a graph, a server, or a store of a run's vectors.
+
+    Exit code 1: they differ.
+    """
+    if store is not None:
+        from omnitune.cli.indexes import retriever_of
+        from omnitune.cli.stores import judge_store
+        from omnitune.errors import InputError
+        from omnitune.retrieval.retriever import Retriever
+        from omnitune.retrieval.stores import open_store
+
+        place = retriever_of(model)
+        if place is None:
+            raise InputError(f"MODEL: expected a folder with a retriever, got {model}; `omnitune finetune` makes one")
+        judge_store(Retriever.open(place), place, open_store(store, target, api_key), target)
+        return
     from omnitune.export.targets import ModelTarget, ServedTarget, Target, open_model
     from omnitune.io import writable_folder, write_json
 

@@ -1,18 +1,11 @@
 """`omnitune index`: more documents into a retriever, and a retriever into a database."""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from omnitune.cli import console
-
-if TYPE_CHECKING:
-    from omnitune.retrieval.retriever import Retriever
-
-ASKED = 50
-"""Queries by which a store is measured."""
 
 
 def index(
@@ -34,8 +27,10 @@ def index(
     With --store, write all its vectors to a database, and measure that against the retriever.
     """
     from omnitune.cli.indexes import retriever_of
+    from omnitune.cli.stores import judge_store
     from omnitune.errors import InputError
     from omnitune.retrieval.retriever import Retriever
+    from omnitune.retrieval.stores import LanceStore, open_store, vector_stages
 
     console.only_our_bars()
     place = retriever_of(run)
@@ -53,21 +48,6 @@ def index(
     if store == "qdrant" and url is None:
         raise InputError("--url: expected the address of a Qdrant server, such as http://127.0.0.1:6333, got none")
     target = str(url) if store == "qdrant" else str(to or run / "lancedb")
-    write_store(retriever, place, store, target, api_key=api_key, ann=ann)
-
-
-def write_store(
-    retriever: "Retriever", place: Path, store: str, target: str, *, api_key: str | None, ann: str | None
-) -> None:
-    """Write a retriever's pages to a store, and show how its searches compare.
-
-    Raises:
-        typer.Exit: An exact search does not give the retriever's pages and scores (1).
-    """
-    from omnitune.errors import InputError
-    from omnitune.io import listing, write_json
-    from omnitune.retrieval.stores import LanceStore, measure_store, open_store, vector_stages
-
     opened = open_store(store, target, api_key)
     console.say(f"{opened.write(retriever):,} pages are in {target}")
     if ann is not None:
@@ -75,52 +55,4 @@ def write_store(
             raise InputError("--ann: expected none, because Qdrant makes its index by itself")
         for stage in vector_stages(retriever):
             opened.make_index(stage, ann)
-    queries = _queries(retriever)
-    measured = {"exact": measure_store(retriever, opened, queries)}
-    if ann is not None:
-        measured[ann] = measure_store(retriever, opened, queries, exact=False)
-    rows = []
-    for kind, found in measured.items():
-        rows += [
-            [
-                f"{one.stage}, {kind}",
-                f"{one.recall:.3f}",
-                f"{one.difference:.1e}",
-                f"{one.store_ms:.1f}",
-                f"{one.index_ms:.1f}",
-            ]
-            for one in found
-        ]
-    title = f"{len(queries)} queries, {store} against the retriever"
-    console.table(["stage", "first 10 shared", "scores differ by", f"p50 ms {store}", "p50 ms here"], rows, title=title)
-    size = opened.size()
-    here = sum(one[1] for one in listing(place / "index"))
-    if size is not None:
-        console.say(f"{size / 1e6:,.1f} MB in {store}, {here / 1e6:,.1f} MB in the retriever's index")
-    facts = {
-        "store": store,
-        "target": target,
-        "pages": len(retriever),
-        "bytes": size,
-        "index_bytes": here,
-        "stages": {kind: [dataclasses.asdict(one) for one in found] for kind, found in measured.items()},
-    }
-    write_json(place / f"{store}.json", facts)
-    console.places("Results", {store: target, "numbers": place / f"{store}.json"})
-    if not all(one.exact for one in measured["exact"]):
-        console.error("The exact search of the store does not give the retriever's pages and scores.")
-        raise typer.Exit(1)
-
-
-def _queries(retriever: "Retriever") -> list[str]:
-    """Texts to ask for: the first words of pages, spread over the index."""
-    import numpy as np
-
-    texts = []
-    for part in retriever.segments.parts:
-        for row in np.flatnonzero(part.alive).tolist():
-            some = str(part.details(row).get("text", "")).split()
-            if some:
-                texts.append(" ".join(some[:8]))
-    step = max(1, len(texts) // ASKED)
-    return texts[::step][:ASKED]
+    judge_store(retriever, place, opened, target, ann=ann)

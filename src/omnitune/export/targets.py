@@ -12,7 +12,7 @@ from omnitune.errors import InputError
 from omnitune.model.base import Backend, Model
 from omnitune.model.checkpoint import CONFIG, read_config
 from omnitune.model.embedded import EMBEDDED
-from omnitune.model.family import class_of
+from omnitune.model.family import MULTI_VECTOR, SPARSE, class_of
 from omnitune.modules import files
 
 Role = str
@@ -48,7 +48,9 @@ class ModelTarget:
     def encode(self, items: Sequence[Any], role: Role) -> list[NDArray[np.float32]]:
         """One vector, or one matrix of token vectors, for every item."""
         verb: Any = getattr(self.model, f"encode_{role}")
-        made = verb(list(items), convert_to_numpy=True, show_progress_bar=False)
+        sparse = self.model.family.name == SPARSE.name
+        form = {"convert_to_sparse_tensor": False} if sparse else {"convert_to_numpy": True}
+        made = verb(list(items), show_progress_bar=False, **form)
         return [np.asarray(one, dtype=np.float32) for one in made]
 
     def scores(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
@@ -82,6 +84,7 @@ def open_model(path: str, *, backend: Backend = "torch", file_name: str | None =
         folder = files.resolve(path, files.HubOptions())
         named = read_config(folder / CONFIG).get("model_type")
         heads = files.read_json(folder / "config.json").get("architectures") or [""]
+        named = MULTI_VECTOR.name if named == "ColBERT" else named
         kind = named or ("CrossEncoder" if str(heads[0]).endswith("ForSequenceClassification") else kind)
     family = class_of(kind)
     if family is None:

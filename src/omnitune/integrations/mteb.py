@@ -26,6 +26,8 @@ from omnitune.model.pair import CrossEncoder
 from omnitune.retrieval.retriever import Retriever
 
 _MEDIA = ("image", "audio", "video")
+_ASKED = ("batch_size", "show_progress_bar", "precision")
+"""Arguments of mteb that a model's verbs take."""
 
 
 class OmnituneEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-checked here
@@ -56,8 +58,9 @@ class OmnituneEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-che
         }
         verb = verbs.get(prompt_type, self.model.encode)
         items = _items(inputs, self.model)
-        asked = {key: kwargs[key] for key in ("batch_size", "show_progress_bar", "precision") if key in kwargs}
-        return verb(items, **{"show_progress_bar": False, **asked, **self.encode_kwargs})
+        asked: dict[str, Any] = {key: kwargs[key] for key in _ASKED if key in kwargs}
+        options: dict[str, Any] = {"show_progress_bar": False, **asked, **self.encode_kwargs}
+        return verb(items, **options)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of every pair, by the model's function."""

@@ -57,7 +57,7 @@ class SparseEncoder(Model, pools.PoolMixin):
         processor_kwargs: For the processor's.
         config_kwargs: For the configuration's.
         model_card_data: What the model card says.
-        backend: Only "torch".
+        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the checkpoint's, else "dot".
         max_active_dims: Entries that a vector keeps at most; None takes the checkpoint's.
 

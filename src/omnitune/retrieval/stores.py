@@ -109,6 +109,8 @@ class LanceStore:
         MissingExtraError: LanceDB is not installed.
     """
 
+    name = "lancedb"
+
     def __init__(self, folder: str | Path) -> None:
         lancedb = runtime.require("lancedb", extra="lancedb")
         self.folder = Path(folder)
@@ -204,6 +206,8 @@ class QdrantStore:
     Raises:
         MissingExtraError: The client is not installed.
     """
+
+    name = "qdrant"
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         client = runtime.require("qdrant_client", extra="qdrant")

@@ -14,6 +14,7 @@ import torch
 
 from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
+from omnitune.finetune.choices import measure_choices
 from omnitune.finetune.choose import ModelChoice
 from omnitune.finetune.measure import (
     METRIC,
@@ -175,6 +176,7 @@ def make_report(run: RunResults) -> Report:
         dimensions=by_dim,
         systems=systems(measured, test, everything, settings),
         sizes=by_size(embedded["base"], embedded["finetuned"], test, dims, settings.precisions),
+        choices=measure_choices(embedded["finetuned"], everything, dims, settings.precisions, settings),
         losses=[LossPoint(**point) for point in trained["losses"]],
         improved=cases(improved(before, after, settings.cases), before, after, test, show),
         worst=cases(worst(before, after, settings.cases), before, after, test, show),

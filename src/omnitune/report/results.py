@@ -102,6 +102,29 @@ class SizePoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One way to store the pages' vectors of the finetuned model, measured on all pages.
+
+    Attributes:
+        dim: Dimensions kept.
+        precision: Number format.
+        index: "exact", or "HNSW" for a graph.
+        ndcg: NDCG@10 of the held-out queries, with its interval.
+        bytes_per_page: Room of a page in memory, the index's included.
+        p50_ms: Median milliseconds of one query.
+        p95_ms: Milliseconds that 95% of the queries stay within.
+    """
+
+    dim: int
+    precision: str
+    index: str
+    ndcg: Interval
+    bytes_per_page: int
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LossPoint:
     """One logged loss: optimizer step, epoch, mean loss since the previous point."""
 
@@ -402,6 +425,7 @@ class Report:
         clusters: Units that the bootstrap resampled, in words.
         words: What documents and pages are called.
         ladder: The run's retriever beside what is simpler; None where none was made.
+        choices: Ways to store the pages' vectors, measured.
     """
 
     title: str
@@ -423,6 +447,7 @@ class Report:
     clusters: str = "queries"
     words: Words = PAGE_WORDS
     ladder: Ladder | None = None
+    choices: Sequence[Choice] = ()
 
     @property
     def main(self) -> Contrast:

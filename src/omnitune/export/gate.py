@@ -95,7 +95,7 @@ class Verdict:
 
     def rows(self) -> list[list[str]]:
         """Cells of a table: check, found, expected, verdict."""
-        said = {True: "equal", False: "FAILED"}
+        said = {True: "passed", False: "FAILED"}
         return [[c.name, c.found, c.expected, said[c.passed] if c.expected else ""] for c in self.checks]
 
     def to_markdown(self) -> str:

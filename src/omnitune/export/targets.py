@@ -1,8 +1,10 @@
 """What the gate compares with a model: a graph in its place, or a server that answers for it."""
 
 import base64
+import mimetypes
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,10 +129,11 @@ class ServedTarget:
         return answer.json()
 
     def encode(self, items: Sequence[Any], role: Role) -> list[NDArray[np.float32]]:
-        """One vector for every text."""
+        """One vector for every text or page image."""
         made: list[NDArray[np.float32]] = []
         for start in range(0, len(items), AT_ONCE):
-            body = {"input": list(items[start : start + AT_ONCE]), "input_type": role, "encoding_format": "base64"}
+            sent = [_sendable(item) for item in items[start : start + AT_ONCE]]
+            body = {"input": sent, "input_type": role, "encoding_format": "base64"}
             rows = sorted(self._post("/v1/embeddings", body)["data"], key=lambda one: one["index"])
             made += [np.frombuffer(base64.b64decode(one["embedding"]), dtype="<f4") for one in rows]
         return made
@@ -142,3 +145,12 @@ class ServedTarget:
         for one in self._post("/v1/rerank", body)["results"]:
             made[one["index"]] = one["relevance_score"]
         return made
+
+
+def _sendable(item: Any) -> Any:
+    """An item as a server takes it: a page image, `{"path": ...}`, as its bytes."""
+    if not isinstance(item, dict) or "path" not in item:
+        return item
+    kind = mimetypes.guess_type(item["path"])[0] or "image/png"
+    held = base64.b64encode(Path(item["path"]).read_bytes()).decode()
+    return {kind.partition("/")[0]: f"data:{kind};base64,{held}"}

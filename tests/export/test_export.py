@@ -17,7 +17,7 @@ from omnitune.export.gate import Items, Verdict, check, items_of, write_verdict
 from omnitune.export.graphs import INT8, copy_checkpoint, export
 from omnitune.export.targets import ModelTarget, open_model
 from omnitune.model.base import Model
-from omnitune.modules import Normalize, Pooling
+from omnitune.modules import Normalize, Pooling, files
 
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
@@ -188,12 +188,17 @@ def test_two_towers_become_two_graphs(
 ) -> None:
     reference = SentenceTransformer(str(request.getfixturevalue(towers)), device="cpu")
     reference.save_pretrained(str(tmp_path))
-    place = export(reference, tmp_path)
+    place = export(reference, tmp_path, int8=towers == "tiny_clip")
     assert {"text_model.onnx", "vision_model.onnx"} <= {path.name for path in place.iterdir()}
     graph = open_model(str(tmp_path), backend="onnx")
     items = Items(queries=["a page", "a red square on the right"], documents=page_images[:4])
     verdict = check(reference, ModelTarget(graph, "onnx"), items)
     assert verdict.passed, verdict.rows()
+    if towers == "tiny_clip":  # one name stands for the smaller graphs of both towers
+        small = open_model(str(tmp_path), backend="onnx", file_name="text_model_int8.onnx")
+        for inputs in (["a page"], page_images[:1]):
+            difference = np.abs(small.encode(inputs) - reference.encode(inputs)).max()
+            assert 1e-6 < difference < 0.1
 
 
 def test_a_router_has_a_graph_for_every_route(st_router: Path, tmp_path: Path) -> None:
@@ -258,6 +263,23 @@ def test_a_graph_of_another_program_stands_for_the_backbone(st_dense: Path, tmp_
         )
     graph = SentenceTransformer(str(tmp_path / "model"), backend="onnx")
     np.testing.assert_allclose(graph.encode_query(TEXTS), reference.encode_query(TEXTS), atol=1e-6)
+
+
+def test_the_graphs_of_a_repository_are_downloaded_where_one_runs(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(options)
+        return str(exported)
+
+    monkeypatch.setattr(files, "snapshot_download", download)
+    SentenceTransformer("owner/name", backend="onnx", device="cpu")
+    assert {"allow_patterns": ["onnx/*"], "ignore_patterns": None}.items() <= asked[-1].items()
+    asked.clear()
+    SentenceTransformer("owner/name", device="cpu")
+    assert all("onnx/*" in (one["ignore_patterns"] or ()) for one in asked)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

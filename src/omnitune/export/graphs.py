@@ -96,11 +96,13 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
             path = fresh / _file_of(lane, lanes)
             _write(model, lane, path)
             onnx.checker.check_model(str(path))
+            small = path.with_name(path.name.replace(".onnx", INT8))
             if int8:
-                _quantize(path, path.with_name(path.name.replace(".onnx", INT8)))
+                _quantize(path, small)
             if to == "openvino":
                 path = _converted(path)
             entry = {"file": path.name, "inputs": lane.inputs, "outputs": lane.outputs}
+            entry |= {"int8": small.name} if int8 else {}
             graphs.update(dict.fromkeys(lane.names, entry))
         io.write_json(fresh / FACTS, _facts(model, graphs))
     return place
@@ -331,7 +333,8 @@ def _converted(path: Path) -> Path:
     """The same graph in OpenVINO's format, in place of the ONNX file."""
     openvino = runtime.require("openvino", extra="openvino")
     target = path.with_name(("openvino_" + path.name).replace(".onnx", ".xml"))
-    openvino.save_model(openvino.convert_model(str(path)), str(target), compress_to_fp16=False)
+    # `read_model` and not `convert_model`, which reports to its makers over the network.
+    openvino.save_model(openvino.Core().read_model(str(path)), str(target), compress_to_fp16=False)
     if not target.with_suffix(".bin").is_file():
         raise ResourceError(f"{target}: expected OpenVINO to write its weights, found none")
     path.unlink()

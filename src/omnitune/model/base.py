@@ -480,7 +480,7 @@ def _graph(path: str | None, options: checkpoint.LoadOptions, backend: Backend, 
         raise InputError(f"backend: expected a checkpoint with graphs for {backend!r}, got modules; export it first")
     if asked.pop("export", False):
         raise InputError(f"export: expected False; run `omnitune export {path} --to {backend}`, which proves a graph")
-    return Graph(files.resolve(path, options.hub), cast(Any, backend), **asked)
+    return Graph(files.resolve(path, options.hub, subfolder=backend), cast(Any, backend), **asked)
 
 
 def as_numpy(values: Tensor) -> Any:

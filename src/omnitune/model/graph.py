@@ -86,15 +86,15 @@ class Graph:
         runtime.require({"onnx": "onnxruntime", "openvino": "openvino"}[backend], extra=backend)
         self.backend, self.provider, self.session_options = backend, provider, session_options
         if file_name is not None and "/" in file_name:  # as in "onnx/model_O3.onnx"
-            place = io.inside(folder, file_name).parent
+            place, file_name = io.inside(folder, file_name).parent, Path(file_name).name
+            names = [file_name]
         else:
+            # OpenVINO reads ONNX files as well, where there are none of its own.
+            names = [file_name] if file_name is not None else list(dict.fromkeys([FILES[backend], FILES["onnx"]]))
             places = (folder / backend, folder / "onnx", folder)
-            found = (
-                one for one in places if any((one / name).is_file() for name in (FACTS, file_name or FILES["onnx"]))
-            )
+            found = (one for one in places if any((one / name).is_file() for name in (FACTS, *names)))
             place = next(found, folder / backend)
-        self.folder = place
-        self.file_name = None if file_name is None else Path(file_name).name
+        self.folder, self.file_name = place, file_name
         facts = io.read_json_or_none(place / FACTS)
         self.facts: Mapping[str, Any] = facts if isinstance(facts, dict) else {}
         self.whole = bool(self.facts)
@@ -102,12 +102,13 @@ class Graph:
             raise CheckpointError(
                 f"{place / FACTS}: expected format {FORMAT}, got {self.facts.get('format')!r}; export the model again"
             )
-        only = place / (self.file_name or FILES["onnx"])
-        if (not self.whole or self.file_name is not None) and not only.is_file():
-            raise CheckpointError(
-                f"backend: expected a graph for {backend!r} in {place}, got no {only.name}; make one with `omnitune "
-                f"export {folder} --to {backend}`"
-            )
+        if not self.whole or file_name is not None:
+            self.file_name = next((name for name in names if (place / name).is_file()), None)
+            if self.file_name is None:
+                raise CheckpointError(
+                    f"backend: expected a graph for {backend!r} in {place}, got no {names[0]}; make one with `omnitune "
+                    f"export {folder} --to {backend}`"
+                )
         self._sessions: dict[str, Any] = {}
         self._turn = threading.Lock()
 
@@ -129,7 +130,7 @@ class Graph:
             InputError: No graph is for such inputs.
         """
         if not self.whole:
-            session = self._session(self.file_name or FILES["onnx"])
+            session = self._session(str(self.file_name))
             inputs, outputs = session.names()
             fields = {name: key for name, key in _FOREIGN.items() if name in outputs}
             if not fields:
@@ -140,10 +141,17 @@ class Graph:
             if lane not in graphs:
                 raise InputError(f"inputs: expected one of {sorted(graphs)}, which were exported, got {lane}")
             entry = graphs[lane]
-            session = self._session(self.file_name or entry["file"])
+            session = self._session(self._file_of(entry))
             inputs, fields = entry["inputs"], entry["outputs"]
         made = session.run({name: _array(features, name) for name in inputs}, list(fields))
         return {**features, **{key: torch.from_numpy(made[name]) for name, key in fields.items()}}
+
+    def _file_of(self, entry: Mapping[str, Any]) -> str:
+        """Choose among the files of a lane: the name that was asked for may be that of another lane's."""
+        for kind in ("file", "int8"):
+            if self.file_name in {one.get(kind) for one in self.facts["graphs"].values()}:
+                return str(entry[kind])
+        return str(self.file_name or entry["file"])
 
     def _session(self, name: str) -> "_OnnxSession | _OpenVinoSession":
         with self._turn:

@@ -31,7 +31,10 @@ NOT_NEEDED = [
     "*.pth",
     "*.ckpt",
 ]
-"""Files of a repository that are never downloaded: other formats, and pickles."""
+"""Files of a repository that are not downloaded: other formats, and pickles."""
+
+GRAPHS = ("onnx", "openvino")
+"""Folders that are downloaded where a graph shall run, whole: OpenVINO keeps its weights in a `.bin`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
             token=options.token,
             local_files_only=options.local_files_only,
             allow_patterns=[f"{subfolder}/*"] if subfolder else None,
-            ignore_patterns=NOT_NEEDED,
+            ignore_patterns=None if subfolder in GRAPHS else NOT_NEEDED,
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -148,10 +148,12 @@ class Graph:
 
     def _file_of(self, entry: Mapping[str, Any]) -> str:
         """Choose among the files of a lane: the name that was asked for may be that of another lane's."""
+        if self.file_name is None:
+            return str(entry["file"])
         for kind in ("file", "int8"):
             if self.file_name in {one.get(kind) for one in self.facts["graphs"].values()}:
                 return str(entry[kind])
-        return str(self.file_name or entry["file"])
+        return self.file_name
 
     def _session(self, name: str) -> "_OnnxSession | _OpenVinoSession":
         with self._turn:

@@ -29,11 +29,11 @@ def test_a_server_passes_and_with_swapped_prompts_fails(st_dense: Path, tiny_ber
 
 
 def test_page_images_are_sent_as_bytes(tiny_clip: Path, page_images: list[Any], tmp_path: Path) -> None:
-    towers = SentenceTransformer(str(tiny_clip), device="cpu")
+    served, towers = (SentenceTransformer(str(tiny_clip), device="cpu") for _ in range(2))
     pages = []
     for number, image in enumerate(page_images[:3]):
         image.save(tmp_path / f"{number}.png")
         pages.append({"path": str(tmp_path / f"{number}.png"), "bytes": None})
-    with running(Served("model", encoder=towers)) as (url, _):
+    with running(Served("model", encoder=served)) as (url, _):
         verdict = check(towers, ServedTarget(url), Items(queries=["a page"], documents=pages))
     assert verdict.passed, verdict.rows()

@@ -104,11 +104,8 @@ class ServedTarget:
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        import httpx
-
         self.name = url
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self.client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=PATIENCE)
+        self.headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         import httpx
@@ -116,7 +113,7 @@ class ServedTarget:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                answer = self.client.post(path, json=body)
+                answer = httpx.post(self.name.rstrip("/") + path, json=body, headers=self.headers, timeout=PATIENCE)
             except httpx.HTTPError as error:
                 raise InputError(f"TARGET: expected a server at {self.name}, got: {error}") from error
             if answer.status_code not in (429, 503) or time.monotonic() > until:

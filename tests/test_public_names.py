@@ -87,7 +87,12 @@ def test_lines_of_scripts_are_real(line: str) -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_what_a_module_offers_is_there(module: str) -> None:
-    loaded = importlib.import_module(module)
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not module.startswith("omnitune.integrations.") or str(error.name).startswith("omnitune"):
+            raise
+        pytest.skip(f"{error.name}, for which this is an adapter, is not installed")
     names = getattr(loaded, "__all__", [])
     assert len(names) == len(set(names))
     for name in names:

@@ -126,13 +126,20 @@ class ServedTarget:
         return answer.json()
 
     def encode(self, items: Sequence[Any], role: Role) -> list[NDArray[np.float32]]:
-        """One vector for every text or page image."""
+        """One vector, or one matrix of token vectors, for every text or page image."""
         made: list[NDArray[np.float32]] = []
         for start in range(0, len(items), AT_ONCE):
             sent = [_sendable(item) for item in items[start : start + AT_ONCE]]
             body = {"input": sent, "input_type": role, "encoding_format": "base64"}
             rows = sorted(self._post("/v1/embeddings", body)["data"], key=lambda one: one["index"])
-            made += [np.frombuffer(base64.b64decode(one["embedding"]), dtype="<f4") for one in rows]
+            if rows and not isinstance(rows[0]["embedding"], str):
+                raise InputError(
+                    f"TARGET: expected vectors of {self.name}, got weights of words, which are not compared"
+                )
+            made += [
+                np.frombuffer(base64.b64decode(one["embedding"]), dtype="<f4").reshape(one.get("shape", -1))
+                for one in rows
+            ]
         return made
 
     def scores(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:

@@ -18,7 +18,8 @@ from omnitune.cli.export import check
 from omnitune.errors import InputError
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage
-from omnitune.retrieval.stores import LanceStore, measure_store, open_store
+from omnitune.retrieval.store_check import measure_store
+from omnitune.retrieval.stores import LanceStore, open_store
 
 QUERIES = ["the pump", "how often is the bearing greased", "a page about the river", "a"]
 

@@ -9,7 +9,8 @@ import typer
 from omnitune.cli import console
 from omnitune.io import listing, write_json
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stores import LanceStore, QdrantStore, measure_store
+from omnitune.retrieval.store_check import measure_store
+from omnitune.retrieval.stores import LanceStore, QdrantStore
 
 ASKED = 50
 """Queries by which a store is measured."""

@@ -28,7 +28,7 @@ from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.model import checkpoint
 from omnitune.model.adapters import AdapterMixin
 from omnitune.model.family import Family
-from omnitune.model.graph import OPTIONS, Graph, release_weights
+from omnitune.model.graph import Graph, open_graph, release_weights, split_options
 from omnitune.model.hub import HubMixin
 from omnitune.modules import files, precision, registry
 from omnitune.modules.base import (
@@ -90,8 +90,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         model_kwargs = arguments.mapping("model_kwargs", model_kwargs)
         graph_options: dict[str, Any] = {}
         if backend != "torch":
-            graph_options = {name: model_kwargs[name] for name in OPTIONS if name in model_kwargs}
-            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in OPTIONS}
+            graph_options, model_kwargs = split_options(model_kwargs)
             device = "cpu"  # where the features are made; the runtime of the graph has devices of its own
         model_kwargs = precision.settled(model_kwargs, str(device or runtime.best_device()))
         options = checkpoint.LoadOptions(
@@ -115,7 +114,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self.engine = Engine(self)
         self.graph: Graph | None = None
         if backend != "torch":
-            self.graph = _graph(model_name_or_path, options, backend, graph_options)
+            self.graph = open_graph(model_name_or_path, options.hub, backend, graph_options)
             release_weights(list(self.children())[: None if self.graph.whole else 1])
         self._configure(loaded.config, prompts, default_prompt_name)
         self._settle(device, model_kwargs)
@@ -468,19 +467,6 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         if output_path is not None:
             os.makedirs(output_path, exist_ok=True)
         return cast("dict[str, float] | float", evaluator(self, output_path))
-
-
-def _graph(path: str | None, options: checkpoint.LoadOptions, backend: Backend, asked: dict[str, Any]) -> Graph:
-    """Open the graphs of a checkpoint.
-
-    Raises:
-        InputError: The model has no folder, or a graph is to be exported while it is loaded.
-    """
-    if path is None:
-        raise InputError(f"backend: expected a checkpoint with graphs for {backend!r}, got modules; export it first")
-    if asked.pop("export", False):
-        raise InputError(f"export: expected False; run `omnitune export {path} --to {backend}`, which proves a graph")
-    return Graph(files.resolve(path, options.hub, subfolder=backend), cast(Any, backend), **asked)
 
 
 def as_numpy(values: Tensor) -> Any:

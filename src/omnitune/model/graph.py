@@ -8,7 +8,7 @@ the modules after it run in torch.
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from omnitune import io, runtime
 from omnitune.errors import CheckpointError, InputError
+from omnitune.modules import files
 from omnitune.modules.backbones import TOKENS
 from omnitune.modules.router import Router
 from omnitune.modules.tasks import SCORES
@@ -227,3 +228,22 @@ def release_weights(modules: Sequence[nn.Module]) -> None:
         for weight in module.parameters():
             weight.requires_grad_(False)
             weight.data = torch.empty(0, dtype=weight.dtype)
+
+
+def split_options(model_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split `model_kwargs` into those of a graph (`OPTIONS`) and those of the backbone."""
+    own = {name: value for name, value in model_kwargs.items() if name in OPTIONS}
+    return own, {name: value for name, value in model_kwargs.items() if name not in OPTIONS}
+
+
+def open_graph(path: str | None, hub: files.HubOptions, backend: str, options: dict[str, Any]) -> Graph:
+    """Open the graphs of a checkpoint.
+
+    Raises:
+        InputError: The model has no folder, or a graph is to be exported while it is loaded.
+    """
+    if path is None:
+        raise InputError(f"backend: expected a checkpoint with graphs for {backend!r}, got modules; export it first")
+    if options.pop("export", False):
+        raise InputError(f"export: expected False; run `omnitune export {path} --to {backend}`, which proves a graph")
+    return Graph(files.resolve(path, hub, subfolder=backend), cast(Any, backend), **options)

@@ -1,4 +1,4 @@
-"""How a database that holds a retriever's vectors is compared with the retriever, and shown."""
+"""Compare a database that holds a retriever's vectors with the retriever, and show the result."""
 
 import dataclasses
 from pathlib import Path

@@ -70,7 +70,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the gate found.
+    """The result of the gate.
 
     Attributes:
         target: What was compared with the model.
@@ -86,7 +86,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """True where every check passed."""
         return all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """What is compared.
+    """Queries and documents to compare.
 
     Attributes:
         queries: Texts.

@@ -117,7 +117,7 @@ def _file_of(lane: Lane, lanes: Sequence[Lane]) -> str:
 
 
 def _facts(model: Model, graphs: dict[str, Any]) -> dict[str, Any]:
-    """What a program without torch needs to know."""
+    """Collect the facts that a program without torch needs."""
     dims = getattr(model, "get_embedding_dimension", lambda: None)()
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""What the gate compares with a model: a graph in its place, or a server that answers for it."""
+"""Targets of the gate: a graph in the place of a model, or a server that answers for it."""
 
 import base64
 import mimetypes

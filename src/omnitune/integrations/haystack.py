@@ -18,7 +18,7 @@ from omnitune.model.pair import CrossEncoder
 
 
 class _Component:
-    """What the components share: how a pipeline writes them down."""
+    """Writing down a component, as pipelines are saved."""
 
     model: Any
     kwargs: dict[str, Any]

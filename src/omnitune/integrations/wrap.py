@@ -1,4 +1,4 @@
-"""What all adapters share: a model or its path, and texts that are texts whatever they look like."""
+"""Parts that adapters share: a model or its path, and texts that are texts whatever they look like."""
 
 from collections.abc import Sequence
 from pathlib import Path

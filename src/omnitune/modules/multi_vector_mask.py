@@ -85,6 +85,6 @@ class MultiVectorMask(Module):
 
 
 def _among(ids: Tensor, some: Sequence[int]) -> Tensor:
-    """Whether each id is one of some; `torch.isin`, which ONNX does not have, for lists that are short."""
+    """Tell which ids are among some; `torch.isin`, which ONNX does not have, for lists that are short."""
     listed = torch.tensor(some, dtype=ids.dtype, device=ids.device)
     return (ids[..., None] == listed).any(dim=-1)

@@ -37,7 +37,7 @@ class Measured:
 
     @property
     def exact(self) -> bool:
-        """Whether pages and scores are the same, up to what float32 can tell apart."""
+        """True where pages and scores are the same, up to what float32 can tell apart."""
         return self.difference < 1e-4
 
 

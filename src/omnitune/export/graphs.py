@@ -265,7 +265,7 @@ def _write(model: Model, lane: Lane, path: Path) -> None:
     axes = {name: _axes(name, lane.features[name]) for name in lane.inputs}
     tracing = {name: {0: "rows", 1: "tokens"} for name in lane.outputs if name.startswith("token_")}
     rows = {name: {0: "rows"} for name in lane.outputs if not name.startswith("token_")}
-    with torch.inference_mode(False), torch.no_grad(), model.engine.evaluating(), _quiet():
+    with torch.inference_mode(False), torch.no_grad(), model.engine.evaluating(), _whole_heads(model), _quiet():
         try:
             torch.onnx.export(
                 whole, tensors, str(path), **names, dynamic_axes={**axes, **tracing, **rows}, opset_version=OPSET,
@@ -287,6 +287,19 @@ def _write(model: Model, lane: Lane, path: Path) -> None:
                 f"model: expected modules that torch.onnx can export, got {', '.join(modules_in(model))}: {cause}; "
                 "serve it with `omnitune serve`"
             ) from error
+
+
+@contextmanager
+def _whole_heads(model: Model) -> Iterator[None]:
+    """Let masked-language heads make their logits: a product in blocks has no form as a graph."""
+    backbones = [module for module in model.modules() if getattr(module, "defers_head", False)]
+    for backbone in backbones:
+        backbone.defers_head = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for backbone in backbones:
+            backbone.defers_head = True  # type: ignore[assignment]
 
 
 def _axes(name: str, value: Tensor) -> dict[int, str]:

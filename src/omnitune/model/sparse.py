@@ -122,7 +122,7 @@ class SparseEncoder(Model, pools.PoolMixin):
         coder = next((module for module in self.children() if isinstance(module, SparseAutoEncoder)), None)
         if self.max_active_dims is None and coder is not None:
             self.max_active_dims = coder.k
-        for route in self.modules():
+        for route in self.modules() if self.graph is None else ():  # a graph holds its head
             parts = list(route.children())
             for backbone, pooling in itertools.pairwise(parts):
                 if isinstance(backbone, Transformer) and isinstance(pooling, SpladePooling):

@@ -1,11 +1,16 @@
 """What a server answers: Cohere's client, number formats, parts of messages, every family, and hostile requests."""
 
 import base64
+import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +264,49 @@ def test_memory_that_runs_out_makes_later_batches_smaller() -> None:
     alone = worker.submit("a", [1], [10_000])
     assert alone[0].result(30) == 1
     worker.stop()
+
+
+@pytest.mark.slow
+def test_a_killed_server_starts_again_and_sigterm_finishes(model: SentenceTransformer, tmp_path: Path) -> None:
+    model.save_pretrained(str(tmp_path / "model"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    start = "from omnitune.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "serve", str(tmp_path / "model"), "--port", str(port)]
+
+    def started() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"{url}/ready").status_code == 200:
+                    return process
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError(f"no server, exit code {process.poll()}")
+
+    def many() -> httpx.Response:
+        texts = [f"{number} " + "bread " * 400 for number in range(400)]
+        return httpx.post(f"{url}/v1/embeddings", json={"input": texts}, timeout=100)
+
+    def waiting() -> None:
+        deadline = time.monotonic() + 60
+        while "omnitune_queue_inputs 0\n" in httpx.get(f"{url}/metrics").text and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = started()
+        answer = pool.submit(many)
+        waiting()
+        killed.kill()
+        assert killed.wait(30) == -signal.SIGKILL
+        with pytest.raises(httpx.TransportError):
+            answer.result(60)
+        again = started()
+        answer = pool.submit(many)
+        waiting()
+        again.terminate()
+        assert len(answer.result(100).json()["data"]) == 400
+        assert again.wait(60) in (0, 128 + signal.SIGTERM)

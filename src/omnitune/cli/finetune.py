@@ -84,6 +84,14 @@ QuestionsOption = Annotated[
         metavar="FILE",
     ),
 ]
+FeedbackOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--feedback",
+        help="Votes that `omnitune serve` wrote (RUN/feedback.jsonl): part of them train, part test what it gained.",
+        metavar="FILE",
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
 
 
@@ -105,6 +113,7 @@ def finetune(
     reranker_model: RerankerModelOption = None,
     allow: AllowOption = None,
     questions: QuestionsOption = None,
+    feedback: FeedbackOption = None,
 ) -> None:
     """Make a retriever of a folder of documents, recordings or clips and report how much better it finds them.
 
@@ -127,6 +136,7 @@ def finetune(
         "reranker_model": reranker_model,
         "allow": allow,
         "questions": questions,
+        "feedback": feedback,
     }
     run(folder, out, command=command_of("finetune", folder, out, options), **options)
 
@@ -147,7 +157,8 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
         f"{headline.finetuned.value:.3f} ({headline.difference.value:+.3f}, {100 * outcome.report.confidence:.0f}% "
         f"interval {headline.difference.low:+.3f} to {headline.difference.high:+.3f}): {headline.verdict}"
     )
-    for one in outcome.report.further:
+    votes = [] if outcome.report.votes is None else [outcome.report.votes]
+    for one in [*outcome.report.further, *votes]:
         console.say(
             f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} ({one.difference.value:+.3f}, "
             f"{one.difference.low:+.3f} to {one.difference.high:+.3f}): {one.verdict}"

@@ -139,6 +139,11 @@ class DocumentDataset:
         """Hash of documents and settings, and of what a model is given."""
         return f"{self.facts['fingerprint']}{' as text' if self.as_text else ''}"
 
+    @property
+    def training_key(self) -> str:
+        """Hash of all that decides the training pairs: the fingerprint, and votes where some were added."""
+        return str(self.facts.get("trained_on", self.fingerprint))
+
     @cached_property
     def page_ids(self) -> list[str]:
         """Ids of all pages; the order of `pages` and `page_texts`."""

@@ -129,7 +129,7 @@ def train_on(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, log: L
         size = chosen.recipe.evaluation.batch_size
         evaluator = InformationRetrievalEvaluator(asked.queries, corpus, relevant, batch_size=size, name="validation")
     rows = training_rows(steps, chosen, dataset, log)
-    return train_step(steps, chosen, rows, dataset.fingerprint, log, cost=cost, evaluator=evaluator)
+    return train_step(steps, chosen, rows, dataset.training_key, log, cost=cost, evaluator=evaluator)
 
 
 def train_step(

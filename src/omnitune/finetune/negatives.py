@@ -47,7 +47,7 @@ def training_rows(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, l
         return dataset.train
     place = steps.folder / FILE
     inputs = {
-        "dataset": dataset.fingerprint,
+        "dataset": dataset.training_key,
         "model": chosen.identity(),
         "negatives": chosen.recipe.settings()["negatives"],
     }
@@ -207,6 +207,11 @@ def _listed(mined: Mined, pages: _Pages) -> list[dict[str, Any]]:
 
 
 def _rows(dataset: DocumentDataset, found: Sequence[dict[str, Any]], count: int) -> Dataset:
+    wrong = dataset.facts.get("wrong_pages", {})  # what people called wrong goes before what was mined
+    found = [
+        {**one, "negatives": [*dict.fromkeys([*wrong.get(one["query"], ()), *one["negatives"]])][:count]}
+        for one in found
+    ]
     columns = {"query": [one["query"] for one in found], "page": [one["page_id"] for one in found]}
     columns |= {f"negative_{n + 1}": [one["negatives"][n] for one in found] for n in range(count)}
     return dataset.with_pages(columns, [name for name in columns if name != "query"])

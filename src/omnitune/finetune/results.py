@@ -16,6 +16,7 @@ from omnitune import runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.finetune.choices import measure_choices
 from omnitune.finetune.choose import ModelChoice
+from omnitune.finetune.feedback import vote_contrast
 from omnitune.finetune.measure import (
     METRIC,
     METRIC_SHOWN,
@@ -81,6 +82,7 @@ ORIGINS = {
     "heading": "headings",
     "sentence": "words of sentences",
     "model": "questions that a model wrote",
+    "vote": "questions that people voted on",
 }
 """Origin of a query, and what such queries are called."""
 
@@ -105,6 +107,7 @@ class RunResults:
         dataset: Pages, queries, splits.
         command: How the run was started.
         ladder: The steps that made the retriever; None where none was made.
+        votes: Questions of votes that were held out.
     """
 
     steps: Steps
@@ -112,6 +115,7 @@ class RunResults:
     dataset: DocumentDataset
     command: str
     ladder: RetrieverSteps | None = None
+    votes: TestSet | None = None
 
     def embeddings(self) -> dict[str, Embedded]:
         """Embeddings that this run made, by model; those of another run may lie in the folder too."""
@@ -200,6 +204,7 @@ def make_report(run: RunResults) -> Report:
         clusters=f"{words.page}s",
         words=words,
         ladder=None if run.ladder is None else describe_ladder(run.ladder, show, settings.cases),
+        votes=None if run.votes is None else vote_contrast(run.steps, run.votes, settings),
     )
 
 

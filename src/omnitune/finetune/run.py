@@ -28,6 +28,7 @@ from omnitune.documents.preparation import check_outside
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import as_given, kind_of_folder, prepare_step, read_pages
+from omnitune.finetune.feedback import divide, encode_votes, read_votes
 from omnitune.finetune.fit import epochs_of, train_on
 from omnitune.finetune.measure import base_inputs, encode_test, has_text, save_test
 from omnitune.finetune.questions import read_questions
@@ -91,6 +92,7 @@ def finetune(
     distill_loss: str | None = None,
     allow: Collection[str] = (),
     questions: str | Path | Sequence[str | Path] = (),
+    feedback: str | Path | None = None,
     command: str = "",
     log: Log = logger.info,
 ) -> Outcome:
@@ -117,6 +119,8 @@ def finetune(
         allow: Settings that a recipe may turn on though they reach outside the run: "trust_remote_code", "push_to_hub".
         questions: File, or files, of questions and the pages that answer them (`questions.read_questions`): those to
             training documents help to choose the retriever, those to held-out documents are part of the test.
+        feedback: File of votes that `omnitune serve` wrote: half of the questions train, the others test
+            (`feedback.divide`).
         command: Command that started the run, for the report.
         log: Called with what is done and what it will cost, a line at a time.
 
@@ -136,6 +140,7 @@ def finetune(
     check_outside(folder, out)
     files = [questions] if isinstance(questions, str | Path) else questions
     brought = [one for file in files for one in read_questions(file)]
+    votes = None if feedback is None else read_votes(feedback)
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe, allow=allow)
     if given is not None or kind is not None:
         given = (given or Recipe()).changed(prepare__kind=kind)
@@ -158,8 +163,16 @@ def finetune(
         dataset = as_given(prepare_step(steps, folder, settings, log), chosen)
         encode_with_base(steps, chosen, dataset, log)
         encode_text_layer(steps, chosen, dataset, log)
-        train_on(steps, chosen, dataset, log, cost=training_cost(steps, settings, dataset))
+        divided = None if votes is None else divide(votes, dataset, log)
+        trained_on = dataset if divided is None else divided.dataset
+        train_on(steps, chosen, trained_on, log, cost=training_cost(steps, settings, trained_on))
         encode_with_trained(steps, settings, dataset, log)
+        test_votes = None
+        if divided is not None:
+            brought = [*brought, *divided.training]
+            test_votes = divided.test
+            if test_votes is not None:
+                encode_votes(steps, chosen, test_votes)
         if reranker or distill:
             further = RerankerSteps(steps, chosen, dataset, log)
             further.rerank()
@@ -172,7 +185,8 @@ def finetune(
             ladder.run()
         log("Writing the report")
         command = command or f"omnitune finetune {folder} --out {out}"
-        report = make_report(RunResults(steps=steps, chosen=chosen, dataset=dataset, command=command, ladder=ladder))
+        report = make_report(RunResults(steps=steps, chosen=chosen, dataset=dataset, command=command, ladder=ladder,
+                                        votes=test_votes))  # fmt: skip
         html, data = write_report(report, out)
         return Outcome(
             report=report,

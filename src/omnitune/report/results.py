@@ -426,6 +426,7 @@ class Report:
         words: What documents and pages are called.
         ladder: The run's retriever beside what is simpler; None where none was made.
         choices: Ways to store the pages' vectors, measured.
+        votes: Both models on questions that people voted on and that were held out; None without any.
     """
 
     title: str
@@ -448,6 +449,7 @@ class Report:
     words: Words = PAGE_WORDS
     ladder: Ladder | None = None
     choices: Sequence[Choice] = ()
+    votes: Contrast | None = None
 
     @property
     def main(self) -> Contrast:

@@ -36,7 +36,7 @@ _RIGHT = ("yes", "passage")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Votes:
-    """What people said about hits.
+    """Holds what people said about hits.
 
     Attributes:
         questions: With the pages that answer each.

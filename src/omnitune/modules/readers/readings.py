@@ -95,7 +95,7 @@ class KeepingReader(InputModule):
         return [texts[key] for key in keys]
 
     def readings(self, items: Sequence[Any], *, holding: str) -> list[dict[str, Any]]:
-        """What is kept of loaded items, in order; read anew where an earlier version kept less.
+        """Return what is kept of loaded items, in order; read anew where an earlier version kept less.
 
         Args:
             items: Loaded items.

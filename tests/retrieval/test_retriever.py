@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer
+from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer, SparseEncoder
 from omnitune.errors import InputError
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
-from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage, RerankStage, TokenVectors
-from omnitune.retrieval.windows import window_cutter
+from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.stages import (
+    DenseStage,
+    Fusion,
+    LateStage,
+    LexicalStage,
+    RerankStage,
+    SparseStage,
+    TokenVectors,
+)
+from omnitune.retrieval.windows import grouped, window_cutter
 
 WORDS = [
     "bread",
@@ -61,14 +70,16 @@ def stages(kind: str, model: Any) -> Any:
         "lexical": [LexicalStage()],
         "dense": [DenseStage(model=model)],
         "late": [LateStage(model=model, pooled=4, candidates=6)],
+        "sparse": [SparseStage(model=model, dtype="uint8")],
         "all": [LexicalStage(), DenseStage(model=model), LateStage(model=model, codec="int8", pooled=4)],
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["lexical", "dense", "late", "all"])
+@pytest.mark.parametrize("kind", ["lexical", "dense", "sparse", "late", "all"])
 def test_build_search_save_open_add_remove(
-    kind: str, model: SentenceTransformer, pages: list[dict[str, Any]], tmp_path: Path
+    kind: str, model: Any, tiny_masked_bert: Path, pages: list[dict[str, Any]], tmp_path: Path
 ) -> None:
+    model = SparseEncoder(str(tiny_masked_bert), device="cpu") if kind == "sparse" else model
     built = Retriever.build(pages[:8], stages(kind, model), show_progress=False)
     built.save(tmp_path / "retriever")
     assert sorted(path.name for path in (tmp_path / "retriever").iterdir()) >= ["README.md", "index"]
@@ -110,6 +121,37 @@ def test_a_moved_folder_opens_and_another_model_is_told(
         InputError, match=r"model: expected 'that of stage dense' \(\w+\), which made the index, got '.*dense'"
     ):
         Retriever.open(tmp_path / "second").search("bread")
+
+
+def test_a_masked_language_model_is_a_sparse_stage_and_fuses(
+    tiny_masked_bert: Path, pages: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    stages = [LexicalStage(), SparseStage(model=tiny_masked_bert)]
+    built = Retriever.build(pages, stages, fusion=Fusion(weights={"lexical": 0.5, "sparse": 1}), show_progress=False)
+    built.save(tmp_path)
+    opened = Retriever.open(tmp_path)
+    (hit, *_) = opened.search(pages[5]["text"], top_k=2, explain=True)
+    assert hit.id == "b.pdf#2" and set(hit.stages) == {"lexical", "sparse", "fusion"}
+    encoder = SparseEncoder(str(tmp_path / "model" / "sparse"), device="cpu")
+    query, page = encoder.encode_query([pages[5]["text"]]), encoder.encode_document([pages[5]["text"]])
+    assert hit.stages["sparse"] == pytest.approx(float(encoder.similarity(query, page)), rel=1e-3)
+    assert opened.only({"sparse": 1}).search(pages[5]["text"], top_k=1)[0].id == "b.pdf#2"
+
+
+def test_sparse_windows_of_a_page_are_one_row() -> None:
+    windows = Packed(
+        values=np.array([1, 2, 5, 3, 4], dtype=np.float32),
+        offsets=np.array([0, 2, 4, 4, 5]),
+        indices=np.array([0, 3, 0, 2, 1], dtype=np.int32),
+        dim=6,
+    )
+    rows = grouped(windows, [2, 0, 2])
+    assert rows.offsets is not None and rows.indices is not None
+    assert (rows.offsets.tolist(), rows.indices.tolist(), rows.values.tolist()) == (
+        [0, 3, 3, 4],
+        [0, 2, 3, 1],
+        [5, 3, 2, 4],
+    )
 
 
 def test_a_long_page_is_read_to_its_end(model: SentenceTransformer, pages: list[dict[str, Any]]) -> None:

@@ -30,10 +30,10 @@ from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
 from omnitune.retrieval.segments import Part, Segments, Where
+from omnitune.retrieval.sparse_index import SparseIndex
 from omnitune.retrieval.stages import (
     KINDS,
     REFINING,
-    DenseStage,
     Fusion,
     LateStage,
     LexicalStage,
@@ -42,6 +42,7 @@ from omnitune.retrieval.stages import (
     ModelStage,
     RerankStage,
     Scores,
+    SparseStage,
     Stage,
     load_encoder,
 )
@@ -57,6 +58,9 @@ PAGES_AT_ONCE = 1024
 Query = str | Mapping[str, Any]
 """A text, or text and media by their modality."""
 
+_BY_WORDS = ("lexical", "sparse")
+"""Stages that find a page by what it shares with the query."""
+
 _DETAILS = ("text", "boxes")
 """Values of a page that results show and no filter reads."""
 
@@ -67,8 +71,8 @@ class Retriever:
     Make one with `build`, or open one with `open`.
 
     Args:
-        stages: At most one of each kind: `LexicalStage`, `DenseStage`, `LateStage`, and to refine what these propose
-            `LineStage`, `ListingStage`.
+        stages: At most one of each kind: `LexicalStage`, `DenseStage`, `SparseStage`, `LateStage`, and to refine what
+            these propose `LineStage`, `ListingStage`.
         fusion: How their scores become one; None where there is one stage.
         rerank: Orders the first pages anew.
         segments: The pages.
@@ -368,14 +372,16 @@ class Retriever:
         whole: dict[str, list[Scores]] = {}
         if "lexical" in self.stages:
             whole["lexical"] = list(self.indexes["lexical"].scores(queries, allowed, unmatched=True))
-        dense = self.stages.get("dense")
-        if isinstance(dense, DenseStage):
-            whole["dense"] = list(self.indexes["dense"].scores(dense.encode_queries(queries), allowed))
+        for kind in ("dense", "sparse"):
+            stage = self.stages.get(kind)
+            if isinstance(stage, ModelStage):
+                options = {"unmatched": True} if kind in _BY_WORDS else {}
+                whole[kind] = list(self.indexes[kind].scores(stage.encode_queries(queries), allowed, **options))
         proposed = [
             [
-                # A page without a word of the query is no lexical candidate, though it has a score, 0, for the fusion.
+                # A page without a word of the query is no candidate, though it has a score, 0, for the fusion.
                 best_rows(
-                    np.where(found[number] == 0, MISSING, found[number]) if kind == "lexical" else found[number], most
+                    np.where(found[number] == 0, MISSING, found[number]) if kind in _BY_WORDS else found[number], most
                 )
                 for kind, found in whole.items()
             ]
@@ -466,6 +472,8 @@ def _index(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> Seg
         return ListingIndex(segments, prefix=prefix)
     if isinstance(stage, LateStage):
         return LateIndex(segments, prefix=prefix, **(settings or {"codec": stage.codec, "pooled": stage.pooled}))
+    if isinstance(stage, SparseStage):
+        return SparseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
     return DenseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
 
 
@@ -489,7 +497,9 @@ def _save_model(stage: ModelStage | RerankStage, folder: Path) -> None:
     """Write a stage's model, unless it lies there already."""
     if isinstance(stage.model, str | Path) and Path(stage.model) == folder:
         return
-    model = load_encoder(stage.model) if isinstance(stage.model, str | Path) else stage.model
+    model = stage.model
+    if isinstance(model, str | Path):
+        model = stage.load(model) if isinstance(stage, ModelStage) else load_encoder(model)
     if not hasattr(model, "save_pretrained"):
         raise InputError(f"model: expected one that can be saved, got {type(model).__name__} in stage {stage.kind!r}")
     model.save_pretrained(str(folder))

@@ -8,6 +8,7 @@ _SAYS = {
     "lines": "the line of a page whose words match the query's best, from 0 to 1, added as it is",
     "listing": "minus the share of lines with dotted leaders, so that tables of contents come later, added as it is",
     "dense": "one vector a window of a page (`model/dense`); a page is as close as its closest window",
+    "sparse": "weights of a vocabulary's words (`model/sparse`), one row a page, compared by their products",
     "late": "token vectors of all windows of a page (`model/late`), compared by MaxSim",
 }
 

@@ -13,10 +13,12 @@ from omnitune.errors import InputError
 from omnitune.model.base import Model
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, class_of
+from omnitune.model.sparse import SparseEncoder
 from omnitune.retrieval.base import MISSING, check_model
 from omnitune.retrieval.late_index import CANDIDATES, POOLED
 from omnitune.retrieval.lines import BETA
 from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.sparse_index import Weights
 from omnitune.retrieval.store import encode_corpus, identity, weights_identity
 from omnitune.retrieval.token_codec import Codec
 from omnitune.retrieval.windows import OVERLAP, grouped, window_cutter
@@ -168,7 +170,7 @@ class ModelStage:
             InputError: It is not the one that the index was made by; names both.
         """
         if self.loaded is None:
-            found = load_encoder(self.model) if isinstance(self.model, str | Path) else self.model
+            found = self.load(self.model) if isinstance(self.model, str | Path) else self.model
             held = weights_identity(found) if isinstance(found, Model) else ""
             if self.identity and held:
                 made_by = {"model": f"that of stage {self.kind}", "identity": self.identity}
@@ -176,6 +178,10 @@ class ModelStage:
             self.identity = held
             self.loaded = self.prepared(found)
         return self.loaded
+
+    def load(self, folder: str | Path) -> Any:
+        """Load the model from its directory."""
+        return load_encoder(folder)
 
     def prepared(self, model: Any) -> Any:
         """The model as this stage uses it."""
@@ -230,6 +236,26 @@ class DenseStage(ModelStage):
 
     kind: ClassVar[str] = "dense"
     dtype: str = "float16"
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as JSON, without the model."""
+        return {**super().facts(), "dtype": self.dtype}
+
+
+@dataclass(kw_only=True)
+class SparseStage(ModelStage):
+    """Weights of a vocabulary's words (SPLADE), compared by an inverted index; one row a page.
+
+    Attributes:
+        dtype: Number format of the weights on disk: "float32", "float16" or "uint8".
+    """
+
+    kind: ClassVar[str] = "sparse"
+    dtype: Weights = "float16"
+
+    def load(self, folder: str | Path) -> SparseEncoder:
+        """Load a sparse encoder, or make one of a masked-language model."""
+        return SparseEncoder(str(folder))
 
     def facts(self) -> dict[str, Any]:
         """The settings as JSON, without the model."""
@@ -343,5 +369,7 @@ class RerankStage:
         return {"depth": self.depth}
 
 
-Stage = LexicalStage | LineStage | ListingStage | DenseStage | LateStage
-KINDS: Mapping[str, type] = {one.kind: one for one in (LexicalStage, LineStage, ListingStage, DenseStage, LateStage)}
+Stage = LexicalStage | LineStage | ListingStage | DenseStage | SparseStage | LateStage
+KINDS: Mapping[str, type] = {
+    one.kind: one for one in (LexicalStage, LineStage, ListingStage, DenseStage, SparseStage, LateStage)
+}

@@ -299,7 +299,8 @@ def encode_corpus(
         weights = identity(model)
     names = ("prompts", "default_prompt_name", "truncate_dim")
     facts = (weights, queries, made_from, type(model).__name__, *(getattr(model, name, None) for name in names))
-    store = store_of(folder, *facts, dtype=dtype)
+    limit = getattr(model, "max_active_dims", None)
+    store = store_of(folder, *facts, *([] if limit is None else [limit]), dtype=dtype)
     keys = content_keys(model, items, queries=queries) if keys is None else keys
 
     def encode(some: list[Any]) -> Any:

@@ -70,16 +70,14 @@ def stages(kind: str, model: Any) -> Any:
         "lexical": [LexicalStage()],
         "dense": [DenseStage(model=model)],
         "late": [LateStage(model=model, pooled=4, candidates=6)],
-        "sparse": [SparseStage(model=model, dtype="uint8")],
         "all": [LexicalStage(), DenseStage(model=model), LateStage(model=model, codec="int8", pooled=4)],
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["lexical", "dense", "sparse", "late", "all"])
+@pytest.mark.parametrize("kind", ["lexical", "dense", "late", "all"])
 def test_build_search_save_open_add_remove(
-    kind: str, model: Any, tiny_masked_bert: Path, pages: list[dict[str, Any]], tmp_path: Path
+    kind: str, model: SentenceTransformer, pages: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    model = SparseEncoder(str(tiny_masked_bert), device="cpu") if kind == "sparse" else model
     built = Retriever.build(pages[:8], stages(kind, model), show_progress=False)
     built.save(tmp_path / "retriever")
     assert sorted(path.name for path in (tmp_path / "retriever").iterdir()) >= ["README.md", "index"]
@@ -123,19 +121,31 @@ def test_a_moved_folder_opens_and_another_model_is_told(
         Retriever.open(tmp_path / "second").search("bread")
 
 
-def test_a_masked_language_model_is_a_sparse_stage_and_fuses(
+def test_a_masked_language_model_is_a_sparse_stage(
     tiny_masked_bert: Path, pages: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    stages = [LexicalStage(), SparseStage(model=tiny_masked_bert)]
-    built = Retriever.build(pages, stages, fusion=Fusion(weights={"lexical": 0.5, "sparse": 1}), show_progress=False)
+    stages = [LexicalStage(), SparseStage(model=tiny_masked_bert, dtype="uint8")]
+    built = Retriever.build(
+        pages[:9], stages, fusion=Fusion(weights={"lexical": 0.5, "sparse": 1}), show_progress=False
+    )
     built.save(tmp_path)
     opened = Retriever.open(tmp_path)
-    (hit, *_) = opened.search(pages[5]["text"], top_k=2, explain=True)
-    assert hit.id == "b.pdf#2" and set(hit.stages) == {"lexical", "sparse", "fusion"}
+    assert opened.add(pages[9:], show_progress=False) == 3
     encoder = SparseEncoder(str(tmp_path / "model" / "sparse"), device="cpu")
-    query, page = encoder.encode_query([pages[5]["text"]]), encoder.encode_document([pages[5]["text"]])
-    assert hit.stages["sparse"] == pytest.approx(float(encoder.similarity(query, page)), rel=1e-3)
-    assert opened.only({"sparse": 1}).search(pages[5]["text"], top_k=1)[0].id == "b.pdf#2"
+    query = encoder.encode_query([WORDS[5]])
+    rows = SparseStage(model=encoder).encode_pages([page["text"] for page in pages]).csr()
+    scores = encoder.similarity(query, rows)[0]
+    best = scores.argsort(descending=True).tolist()
+    alone = Retriever.open(tmp_path).only({"sparse": 1})
+    hits = alone.search(WORDS[5], top_k=4)
+    assert [hit.id for hit in hits] == [pages[row]["id"] for row in best[:4]]
+    assert [hit.score for hit in hits] == pytest.approx(scores[best[:4]].tolist(), rel=1e-2)
+    (hit, *_) = opened.search(WORDS[5], top_k=12, explain=True)
+    assert set(hit.stages) == {"lexical", "sparse", "fusion"} and hit.score == hit.stages["fusion"]
+    assert hit.stages["sparse"] == pytest.approx(float(scores[[page["id"] for page in pages].index(hit.id)]), rel=1e-2)
+    assert opened.remove(document="c.pdf") == 4
+    left = Retriever.open(tmp_path).only({"sparse": 1}).search(WORDS[5], top_k=12)
+    assert [hit.id for hit in left] == [pages[row]["id"] for row in best if row < 8]
 
 
 def test_sparse_windows_of_a_page_are_one_row() -> None:

@@ -15,7 +15,7 @@ from omnitune.documents.dataset import load
 from omnitune.errors import InputError
 from omnitune.finetune import retriever as steps_of
 from omnitune.finetune import scans, windows
-from omnitune.finetune.candidates import Standing, _Grid, choose_standing, measure, replacing
+from omnitune.finetune.candidates import Standing, _Grid, candidates_for, choose_standing, measure, replacing
 from omnitune.finetune.choose import choose
 from omnitune.finetune.dataset import prepare
 from omnitune.finetune.measure import TestSet
@@ -366,3 +366,16 @@ def test_weights_are_tried_on_what_is_measured_in_the_end() -> None:
     grid = _Grid(scores, stages, test)
     for weights in ({"late": 1.0}, {"late": 1.0, "lexical": 0.25}, {"late": 1.0, "lexical": 0.0, "lines": 2.0}):
         assert grid.mean_ndcg(weights) == pytest.approx(measure(scores, weights, test).mean("ndcg@10"), abs=1e-6)
+
+
+def test_a_sparse_model_joins_the_choice_and_can_be_pinned(tmp_path, dataset, model, tiny_masked_bert) -> None:
+    run = made(tmp_path, dataset, model, more=f"sparse: {tiny_masked_bert}, stages: [sparse, lexical]")
+    pool = run.pools.pool(Source(reads="text"))
+    listed = candidates_for(replace(run.settings, stages=None), Source(reads="text"), list(pool.stages), "page")
+    assert {"sparse", "sparse, lexical, lines and listings", "late interaction"} <= {one.name for one in listed}
+    with pytest.raises(InputError, match="retriever.stages: expected some of lexical, got sparse, which are"):
+        candidates_for(run.settings, Source(reads="text"), ["lexical"], "page")
+    run.run()
+    assert run.steps.done["retriever"].result["name"] == "sparse, lexical"
+    assert [stage["kind"] for stage in facts(tmp_path)["stages"]][-1] == "sparse"
+    assert (tmp_path / "retriever" / "model" / "sparse").is_dir() and hits(tmp_path)

@@ -14,6 +14,7 @@ from omnitune.errors import InputError
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.sparse_index import sparse_rows
 from omnitune.retrieval.stages import (
     DenseStage,
     Fusion,
@@ -143,6 +144,7 @@ def test_a_masked_language_model_is_a_sparse_stage(
     (hit, *_) = opened.search(WORDS[5], top_k=12, explain=True)
     assert set(hit.stages) == {"lexical", "sparse", "fusion"} and hit.score == hit.stages["fusion"]
     assert hit.stages["sparse"] == pytest.approx(float(scores[[page["id"] for page in pages].index(hit.id)]), rel=1e-2)
+    assert not sparse_rows(SparseStage(model=encoder).encode_pages([" "])).values.size
     assert opened.remove(document="c.pdf") == 4
     left = Retriever.open(tmp_path).only({"sparse": 1}).search(WORDS[5], top_k=12)
     assert [hit.id for hit in left] == [pages[row]["id"] for row in best if row < 8]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from omnitune.errors import InputError
 from omnitune.evaluation.ranking import Hits
 from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, score_search
 from omnitune.finetune.pools import Source
@@ -20,7 +21,7 @@ from omnitune.ops.significance import paired_bootstrap
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import Fusion, Scores
 
-StageName = Literal["lexical", "lines", "listing", "dense", "late"]
+StageName = Literal["lexical", "lines", "listing", "dense", "sparse", "late"]
 
 LEXICAL = "lexical"
 TEXT = Source(reads="text")
@@ -78,6 +79,8 @@ CANDIDATES = (
     Candidate(name="lexical, lines and listings", main="lexical", others=("lines", "listing")),
     Candidate(name="dense, all windows", main="dense"),
     Candidate(name="dense, lexical, lines and listings", main="dense", others=("lexical", "lines", "listing")),
+    Candidate(name="sparse", main="sparse"),
+    Candidate(name="sparse, lexical, lines and listings", main="sparse", others=("lexical", "lines", "listing")),
     Candidate(name="late interaction", main="late"),
     Candidate(name="late interaction, lines and listings", main="late", others=("lexical", "lines", "listing")),
 )
@@ -92,11 +95,21 @@ def candidates_for(settings: Retrieving, source: Source, there: Sequence[str], s
         source: The model behind dense stages.
         there: Stages that its pool has.
         sees: What a page is to a model, for the names.
+
+    Raises:
+        InputError: The recipe pins a stage that is not there.
     """
     if settings.stages is not None:
         if source != TEXT:
             return []
-        main = next((kind for kind in ("late", "dense", "lexical") if kind in settings.stages), settings.stages[0])
+        if missing := [kind for kind in settings.stages if kind not in there]:
+            raise InputError(
+                f"retriever.stages: expected some of {', '.join(there)}, got {', '.join(missing)}, which are not "
+                "there; sparse needs a model in retriever.sparse, dense and late one that reads text"
+            )
+        main = next(
+            (kind for kind in ("late", "dense", "sparse", "lexical") if kind in settings.stages), settings.stages[0]
+        )
         others = tuple(kind for kind in settings.stages if kind != main)
         return [Candidate(name=", ".join(settings.stages), main=main, others=others)]
     found = [one for one in CANDIDATES if {one.main, *one.others} <= set(there)]
@@ -175,7 +188,7 @@ def fused_search(scores: Scored, weights: Mapping[str, float], test: TestSet) ->
     for number, (rows, by_stage) in enumerate(scores):
         if len(rows):
             table[number, place[rows]] = fusion(by_stage) if plain is None else by_stage[plain]
-    if plain == LEXICAL:
+    if plain in (LEXICAL, "sparse"):
         table[table == 0] = -np.inf  # a page that shares no word with the query is not found
 
     def search(block: slice) -> Hits:

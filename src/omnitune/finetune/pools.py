@@ -13,7 +13,7 @@ from omnitune.finetune.windows import OVERLAP, cut_pages, encode_windows, text_r
 from omnitune.model.dense import SentenceTransformer
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stages import DenseStage, LateStage, LexicalStage, LineStage, ListingStage, Stage
+from omnitune.retrieval.stages import DenseStage, LateStage, LexicalStage, LineStage, ListingStage, SparseStage, Stage
 
 PROPOSED = 32
 """Pages of a query that each stage proposes to late interaction: with those of lexical search as good on validation as
@@ -87,12 +87,23 @@ class Pools:
             sees = DenseStage(model=model, reads="path", windows=False)
             sees.encoder()
             _, pages = load_test(self.out / "embeddings" / folder)
-            encoded = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
-            return Retriever.build(items, [*words, sees], encoded=encoded, show_progress=False)
-        reader = self._finetuned() if source.trained else self._reader[0]
-        if reader is None:
-            return Retriever.build(items, words, show_progress=False)
+            seen = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
+            return Retriever.build(items, [*words, sees], encoded=seen, show_progress=False)
         wanted = [text if only is None or row in only else "" for row, text in enumerate(texts)]
+        reader = self._finetuned() if source.trained else self._reader[0]
+        settings = self.chosen.recipe.retriever
+        encoded: dict[str, Packed] = {}
+        asked_for = settings.stages is None or "sparse" in settings.stages
+        if settings.sparse is not None and asked_for and not source.trained:
+            splade = SparseStage(model=settings.sparse, overlap=OVERLAP, dtype="uint8")
+            size = self.chosen.recipe.evaluation.batch_size
+            place = self.out / "embeddings" / "sparse"
+            encoded["sparse"] = splade.encode_pages(
+                wanted, folder=place, label="Encoding pages (sparse)", batch_size=size
+            )
+            words.append(splade)
+        if reader is None:
+            return Retriever.build(items, words, encoded=encoded, show_progress=False)
         windows = encode_windows(
             reader,
             cut_pages(reader, wanted),
@@ -103,7 +114,7 @@ class Pools:
         late = LateStage(model=reader, overlap=OVERLAP, codec="int8", pooled=POOLED, candidates=PROPOSED)
         for stage in (dense, late):
             stage.encoder()
-        encoded = {"dense": windows.dense, "late": windows.tokens}
+        encoded |= {"dense": windows.dense, "late": windows.tokens}
         return Retriever.build(items, [*words, dense, late], encoded=encoded, show_progress=False)
 
     def _finetuned(self) -> SentenceTransformer:

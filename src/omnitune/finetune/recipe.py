@@ -156,6 +156,7 @@ class Retrieving:
     Attributes:
         build: Whether a retriever is made at all.
         stages: Stages that it has, instead of a choice; their weights are chosen on validation all the same.
+        sparse: Sparse encoder (SPLADE) that joins the choice, as a directory or a name; it is used as it is.
         milliseconds: Most processor time that a query may take, in the median.
         bytes_per_page: Most that a page may take in the index.
         queries: Most validation queries of titles.
@@ -164,7 +165,8 @@ class Retrieving:
     """
 
     build: bool = True
-    stages: list[Literal["lexical", "lines", "listing", "dense", "late"]] | None = None
+    stages: list[Literal["lexical", "lines", "listing", "dense", "sparse", "late"]] | None = None
+    sparse: str | None = None
     milliseconds: float = 500.0
     bytes_per_page: int = 500_000
     queries: int = 200

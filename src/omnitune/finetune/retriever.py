@@ -105,6 +105,8 @@ class RetrieverSteps:
             "train": self.steps.done["train"].key if self.held_out or not self.text else None,
             "reranker": self.steps.done["reranker"].key if "reranker" in self.steps.done and self.held_out else None,
         }
+        if self.settings.sparse is not None:
+            inputs["sparse"] = model_identity(self.settings.sparse)
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
         inputs = {
             "retriever": made.key,

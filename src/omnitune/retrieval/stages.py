@@ -257,6 +257,16 @@ class SparseStage(ModelStage):
         """Load a sparse encoder, or make one of a masked-language model."""
         return SparseEncoder(str(folder))
 
+    def encode_pages(
+        self, pages: Sequence[Any], *, folder: Path | None = None, label: str | None = None, **options: Any
+    ) -> Packed:
+        """Encode pages whole, to one sparse row each; a page without text shares nothing with a query."""
+        made = super().encode_pages(pages, folder=folder, label=label, **options)
+        assert made.offsets is not None
+        empty = np.array([isinstance(page, str) and not page.strip() for page in pages], dtype=bool)
+        made.values[np.repeat(empty, np.diff(made.offsets))] = 0
+        return made
+
     def facts(self) -> dict[str, Any]:
         """The settings as JSON, without the model."""
         return {**super().facts(), "dtype": self.dtype}

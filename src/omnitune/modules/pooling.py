@@ -89,12 +89,34 @@ class Pooling(Module):
         prompt_length = features.get("prompt_length")
         if not self.include_prompt and prompt_length is not None:
             mask = _without_prompt(given, first, torch.as_tensor(prompt_length).flatten()[0].to(given.device))
+        # Half precision would lose tokens of long rows; and a matrix product would be rounded by autocast and TF32.
+        exact = torch.float32 if tokens.dtype in (torch.float16, torch.bfloat16) else tokens.dtype
+        total = features.get("token_weights_sum")
         pooled = []
         for mode in self.modes:
             if mode == "cls" and "cls_token_embeddings" in features:
                 pooled.append(features["cls_token_embeddings"])
+            elif mode == "max":
+                pooled.append(tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values)
+            elif mode in ("cls", "lasttoken"):
+                present = mask.to(torch.int32)
+                if mode == "cls":
+                    seen, index = None, present.argmax(dim=1)
+                else:
+                    seen, from_end = present.flip(1).max(dim=1)
+                    index = torch.where(seen == 0, 0, tokens.shape[1] - 1 - from_end)
+                picked = tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
+                # Zeros for a row without tokens.
+                pooled.append(picked if seen is None else picked * seen[:, None].to(tokens.dtype))
             else:
-                pooled.append(_pooled(mode, tokens, mask, first, features.get("token_weights_sum")))
+                weights = mask[..., None].to(tokens.dtype)
+                if mode == "weightedmean":  # a row's n-th token, prompt included, weighs n
+                    positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+                    weights = (mask * (positions - first[:, None]))[..., None].to(exact)
+                count = weights.sum(dim=1, dtype=exact) if total is None else total[:, None].to(exact)
+                count = count.clamp(min=1e-9)
+                added = (tokens * weights).sum(dim=1, dtype=exact)
+                pooled.append((added / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)).to(tokens.dtype))
         features["sentence_embedding"] = torch.cat(pooled, dim=-1)
         return features
 
@@ -127,39 +149,3 @@ def _without_prompt(mask: Tensor, first: Tensor, prompt_length: Tensor) -> Tenso
     """The mask with each row's first `prompt_length` tokens after its left padding taken out; a copy."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return mask * (positions >= (first + prompt_length)[:, None]).to(mask.dtype)
-
-
-def _pooled(mode: PoolingMode, tokens: Tensor, mask: Tensor, first: Tensor, total: Tensor | None) -> Tensor:
-    """Pool token vectors in one way.
-
-    Args:
-        mode: Which.
-        tokens: `(rows, tokens, dim)`.
-        mask: Tokens that count `(rows, tokens)`.
-        first: Place of every row's first token, the prompt included `(rows,)`.
-        total: What means divide by `(rows,)`, where tokens are weighted already.
-
-    Returns:
-        `(rows, dim)`.
-    """
-    if mode == "max":
-        return tokens.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1).values
-    if mode in ("cls", "lasttoken"):
-        present = mask.to(torch.int32)
-        if mode == "cls":
-            seen, index = None, present.argmax(dim=1)
-        else:
-            seen, from_end = present.flip(1).max(dim=1)
-            index = torch.where(seen == 0, 0, tokens.shape[1] - 1 - from_end)
-        picked = tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
-        return picked if seen is None else picked * seen[:, None].to(tokens.dtype)  # zeros for a row without tokens
-    # Half precision would lose tokens of long rows; and a matrix product would be rounded by autocast and TF32.
-    exact = torch.float32 if tokens.dtype in (torch.float16, torch.bfloat16) else tokens.dtype
-    weights = mask[..., None].to(tokens.dtype)
-    if mode == "weightedmean":  # a row's n-th token, prompt included, weighs n
-        positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        weights = (mask * (positions - first[:, None]))[..., None].to(exact)
-    count = weights.sum(dim=1, dtype=exact) if total is None else total[:, None].to(exact)
-    count = count.clamp(min=1e-9)
-    added = (tokens * weights).sum(dim=1, dtype=exact)
-    return (added / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)).to(tokens.dtype)

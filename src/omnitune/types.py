@@ -116,7 +116,7 @@ class Embeddings:
         """Some rows; consecutive ones of a packed or csr layout share memory with these."""
         if self.offsets is None:
             if isinstance(rows, Tensor):
-                rows = rows.to(self.values.device)
+                rows = rows.to(self.values.device, non_blocking=self.values.is_cuda)
             return Embeddings(self.values[rows], None if self.mask is None else self.mask[rows])
         chosen = torch.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu()]
         starts, lengths = self.offsets[chosen], self.lengths[chosen]
@@ -125,7 +125,7 @@ class Embeddings:
             index: Tensor | slice = slice(int(starts[0]), int(starts[0]) + int(offsets[-1]))
         else:
             shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
-            index = (shift + torch.arange(len(shift))).to(self.values.device)
+            index = (shift + torch.arange(len(shift))).to(self.values.device, non_blocking=self.values.is_cuda)
         indices = None if self.indices is None else self.indices[index]
         return Embeddings(self.values[index], None, offsets, indices, self.dim)
 

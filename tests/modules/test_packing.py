@@ -306,7 +306,7 @@ def test_a_probe_that_differs_keeps_the_padding(
     tiny_bert: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An architecture whose positions are elsewhere would be packed wrong."""
-    numbers = lambda packer, features, row: torch.arange(len(row.positions))[None]  # noqa: E731
+    numbers = lambda packer, features, row, *_: torch.arange(len(row.positions))[None]  # noqa: E731
     monkeypatch.setattr(packing.Packer, "_positions", numbers)
     module = Transformer(str(tiny_bert), unpad_inputs=True)
     assert not module.packer.packs() and module.config._attn_implementation == "sdpa"

@@ -47,7 +47,8 @@ from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.pixels import in_floats
 from omnitune.modules.base import load_through
-from omnitune.modules.outputs import HOST_MASK
+from omnitune.modules.host_positions import host_positions, on_device
+from omnitune.modules.outputs import HOST_MASK, HOST_POSITIONS
 from omnitune.modules.packing import packs_through
 from omnitune.modules.towers import draws
 from omnitune.ops.rows import ON_HOST
@@ -287,12 +288,19 @@ class Engine:
         if mini_batch.max_length is not None:
             kwargs = {**kwargs, "max_length": mini_batch.max_length}
         if mini_batch.tower is None and mini_batch.processing is None:  # the plan found nothing that is kept
-            return to_device(self._made(mini_batch, kwargs, range(len(mini_batch.items))), self.model.device)
+            return self._on_device(self._made(mini_batch, kwargs, range(len(mini_batch.items))))
         kept = self.towers.features(mini_batch, kwargs)
         if kept is not None:
-            return to_device(kept, self.model.device)
+            return self._on_device(kept)
         features = self.inputs.features(mini_batch, kwargs, partial(self._made, mini_batch, kwargs))
-        return to_device(self.towers.noted(mini_batch, features, kwargs), self.model.device)
+        return self._on_device(self.towers.noted(mini_batch, features, kwargs))
+
+    def _on_device(self, features: Features) -> Features:
+        device = self.model.device
+        if device.type != "cuda":
+            return to_device(features, device)
+        positions = on_device(host_positions(self.model.input_module, features), device)
+        return {**to_device(features, device), HOST_POSITIONS: positions}
 
     def _made(self, mini_batch: MiniBatch, kwargs: dict[str, Any], rows: Sequence[int]) -> Features:
         """Features of some rows, decoded and processed."""

@@ -30,6 +30,7 @@ class Backbone:
         processing: Arguments of its processor, over the general ones.
         packs_media: Whether texts with images and video can be packed into one row: it takes its towers' outputs, and
             positions of its tokens in place and time.
+        takes_positions: Whether its forward takes positions that were made before (`modules.host_positions`).
     """
 
     encoder: str | None = None
@@ -39,6 +40,7 @@ class Backbone:
     flat_processor: bool = False
     processing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     packs_media: bool = False
+    takes_positions: bool = False
 
 
 def _encoder(place: str) -> Backbone:
@@ -126,8 +128,8 @@ BACKBONES: Mapping[str, Backbone] = {
     # Vision-language models whose rows can be packed with their images.
     "qwen2_vl": _PACKS_MEDIA,
     "qwen2_5_vl": _PACKS_MEDIA,
-    "qwen3_vl": _PACKS_MEDIA,
-    "qwen3_vl_moe": _PACKS_MEDIA,
+    "qwen3_vl": replace(_PACKS_MEDIA, takes_positions=True),
+    "qwen3_vl_moe": replace(_PACKS_MEDIA, takes_positions=True),
     # Chat templates that look structured and are not.
     "apertus": Backbone(structured_messages=False),
     "deepseek_v3": Backbone(structured_messages=False),

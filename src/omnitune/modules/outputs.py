@@ -30,10 +30,14 @@ class ModalityParams(TypedDict):
 HOST_MASK = "host_attention_mask"
 """The attention mask on the host, where features are on a device: packing reads it without waiting for the device."""
 
+HOST_POSITIONS = "host_positions"
+"""Arguments of the backbone's forward that were made on the host (`modules.host_positions`), by name."""
+
 NOT_FOR_BACKBONES = frozenset(
     {
         HOST_MASK,
         "head_memory",
+        HOST_POSITIONS,
         "input_modality",
         "modality",
         "num_audios_per_sample",

@@ -191,7 +191,7 @@ class Packer:
         """Lay out a padded batch as one row; None where it runs padded.
 
         Args:
-            features: The batch. The mask that was kept on the host for this is taken out.
+            features: The batch; a mask that was kept on the host spares reading the device's.
             params: Method that encodes it, and which of its outputs will be taken.
         """
         mask, ids = features.get("attention_mask"), features.get("input_ids")
@@ -209,10 +209,11 @@ class Packer:
             self._said_of_media = True
             name = type(self.module.model).__name__
             logger.warning("unpad_inputs: batches with media stay padded: how %s packs them is not known.", name)
-        features.pop(outputs.HOST_MASK, None)
         return packing
 
-    def call(self, features: Features, arguments: dict[str, Any], packing: Packing) -> ModelOutput:
+    def call(
+        self, features: Features, arguments: dict[str, Any], packing: Packing, positions: dict[str, Tensor]
+    ) -> ModelOutput:
         """Run the backbone on the packed row, and pad again those outputs that have an entry a token.
 
         A language model's logits are of every row's last token `(rows, 1, ...)`.
@@ -221,16 +222,18 @@ class Packer:
             features: A padded batch.
             arguments: For the backbone's forward, of the padded batch.
             packing: Its layout.
+            positions: Those that were made on the host (`host_positions`), by name.
         """
         taken = {key: value for key, value in arguments.items() if key != "attention_mask"}
         for key in ("input_ids", "token_type_ids", "mm_token_type_ids"):
             if key in taken:
                 taken[key] = packing.row(taken[key])
-        taken["position_ids"] = self._positions(features, packing)
+        taken["position_ids"] = self._positions(features, packing, positions.get("position_ids"))
         towers = [key for key in TOWERS if key in taken]
         if towers:
             # Run here, or they would be handed the lengths of the items.
-            taken["mm_encoder_outputs"] = {TOWERS[key][0]: self._tower_output(taken, key) for key in towers}
+            of_images = {name: value for name, value in positions.items() if name.startswith("image_")}
+            taken["mm_encoder_outputs"] = {TOWERS[key][0]: self._tower_output(taken, key, of_images) for key in towers}
         if "logits_to_keep" in taken:
             taken["logits_to_keep"] = packing.last
         taken |= packing.lengths.arguments(self.attention)
@@ -247,16 +250,18 @@ class Packer:
             padded["hidden_states"] = tuple(packing.rows(layer) for layer in result["hidden_states"])
         return padded
 
-    def _tower_output(self, arguments: dict[str, Any], key: str) -> Any:
+    def _tower_output(self, arguments: dict[str, Any], key: str, of_images: dict[str, Tensor]) -> Any:
         method = getattr(self.module.model, TOWERS[key][1])
-        return method(**outputs.accepted(arguments, inspect.signature(method), any_other=False), return_dict=True)
+        taken = outputs.accepted(arguments, inspect.signature(method), any_other=False)
+        return method(**taken | (of_images if key == "pixel_values" else {}), return_dict=True)
 
-    def _positions(self, features: Features, packing: Packing) -> Tensor:
+    def _positions(self, features: Features, packing: Packing, of_media: Tensor | None) -> Tensor:
         """Number the packed row: `(1, total)`, or `(4, 1, total)` where media have positions of their own."""
         core = getattr(self.module.model, "base_model", self.module.model)
         if "mm_token_type_ids" in features and ("image_grid_thw" in features or "video_grid_thw" in features):
-            asked = outputs.accepted(features, inspect.signature(core.get_rope_index), any_other=False)
-            of_media, _ = core.get_rope_index(**asked)
+            if of_media is None:
+                asked = outputs.accepted(features, inspect.signature(core.get_rope_index), any_other=False)
+                of_media, _ = core.get_rope_index(**asked)
             rows = [packing.positions[None], *(packing.row(axis) for axis in of_media)]
             return torch.stack(rows)
         embeddings: Any = getattr(core, "embeddings", None)

@@ -377,11 +377,19 @@ class Transformer(InputModule):
         layer = vocabulary_head.last_layer(self.model) if self.defers_head else None
         real = features.get(outputs.HOST_MASK, features.get("attention_mask"))
         packing = self.packer.layout(features, params)
+        on_host, positions = features.pop(outputs.HOST_MASK, None), features.pop(outputs.HOST_POSITIONS, {})
+        if packing is None:
+            declared = signature.parameters.get("attention_mask")
+            optional = declared is not None and declared.default is None and "input_ids" in features
+            if optional and on_host is not None and on_host.all():
+                # The backbone would ask the device whether there is padding, and drop a mask of ones itself.
+                arguments.pop("attention_mask", None)
+            arguments |= {name: value for name, value in positions.items() if name not in kwargs}
         with vocabulary_head.capturing(layer) as captured:
             if packing is None:
                 result = getattr(self.model, method)(**arguments)
             else:
-                result = self.packer.call(features, arguments, packing)
+                result = self.packer.call(features, arguments, packing, positions)
         if layer is not None and captured is not None and captured.hidden is not None:
             features[vocabulary_head.HEAD] = vocabulary_head.head_of(captured.hidden, layer, real, packing)
             return features

@@ -1,12 +1,12 @@
 # demo: finetune and report on real pages    test: everything CI runs    check: format, lint, types, layers
-# bench: speed and memory against Sentence Transformers    clean: what can be made again
-# docs: the site, in docs/_build
+# bench: speed and memory against Sentence Transformers    gpu: the same and more on a machine with a GPU
+# clean: what can be made again    docs: the site, in docs/_build
 #
 # Each sets up .venv by itself, once; a change of pyproject.toml installs again. ARGS= reaches the command.
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench docs gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -30,6 +30,7 @@ help:
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   speed and memory against Sentence Transformers"
 	@echo "make docs    the documentation site in docs/_build"
+	@echo "make gpu     on a machine with a GPU: is it right and fast there? At most eight minutes"
 	@echo "make clean   remove caches and build output; 'make clean ALL=1' removes .venv too"
 
 demo: $(DEMO_STAMP)
@@ -53,6 +54,10 @@ bench: .venv/.dev
 
 docs: .venv/.dev
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build && echo "docs/_build/index.html"
+
+# Installs nothing: a machine with a GPU often has no network, and its own torch.
+gpu:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

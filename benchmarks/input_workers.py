@@ -1,11 +1,13 @@
-"""Threads or processes: which prepares pages faster beside a model that computes?
+"""Threads or processes: which prepares pages faster beside a model that computes? And how many cores feed a GPU?
 
 Pages are decoded, resized and cut into patches by two workers of either kind while the main thread multiplies matrices,
-as a backward pass does. A ratio above 1 is for threads.
+as a backward pass does. A ratio above 1 is for threads. Core milliseconds a page are those of one thread alone.
 
-    python benchmarks/input_workers.py [--quick]
+    python benchmarks/input_workers.py [--quick] [--pixels 768]
 """
 
+import argparse
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,10 +16,12 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as shared
-from support import MODELS, make_qwen3_vl, page_images, quick, report
+from support import MODELS, make_qwen3_vl, page_images, report
 
 WORKERS = 2
-PIXELS = 768
+PIXELS = "OMNITUNE_BENCHMARK_PIXELS"
+"""Variable that tells workers, which import this file anew, the side of the largest page."""
+
 TOGETHER = 4
 
 _model: Any = None
@@ -30,7 +34,7 @@ def model() -> Any:
         from omnitune import SentenceTransformer
 
         torch.set_num_threads(1)
-        _model = SentenceTransformer(str(MODELS / f"qwen3-vl-{PIXELS}"), device="cpu")
+        _model = SentenceTransformer(str(MODELS / f"qwen3-vl-{os.environ[PIXELS]}"), device="cpu")
     return _model
 
 
@@ -52,16 +56,28 @@ def timed(pool: Executor, batches: list[list[str]], computing: bool) -> tuple[fl
 
 
 def main() -> None:
-    fast = quick("12 pages instead of 48")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="12 pages instead of 48")
+    parser.add_argument("--pixels", type=int, default=768, help="side of the largest page")
+    options = parser.parse_args()
+    fast, side = options.quick, options.pixels
+    os.environ[PIXELS] = str(side)
     shared.set_sharing_strategy("file_system")
     torch.set_num_threads(1)
-    make_qwen3_vl(MODELS / f"qwen3-vl-{PIXELS}", pixels=PIXELS)
-    paths = [str(path) for path in page_images(12 if fast else 48, PIXELS)]
+    make_qwen3_vl(MODELS / f"qwen3-vl-{side}", pixels=side)
+    paths = [str(path) for path in page_images(12 if fast else 48, side)]
     batches = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
     kinds: dict[str, Callable[[], Executor]] = {
         "threads": lambda: ThreadPoolExecutor(WORKERS),
         "processes": lambda: ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")),
     }
+    prepared(paths[:1])
+    alone = -time.thread_time()
+    for batch in batches:
+        prepared(batch)
+    alone = 1000 * (alone + time.thread_time()) / len(paths)
+    report(f"core milliseconds to prepare a page of {side}x{side} at most", [alone], "ms",
+           pages_a_core_second=round(1000 / alone, 1))  # fmt: skip
     pools = {name: make() for name, make in kinds.items()}
     seconds: dict[tuple[str, bool], list[float]] = {}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
@@ -79,8 +95,8 @@ def main() -> None:
         pool.shutdown()
     for computing, what in ((False, "alone"), (True, "beside a model")):
         ratios = [b / a for a, b in zip(seconds["threads", computing], seconds["processes", computing], strict=True)]
-        facts = {f"ms_a_page_{name}": round(1000 * min(seconds[name, computing]) / len(paths), 1) for name in kinds}
-        report(f"pages prepared by threads {what}", ratios, "times those by processes", **facts)
+        facts = {f"pages_a_second_{name}": round(len(paths) / min(seconds[name, computing]), 1) for name in kinds}
+        report(f"pages of {side}x{side} prepared by threads {what}", ratios, "times those by processes", **facts)
     ratios = [a / b for a, b in zip(rates["threads"], rates["processes"], strict=True)]
     report("matrix products beside threads that prepare pages", ratios, "times those beside processes")
 

@@ -59,6 +59,56 @@ def page_images(count: int, width: int = 320) -> list[Path]:
     raise SystemExit(f"{DOCUMENTS}: {len(paths)} pages, {count} needed")
 
 
+def qwen3_vl_processor(pixels: int) -> Any:
+    """Qwen3-VL's processor, for images of `pixels` squared at most, its tokenizer trained on our source."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    text = [p.read_text(errors="ignore") for p in sorted((ROOT / "src").rglob("*.py"))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(text, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]
+    )
+    tokenizer.chat_template = TEMPLATE
+    size = {"shortest_edge": 32 * 32, "longest_edge": pixels * pixels}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(patch_size=16, merge_size=2),
+        chat_template=TEMPLATE,
+    )
+
+
+def qwen3_vl_config(tokenizer: Any, *, text: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
+    """Qwen3-VL's configuration of these sizes, for this tokenizer."""
+    from transformers import Qwen3VLConfig
+
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "pad_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            **text,
+        },
+        vision_config={"patch_size": 16, "spatial_merge_size": 2, **vision},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
 def make_qwen3_vl(
     folder: Path, *, hidden: int = 384, layers: int = 8, vision_layers: int = 8, pixels: int = 320
 ) -> Path:
@@ -66,40 +116,13 @@ def make_qwen3_vl(
     if (folder / "config.json").exists():
         return folder
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        Qwen2VLImageProcessor,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
+    from transformers import Qwen3VLForConditionalGeneration
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    text = [p.read_text(errors="ignore") for p in sorted((ROOT / "src").rglob("*.py"))]
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    core.train_from_iterator(text, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]
-    )
-    tokenizer.chat_template = TEMPLATE
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
-    size = {"shortest_edge": 32 * 32, "longest_edge": pixels * pixels}
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=size),
-        tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(patch_size=16, merge_size=2),
-        chat_template=TEMPLATE,
-    )
+    processor = qwen3_vl_processor(pixels)
     heads = hidden // 64
-    config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
+    config = qwen3_vl_config(
+        processor.tokenizer,
+        text={
             "hidden_size": hidden,
             "intermediate_size": hidden * 3,
             "num_hidden_layers": layers,
@@ -107,25 +130,16 @@ def make_qwen3_vl(
             "num_key_value_heads": max(heads // 2, 1),
             "head_dim": 64,
             "rope_scaling": {"rope_type": "default", "mrope_section": [12, 10, 10], "mrope_interleaved": True},
-            "pad_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
         },
-        vision_config={
+        vision={
             "depth": vision_layers,
             "hidden_size": hidden,
             "intermediate_size": hidden * 3,
             "num_heads": heads,
-            "patch_size": 16,
-            "spatial_merge_size": 2,
             "out_hidden_size": hidden,
             "num_position_embeddings": 400,
             "deepstack_visual_indexes": [1, vision_layers // 2],
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
     )
     torch.manual_seed(0)
     model = Qwen3VLForConditionalGeneration(config)
@@ -144,21 +158,29 @@ def texts(count: int, *, median: int = 24, sigma: float = 1.1, longest: int = 25
     return [" ".join(draw.choice(words) for _ in range(size)) for size in sizes]
 
 
-def make_minilm(folder: Path, *, layers: int = 6) -> Path:
-    """Write a BERT of MiniLM's shape (6 layers, 384 dimensions) with random weights, without dropout, to `folder`."""
-    if (folder / "config.json").exists():
-        return folder
-    import torch
+def wordpiece_tokenizer(longest: int = 256) -> Any:
+    """BERT's tokenizer, trained on words of this library."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertTokenizerFast
 
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer()
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    core.train_from_iterator(texts(2000), trainers.WordPieceTrainer(vocab_size=8000, special_tokens=special))
+    trainer = trainers.WordPieceTrainer(vocab_size=8000, special_tokens=special, show_progress=False)
+    core.train_from_iterator(texts(2000), trainer)
     core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = BertTokenizerFast(tokenizer_object=core, model_max_length=256)
+    return BertTokenizerFast(tokenizer_object=core, model_max_length=longest)
+
+
+def make_minilm(folder: Path, *, layers: int = 6) -> Path:
+    """Write a BERT of MiniLM's shape (6 layers, 384 dimensions) with random weights, without dropout, to `folder`."""
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = wordpiece_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=384,

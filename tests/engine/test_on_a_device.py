@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from fixtures.pretend_cuda import OnDevice, Waits, pretended, put_on_device
-from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, losses
+from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder, losses
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss
 from omnitune.losses.multi_vector import CachedMultiVectorMultipleNegativesRankingLoss
 from omnitune.types import Column
@@ -152,6 +152,19 @@ def test_a_multi_vector_step_and_encode(tiny_bert: Path) -> None:
         return {**gradients(model, loss(columns)), **{str(i): host(row) for i, row in enumerate(encoded)}}
 
     on_host, on_device, _ = both(make, use)
+    assert same(on_host, on_device)
+
+
+def test_a_sparse_step_and_encode(tiny_masked_bert: Path) -> None:
+    items = [f"page {i} " + "word " * i for i in range(ROWS)]
+
+    def use(model: SparseEncoder) -> dict[str, Tensor | None]:
+        encoded = model.encode(items, convert_to_sparse_tensor=False)
+        values = model.engine.run(next(iter(model.engine.prepare(model.engine.plan([column]).mini_batches))))
+        return {**gradients(model, values.values.sum()), "encoded": host(encoded)}
+
+    column = Column(name="page", items=items)
+    on_host, on_device, _ = both(partial(SparseEncoder, str(tiny_masked_bert), device="cpu"), use)
     assert same(on_host, on_device)
 
 

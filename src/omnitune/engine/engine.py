@@ -300,7 +300,7 @@ class Engine:
         if device.type != "cuda":
             return to_device(features, device)
         positions = on_device(host_positions(self.model.input_module, features), device)
-        return {**to_device(features, device), HOST_POSITIONS: positions}
+        return {**to_device(features, device), **({HOST_POSITIONS: positions} if positions else {})}
 
     def _made(self, mini_batch: MiniBatch, kwargs: dict[str, Any], rows: Sequence[int]) -> Features:
         """Features of some rows, decoded and processed."""

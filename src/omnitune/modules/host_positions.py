@@ -1,9 +1,9 @@
 """Positions of a page's patches and tokens, worked out on the host before a forward on a device begins.
 
-A vision-language backbone derives them from the sizes of the images, which it reads from the device: five times an
-image, twice a page of text and three times a layer of the tower. Each read waits for all that was started. transformers
-takes the same tensors as arguments; made here, by its own functions from the host's copy of the features, they
-are the same numbers without a wait.
+A vision-language backbone derives them from the sizes of the images, which it reads from the device: Qwen3-VL eight
+times a page, three times a layer of its tower and ten times besides. Each read waits for all that was started.
+transformers takes the same tensors as arguments; made here, by its own functions from the host's copy of the features,
+they are the same numbers without a wait.
 """
 
 from typing import Any

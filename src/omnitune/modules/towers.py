@@ -75,6 +75,7 @@ class Tower:
         rows = _split(whole, _media_counts(features))
         if rows is None:
             count = row_count(features)
+            features = {key: value for key, value in features.items() if key != outputs.HOST_POSITIONS}
             rows = [_named(self._call(slice_rows(features, i, i + 1))) for i in range(count)]
         return [{name: tensor.detach().clone() for name, tensor in row.items()} for row in rows]
 
@@ -102,6 +103,8 @@ class Tower:
     def _call(self, features: Features) -> Any:
         call = getattr(self.module.model, self.method)
         arguments = outputs.accepted(features, inspect.signature(call), any_other=False)
+        positions: dict[str, Tensor] = {} if self.embeds else features.get(outputs.HOST_POSITIONS, {})
+        arguments |= {name: value for name, value in positions.items() if name.startswith("image_")}
         result = call(**arguments, return_dict=True)
         if not self.embeds:
             return result

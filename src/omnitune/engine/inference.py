@@ -128,32 +128,32 @@ def stacked(
     out: Tensor | None = None
     finite: list[Tensor] = []
     device = torch.device("cpu") if on_host else engine.model.device
-    landing: deque[tuple[Tensor, Tensor, torch.cuda.Event | None]] = deque()
+    landing: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
     for (places, sources), values in results(engine, inputs, request):
         finite.append(torch.isfinite(values).all())  # looked at once, at the end: each look waits for the device
         values = values if finish is None else finish(values)
         if out is None:
             with torch.inference_mode(False):
                 out = torch.empty(len(inputs), values.shape[-1], dtype=values.dtype, device=device)
-        rows, copied = values[sources.to(values.device, non_blocking=values.is_cuda)], None
+        rows = values[sources.to(values.device, non_blocking=values.is_cuda)]
         if on_host and rows.is_cuda:  # it lands while the next mini-batch computes
-            rows, copied = rows.to(device, non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
-            copied.record()
-        landing.append((places, rows, copied))
-        _land(out, landing, left=1)
-    if out is not None:
+            landing.append((places, rows.to(device, non_blocking=True), torch.cuda.Event()))  # type: ignore[no-untyped-call]  # torch gives it no types
+            landing[-1][2].record()
+            _land(out, landing, left=1)
+        else:
+            out[places.to(device, non_blocking=device.type == "cuda")] = rows.to(device)
+    if out is not None and landing:
         _land(out, landing, left=0)
     check_finite(engine.model, finite, out, request)
     return torch.empty(0, device=device) if out is None else out
 
 
-def _land(out: Tensor, landing: "deque[tuple[Tensor, Tensor, torch.cuda.Event | None]]", *, left: int) -> None:
-    """Put rows in place, those of the oldest mini-batch first, until so many mini-batches are left."""
+def _land(out: Tensor, landing: "deque[tuple[Tensor, Tensor, torch.cuda.Event]]", *, left: int) -> None:
+    """Put rows that were copied in place, those of the oldest mini-batch first, until so many mini-batches are left."""
     while len(landing) > left:
         places, rows, copied = landing.popleft()
-        if copied is not None:
-            copied.synchronize()
-        out[places.to(out.device, non_blocking=out.is_cuda)] = rows.to(out.device)
+        copied.synchronize()
+        out[places] = rows
 
 
 def listed(

@@ -106,15 +106,15 @@ def classifier(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_pairs(device: str, classifier: Path) -> None:
     pairs = [(f"query {i}", text) for i, text in enumerate(TEXTS)]
     columns = [Column(name="q", items=[q for q, _ in pairs]), Column(name="d", items=TEXTS)]
-    found: dict[str, Any] = {}
+    found: list[Any] = []
     for place in (device, "cpu"):
         model = CrossEncoder(str(classifier), device=place)
         scores = model.predict(pairs)
         labels = (torch.arange(len(pairs)) % 2).float().to(model.device)
         BinaryCrossEntropyLoss(model)(columns, labels).backward()
-        found[place] = scores, [weight.grad for weight in model.parameters()]
-    assert far(found[device][0], found["cpu"][0]) < 1e-4
-    for first, second in zip(*(gradients for _, gradients in found.values()), strict=True):
+        found.append((scores, [weight.grad for weight in model.parameters()]))
+    assert far(found[0][0], found[1][0]) < 1e-4
+    for first, second in zip(found[0][1], found[1][1], strict=True):
         assert (first is None) == (second is None) and (first is None or far(first, second) < 1e-3)
 
 

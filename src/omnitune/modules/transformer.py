@@ -17,7 +17,7 @@ from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
-from omnitune.modules import files, loading, outputs, packing, patches, varlen, vocabulary_head
+from omnitune.modules import files, loading, outputs, packing, varlen, vocabulary_head
 from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
@@ -116,7 +116,6 @@ class Transformer(InputModule):
         self.model: transformers.PreTrainedModel = loading.load_model(
             folder, model_name_or_path, self.task, config, loading.located(model_kwargs)
         )
-        patches.embed_patches_by_product(self.model)
         other = tokenizer_name_or_path not in (None, model_name_or_path)
         processor_folder = loading.locate(str(tokenizer_name_or_path), processor_kwargs) if other else folder
         self.processor: Any = loading.load_processor(

@@ -52,7 +52,7 @@ _LEFT_OUT = {
             "export_optimized_onnx_model",
             "export_static_quantized_openvino_model",
         ),
-        "use optimum on the folder of the backbone that save_pretrained writes",
+        "use the command: omnitune export MODEL --to onnx [--int8], or --to openvino",
     ),
 }
 """Names of the rival's that are left out, and what takes their place."""

@@ -39,6 +39,17 @@ def test_several_queries_in_one_start(folder: Path, place: str, tmp_path: Path) 
     assert "nowhere nothing found" in text
 
 
+def test_a_moved_run_names_its_images_where_they_are(folder: Path, tmp_path: Path) -> None:
+    image = folder / "dataset" / "images" / "ab" / "b.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    page = {"id": "belt.pdf#1", "page": 1, "text": "Tighten the belt", "path": "/gone/images/ab/b.png"}
+    Retriever.build([page], [LexicalStage()]).save(tmp_path / "made")
+    (folder / "retriever").rename(tmp_path / "old")
+    (tmp_path / "made").rename(folder / "retriever")
+    assert str(image) in run("search", folder, "belt")
+
+
 def test_a_document_and_an_explanation(folder: Path) -> None:
     text = run("search", folder, "bearing", "--document", "oven.pdf", "--explain")
     assert "oven.pdf" in text and "pump.pdf" not in text and "lexical 0." in text and "matches: bearing" in text

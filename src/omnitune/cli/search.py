@@ -61,6 +61,7 @@ def _with_retriever(
 ) -> None:
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.base import Found
+    from omnitune.retrieval.hits import stored_file
     from omnitune.retrieval.retriever import Retriever
 
     retriever = Retriever.open(place)
@@ -70,7 +71,7 @@ def _with_retriever(
     ):
         shown = []
         for hit in hits:
-            lines = [str(hit.entry.get("path") or "")]
+            lines = [str(stored_file(hit.entry, retriever.folder) or "")]
             if explain:
                 lines.append(", ".join(f"{name} {score:z.3f}" for name, score in hit.stages.items()))
                 lines.append("matches: " + " ".join(hit.words))
@@ -78,7 +79,13 @@ def _with_retriever(
         console.hits(query, shown, set(words_of(query)))
         if html is not None:
             found = [Found(rank=hit.rank, score=hit.score, row=0, entry=hit.entry) for hit in hits]
-            _sheet(_numbered(html, number, len(queries)), query, str(place), found, [_image(hit.entry) for hit in hits])
+            _sheet(
+                _numbered(html, number, len(queries)),
+                query,
+                str(place),
+                found,
+                [_image(stored_file(hit.entry, retriever.folder)) for hit in hits],
+            )
 
 
 def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: Path | None) -> None:
@@ -129,9 +136,9 @@ def _place(entry: Any) -> str:
     return f"{entry['document']} page {number}{printed}"
 
 
-def _image(entry: Any) -> Any:
-    path = Path(str(entry.get("path") or ""))
-    return {"path": str(path), "bytes": None} if path.suffix in (".jpg", ".png", ".webp") and path.is_file() else None
+def _image(path: Path | None) -> Any:
+    shown = path is not None and path.suffix in (".jpg", ".png", ".webp") and path.is_file()
+    return {"path": str(path), "bytes": None} if shown else None
 
 
 def _numbered(html: Path, number: int, total: int) -> Path:

@@ -110,6 +110,22 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "on_bad_item": EXTENSION,
         "warmup_ratio": "the default is None in both; there it is made by a function",
     },
+    "SparseEncoderModelCardData.__init__": {"task_name": "there None; here what such an encoder is for"},
+    "SparseEncoder.add_adapter": {
+        "adapter_config": "there it is in *args", "towers": EXTENSION,
+    },
+    "SparseEncoderTrainer.create_model_card": {
+        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
+        "dataset_args": IGNORED,
+    },
+    "SparseEncoderTrainingArguments.__init__": {
+        "check_items": EXTENSION,
+        "activation_memory": EXTENSION,
+        "input_cache": EXTENSION,
+        "tower_cache": EXTENSION,
+        "on_bad_item": EXTENSION,
+        "warmup_ratio": "the default is None in both; there it is made by a function",
+    },
     "SentenceTransformer.add_adapter": {
         "adapter_config": "there it is in *args", "towers": EXTENSION,
     },

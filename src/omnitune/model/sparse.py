@@ -437,7 +437,8 @@ class SparseEncoder(Model, pools.PoolMixin):
         active = float(stored) / len(rows)
         return {"active_dims": active, "sparsity_ratio": 1.0 - active / rows.dim}
 
-    def intersection(self, embeddings_1: Tensor, embeddings_2: Tensor) -> Tensor:
+    @staticmethod
+    def intersection(embeddings_1: Tensor, embeddings_2: Tensor) -> Tensor:
         """The product of one vector with others, entry by entry, where it is above zero: what two texts share.
 
         Args:

@@ -157,7 +157,7 @@ class SparseStaticEmbedding(InputModule):
         folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
         config = cls.read_config(folder)
         with upstream(folder, "tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         path = config.pop("path", None)
         if path is not None:
             beside = folder / str(path)

@@ -239,8 +239,10 @@ class Transformer(InputModule):
     def defer_head(self) -> bool:
         """Leave the last layer of a masked-language head to `SpladePooling` from now on; whether that can be."""
         layer = vocabulary_head.last_layer(self.model) if self.task.name == "fill-mask" else None
-        if layer is not None and vocabulary_head.take_states not in layer._forward_pre_hooks.values():
+        if layer is not None and not getattr(layer, "takes_states", False):
             layer.register_forward_pre_hook(vocabulary_head.take_states)
+            # Beside its hook, so that a copy of the layer has both.
+            layer.takes_states = True  # type: ignore[assignment]
         self.defers_head = layer is not None
         return self.defers_head
 

@@ -126,9 +126,8 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
         """
         dense = SentenceTransformer(model) if isinstance(model, str) else model
         modules = list(dense.children())
-        if (
-            isinstance(modules[0], Router) and "text" in modules[0].sub_modules
-        ):  # others read pages for the same text encoder
+        # The other routes read pages and recordings for the same text encoder.
+        if isinstance(modules[0], Router) and "text" in modules[0].sub_modules:
             modules = list(modules[0].sub_modules["text"].children())
         if getattr(modules[0], "module_output_name", None) != "token_embeddings":
             raise InputError(f"model: expected an encoder that makes token vectors, got {type(modules[0]).__name__}")

@@ -34,7 +34,7 @@ from omnitune.modules import (
     files,
     registry,
 )
-from omnitune.modules.base import preprocess_through
+from omnitune.modules.sequence import preprocess_through
 
 TEXTS = ["the quick brown fox", "a page about lists", ""]
 CONFIG = {"model_type": "SentenceTransformer", "prompts": {"query": "q: "}, "similarity_fn_name": "cosine"}

@@ -4,8 +4,9 @@ import pytest
 
 from omnitune.inputs.cost import CostRule, ImageRule
 from omnitune.modules import Transformer
-from omnitune.modules.base import InputModule, route_cost_rule
+from omnitune.modules.base import InputModule
 from omnitune.modules.costs import cost_rule
+from omnitune.modules.sequence import route_cost_rule
 
 
 def image_tokens(module, item):

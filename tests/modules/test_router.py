@@ -11,7 +11,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from omnitune.errors import CheckpointError, InputError, ModalityError, UntrustedCodeError
 from omnitune.modules import InputModule, Normalize, Pooling, Router, StaticEmbedding, Transformer
-from omnitune.modules.base import loaded_modality, preprocess_through
+from omnitune.modules.base import loaded_modality
+from omnitune.modules.sequence import preprocess_through
 
 
 def static(seed, dim=4):

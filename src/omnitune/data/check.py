@@ -85,7 +85,10 @@ def find_bad_items(
     if load is None and not rows.transformed:
         return _missing(rows, columns)
     numbers = codes() if load is not None else None
-    first = _first_cells(numbers) if numbers is not None else set()
+    first: set[tuple[int, int]] = set()  # row and place of the first cell of every content
+    if numbers is not None:
+        _, cells = np.unique(numbers.reshape(-1), return_index=True)
+        first = {divmod(int(cell), numbers.shape[1]) for cell in cells}
     bad: list[BadItem] = []
     reasons: dict[int, str] = {}
     todo = _cells(rows, columns)
@@ -212,12 +215,6 @@ def _cell(row: Row, name: str) -> Any:
     item = row[name]
     empty = isinstance(item, dict) and item and all(value is None for value in item.values())
     return None if empty else item
-
-
-def _first_cells(codes: np.ndarray) -> set[tuple[int, int]]:
-    """Row and place of the first cell of every content."""
-    _, first = np.unique(codes.reshape(-1), return_index=True)
-    return {divmod(int(cell), codes.shape[1]) for cell in first}
 
 
 def _reasons(load: Callable[[Any], object] | None, chunk: Sequence[tuple[int, Any]]) -> dict[int, str]:

@@ -46,10 +46,10 @@ from omnitune.errors import InputError, MediaError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.pixels import in_floats
-from omnitune.modules.base import load_through
 from omnitune.modules.host_positions import host_positions, on_device
 from omnitune.modules.outputs import HOST_MASK, HOST_POSITIONS
 from omnitune.modules.packing import packs_through
+from omnitune.modules.sequence import load_through
 from omnitune.modules.towers import draws
 from omnitune.ops.rows import ON_HOST
 from omnitune.types import Column, Embeddings, Features, MiniBatch, Modality, Plan

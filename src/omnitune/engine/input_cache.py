@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from omnitune.engine.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
 from omnitune.engine.protocol import RunnableModel
+from omnitune.engine.row_cache import RowCache, digest, packed, settings_of, unpacked
 from omnitune.errors import InputError, ShapeError
 from omnitune.inputs import pixels
-from omnitune.inputs.store import Entry, Store
+from omnitune.inputs.store import Entry
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.rows import cat_rows, slice_rows
 from omnitune.types import Features, MiniBatch, Modality
@@ -38,44 +38,24 @@ PADDING = "pixel_attention_mask"
 """Mask `(rows, images, height, width)` of processors that pad images with others."""
 
 
-class InputCache:
-    """Processed inputs of one model; off until `keep` is called.
+class InputCache(RowCache):
+    """Processed inputs of one model.
 
     Args:
         model: Whose processor.
         turn: Held while the processor is called.
-
-    Attributes:
-        store: Where inputs are, or None while it is off.
-        hits: Rows that were neither decoded nor processed.
-        misses: Rows that were.
     """
 
+    folder = "inputs"
+    argument = "input_cache"
+
     def __init__(self, model: RunnableModel, turn: threading.Lock) -> None:
-        self.model = model
+        super().__init__(model)
         self.turn = turn
-        self.store: Store | None = None
-        self.hits = 0
-        self.misses = 0
         self._lock = threading.Lock()
         self._unfit: set[Modality] = set()
         self._sides: dict[str, Any] = {}
         self._vocabulary: tuple[Any, int, str] | None = None
-
-    def keep(self, place: Place = "auto", *, memory: int | None = None, disk: int = DISK_BYTES) -> None:
-        """Keep processed inputs from now on.
-
-        Args:
-            place: "auto" for memory alone; "disk" for memory and then files in the cache folder, which later runs and
-                other processes find; "off" to stop and forget.
-            memory: Bytes to take of the host's memory; None takes a share of what is free.
-            disk: Bytes that the files may take.
-
-        Raises:
-            InputError: `place` is none of these.
-        """
-        check_place(place, "input_cache")
-        self.store = open_store(place, "inputs", memory, disk)
 
     def state(self, modality: Modality) -> str | None:
         """Key of all that the inputs of this kind depend on besides the items; None if they are not kept."""

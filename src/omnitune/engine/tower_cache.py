@@ -18,9 +18,9 @@ import transformers
 from torch import Tensor
 
 from omnitune.engine.fsdp_sync import is_sharded
-from omnitune.engine.kept import DISK_BYTES, Place, check_place, digest, open_store, packed, settings_of, unpacked
 from omnitune.engine.protocol import RunnableModel
-from omnitune.inputs.store import Entry, Store
+from omnitune.engine.row_cache import DISK_BYTES, Place, RowCache, digest, packed, settings_of, unpacked
+from omnitune.inputs.store import Entry
 from omnitune.modules.towers import Tower, find_tower
 from omnitune.ops.rows import cat_rows, slice_rows
 from omnitune.types import Features, MiniBatch, Modality
@@ -40,43 +40,29 @@ class _Kept:
     rows: Sequence[Entry] | None
 
 
-class TowerCache:
-    """Frozen-tower outputs of one model; off until `keep` is called.
+class TowerCache(RowCache):
+    """Frozen-tower outputs of one model; nothing is kept of a model whose weights are sharded.
 
     Args:
         model: Whose towers.
         evaluating: Puts the model into evaluation mode for a block.
-
-    Attributes:
-        store: Where outputs are, or None while it is off.
-        hits: Rows whose tower did not run.
-        misses: Rows whose tower ran.
     """
 
+    folder = "towers"
+    argument = "tower_cache"
+
     def __init__(self, model: RunnableModel, evaluating: Callable[[], AbstractContextManager[None]]) -> None:
-        self.model = model
+        super().__init__(model)
         self.evaluating = evaluating
-        self.store: Store | None = None
-        self.hits = 0
-        self.misses = 0
         self._towers: dict[Modality, Tower | None] = {}
         self._checks: dict[Modality, tuple[Any, str]] = {}
 
     def keep(self, place: Place = "auto", *, memory: int | None = None, disk: int = DISK_BYTES) -> None:
-        """Keep outputs of frozen towers from now on.
-
-        Args:
-            place: "auto" for memory alone; "disk" for memory and then files in the cache folder, which later runs find
-                again; "off" to stop and forget. Nothing is kept of a model whose weights are sharded.
-            memory: Bytes to take of the host's memory; None takes a share of what is free.
-            disk: Bytes that the files may take.
-
-        Raises:
-            InputError: `place` is none of these.
-        """
-        check_place(place)
+        """Keep outputs of frozen towers from now on, see `RowCache.keep`; towers are looked for anew."""
         self._towers, self._checks = {}, {}
-        self.store = open_store("off" if is_sharded(self.model) else place, "towers", memory, disk)
+        super().keep(place, memory=memory, disk=disk)
+        if is_sharded(self.model):
+            self.store = None
 
     def state(self, modality: Modality) -> str | None:
         """Key of all that the outputs for items of this kind depend on besides the items; None if they change.

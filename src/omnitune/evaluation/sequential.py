@@ -51,7 +51,8 @@ class SequentialEvaluator(BaseEvaluator):
             metrics = evaluator(model, output_path, epoch, steps)
             if not isinstance(metrics, dict):
                 metrics = {f"evaluator_{index}": metrics}
-            scores.append(_main(evaluator, metrics))
+            primary = getattr(evaluator, "primary_metric", None)
+            scores.append(next(iter(metrics.values())) if primary is None else metrics[primary])
             for key, value in metrics.items():
                 if key == "sequential_score":
                     continue
@@ -78,8 +79,3 @@ class SequentialEvaluator(BaseEvaluator):
         evaluator = self.evaluators[index]
         name = getattr(evaluator, "name", "")
         return f"number {index + 1} ({type(evaluator).__name__}" + (f" {name!r})" if name else ")")
-
-
-def _main(evaluator: BaseEvaluator, metrics: dict[str, float]) -> float:
-    primary = getattr(evaluator, "primary_metric", None)
-    return metrics[primary] if primary is not None else next(iter(metrics.values()))

@@ -25,8 +25,9 @@ from omnitune.inputs.processor import ChatTemplate, merged
 from omnitune.io import digest, listing, read_json, write_json
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
-from omnitune.modules.base import Reader, sampling_through
+from omnitune.modules.base import Reader
 from omnitune.modules.costs import sampling
+from omnitune.modules.sequence import sampling_through
 
 logger = logging.getLogger(__name__)
 

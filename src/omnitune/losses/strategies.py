@@ -200,7 +200,7 @@ class _Run:
             with scale.weighing():
                 output = self.engine.run(dict(features))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             logger.warning("Out of memory while keeping graphs: replaying the rest of this step's mini-batches.")
             self.budget = self.used
@@ -242,7 +242,10 @@ class _Run:
             )
         joined = self.joined
         parts = torch.split(gradient, [len(piece.output.values) for piece in joined])
-        known = {p.place: _fit(part, p.output) for p, part in zip(joined, parts, strict=True)}
+        known = {  # without the token padding that joining added
+            p.place: part if p.output.mask is None else part[:, : p.output.values.shape[1]]
+            for p, part in zip(joined, parts, strict=True)
+        }
         # In the order of the forwards, which is that of other ranks; a filler has no say in the gradient.
         pairs = [(p, known[p.place] if p.place >= 0 else torch.zeros_like(p.output.values)) for p in self.pieces]
         kept = [(p.output.values, g) for p, g in pairs if p.kept and p.output.values.requires_grad]
@@ -288,21 +291,12 @@ class _Boundary(torch.autograd.Function):
         return None, None, None
 
 
-def _fit(gradient: Tensor, output: Embeddings) -> Tensor:
-    """The gradient without the token padding that joining added."""
-    return gradient if output.mask is None else gradient[:, : output.values.shape[1]]
-
-
 def _shape_class(mini_batch: MiniBatch) -> tuple[Any, ...]:
     return mini_batch.modality, mini_batch.role
 
 
 def _device(features: Features) -> str:
     return next((str(t.device) for t in features.values() if isinstance(t, Tensor)), "cpu")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class _Scale:

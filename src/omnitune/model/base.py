@@ -31,14 +31,14 @@ from omnitune.model.family import Family
 from omnitune.model.graph import Graph, open_graph, release_weights, split_options
 from omnitune.model.hub import HubMixin
 from omnitune.modules import files, precision, registry
-from omnitune.modules.base import (
+from omnitune.modules.router import Router
+from omnitune.modules.sequence import (
     first_input_module,
     load_through,
     modalities_through,
     preprocess_through,
     route_cost_rule,
 )
-from omnitune.modules.router import Router
 from omnitune.report import card
 from omnitune.types import Features, Modality
 

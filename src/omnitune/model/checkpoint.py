@@ -24,7 +24,8 @@ from omnitune.errors import CheckpointError
 from omnitune.model.family import DENSE, Family
 from omnitune.modules import files, registry
 from omnitune.modules.loading import upstream
-from omnitune.modules.transformer import Transformer, TransformerTask
+from omnitune.modules.tasks import TransformerTask
+from omnitune.modules.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.embedded import EMBEDDED, embedded_modules
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
+from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
@@ -33,9 +34,6 @@ OutputValue = Literal["sentence_embedding", "token_embeddings"]
 SimilarityName = Literal["cosine", "dot", "euclidean", "manhattan"]
 Encoded = Any
 """Vectors as numpy array, tensor or list, of one item or of many; see `SentenceTransformer.encode`."""
-
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names under which models keep the prompt of documents, the first that is there applies."""
 
 
 class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
@@ -222,85 +220,24 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
                 encoded = as_numpy(encoded)
         return encoded[0] if single else encoded
 
-    @renamed(**ENCODE_NAMES)
-    def encode_query(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: OutputValue | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Encoded:
-        """Embed queries: `encode` with the "query" prompt and task. A bare string is text, whatever it looks like."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            **{"task": "query", **kwargs},
+    encode_query = renamed(**ENCODE_NAMES)(
+        for_role(
+            encode,
+            "encode_query",
+            task="query",
+            prompts=("query",),
+            says='Embed queries: `encode` with the "query" prompt and task. A string is text, whatever it looks like.',
         )
-
-    @renamed(**ENCODE_NAMES)
-    def encode_document(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: OutputValue | None = "sentence_embedding",
-        precision: Precision = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Encoded:
-        """Embed documents: `encode` with the task "document" and the first prompt of `DOCUMENT_PROMPTS` there is."""
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            **{"task": "document", **kwargs},
+    )
+    encode_document = renamed(**ENCODE_NAMES)(
+        for_role(
+            encode,
+            "encode_document",
+            task="document",
+            prompts=DOCUMENT_PROMPTS,
+            says='Embed documents: `encode` with the task "document" and the first of `DOCUMENT_PROMPTS` that it has.',
         )
+    )
 
     def encode_here(
         self,

@@ -88,9 +88,10 @@ def merge(
         if not target.is_floating_point():
             continue  # counters and the like: the first model's
         kind = _dtype(dtype) or target.dtype
-        made = (
-            _arc(parts[0].to(kind), parts[1].to(kind), shares[0]) if method == "slerp" else _mean(parts, shares, kind)
-        )
+        if method == "slerp":
+            made = _arc(parts[0].to(kind), parts[1].to(kind), shares[0])
+        else:
+            made = torch.stack([part.to(kind) * share for part, share in zip(parts, shares, strict=True)]).sum(dim=0)
         _place(merged, name, made.to(_dtype(out_dtype) or made.dtype))
     merged.model_card_data = type(merged.model_card_data)()
     return merged.eval()
@@ -114,10 +115,6 @@ def _shares(method: str, options: Mapping[str, Any], count: int) -> list[float]:
     if not sum(weights):
         raise InputError(f"parameters: expected weights that do not add up to 0, got {weights}")
     return [w / sum(weights) for w in weights]
-
-
-def _mean(parts: Sequence[Tensor], shares: Sequence[float], kind: torch.dtype) -> Tensor:
-    return torch.stack([part.to(kind) * share for part, share in zip(parts, shares, strict=True)]).sum(dim=0)
 
 
 def _arc(start: Tensor, end: Tensor, t: float) -> Tensor:

@@ -15,8 +15,9 @@ from omnitune.inputs.detect import is_single, modality_of
 from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
-from omnitune.model.dense import DOCUMENT_PROMPTS, SentenceTransformer
+from omnitune.model.dense import SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, Family
+from omnitune.model.verbs import DOCUMENT_PROMPTS
 from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.router import Router

@@ -20,10 +20,10 @@ from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.family import PAIR, Family
 from omnitune.model.old_names import PREDICT_NAMES, RANK_NAMES, PairOldNames, pair_loading
 from omnitune.modules.activations import activation_name, activation_named
-from omnitune.modules.base import check_becomes_text, read_pairs
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore, narrow_output_layer
 from omnitune.modules.precision import compute_in_float32
+from omnitune.modules.sequence import check_becomes_text, read_pairs
 from omnitune.modules.tasks import SCORES
 from omnitune.modules.transformer import Transformer
 from omnitune.renames import renamed
@@ -49,20 +49,7 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         model_name_or_path: A directory or a Hugging Face repository: a checkpoint with `modules.json`, or a bare
             classifier, encoder or language model.
         modules: Modules in order, instead of a checkpoint; the last one writes `scores`.
-        device: Where to put the weights; None takes the best there is.
-        prompts: Prompt texts by name.
-        default_prompt_name: Prompt that applies where none is asked for.
-        cache_folder: Where downloaded files are kept.
-        trust_remote_code: Whether code that comes with the checkpoint, or that it names, may run.
-        revision: Branch, tag or commit of the repository.
-        local_files_only: Never download.
-        token: Access token of the hub.
-        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`. `dtype="auto-bf16"` is
-            bfloat16 where the device multiplies it in hardware, else float32 with a warning.
-        processor_kwargs: For the processor's, e.g. `max_pixels`.
-        config_kwargs: For the configuration's.
-        model_card_data: What the model card says.
-        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
+        prompts: As in `SentenceTransformer`, as are all that are not named here.
         num_labels: Scores a pair has; None takes the checkpoint's, else 1.
         max_length: Tokens after which a pair is cut; None takes the tokenizer's limit.
         activation_fn: Applied to the scores by `predict`; None takes the checkpoint's, else a sigmoid for one label and
@@ -132,7 +119,9 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
             model_card_data=model_card_data or CrossEncoderModelCardData(),
             backend=backend,
         )
-        self.activation_fn: Activation = activation_fn or self._saved_activation()
+        if activation_fn is None and self._activation_name is not None:
+            activation_fn = activation_named(self._activation_name, trust_remote_code=self.trust_remote_code)
+        self.activation_fn: Activation = activation_fn or (nn.Sigmoid() if self.num_labels == 1 else nn.Identity())
         self._take_pairs()
         self.set_keep_in_fp32_modules(self._saved_in_fp32 if keep_in_fp32_modules is None else keep_in_fp32_modules)
 
@@ -150,12 +139,6 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         old = getattr(self.config, "sbert_ce_default_activation_function", None)
         self._saved_in_fp32: list[str] = config.get("keep_in_fp32_modules") or []
         self._activation_name: str | None = config.get("activation_fn") or backbone.get("activation_fn") or old
-
-    def _saved_activation(self) -> Activation:
-        if self._activation_name is not None:
-            named: Activation = activation_named(self._activation_name, trust_remote_code=self.trust_remote_code)
-            return named
-        return nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
 
     def _take_pairs(self) -> None:
         """Let the backbone render pairs and compute no logits but those that the score is made of."""
@@ -242,19 +225,18 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         return pair_to_messages(query, document, kinds)
 
     def _inputs(self, pairs: Sequence[Any]) -> list[Any]:
-        """The model's inputs; a conversation is one already."""
-        return [item if is_conversation(item) else self._pair_at(item, row) for row, item in enumerate(pairs)]
-
-    def _pair_at(self, item: Any, row: int) -> Any:
-        place = Column(name="inputs", items=[item], rows=[row]).place(0)
-        if not isinstance(item, list | tuple | np.ndarray) or len(item) != 2:
-            raise InputError(f"{place}: expected a pair (query, document), got {repr(item)[:80]}")
-        try:
-            return self.pair(*item)
-        except MediaError as error:
-            raise error.at(place) from error
-        except InputError as error:
-            raise type(error)(f"{place}: {error}") from error
+        """Make the model's inputs of pairs; a conversation is one already."""
+        column, made = Column(name="inputs", items=pairs), []
+        for row, item in enumerate(pairs):
+            try:
+                if not is_conversation(item) and (not isinstance(item, list | tuple | np.ndarray) or len(item) != 2):
+                    raise InputError(f"expected a pair (query, document), got {repr(item)[:80]}")
+                made.append(item if is_conversation(item) else self.pair(*item))
+            except MediaError as error:
+                raise error.at(column.place(row)) from error
+            except InputError as error:
+                raise type(error)(f"{column.place(row)}: {error}") from error
+        return made
 
     def modality_of(self, item: Any, *, strings_are_text: bool = False) -> Modality:
         """Detect the modality of `item`, for this model: one side of a pair, or what `pair` made of both.
@@ -410,14 +392,7 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
             documents: The same, of any mixture: a list, a column of a table or a dataset, or what yields them.
             top_k: Documents to return; None returns all.
             return_documents: Whether to return the documents too.
-            prompt_name: Name of the prompt in `prompts`.
-            prompt: The prompt itself; takes the place of `prompt_name`.
-            batch_size: Pairs a mini-batch.
-            show_progress_bar: None shows it on a terminal.
-            activation_fn: Applied to the scores; None takes the model's.
-            device: Where to compute; a list of devices computes on all of them, a process each.
-            pool: From `start_multi_process_pool`.
-            chunk_size: Pairs sent to a process at a time.
+            prompt_name: As in `predict`, as are all that are not named here.
 
         Returns:
             For each document a dict of `corpus_id` (its place in `documents`), `score` and, with `return_documents`,

@@ -16,8 +16,8 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint, sparse_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model
-from omnitune.model.dense import DOCUMENT_PROMPTS
 from omnitune.model.family import SPARSE, Family
+from omnitune.model.verbs import DOCUMENT_PROMPTS
 from omnitune.modules import vocabulary_head
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.router import Router

@@ -33,6 +33,9 @@ HOST_MASK = "host_attention_mask"
 HOST_POSITIONS = "host_positions"
 """Arguments of the backbone's forward that were made on the host (`modules.host_positions`), by name."""
 
+TOWER_OUTPUT = "tower_output"
+"""Feature that holds what the backbone would give, `(rows, dim)`, so that it need not run."""
+
 NOT_FOR_BACKBONES = frozenset(
     {
         HOST_MASK,

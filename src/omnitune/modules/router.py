@@ -14,11 +14,9 @@ from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import MEDIA
 from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, registry
-from omnitune.modules.base import (
-    InputModule,
-    Module,
+from omnitune.modules.base import InputModule, Module, loaded_modality
+from omnitune.modules.sequence import (
     first_input_module,
-    loaded_modality,
     modalities_through,
     preprocess_through,
     route_cost_rule,

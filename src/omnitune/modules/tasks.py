@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 
@@ -11,6 +11,11 @@ from omnitune.modules.backbones import TOKENS
 
 SCORES = "scores"
 LOGITS = "causal_logits"
+
+TransformerTask = Literal[
+    "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
+]
+"""Names that checkpoints use; `TASKS` are those that this version has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

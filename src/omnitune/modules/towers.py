@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from omnitune.inputs.store import Entry
 from omnitune.modules import outputs
 from omnitune.modules.backbones import EMBEDDING
-from omnitune.modules.transformer import TOWER_OUTPUT, Transformer
+from omnitune.modules.transformer import Transformer
 from omnitune.ops.rows import ON_HOST, row_count, slice_rows
 from omnitune.types import Features, Modality
 
@@ -83,7 +83,7 @@ class Tower:
         """Join the output of all `rows`, on `device`, to take the place of the tower's input."""
         joined = {name: [row[name].to(device, non_blocking=True) for row in rows] for name in rows[0]}
         if self.embeds:
-            return {TOWER_OUTPUT: torch.cat(joined["output"])}
+            return {outputs.TOWER_OUTPUT: torch.cat(joined["output"])}
         output = ModelOutput()
         for field in FIELDS:
             if field in joined:

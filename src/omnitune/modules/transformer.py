@@ -25,18 +25,13 @@ from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.long_pairs import shortened
 from omnitune.modules.old_arguments import older_arguments
 from omnitune.modules.outputs import ModalityConfig
-from omnitune.modules.tasks import TASKS, Task, check_supported, task_named
+from omnitune.modules.tasks import TASKS, Task, TransformerTask, check_supported, task_named
 from omnitune.types import Features, Modality
 
 logger = logging.getLogger(__name__)
 
-TransformerTask = Literal[
-    "feature-extraction", "sequence-classification", "text-generation", "any-to-any", "fill-mask", "retrieval"
-]
-"""Names that checkpoints use; `tasks.TASKS` are those that this version has."""
-
-TOWER_OUTPUT = "tower_output"
-"""Feature that holds what the backbone would give, `(rows, dim)`, so that it need not run."""
+ALWAYS_WRITTEN = {"transformer_task", "modality_config", "module_output_name"}
+"""Keys of the configuration that are there whatever their values."""
 
 
 class Transformer(InputModule):
@@ -133,24 +128,23 @@ class Transformer(InputModule):
         self.unpad_inputs = unpad_inputs
         self.defers_head = False
         self.packer = packing.Packer(self, asked=attention_asked)
-        self._settle_modalities(modality_config, module_output_name)
-        self.expand_queries(query_expansion)
-
-    def _settle_modalities(self, config: ModalityConfig | None, output_name: str | None) -> None:
-        saved = config["message"].get("format", "auto") if config is not None and "message" in config else "auto"
-        row = backbone(self.config.model_type)
-        self._structured = (
-            messages.reads_structured(getattr(self.processor, "chat_template", None), known=row.structured_messages)
-            if saved == "auto"
-            else saved == "structured"
-        )
-        found = outputs.modality_config(self.model, self.processor, self.task, structured=self._structured)
-        self.modality_config: ModalityConfig = found[0] if config is None else config
-        self.module_output_name: str = output_name if config is not None and output_name else found[1]
+        message = None if modality_config is None else modality_config.get("message")
+        form = "auto" if message is None else message.get("format", "auto")
+        if form == "auto":
+            known = backbone(self.config.model_type).structured_messages
+            reads = messages.reads_structured(getattr(self.processor, "chat_template", None), known=known)
+            form = "structured" if reads else "flat"
+        self._structured = form == "structured"
+        if modality_config is None or module_output_name is None:
+            found = outputs.modality_config(self.model, self.processor, self.task, structured=self._structured)
+            modality_config, module_output_name = found
+        self.modality_config: ModalityConfig = modality_config
+        self.module_output_name: str = module_output_name
         self._template = processors.ChatTemplate(self.processor)
         self._prompt_lengths: dict[str, int] = {}
         self._without_prompt: set[Modality] = set()
         self._signatures: dict[str, inspect.Signature] = {}
+        self.expand_queries(query_expansion)
 
     def expand_queries(self, given: Mapping[str, Any] | None) -> None:
         """Fill queries up from now on, as `query_expansion` says (`query_expansion.settled`); None for not."""
@@ -263,8 +257,7 @@ class Transformer(InputModule):
         A backbone with a chat template gets everything as conversations; a prompt is then a message of the system.
 
         Args:
-            inputs: Loaded items.
-            prompt: Text put before every item.
+            inputs: Loaded items; as in `InputModule.preprocess`, as are all that are not named here.
             processing_kwargs: For this call's processor, over the module's own.
             modality: What the items are; None looks at each, and they may differ where conversations are taken.
             task: "query" and "document" apply `query_length` and `document_length`; a template may read it.
@@ -309,7 +302,11 @@ class Transformer(InputModule):
             self._cut_queries |= expansion.expanded(features, expands, self.tokenizer, warned=self._cut_queries)
         features["modality"] = kind
         if prompt and kind == "text" and "input_ids" in features:
-            features["prompt_length"] = self._prompt_length(prompt)
+            if prompt not in self._prompt_lengths:  # tokens of the prompt alone, without the one that ends a text
+                ids = self.preprocess([prompt], modality="text")["input_ids"][0]
+                special = getattr(self.tokenizer, "all_special_ids", [])
+                self._prompt_lengths[prompt] = len(ids) - (int(ids[-1]) in special)
+            features["prompt_length"] = self._prompt_lengths[prompt]
         return features
 
     def _preprocess_messages(
@@ -337,14 +334,6 @@ class Transformer(InputModule):
         features["modality"] = "message"
         return features
 
-    def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt alone, without the special token that ends a text."""
-        if prompt not in self._prompt_lengths:
-            ids = self.preprocess([prompt], modality="text")["input_ids"][0]
-            special = getattr(self.tokenizer, "all_special_ids", [])
-            self._prompt_lengths[prompt] = len(ids) - (int(ids[-1]) in special)
-        return self._prompt_lengths[prompt]
-
     def take_pairs(self) -> bool:
         """Let the chat template render pairs; whether it had to be extended for that."""
         options = {k: v for k, v in self.processing_kwargs.get("chat_template", {}).items() if k != "restore_suffix"}
@@ -362,8 +351,8 @@ class Transformer(InputModule):
             `token_embeddings` `(rows, tokens, dim)`, or `sentence_embedding` `(rows, dim)` where the backbone projects;
             with a head, `scores` `(rows, labels)` or `causal_logits` `(rows, 1, vocabulary)` of the last token.
         """
-        if TOWER_OUTPUT in features:
-            features[self.module_output_name] = features.pop(TOWER_OUTPUT)
+        if outputs.TOWER_OUTPUT in features:
+            features[self.module_output_name] = features.pop(outputs.TOWER_OUTPUT)
             return features
         params = self.modality_config[features.get("modality", "text")]
         method, path = params["method"], params["method_output_name"]
@@ -409,14 +398,12 @@ class Transformer(InputModule):
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, without those at their default."""
         config = {**super().get_config_dict(), "modality_config": outputs.to_json(self.modality_config)}
-        kept = {"transformer_task", "modality_config", "module_output_name"}
-        return {key: value for key, value in config.items() if key in kept or value not in (None, {})}
+        return {key: value for key, value in config.items() if key in ALWAYS_WRITTEN or value not in (None, {})}
 
     def save_config(self, output_path: str, filename: str | None = None) -> None:
         """Write the configuration; of a text encoder, in the two keys that every reader of the format knows."""
         config = self.get_config_dict()
-        extras = config.keys() - {"transformer_task", "modality_config", "module_output_name"}
-        if (self.is_text_only or self.is_text_vocabulary) and not extras:
+        if (self.is_text_only or self.is_text_vocabulary) and not config.keys() - ALWAYS_WRITTEN:
             limit = self.max_seq_length
             config = {"max_seq_length": limit if limit and limit < 1 << 30 else None, "do_lower_case": False}
         files.write_json(Path(output_path) / (filename or self.config_file_name), config)
@@ -452,12 +439,7 @@ class Transformer(InputModule):
         """Read the module from a checkpoint.
 
         Args:
-            model_name_or_path: The checkpoint's directory, or its repository.
-            subfolder: The module's folder in it.
-            token: Access token of the hub.
-            cache_folder: Where downloaded files are kept.
-            revision: Branch, tag or commit.
-            local_files_only: Never download.
+            model_name_or_path: As in `Module.load`, as are all that are not named here.
             trust_remote_code: Whether the backbone's own code may run.
             model_kwargs: For the model's `from_pretrained`, over the checkpoint's own.
             processor_kwargs: For the processor's.

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from omnitune import runtime
-from omnitune.engine.kept import settings_of
+from omnitune.engine.row_cache import settings_of
 from omnitune.errors import InputError, MediaError, ModalityError, ResourceError
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.base import Model

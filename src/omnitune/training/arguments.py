@@ -21,7 +21,7 @@ from omnitune.data.samplers import (
     MultiDatasetBatchSamplers,
     MultiDatasetDefaultBatchSampler,
 )
-from omnitune.engine.kept import Place, check_place
+from omnitune.engine.row_cache import Place, check_place
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory
 from omnitune.training.hooks import DICT_FIELDS, train_on_one_device
@@ -143,7 +143,7 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
         self.router_mapping = _parsed(self.router_mapping, "router_mapping") or {}
         self.learning_rate_mapping = _parsed(self.learning_rate_mapping, "learning_rate_mapping") or {}
         self.activation_memory = _memory(self.activation_memory)
-        check_place(self.tower_cache)
+        check_place(self.tower_cache, "tower_cache")
         check_place(self.input_cache, "input_cache")
         if self.on_bad_item not in ("raise", "skip"):
             raise InputError(f'on_bad_item: expected "raise" or "skip", got {self.on_bad_item!r}')

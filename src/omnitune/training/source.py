@@ -16,7 +16,7 @@ from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.detect import inputs_of
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.model.base import Model
-from omnitune.modules.base import load_through
+from omnitune.modules.sequence import load_through
 from omnitune.ops.collectives import world_size
 from omnitune.types import Column
 

@@ -1,13 +1,19 @@
-"""Parts that the caches of a model share: places, forms and keys."""
+"""Rows that a model keeps by content: one store, and a subclass for each kind of row.
+
+`TowerCache` keeps outputs of frozen towers, `InputCache` processed inputs. A subclass says under which keys, and how
+rows are cut and joined; where they are kept, how much of them and in what form is here. Readings (`modules.readers`)
+lie in stores of the same kind.
+"""
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from omnitune import runtime
+from omnitune.engine.protocol import RunnableModel
 from omnitune.errors import InputError
 from omnitune.inputs.store import Entry, Store
 from omnitune.types import Features
@@ -24,22 +30,48 @@ FACTS = "facts"
 """Name of the tensor that holds, as JSON, what of a row's features is no tensor."""
 
 
-def open_store(place: Place, folder: str, memory: int | None, disk: int) -> Store | None:
-    """A store for a cache, or None for "off".
+class RowCache:
+    """Rows of one model; off until `keep` is called.
 
-    Args:
-        place: "auto" for memory alone; "disk" for memory and then files; "off" for neither.
-        folder: Of the files, inside the cache folder.
-        memory: Bytes to take of the host's memory; None takes a share of what is free.
-        disk: Bytes that the files may take.
+    Attributes:
+        model: Whose rows.
+        store: Where rows are, or None while it is off.
+        hits: Rows that were there.
+        misses: Rows that had to be made.
+        folder: Folder of the files, inside the cache folder.
+        argument: Name of the training argument that says where rows are kept.
     """
-    if place == "off":
-        return None
-    share = int(MEMORY_SHARE * runtime.available_memory()) if memory is None else memory
-    return Store(share, runtime.cache_folder() / folder if place == "disk" else None, disk)
+
+    folder: ClassVar[str]
+    argument: ClassVar[str]
+
+    def __init__(self, model: RunnableModel) -> None:
+        self.model = model
+        self.store: Store | None = None
+        self.hits = 0
+        self.misses = 0
+
+    def keep(self, place: Place = "auto", *, memory: int | None = None, disk: int = DISK_BYTES) -> None:
+        """Keep rows from now on.
+
+        Args:
+            place: "auto" for memory alone; "disk" for memory and then files in the cache folder, which later runs and
+                other processes find again; "off" to stop and forget.
+            memory: Bytes to take of the host's memory; None takes a share of what is free.
+            disk: Bytes that the files may take.
+
+        Raises:
+            InputError: `place` is none of these.
+        """
+        check_place(place, self.argument)
+        if place == "off":
+            self.store = None
+            return
+        share = int(MEMORY_SHARE * runtime.available_memory()) if memory is None else memory
+        self.store = Store(share, runtime.cache_folder() / self.folder if place == "disk" else None, disk)
 
 
-def check_place(place: str, name: str = "tower_cache") -> None:
+def check_place(place: str, name: str) -> None:
     """Raise unless `place`, an argument of this name, says where something can be kept.
 
     Raises:

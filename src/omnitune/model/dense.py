@@ -16,8 +16,9 @@ from omnitune.errors import InputError
 from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, Model, as_numpy
+from omnitune.model.base import Backend, as_numpy
 from omnitune.model.embedded import EMBEDDED, embedded_modules
+from omnitune.model.encoder import Encoder
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
 from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
@@ -36,7 +37,7 @@ Encoded = Any
 """Vectors as numpy array, tensor or list, of one item or of many; see `SentenceTransformer.encode`."""
 
 
-class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
+class SentenceTransformer(DenseOldNames, Encoder):
     """A dense encoder: one vector an input, whatever its modality.
 
     Args:
@@ -296,16 +297,10 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
 
     def get_embedding_dimension(self) -> int | None:
         """Dimensions of what `encode` returns, or None where no module says."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(list(self)))
-        dim: int | None = next((d for d in known if d is not None), None)
+        dim = super().get_embedding_dimension()
         if self.truncate_dim is None or dim is None:
             return self.truncate_dim if dim is None else dim
         return min(dim, self.truncate_dim)
-
-    @property
-    def output_size(self) -> int | None:
-        """The same, as every family names the size of its output."""
-        return self.get_embedding_dimension()
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -316,12 +311,6 @@ class SentenceTransformer(DenseOldNames, Model, pools.PoolMixin):
             yield
         finally:
             self.truncate_dim = before
-
-    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Count the prompt's tokens in the pooled embedding, or leave them out."""
-        for module in self.modules():
-            if isinstance(module, Pooling):
-                module.include_prompt = include_prompt
 
 
 def _is_causal(transformer: Transformer) -> bool:

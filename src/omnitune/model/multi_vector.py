@@ -14,10 +14,11 @@ from omnitune.errors import InputError
 from omnitune.inputs.detect import is_single, modality_of
 from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, Model, as_numpy
+from omnitune.model.base import Backend, as_numpy
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.encoder import Encoder
 from omnitune.model.family import MULTI_VECTOR, Family
-from omnitune.model.verbs import DOCUMENT_PROMPTS
+from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.router import Router
@@ -33,7 +34,7 @@ TokenEncoded = Any
 _XTR = "XTR is a way to score in training: give XTRScores() to a loss as similarity_fct. "
 
 
-class MultiVectorEncoder(Model, pools.PoolMixin):
+class MultiVectorEncoder(Encoder):
     """A late-interaction encoder (ColBERT, ColPali): one vector a token, whatever the modality.
 
     Args:
@@ -254,82 +255,20 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
             encoded = [as_numpy(row) for row in encoded]
         return encoded[0] if single else encoded
 
-    def encode_query(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: Literal["token_embeddings"] | None = "token_embeddings",
-        convert_to_numpy: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        token_pooling: BaseTokenPooling | None = None,
-        **kwargs: Any,
-    ) -> TokenEncoded:
-        """Token vectors of queries: `encode` with the "query" prompt and task. A bare string is text."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            convert_to_numpy,
-            device,
-            normalize_embeddings,
-            pool,
-            chunk_size,
-            token_pooling,
-            **{"task": "query", **kwargs},
-        )
-
-    def encode_document(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: Literal["token_embeddings"] | None = "token_embeddings",
-        convert_to_numpy: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        normalize_embeddings: bool = False,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        token_pooling: BaseTokenPooling | None = None,
-        *,
-        windows: bool = False,
-        **kwargs: Any,
-    ) -> TokenEncoded:
-        """Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.
-
-        Example:
-            >>> model.encode_document("a manual of forty pages ...", windows=True).shape  # doctest: +SKIP
-            torch.Size([31208, 128])
-        """
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            convert_to_numpy,
-            device,
-            normalize_embeddings,
-            pool,
-            chunk_size,
-            token_pooling,
-            **{"task": "document", "windows": windows, **kwargs},
-        )
+    encode_query = for_role(
+        encode,
+        "encode_query",
+        task="query",
+        prompts=("query",),
+        says='Token vectors of queries: `encode` with the "query" prompt and task. A bare string is text.',
+    )
+    encode_document = for_role(
+        encode,
+        "encode_document",
+        task="document",
+        prompts=DOCUMENT_PROMPTS,
+        says='Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.',
+    )
 
     def _cut(self, items: Sequence[Any], prompt: str | None) -> list[list[Any]]:
         """Every item's windows; what is no text is its own."""
@@ -421,16 +360,6 @@ class MultiVectorEncoder(Model, pools.PoolMixin):
         return score(embeddings1, embeddings2, **kwargs)
 
     # -- dimensions
-
-    def get_embedding_dimension(self) -> int | None:
-        """Dimensions of every token's vector, or None where no module says."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(list(self)))
-        return next((dim for dim in known if dim is not None), None)
-
-    @property
-    def output_size(self) -> int | None:
-        """The same, as every family names the size of its output."""
-        return self.get_embedding_dimension()
 
 
 def _settled(result: Any) -> Any:

@@ -1,13 +1,11 @@
 """The public sparse encoder: one weight a word of a vocabulary, or a latent, most of them zero."""
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from omnitune.engine import arguments
 from omnitune.engine.inference import Request, check_finite, make_request, materialized, results
@@ -15,29 +13,27 @@ from omnitune.errors import InputError, ShapeError
 from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint, sparse_formats
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, Model
+from omnitune.model.base import Backend
+from omnitune.model.encoder import Encoder
 from omnitune.model.family import SPARSE, Family
-from omnitune.model.verbs import DOCUMENT_PROMPTS
+from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.modules import vocabulary_head
-from omnitune.modules.pooling import Pooling
 from omnitune.modules.router import Router
 from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
 from omnitune.modules.sparse_static_embedding import SparseStaticEmbedding
 from omnitune.modules.splade_pooling import SpladePooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops import sparse
-from omnitune.ops.similarity import SimilarityFunction
+from omnitune.ops.similarity import SimilarityFunction, Vectors
 from omnitune.renames import renamed
 from omnitune.report.card import SparseEncoderModelCardData
 from omnitune.types import Embeddings, Features
-
-logger = logging.getLogger(__name__)
 
 SparseEncoded = Any
 """A sparse COO tensor, a dense one or a list of rows; see `SparseEncoder.encode`."""
 
 
-class SparseEncoder(Model, pools.PoolMixin):
+class SparseEncoder(Encoder):
     """A sparse encoder (SPLADE, CSR): weights of a vocabulary or of latents, most of them zero.
 
     Args:
@@ -126,7 +122,7 @@ class SparseEncoder(Model, pools.PoolMixin):
             parts = list(route.children())
             for backbone, pooling in itertools.pairwise(parts):
                 if isinstance(backbone, Transformer) and isinstance(pooling, SpladePooling):
-                    _settle_head(backbone, pooling)
+                    sparse_formats.settle_head(backbone, pooling)
 
     def forward(self, input: Features, **kwargs: Any) -> Features:
         """Apply all modules; logits of all tokens over the vocabulary are left out where a head can do without."""
@@ -248,16 +244,8 @@ class SparseEncoder(Model, pools.PoolMixin):
 
         Args:
             inputs: A list of items.
-            prompt_name: As for `encode`, as are all that are not named below.
-            prompt: See `encode`.
-            batch_size: See `encode`.
-            show_progress_bar: See `encode`.
+            prompt_name: As for `encode`, as are all that are not named here.
             on_host: Whether the rows are in host memory.
-            device: See `encode`.
-            max_active_dims: See `encode`.
-            pool: See `encode`.
-            chunk_size: See `encode`.
-            **kwargs: See `encode`.
 
         Returns:
             csr `Embeddings` of one row an item.
@@ -278,75 +266,20 @@ class SparseEncoder(Model, pools.PoolMixin):
         parts = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
         return Embeddings.cat(parts)
 
-    def encode_query(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        convert_to_tensor: bool = True,
-        convert_to_sparse_tensor: bool = True,
-        save_to_cpu: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        max_active_dims: int | None = None,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> SparseEncoded:
-        """Sparse vectors of queries: `encode` with the "query" prompt and task. A bare string is text."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            convert_to_tensor,
-            convert_to_sparse_tensor,
-            save_to_cpu,
-            device,
-            max_active_dims,
-            pool,
-            chunk_size,
-            **{"task": "query", **kwargs},
-        )
-
-    def encode_document(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        convert_to_tensor: bool = True,
-        convert_to_sparse_tensor: bool = True,
-        save_to_cpu: bool = False,
-        device: str | list[str | torch.device] | None = None,
-        max_active_dims: int | None = None,
-        pool: pools.Pool | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> SparseEncoded:
-        """Sparse vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`."""
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            convert_to_tensor,
-            convert_to_sparse_tensor,
-            save_to_cpu,
-            device,
-            max_active_dims,
-            pool,
-            chunk_size,
-            **{"task": "document", **kwargs},
-        )
+    encode_query = for_role(
+        encode,
+        "encode_query",
+        task="query",
+        prompts=("query",),
+        says='Sparse vectors of queries: `encode` with the "query" prompt and task. A bare string is text.',
+    )
+    encode_document = for_role(
+        encode,
+        "encode_document",
+        task="document",
+        prompts=DOCUMENT_PROMPTS,
+        says='Sparse vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.',
+    )
 
     def encode_here(
         self,
@@ -397,18 +330,18 @@ class SparseEncoder(Model, pools.PoolMixin):
             raise InputError(f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}{hint}")
         self._similarity = name
 
-    def similarity(self, embeddings1: sparse.SparseVectors, embeddings2: sparse.SparseVectors) -> Tensor:
+    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Similarity of every vector of the first with every one of the second `(n, m)`, dense, float32.
 
         Args:
             embeddings1: Sparse or dense `(n, dim)`, or `(dim,)`.
             embeddings2: Likewise `(m, dim)`.
         """
-        return sparse.similarity(self.similarity_fn_name, embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: sparse.SparseVectors, embeddings2: sparse.SparseVectors) -> Tensor:
+    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Similarity of the first vector with the first, the second with the second, ...: `(n,)`."""
-        return sparse.similarity_pairwise(self.similarity_fn_name, embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     # -- what a vector holds
 
@@ -453,16 +386,7 @@ class SparseEncoder(Model, pools.PoolMixin):
         """
         if _tensor(embeddings_1).ndim != 1:
             raise ShapeError(f"embeddings_1: expected one vector (dim,), got the shape {tuple(embeddings_1.shape)}")
-        one, others = sparse.as_csr(embeddings_1), sparse.as_csr(_tensor(embeddings_2))
-        if one.dim != others.dim:
-            raise ShapeError(f"embeddings_2: expected the dimension {one.dim} of embeddings_1, got {others.dim}")
-        assert one.indices is not None and others.indices is not None
-        weights = others.values.new_zeros(one.dim or 0).index_copy(0, one.indices, one.values.to(others.values))
-        values = others.values * weights[others.indices]
-        kept = values > 0
-        rows = torch.repeat_interleave(torch.arange(len(others)), others.lengths).to(kept.device)[kept]
-        offsets = F.pad(torch.bincount(rows.cpu(), minlength=len(others)).cumsum(0), (1, 0))
-        shared = Embeddings(values[kept], None, offsets, others.indices[kept], others.dim)
+        shared = sparse.shared_entries(sparse.as_csr(embeddings_1), sparse.as_csr(_tensor(embeddings_2)))
         return shared.coo() if embeddings_2.ndim == 2 else _row(shared, 0)
 
     def decode(self, embeddings: Tensor, top_k: int | None = None) -> Any:
@@ -493,16 +417,6 @@ class SparseEncoder(Model, pools.PoolMixin):
 
     # -- parts
 
-    def get_embedding_dimension(self) -> int | None:
-        """Dimensions of a vector, most of them zero; None where no module says."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(list(self)))
-        return next((dim for dim in known if dim is not None), None)
-
-    @property
-    def output_size(self) -> int | None:
-        """The same, as every family names the size of its output."""
-        return self.get_embedding_dimension()
-
     @property
     def kinds(self) -> list[str]:
         """Kind of the sparse encoder, for the model card: "Asymmetric", "Inference-free", "SPLADE", "CSR"."""
@@ -527,39 +441,6 @@ class SparseEncoder(Model, pools.PoolMixin):
             raise InputError("splade_pooling_chunk_size: expected a model with SpladePooling, got one without")
         for module in found:
             module.chunk_size = value
-
-    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Count the prompt's tokens in the pooled embedding, or leave them out."""
-        for module in self.modules():
-            if isinstance(module, Pooling):
-                module.include_prompt = include_prompt
-
-
-def _settle_head(backbone: Transformer, pooling: SpladePooling) -> None:
-    """Let the pooling do the head's last product, where a probe finds that it gives the same."""
-    if not ("text" in backbone.modalities and backbone.defer_head()):
-        return
-    modes = [(part, part.training) for part in backbone.modules()]
-    backbone.eval()
-    device = backbone.model.device
-    features = {
-        key: value.to(device) if isinstance(value, Tensor) else value
-        for key, value in backbone.preprocess(vocabulary_head.PROBES, modality="text").items()
-    }
-    made = []
-    # Autocast would round what the comparison is about.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for wanted in (True, False):
-            with vocabulary_head.deferred(wanted=wanted):
-                made.append(pooling(backbone(dict(features)))["sentence_embedding"])
-    for part, training in modes:
-        part.training = training
-    if not vocabulary_head.agrees(*made):
-        backbone.defers_head = False
-        logger.warning(
-            "%s: its masked-language head ends in more than a product with the vocabulary, so logits of every token "
-            "are made.", type(backbone.model).__name__,
-        )  # fmt: skip
 
 
 def _tensor(embeddings: Any) -> Tensor:

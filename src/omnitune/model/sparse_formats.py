@@ -13,16 +13,18 @@ Source: the formats as Sentence Transformers 5 and 6.2 write and read them.
 import logging
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from omnitune.errors import CheckpointError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import Checkpoint, LoadOptions
 from omnitune.model.family import DENSE, SPARSE
-from omnitune.modules import files
+from omnitune.modules import files, vocabulary_head
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
 from omnitune.modules.splade_pooling import SpladePooling
+from omnitune.modules.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -102,3 +104,30 @@ def _warn_new(coder: SparseAutoEncoder) -> None:
         "a new SparseAutoEncoder of %d latents was made, with random weights: train it with CSRLoss before use.",
         coder.hidden_dim,
     )
+
+
+def settle_head(backbone: Transformer, pooling: SpladePooling) -> None:
+    """Let the pooling do the head's last product, where a probe finds that it gives the same."""
+    if not ("text" in backbone.modalities and backbone.defer_head()):
+        return
+    modes = [(part, part.training) for part in backbone.modules()]
+    backbone.eval()
+    device = backbone.model.device
+    features = {
+        key: value.to(device) if isinstance(value, Tensor) else value
+        for key, value in backbone.preprocess(vocabulary_head.PROBES, modality="text").items()
+    }
+    made = []
+    # Autocast would round what the comparison is about.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for wanted in (True, False):
+            with vocabulary_head.deferred(wanted=wanted):
+                made.append(pooling(backbone(dict(features)))["sentence_embedding"])
+    for part, training in modes:
+        part.training = training
+    if not vocabulary_head.agrees(*made):
+        backbone.defers_head = False
+        logger.warning(
+            "%s: its masked-language head ends in more than a product with the vocabulary, so logits of every token "
+            "are made.", type(backbone.model).__name__,
+        )  # fmt: skip

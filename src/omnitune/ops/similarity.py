@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omnitune.errors import InputError, ShapeError
-from omnitune.ops import sparse_rows as sparse
+from omnitune.ops import sparse
 from omnitune.ops.token_similarity import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 from omnitune.types import Embeddings
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omnitune.ops import similarity as sim
-from omnitune.ops import sparse_rows as sparse
+from omnitune.ops import sparse
 
 
 def rows(count: int, seed: int) -> Tensor:

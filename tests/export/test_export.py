@@ -88,6 +88,35 @@ def test_weights_in_8_bits_are_told_and_lengths_judged(exported: Path, st_dense:
     assert 1e-4 < (by_name["query vectors"].value or 0) < 0.3  # not equal, and so told
 
 
+def test_a_graph_of_other_weights_is_refused(exported: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "model"
+    shutil.copytree(exported, copied)
+    model = SentenceTransformer(str(copied), device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(str(copied))  # as a training that goes on in the same folder
+    with pytest.raises(CheckpointError, match="expected the weights that the graphs were made of, got others"):
+        SentenceTransformer(str(copied), backend="onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("omnitune.json", b'{"format": 1}', "expected graphs with file, inputs and outputs"),
+        ("omnitune.json", b'{"format": 1, "graphs": {"text": {"file": "../x"}}}', "expected graphs with file"),
+        ("model.onnx", b"no graph", "expected a graph that can be read"),
+    ],
+)
+def test_damaged_graphs_are_one_sentence(
+    exported: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    copied = tmp_path / "model"
+    shutil.copytree(exported, copied)
+    (copied / "onnx" / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        SentenceTransformer(str(copied), backend="onnx").encode("a text")
+
+
 # --- the gate must fail -----------------------------------------------------------------------------------------------
 
 

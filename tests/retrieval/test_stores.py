@@ -15,7 +15,7 @@ from fixtures.words import sentences
 from omnitune import MultiVectorEncoder, SentenceTransformer
 from omnitune.cli import index as command
 from omnitune.cli.export import check
-from omnitune.errors import InputError
+from omnitune.errors import EndpointError, InputError
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import DenseStage, Fusion, LateStage, LexicalStage
 from omnitune.retrieval.store_check import measure_store
@@ -69,6 +69,32 @@ def test_an_exact_search_gives_the_same_pages_and_scores(store: Any, retriever: 
     found = store.search("dense", np.asarray(query) / np.linalg.norm(query), 5)
     assert [one for one, _ in found] == [hit.id for hit in hits]
     np.testing.assert_allclose([score for _, score in found], [hit.score for hit in hits], atol=1e-5)
+
+
+def test_what_others_wrote_is_not_replaced(retriever: Retriever, tmp_path: Path) -> None:
+    lancedb, client = pytest.importorskip("lancedb"), pytest.importorskip("qdrant_client")
+    lancedb.connect(str(tmp_path)).create_table("pages", [{"id": "theirs"}])
+    with pytest.raises(InputError, match="store: expected a folder without a table 'pages' of others"):
+        open_store("lancedb", str(tmp_path)).write(retriever)
+    assert lancedb.connect(str(tmp_path)).open_table("pages").count_rows() == 1
+    store = open_store("qdrant", ":memory:")
+    models = client.models
+    store.client.create_collection("pages", vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT))
+    store.client.upsert("pages", [models.PointStruct(id=1, vector=[0.0, 1.0], payload={"a": 1})])
+    with pytest.raises(InputError, match="store: expected no collection 'pages' of others"):
+        store.write(retriever)
+    assert store.client.count("pages").count == 1
+
+
+def test_a_second_write_replaces_the_first(store: Any, retriever: Retriever) -> None:
+    assert store.write(retriever) == 39
+    assert len(store.search("dense", np.ones((1, 20), np.float32), 50)) == 39
+
+
+def test_a_server_that_is_not_there_is_one_sentence(retriever: Retriever) -> None:
+    pytest.importorskip("qdrant_client")
+    with pytest.raises(EndpointError, match="store: expected a Qdrant server at http://127.0.0.1:9"):
+        open_store("qdrant", "http://127.0.0.1:9").write(retriever)
 
 
 def test_a_difference_is_told(store: Any, retriever: Retriever) -> None:

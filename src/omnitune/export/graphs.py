@@ -23,7 +23,7 @@ from omnitune import io, runtime
 from omnitune.errors import InputError, ResourceError
 from omnitune.inputs.pixels import in_floats
 from omnitune.model.base import Model
-from omnitune.model.graph import FACTS, FORMAT, lane_of
+from omnitune.model.graph import FACTS, FORMAT, lane_of, weights_of
 from omnitune.modules import registry
 from omnitune.modules.base import Reader
 from omnitune.modules.pooling import Pooling
@@ -104,7 +104,7 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
             entry = {"file": path.name, "inputs": lane.inputs, "outputs": lane.outputs}
             entry |= {"int8": small.name} if int8 else {}
             graphs.update(dict.fromkeys(lane.names, entry))
-        io.write_json(fresh / FACTS, _facts(model, graphs))
+        io.write_json(fresh / FACTS, {**_facts(model, graphs), "weights": weights_of(Path(folder))})
     return place
 
 

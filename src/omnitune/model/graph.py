@@ -5,6 +5,7 @@ inputs (see `lane_of`). A graph that other programs exported has no such file: i
 the modules after it run in torch.
 """
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from omnitune import io, runtime
 from omnitune.errors import CheckpointError, InputError
 from omnitune.modules import files
 from omnitune.modules.backbones import TOKENS
+from omnitune.modules.loading import upstream
 from omnitune.modules.router import Router
 from omnitune.modules.tasks import SCORES
 from omnitune.types import Features
@@ -103,6 +105,16 @@ class Graph:
             raise CheckpointError(
                 f"{place / FACTS}: expected format {FORMAT}, got {self.facts.get('format')!r}; export the model again"
             )
+        graphs = self.facts.get("graphs")
+        if self.whole and not (isinstance(graphs, dict) and all(map(_is_entry, graphs.values()))):
+            raise CheckpointError(
+                f"{place / FACTS}: expected graphs with file, inputs and outputs, got others; export the model again"
+            )
+        if self.facts.get("weights") not in (None, weights_of(folder)):
+            raise CheckpointError(
+                f"{place}: expected the weights that the graphs were made of, got others in {folder}; export the model "
+                "again, or load it with backend='torch'"
+            )
         if not self.whole or file_name is not None:
             self.file_name = next((name for name in names if (place / name).is_file()), None)
             if self.file_name is None:
@@ -163,7 +175,8 @@ class Graph:
                 if not path.is_file():
                     raise CheckpointError(f"{path}: expected the graph that {FACTS} names, found none")
                 made = _OnnxSession if self.backend == "onnx" else _OpenVinoSession
-                self._sessions[name] = made(path, self.provider, self.session_options)
+                with upstream(path, "graph"):
+                    self._sessions[name] = made(path, self.provider, self.session_options)
             session: _OnnxSession | _OpenVinoSession = self._sessions[name]
             return session
 
@@ -220,6 +233,24 @@ def _array(features: Features, name: str) -> NDArray[Any]:
     value = features[name]
     array: NDArray[Any] = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     return array
+
+
+def weights_of(folder: Path) -> str | None:
+    """Hash the weights of a checkpoint, so that a graph of other ones is known; None where there are none."""
+    hashed = hashlib.sha256()
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors") if path.is_file())
+    names = [name for name in names if not name.startswith("checkpoint-")]  # of a training in the same folder
+    for name in names:
+        path = folder / name
+        hashed.update(name.encode("utf-8", "surrogateescape"))
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return hashed.hexdigest() if names else None
+
+
+def _is_entry(entry: Any) -> bool:
+    kinds = {"file": str, "inputs": list, "outputs": dict}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def release_weights(modules: Sequence[nn.Module]) -> None:

@@ -90,7 +90,7 @@ def _trusting(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def upstream(place: Path, part: str) -> Iterator[None]:
-    """Turn whatever transformers raises about a checkpoint's files into one sentence; our own errors pass.
+    """Turn whatever other libraries raise about a checkpoint's files into one sentence; our own errors pass.
 
     Args:
         place: The checkpoint.
@@ -112,7 +112,7 @@ def upstream(place: Path, part: str) -> Iterator[None]:
                 "trust_remote_code=True"
             ) from error
         raise CheckpointError(
-            f"{place}: expected a {part} that transformers reads, got {type(error).__name__}: {said[:300]}"
+            f"{place}: expected a {part} that can be read, got {type(error).__name__}: {said[:300]}"
         ) from error
 
 

@@ -11,6 +11,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnitune import runtime
-from omnitune.errors import InputError
+from omnitune.errors import EndpointError, InputError
 from omnitune.ops.bm25 import words
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
@@ -34,6 +35,11 @@ AT_ONCE = 64
 
 _COLUMNS = ("id", "document", "page", "label")
 """Values of a page that a LanceDB table has as columns, so that filters can read them."""
+
+_OURS = "omnitune"
+"""Mark of a table or of a point that `write` made; what has none is somebody else's."""
+
+_KEPT = "it is left as it is; name another place"
 
 _K1, _B = 1.2, 0.75
 
@@ -139,7 +145,11 @@ class LanceStore:
             ("text", text),
             ("entry", text),
         ]
-        schema = pa.schema([*fields, *kinds.items()])
+        schema = pa.schema([*fields, *kinds.items()], metadata={_OURS: "1"})
+        if (self.folder / f"{TABLE}.lance").is_dir() and _OURS.encode() not in (self.table.schema.metadata or {}):
+            raise InputError(
+                f"store: expected a folder without a table {TABLE!r} of others, got {self.folder}; {_KEPT}"
+            )
         count = 0
 
         def batches() -> Iterator[Any]:
@@ -206,9 +216,19 @@ class QdrantStore:
 
     name = "qdrant"
 
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn a server that does not answer, or refuses, into one sentence."""
+        refusals = runtime.require("qdrant_client.http.exceptions", extra="qdrant")
+        try:
+            yield
+        except (refusals.ResponseHandlingException, refusals.UnexpectedResponse) as error:
+            said = (str(error).strip().splitlines() or ["no answer"])[0]
+            raise EndpointError(f"store: expected a Qdrant server at {self.url}, got: {said[:300]}") from error
+
     def __init__(self, url: str, api_key: str | None = None) -> None:
         client = runtime.require("qdrant_client", extra="qdrant")
-        self.models = client.models
+        self.models, self.url = client.models, url
         self.local = url == ":memory:"
         self.client = (
             client.QdrantClient(url) if self.local else client.QdrantClient(url=url, api_key=api_key, timeout=60)
@@ -216,44 +236,52 @@ class QdrantStore:
 
     def write(self, retriever: Retriever) -> int:
         """Replace what is there by the pages of a retriever, and count them."""
-        models = self.models
-        stages = vector_stages(retriever)
-        multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-        vectors = {
-            kind: models.VectorParams(
-                size=_dim(retriever, kind),
-                distance=models.Distance.DOT,
-                multivector_config=multi,
-                # A graph over every token of every page costs more than it finds; a first stage proposes pages.
-                hnsw_config=models.HnswConfigDiff(m=0) if isinstance(index, LateIndex) else None,
-            )
-            for kind, index in stages.items()
-        }
-        if self.client.collection_exists(TABLE):
-            self.client.delete_collection(TABLE)
-        sparse = {"words": models.SparseVectorParams(modifier=models.Modifier.IDF)}
-        self.client.create_collection(TABLE, vectors_config=vectors, sparse_vectors_config=sparse)
-        lengths = [len(words(str(part.details(row).get("text", "")))) for part in retriever.segments.parts
-                   for row in np.flatnonzero(part.alive).tolist()]  # fmt: skip
-        average = max(float(np.mean(lengths)) if lengths else 1.0, 1.0)
-        count = 0
-        for some in _chunks(stored_pages(retriever)):
-            points = [
-                models.PointStruct(
-                    id=str(uuid.uuid5(uuid.NAMESPACE_URL, one.id)),
-                    vector={
-                        **{kind: rows.tolist() for kind, rows in one.vectors.items()},
-                        "words": self._words(one.text, average),
-                    },
-                    payload={**one.entry, "text": one.text},
+        with self._asked():
+            models = self.models
+            stages = vector_stages(retriever)
+            multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+            vectors = {
+                kind: models.VectorParams(
+                    size=_dim(retriever, kind),
+                    distance=models.Distance.DOT,
+                    multivector_config=multi,
+                    # A graph over every token of every page costs more than it finds; a first stage proposes pages.
+                    hnsw_config=models.HnswConfigDiff(m=0) if isinstance(index, LateIndex) else None,
                 )
-                for one in some
-            ]
-            self.client.upload_points(TABLE, points, wait=True)
-            count += len(points)
-        if not self.local:
-            self.client.create_payload_index(TABLE, "document", models.PayloadSchemaType.KEYWORD)
-        return count
+                for kind, index in stages.items()
+            }
+            if self.client.collection_exists(TABLE):
+                points, _ = self.client.scroll(TABLE, limit=1, with_payload=[_OURS])
+                # A collection without points is ours if it has our words: a write was stopped before the first page.
+                words_there = "words" in (self.client.get_collection(TABLE).config.params.sparse_vectors or {})
+                if not (_OURS in (points[0].payload or {}) if points else words_there):
+                    raise InputError(
+                        f"store: expected no collection {TABLE!r} of others at {self.url}, got one; {_KEPT}"
+                    )
+                self.client.delete_collection(TABLE)
+            sparse = {"words": models.SparseVectorParams(modifier=models.Modifier.IDF)}
+            self.client.create_collection(TABLE, vectors_config=vectors, sparse_vectors_config=sparse)
+            lengths = [len(words(str(part.details(row).get("text", "")))) for part in retriever.segments.parts
+                       for row in np.flatnonzero(part.alive).tolist()]  # fmt: skip
+            average = max(float(np.mean(lengths)) if lengths else 1.0, 1.0)
+            count = 0
+            for some in _chunks(stored_pages(retriever)):
+                points = [
+                    models.PointStruct(
+                        id=str(uuid.uuid5(uuid.NAMESPACE_URL, one.id)),
+                        vector={
+                            **{kind: rows.tolist() for kind, rows in one.vectors.items()},
+                            "words": self._words(one.text, average),
+                        },
+                        payload={**one.entry, "text": one.text, _OURS: 1},
+                    )
+                    for one in some
+                ]
+                self.client.upload_points(TABLE, points, wait=True)
+                count += len(points)
+            if not self.local:
+                self.client.create_payload_index(TABLE, "document", models.PayloadSchemaType.KEYWORD)
+            return count
 
     def _words(self, text: str, average: float) -> Any:
         """The words of a text as a sparse vector: BM25 without the rarity of a word, which the server adds."""
@@ -271,10 +299,11 @@ class QdrantStore:
         """Best pages of a query by one stage; without `exact`, by the server's graph where there is one."""
         # In this process every search is exact, and the client warns of the parameter.
         more = {} if self.local else {"search_params": self.models.SearchParams(exact=exact)}
-        found = self.client.query_points(
-            TABLE, query=query.tolist(), using=stage, limit=top_k, query_filter=self._filter(where),
-            with_payload=["id"], **more,
-        )  # fmt: skip
+        with self._asked():
+            found = self.client.query_points(
+                TABLE, query=query.tolist(), using=stage, limit=top_k, query_filter=self._filter(where),
+                with_payload=["id"], **more,
+            )  # fmt: skip
         return [(one.payload["id"], one.score) for one in found.points]
 
     def hybrid(self, stage: str, query: Matrix, text: str, top_k: int = 10, where: Where | None = None) -> list[Scored]:
@@ -287,10 +316,11 @@ class QdrantStore:
             models.Prefetch(query=query.tolist(), using=stage, **limits),
             models.Prefetch(query=asked, using="words", **limits),
         ]
-        found = self.client.query_points(
-            TABLE, prefetch=prefetch, query=models.FusionQuery(fusion=models.Fusion.RRF), limit=top_k,
-            with_payload=["id"],
-        )  # fmt: skip
+        with self._asked():
+            found = self.client.query_points(
+                TABLE, prefetch=prefetch, query=models.FusionQuery(fusion=models.Fusion.RRF), limit=top_k,
+                with_payload=["id"],
+            )  # fmt: skip
         return [(one.payload["id"], one.score) for one in found.points]
 
     def _filter(self, where: Where | None) -> Any:

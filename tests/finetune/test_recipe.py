@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from omnitune.errors import RecipeError
-from omnitune.finetune.recipe import Evaluation, Recipe, _fits, bundled_recipes, load_recipe, parse_recipe
+from omnitune.finetune.recipe import Evaluation, Recipe, bundled_recipes, load_recipe, parse_recipe
+from omnitune.finetune.settings_file import fits
 
 
 def refused(text: str) -> str:
@@ -175,7 +176,7 @@ def test_prepare_takes_what_prepare_takes():
     ],
 )
 def test_values_fit_their_annotations(value, annotation, good):
-    assert _fits(value, annotation) is good
+    assert fits(value, annotation) is good
 
 
 def test_the_recipes_of_a_checkout_are_those_of_the_package():

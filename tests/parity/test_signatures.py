@@ -95,6 +95,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "MultiVectorEncoderModelCardData.__init__": {"task_name": "there None; here what such an encoder is for"},
     "MultiVectorEncoder.encode": {"windows": EXTENSION},
     "MultiVectorEncoder.encode_document": {"windows": EXTENSION},
+    "MultiVectorEncoder.encode_query": {"windows": EXTENSION},
     "MultiVectorEncoder.add_adapter": {
         "adapter_config": "there it is in *args", "towers": EXTENSION,
     },

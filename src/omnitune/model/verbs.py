@@ -1,6 +1,7 @@
 """`encode_query` and `encode_document` of a family, made of its `encode`: one signature, written once."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -31,5 +32,8 @@ def for_role(encode: Verb, name: str, *, task: str, prompts: Sequence[str], says
         return self.encode(inputs, prompt_name, prompt, *args, **{"task": task, **kwargs})
 
     verb.__name__, verb.__doc__ = name, says
+    signature = inspect.signature(encode)
+    kept = [one for one in signature.parameters.values() if one.name != "task"]  # the verb says which task it is
+    verb.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     verb.__qualname__ = f"{encode.__qualname__.rpartition('.')[0]}.{name}"
     return cast(Verb, verb)

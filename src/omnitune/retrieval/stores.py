@@ -231,7 +231,9 @@ class QdrantStore:
         self.models, self.url = client.models, url
         self.local = url == ":memory:"
         self.client = (
-            client.QdrantClient(url) if self.local else client.QdrantClient(url=url, api_key=api_key, timeout=60)
+            client.QdrantClient(url)
+            if self.local
+            else client.QdrantClient(url=url, api_key=api_key, timeout=60, check_compatibility=False)
         )
 
     def write(self, retriever: Retriever) -> int:

@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omnitune.errors import InputError, MissingExtraError, ResourceError
 from omnitune.inputs.image import eight_bit
-from omnitune.modules.base import InputModule, Reader, preprocess_through
+from omnitune.modules.base import InputModule, Reader
 from omnitune.modules.readers import readings
 from omnitune.modules.readers.text import ENGINES, TextReader
 from omnitune.modules.router import Router
+from omnitune.modules.sequence import preprocess_through
 
 DOCUMENTS = Path(__file__).parents[3] / "examples" / "documents"
 

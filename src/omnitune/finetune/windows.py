@@ -13,10 +13,11 @@ from omnitune.finetune.choose import ModelChoice, text_embedder
 from omnitune.finetune.measure import Matrix, unit
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
+from omnitune.model.windows import window_cutter
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.stages import TokenVectors
 from omnitune.retrieval.store import encode_corpus, identity
-from omnitune.retrieval.windows import grouped, window_cutter
+from omnitune.retrieval.windows import grouped
 
 logger = logging.getLogger(__name__)
 

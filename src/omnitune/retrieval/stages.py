@@ -14,6 +14,7 @@ from omnitune.model.base import Model
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, class_of
 from omnitune.model.sparse import SparseEncoder
+from omnitune.model.windows import OVERLAP, window_cutter
 from omnitune.retrieval.base import MISSING, check_model
 from omnitune.retrieval.late_index import CANDIDATES, POOLED
 from omnitune.retrieval.lines import BETA
@@ -21,7 +22,7 @@ from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.sparse_index import Weights
 from omnitune.retrieval.store import encode_corpus, identity, weights_identity
 from omnitune.retrieval.token_codec import Codec
-from omnitune.retrieval.windows import OVERLAP, grouped, window_cutter
+from omnitune.retrieval.windows import grouped
 
 Scores = NDArray[np.float32]
 

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omnitune.model.windows import OVERLAP, window_cutter
 from omnitune.retrieval.packed import Packed
-
-__all__ = ["OVERLAP", "grouped", "window_cutter"]
 
 
 def grouped(rows: Packed, counts: Sequence[int]) -> Packed:

@@ -11,6 +11,7 @@ import torch
 
 from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer, SparseEncoder
 from omnitune.errors import InputError
+from omnitune.model.windows import window_cutter
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.packed import Packed
@@ -24,7 +25,7 @@ from omnitune.retrieval.stages import (
     SparseStage,
     TokenVectors,
 )
-from omnitune.retrieval.windows import grouped, window_cutter
+from omnitune.retrieval.windows import grouped
 
 WORDS = [
     "bread",

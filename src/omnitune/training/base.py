@@ -107,7 +107,7 @@ class BaseTrainer(HookedTrainer):
         super().__init__(
             model=None if model_init is not None else model,
             args=args,
-            data_collator=data_collator or Collator(router_mapping=args.router_mapping, prompts=args.prompts),
+            data_collator=data_collator or self.default_collator(args),
             train_dataset=several(train_dataset, "train_dataset"),
             # An empty list stands for "only an evaluator": the base class wants some dataset to evaluate.
             eval_dataset=[] if eval_dataset is None and evaluator is not None else eval_dataset,
@@ -168,6 +168,10 @@ class BaseTrainer(HookedTrainer):
             self._feed.model = model
             self.loss = self._bound()
         return model
+
+    def default_collator(self, args: BaseTrainingArguments) -> Collator:
+        """The collator where none is given; a family whose roles need more than a prompt has its own."""
+        return Collator(router_mapping=args.router_mapping, prompts=args.prompts)
 
     def get_default_loss(self, model: Any) -> nn.Module:
         """The loss where none is given."""

@@ -98,7 +98,7 @@ class MultiVectorEncoderTrainer(BaseTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
 
-    def _collator(self, args: BaseTrainingArguments) -> Collator:
+    def default_collator(self, args: BaseTrainingArguments) -> Collator:
         """A collator that knows queries from documents by their place."""
         return Collator(
             router_mapping=args.router_mapping,

@@ -30,7 +30,7 @@ def test_a_query_that_says_nothing_finds_nothing(compass, tmp_path, query):
 def test_an_index_survives_the_disk(compass, tmp_path):
     made = build_index(compass, ANGLES, ENTRIES, tmp_path, key="v1")
     opened = open_index(tmp_path)
-    np.testing.assert_array_equal(opened.embeddings, compass.encode(ANGLES))
+    np.testing.assert_allclose(opened.embeddings, compass.encode(ANGLES), atol=1e-7)
     assert isinstance(opened.embeddings, np.memmap)
     assert (opened.entries, opened.similarity, opened.key) == (ENTRIES, "cosine", "v1")
     assert opened.search(compass, [50]) == made.search(compass, [50])
@@ -56,8 +56,9 @@ def test_an_interrupted_index_is_none(compass, make_compass, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_index(Stops(), ANGLES, ENTRIES, tmp_path, chunk_size=2)
     assert not is_index(tmp_path)
-    with pytest.raises(InputError, match=r"folder: expected an index, got .* without an index.json"):
+    with pytest.raises(InputError, match=r"folder: expected a whole index, got .*, whose making was stopped"):
         open_index(tmp_path)
+    assert build_index(compass, ANGLES, ENTRIES, tmp_path, chunk_size=2).entries == ENTRIES
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
 
 
@@ -67,11 +68,20 @@ def test_another_model_is_told(compass, make_compass, tmp_path):
         index.search(make_compass(3), [1])
 
 
+def test_entries_need_no_id_and_may_be_equal(compass, tmp_path):
+    index = build_index(compass, ANGLES, [{"page": 1}] * 5, tmp_path, chunk_size=2)
+    assert [(hit.row, hit.entry) for hit in index.search(compass, [91], top_k=2)[0]] == [
+        (1, {"page": 1}),
+        (4, {"page": 1}),
+    ]
+    assert len(index) == 5 and len(index.embeddings) == 5
+
+
 def test_another_format_is_told(compass, tmp_path):
     build_index(compass, ANGLES, ENTRIES, tmp_path)
     about = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**about, "format": 99}))
-    with pytest.raises(InputError, match="expected an index of format 1, got 99"):
+    with pytest.raises(InputError, match="expected an index of format 2, got 99"):
         open_index(tmp_path)
     assert not is_index(tmp_path)
 

@@ -1,51 +1,56 @@
-"""An index of a corpus: its embeddings on disk beside what each of them stands for.
+"""An index of a corpus together with how to search it by a model: a `DenseIndex` that is made anew as a whole.
 
-A folder holds `embeddings.npy` `(documents, dim)` float32, which is mapped and not read when the index is opened;
-`entries.jsonl`, one object a document; and `index.json`, what the rest depends on. `index.json` is written last, so a
-folder without it was interrupted and is not an index.
+The folder is one of segments. Its maker's key is written with the last of them, so one that was stopped has none.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from omnitune import io, runtime
 from omnitune.errors import InputError
 from omnitune.evaluation.base import Encoder
-from omnitune.evaluation.ranking import chunks, retrieve
-from omnitune.ops.similarity import SimilarityFunction
-from omnitune.retrieval.base import Found
+from omnitune.retrieval.base import SCORES_AT_ONCE, Found
+from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.segments import FACTS, FORMAT
 from omnitune.retrieval.store import check_finite
 
-_FORMAT = 1
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """Embeddings of a corpus and what they stand for.
 
+    Make one with `build_index` or `keep_index`, or open one with `open_index`.
+
+    Args:
+        rows: The vectors, each with the number of its document as `id`, and what it is as `entry`.
+
     Attributes:
-        embeddings: `(documents, dim)` float32.
-        entries: What each document is: identifier, document, page, path, ...; JSON values.
         similarity: Name of the similarity that compares them with queries.
         key: What the index was made from, as its maker put it; two indexes with equal keys are equal.
     """
 
-    embeddings: NDArray[np.float32]
-    entries: Sequence[Mapping[str, Any]]
-    similarity: str
-    key: str = ""
+    def __init__(self, rows: DenseIndex) -> None:
+        self._rows = rows
+        self.similarity: str = rows.settings["similarity"]
+        self.key = rows.made_by["key"]
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._rows)
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """The vectors `(documents, dim)` float32, of unit length where the similarity is cosine; mapped, not read."""
+        parts = [part.arrays["vectors"] for part in self._rows.segments.parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def entries(self) -> list[Mapping[str, Any]]:
+        """What each document is: identifier, document, page, path, ...; JSON values."""
+        return [part.entry(row)["entry"] for part in self._rows.segments.parts for row in range(len(part))]
 
     def search(self, model: Encoder, queries: Sequence[Any], top_k: int = 10, **options: Any) -> list[list[Found]]:
         """The `top_k` documents of every query, best first, equal scores in index order.
@@ -65,20 +70,17 @@ class Index:
             if isinstance(said, str) and not said.strip():
                 raise InputError(f"queries: expected text to look for, got {said!r} as number {place}")
         encoded = model.encode_query(queries, convert_to_tensor=True, **options).float().cpu()
-        if encoded.shape[-1] != self.embeddings.shape[-1]:
+        dim = self._rows.segments.parts[0].arrays["vectors"].shape[1]
+        if encoded.shape[-1] != dim:
             raise InputError(
-                f"model: expected embeddings of {self.embeddings.shape[-1]} dimensions as in the index, "
-                f"got {encoded.shape[-1]}; search with the model that made the index, or make it again"
+                f"model: expected embeddings of {dim} dimensions as in the index, got {encoded.shape[-1]}; search with "
+                "the model that made the index, or make it again"
             )
-        score = SimilarityFunction.to_similarity_fn(self.similarity)
-        parts = (torch.from_numpy(np.array(part)) for part in chunks(self.embeddings, 1 << 18))
-        hits = retrieve(encoded, parts, score, top_k)
+        some = max(1, SCORES_AT_ONCE // len(self))
+        found = [one for block in encoded.split(some) for one in self._rows.search(block.numpy(), top_k)]
         return [
-            [
-                Found(rank=rank, score=value, row=row, entry=self.entries[row])
-                for rank, (row, value) in enumerate(zip(rows, values, strict=True), start=1)
-            ]
-            for rows, values in zip(hits.rows.tolist(), hits.scores.tolist(), strict=True)
+            [Found(rank=hit.rank, score=hit.score, row=hit.row, entry=hit.entry["entry"]) for hit in hits]
+            for hits in found
         ]
 
 
@@ -109,24 +111,18 @@ def build_index(
         InputError: There are no items, or not one entry for each.
         ResourceError: The disk is full.
     """
-    folder, listed = Path(folder), _checked(entries, len(items))
-    with (
-        _fresh(folder) as temporary,
-        temporary.open("wb") as file,
-        runtime.progress_bar(label="Indexing", total=len(items), show=show_progress_bar, unit="page") as bar,
-    ):
-        for start in range(0, len(items), chunk_size):
-            chunk = items[start : start + chunk_size]
-            made = model.encode_document(chunk, convert_to_numpy=True, show_progress_bar=False, **options)
-            encoded = np.ascontiguousarray(made, dtype=np.float32)
-            check_finite(Packed(values=encoded, dim=encoded.shape[-1]), start)
-            if not start:
-                shape = (len(items), encoded.shape[-1])
-                npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            # Plain writes: through a memory map a full disk would end the process with a bus error.
-            file.write(encoded.data)
-            bar.update(len(encoded))
-    return _completed(folder, listed, str(model.similarity_fn_name), key)
+
+    def chunks() -> Iterator[NDArray[np.float32]]:
+        with runtime.progress_bar(label="Indexing", total=len(items), show=show_progress_bar, unit="page") as bar:
+            for start in range(0, len(items), chunk_size):
+                chunk = items[start : start + chunk_size]
+                made = model.encode_document(chunk, convert_to_numpy=True, show_progress_bar=False, **options)
+                encoded = np.ascontiguousarray(made, dtype=np.float32)
+                check_finite(Packed(values=encoded, dim=encoded.shape[-1]), start)
+                yield encoded
+                bar.update(len(encoded))
+
+    return _filled(folder, chunks(), len(items), entries, str(model.similarity_fn_name), key)
 
 
 def keep_index(
@@ -150,32 +146,30 @@ def keep_index(
         InputError: There are no embeddings, or not one entry for each.
         ResourceError: The disk is full.
     """
-    folder, listed = Path(folder), _checked(entries, len(embeddings))
-    with _fresh(folder) as temporary, temporary.open("wb") as file:
-        np.save(file, np.asarray(embeddings, dtype=np.float32))
-    return _completed(folder, listed, similarity, key)
+    return _filled(folder, [np.asarray(embeddings, dtype=np.float32)], len(embeddings), entries, similarity, key)
 
 
-def _checked(entries: Iterable[Mapping[str, Any]], items: int) -> list[Mapping[str, Any]]:
-    listed = list(entries)
-    if not items or items != len(listed):
-        raise InputError(f"entries: expected one for each of at least one item, got {len(listed)} for {items} items")
-    return listed
-
-
-@contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
-    """Folder for the embeddings of a new index; until it is complete there is none."""
+def _filled(
+    folder: str | Path,
+    blocks: Iterable[NDArray[np.float32]],
+    total: int,
+    entries: Iterable[Mapping[str, Any]],
+    similarity: str,
+    key: str,
+) -> Index:
+    folder, listed = Path(folder), list(entries)
+    if not total or total != len(listed):
+        raise InputError(f"entries: expected one for each of at least one item, got {len(listed)} for {total} items")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").unlink(missing_ok=True)
-    with io.writing(folder / "embeddings.npy") as temporary:
-        yield temporary
-
-
-def _completed(folder: Path, entries: Sequence[Mapping[str, Any]], similarity: str, key: str) -> Index:
-    io.write_jsonl(folder / "entries.jsonl", entries)
-    about = {"format": _FORMAT, "similarity": similarity, "key": key, "documents": len(entries)}
-    io.write_json(folder / "index.json", about)
+    for old in [folder / FACTS, *folder.glob("*.safetensors")]:
+        old.unlink(missing_ok=True)
+    rows, start = DenseIndex(similarity=similarity), 0
+    rows.segments.folder = folder
+    for block in blocks:
+        stop = start + len(block)
+        rows.made_by = {"key": key} if stop == total else {}
+        rows.add([{"id": str(row), "entry": listed[row]} for row in range(start, stop)], block)
+        start = stop
     return open_index(folder)
 
 
@@ -183,25 +177,18 @@ def open_index(folder: str | Path) -> Index:
     """An index on disk; its embeddings are mapped, not read.
 
     Raises:
-        InputError: The folder is not a complete index of this format.
+        InputError: The folder is not a whole index of this format.
     """
-    folder = Path(folder)
-    about = io.read_json_or_none(folder / "index.json")
-    if not isinstance(about, dict):
-        raise InputError(f"folder: expected an index, got {folder} without an index.json; make it with build_index")
-    if about["format"] != _FORMAT:
-        raise InputError(
-            f"folder: expected an index of format {_FORMAT}, got {about['format']} in {folder}; make it again"
-        )
-    return Index(
-        embeddings=np.load(folder / "embeddings.npy", mmap_mode="r"),
-        entries=list(io.read_jsonl(folder / "entries.jsonl")),
-        similarity=about["similarity"],
-        key=about["key"],
-    )
+    rows = DenseIndex.open(folder)
+    if "key" not in rows.made_by:
+        raise InputError(f"folder: expected a whole index, got {folder}, whose making was stopped; make it again")
+    return Index(rows)
 
 
 def is_index(folder: str | Path, key: str = "") -> bool:
-    """Tell whether `folder` holds a complete index made from `key`; a torn `index.json` is none."""
-    found = io.read_json_or_none(Path(folder) / "index.json")
-    return isinstance(found, dict) and found.get("format") == _FORMAT and found.get("key") == key
+    """Tell whether `folder` holds a whole index made from `key`; a torn `index.json` is none."""
+    found = io.read_json_or_none(Path(folder) / FACTS)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return False
+    made_by = found.get("settings", {}).get("made_by", {})
+    return isinstance(made_by, dict) and made_by.get("key") == key

@@ -49,7 +49,7 @@ def test_lines_stay_lines_and_other_alphabets_stay_themselves():
 
 def test_a_documents_name_is_cleaned_in_report_and_card(tmp_path):
     from omnitune.report.html import render_sheet
-    from omnitune.report.results import Page
+    from omnitune.report.parts import Page
 
     page = Page(id=NASTY, document=NASTY, number=1)
     html = render_sheet(query=NASTY, model="m", pages=[(page, 0.5)])

@@ -25,7 +25,8 @@ from omnitune.finetune.recipe import parse_recipe
 from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.rungs import describe_ladder
 from omnitune.finetune.steps import Done, Steps
-from omnitune.report.results import Ladder, Page
+from omnitune.report.ladder import Ladder
+from omnitune.report.parts import Page
 from omnitune.retrieval.stages import RerankStage
 
 RECIPE = """

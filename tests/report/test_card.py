@@ -8,13 +8,8 @@ import pytest
 import yaml
 
 from omnitune.report import card
-from omnitune.report.card import (
-    CrossEncoderModelCardData,
-    DatasetFacts,
-    ModelFacts,
-    SentenceTransformerModelCardData,
-    TrainingFacts,
-)
+from omnitune.report.card import CrossEncoderModelCardData, SentenceTransformerModelCardData
+from omnitune.report.facts import DatasetFacts, ModelFacts, TrainingFacts
 
 FACTS = ModelFacts(
     family="SentenceTransformer",

@@ -10,26 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from omnitune.report.html import duration, p_value, render_report, render_sheet, write_report
-from omnitune.report.results import (
-    Asked,
-    Case,
-    Contrast,
-    Data,
-    Document,
-    Failure,
-    Interval,
-    Ladder,
-    LossPoint,
-    Page,
-    Report,
-    Run,
-    Rung,
-    SizePoint,
-    Skipped,
-    System,
-    Trial,
-    Words,
-)
+from omnitune.report.ladder import Asked, Failure, Ladder, Rung, Trial
+from omnitune.report.parts import Contrast, Interval, Page, Words
+from omnitune.report.results import Case, Data, Document, LossPoint, Report, Run, SizePoint, Skipped, System
 
 
 def thumbnail(text: str) -> bytes:

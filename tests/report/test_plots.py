@@ -5,8 +5,9 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
+from omnitune.report.parts import Contrast, Interval
 from omnitune.report.plots import dimensions_plot, loss_plot, sizes_plot, systems_plot
-from omnitune.report.results import Contrast, Interval, LossPoint, SizePoint, System
+from omnitune.report.results import LossPoint, SizePoint, System
 
 
 def contrast(dim: int, base: float, tuned: float) -> Contrast:

@@ -147,7 +147,7 @@ def _numbered(html: Path, number: int, total: int) -> Path:
 
 
 def _sheet(html: Path, query: str, model: str, found: "list[Found]", images: list[Any], words: Any = None) -> None:
-    from omnitune.report.results import PAGE_WORDS
+    from omnitune.report.parts import PAGE_WORDS
     from omnitune.retrieval.contact_sheet import write_contact_sheet
 
     write_contact_sheet(html, query=query, model=model, found=found, images=images, words=words or PAGE_WORDS)

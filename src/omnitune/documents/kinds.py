@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omnitune.errors import InputError
-from omnitune.report.results import Words
+from omnitune.report.parts import Words
 
 KindName = Literal["pages", "recordings", "clips"]
 Segmentation = Literal["auto", "windows", "silence", "shots"]

@@ -26,7 +26,7 @@ from omnitune.finetune.recipe import Evaluation
 from omnitune.finetune.steps import Log, Steps
 from omnitune.io import digest
 from omnitune.model.dense import SentenceTransformer
-from omnitune.report.results import Contrast
+from omnitune.report.parts import Contrast
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from omnitune.ops.bm25 import BM25
 from omnitune.ops.metrics import mark_relevant, retrieval_metrics
 from omnitune.ops.quantize import Precision, quantize_embeddings
 from omnitune.ops.significance import paired_bootstrap
-from omnitune.report.results import Contrast, Interval
+from omnitune.report.parts import Contrast, Interval
 from omnitune.retrieval.store import encode_corpus
 
 logger = logging.getLogger(__name__)

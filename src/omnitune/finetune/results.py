@@ -46,15 +46,14 @@ from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import read_jsonl
 from omnitune.ops.quantize import Precision
+from omnitune.report.parts import Contrast, Page
 from omnitune.report.results import (
     Case,
-    Contrast,
     Data,
     Document,
     LossPoint,
     Mining,
     Negative,
-    Page,
     Report,
     Run,
     SizePoint,

@@ -10,7 +10,8 @@ from omnitune.finetune.measure import METRIC, QueryMetrics, TestSet, contrast, i
 from omnitune.finetune.recipe import Evaluation
 from omnitune.finetune.retriever import RetrieverSteps, load_ladder
 from omnitune.ops.bm25 import words
-from omnitune.report.results import Asked, Contrast, Failure, Interval, Ladder, Page, Rung, Trial
+from omnitune.report.ladder import Asked, Failure, Ladder, Rung, Trial
+from omnitune.report.parts import Contrast, Interval, Page
 from omnitune.retrieval.lines import leader_share
 
 MOSTLY_LISTING = 0.3

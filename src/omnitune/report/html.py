@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from omnitune.io import printable, writing
 from omnitune.report import plots
-from omnitune.report.results import PAGE_WORDS, Contrast, Page, Report, Words
+from omnitune.report.parts import PAGE_WORDS, Contrast, Page, Words
+from omnitune.report.results import Report
 from omnitune.report.wording import duration
 
 

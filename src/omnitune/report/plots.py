@@ -16,7 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from omnitune.report.results import Contrast, Interval, LossPoint, SizePoint, System
+from omnitune.report.parts import Contrast, Interval
+from omnitune.report.results import LossPoint, SizePoint, System
 
 _INK, _GRID, _BASE, _TUNED, _OTHER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _VARIABLES = {

@@ -5,70 +5,10 @@ Nothing here computes: numbers and images come in ready. Images are left out of 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-Verdict = Literal["better", "worse", "no measurable difference"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """Words for the parts of a collection, in the singular; an s makes them several.
-
-    Attributes:
-        document: A file of it.
-        page: What is found.
-        sees: What a model is given of that.
-        text: What a text retriever is given of it.
-    """
-
-    document: str = "document"
-    page: str = "page"
-    sees: str = "page image"
-    text: str = "text layer"
-
-
-PAGE_WORDS = Words()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Interval:
-    """A number and the ends of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """The base model against the finetuned one on the same queries.
-
-    Attributes:
-        label: What was searched or varied: `"held-out documents"`, `"all pages"`, `"256 dimensions"`.
-        base: Score of the base model.
-        finetuned: Score of the finetuned model.
-        difference: Finetuned minus base, paired by query.
-        p_value: Two-sided.
-        queries: Number of queries.
-        pages: Number of pages that were searched.
-        dim: Embedding dimension.
-    """
-
-    label: str
-    base: Interval
-    finetuned: Interval
-    difference: Interval
-    p_value: float
-    queries: int
-    pages: int
-    dim: int
-
-    @property
-    def verdict(self) -> Verdict:
-        """Claim that the numbers allow: none while the interval of the difference covers zero."""
-        if self.difference.low > 0:
-            return "better"
-        return "worse" if self.difference.high < 0 else "no measurable difference"
+from omnitune.report.ladder import Ladder, ladder_sentence
+from omnitune.report.parts import PAGE_WORDS, Contrast, Interval, Page, Words
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,32 +71,6 @@ class LossPoint:
     step: int
     epoch: float
     loss: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One page as the report shows it.
-
-    Attributes:
-        id: Key in the corpus.
-        document: File name.
-        number: Page number in the document, from 1.
-        image: JPEG bytes of a thumbnail; empty in the JSON.
-        times: Where a segment of a recording or clip lies in it ("0:30-0:45"); "" for a page.
-        read: The beginning of what was read in a segment: a picture does not show it.
-    """
-
-    id: str
-    document: str
-    number: int
-    image: bytes = dataclasses.field(default=b"", repr=False)
-    times: str = ""
-    read: str = ""
-
-    @property
-    def place(self) -> str:
-        """Place of the page, as people say it."""
-        return f"{self.document}, {self.times or f'page {self.number}'}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,119 +203,6 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One retriever on one set of test queries.
-
-    Attributes:
-        ndcg: NDCG@10 over the held-out documents.
-        difference: To lexical search, paired by query; None for lexical search itself, and where there is none.
-        p_value: Of the difference, two-sided.
-        all_pages: NDCG@10 over all pages.
-    """
-
-    ndcg: Interval
-    difference: Interval | None
-    p_value: float | None
-    all_pages: Interval
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """One retriever of the ladder.
-
-    Attributes:
-        name: As shown.
-        weights: Of its stages, "" for a single one.
-        chosen: Whether it is the run's retriever.
-        titles: On titles.
-        questions: On questions that people brought; None without them.
-        bytes_per_page: What a page takes in the index.
-        milliseconds: Median time of a query; None where it was not measured.
-        validation: NDCG@10 on the validation queries; None for what did not stand for election.
-    """
-
-    name: str
-    weights: str
-    chosen: bool
-    titles: Asked
-    questions: Asked | None
-    bytes_per_page: int
-    milliseconds: float | None
-    validation: float | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A trained candidate beside the best untrained one, on validation documents that its training did not see.
-
-    Attributes:
-        name: As shown.
-        value: NDCG@10, the mean of titles and questions.
-        difference: To the untrained one, over all queries.
-    """
-
-    name: str
-    value: float
-    difference: Interval
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A test query whose right page the chosen retriever did not put first.
-
-    Attributes:
-        query: Its text.
-        expected: The right page that it ranks best.
-        rank: Rank of that page.
-        lexical_rank: Rank of the best right page by lexical search; None where there is none.
-        first: The page that took its place.
-        why: What the two pages have of the query's words, in one sentence.
-    """
-
-    query: str
-    expected: Page
-    rank: int
-    lexical_rank: int | None
-    first: Page
-    why: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
-    """From lexical search to the chosen retriever, on the same test queries.
-
-    Attributes:
-        rungs: From the cheapest to the dearest.
-        headline: Lexical search against the chosen retriever on titles; None where the pages have no text.
-        name: Of the chosen retriever.
-        why: Why it was chosen, in one sentence.
-        queries: Test queries of titles.
-        questions: Test questions.
-        validation: What decided, in words: "200 titles of training documents".
-        asked: The same as `headline` on questions; None without them.
-        dense: The chosen retriever against the best of dense search alone, on titles and on questions.
-        scans: Chosen retriever and lexical search on held-out pages, their text layers against recognised images.
-        trained: Trained candidates on validation documents.
-        failures: Queries that the chosen retriever answers worst, worst first.
-        wall: Milliseconds of a query by the clock: half of them and 95% of them take no longer.
-    """
-
-    rungs: Sequence[Rung]
-    headline: Contrast | None
-    name: str
-    why: str
-    queries: int
-    questions: int
-    validation: str
-    asked: Contrast | None = None
-    dense: Sequence[Contrast] = ()
-    scans: Sequence[Contrast] = ()
-    trained: Sequence[Trial] = ()
-    failures: Sequence[Failure] = ()
-    wall: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything the report shows.
 
@@ -460,7 +261,9 @@ class Report:
     @property
     def sentence(self) -> str:
         """The sentence that somebody who decides needs: whether it is worth deploying."""
-        return _finetuning_sentence(self) if self.main is self.headline else _ladder_sentence(self)
+        if self.ladder is None or self.main is self.headline:
+            return _finetuning_sentence(self)
+        return ladder_sentence(self.ladder, self.metric, self.words)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, images left out, the verdicts and the sentence put in."""
@@ -480,31 +283,6 @@ def _finetuning_sentence(report: Report) -> str:
         return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
     seen = f"on {words.document}s it never saw in training"
     return f"{found}: the finetuned model finds the right {words.page} {contrast.verdict}, {seen}."
-
-
-def _ladder_sentence(report: Report) -> str:
-    """Say whether the chosen retriever is worth deploying instead of lexical search, on titles and on questions."""
-    ladder, words = report.ladder, report.words
-    assert ladder is not None and ladder.headline is not None
-    if ladder.headline.difference.low == ladder.headline.difference.high == 0:
-        return f"Lexical search is enough for these {words.document}s: {ladder.why}"
-    parts = []
-    for one, asked in ((ladder.headline, "titles"), (ladder.asked, "questions that people ask")):
-        if one is not None:
-            parts.append(
-                f"{one.verdict} on {one.queries:,} {asked} ({report.metric} {one.finetuned.value:.3f} against "
-                f"{one.base.value:.3f}, {one.difference.low:+.3f} to {one.difference.high:+.3f})"
-            )
-    verdicts = {one.verdict for one in (ladder.headline, ladder.asked) if one is not None}
-    advice = f"deploy {ladder.name}"
-    if verdicts <= {"no measurable difference"}:
-        advice = f"lexical search is enough, since {ladder.name} was not shown to be worth its cost"
-    elif "worse" in verdicts:
-        advice = "look at the queries below before deploying it"
-    return (
-        f"Against lexical search, on {words.document}s that no choice and no training saw, the chosen retriever is "
-        f"{' and '.join(parts)}: {advice}."
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from omnitune.inputs.image import load_image, on_paper
 from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
 from omnitune.io import writing
 from omnitune.report.html import render_sheet
-from omnitune.report.results import PAGE_WORDS, Page, Words
+from omnitune.report.parts import PAGE_WORDS, Page, Words
 from omnitune.retrieval.base import Found
 
 _WIDTH = 520

@@ -30,7 +30,7 @@ from omnitune.losses import Loss
 from omnitune.model.base import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.report import card
-from omnitune.report.card import TrainingFacts
+from omnitune.report.facts import TrainingFacts
 from omnitune.training import best_metric, binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients

@@ -13,7 +13,7 @@ from omnitune.errors import InputError
 from omnitune.losses import Loss, Strategy
 from omnitune.model.base import Model
 from omnitune.modules.router import Router
-from omnitune.report.card import DatasetFacts, TrainingFacts
+from omnitune.report.facts import DatasetFacts, TrainingFacts
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnitune.errors import InputError
-from omnitune.report.card import SentenceTransformerModelCardData, TrainingFacts
+from omnitune.report.card import SentenceTransformerModelCardData
+from omnitune.report.facts import TrainingFacts
 
 logger = logging.getLogger(__name__)
 

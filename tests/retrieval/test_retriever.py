@@ -108,6 +108,36 @@ def test_build_search_save_open_add_remove(
     assert not {hit.document for hit in again.search(query, top_k=12)} & {"c.pdf"}
 
 
+def test_dense_and_late_stages_of_one_model_share_file_and_forward(
+    model: SentenceTransformer, tiny_bert: Path, pages: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    one = Retriever.build(pages, [DenseStage(model=model), LateStage(model=model, pooled=4)], show_progress=False)
+    other = SentenceTransformer(str(tiny_bert), device="cpu")
+    two = Retriever.build(pages, [DenseStage(model=model), LateStage(model=other, pooled=4)], show_progress=False)
+    one.save(tmp_path / "one")
+    two.save(tmp_path / "two")
+    assert [path.name for path in (tmp_path / "one" / "model").iterdir()] == ["dense"]
+    assert sorted(path.name for path in (tmp_path / "two" / "model").iterdir()) == ["dense", "late"]
+    forwards: list[int] = []
+    forward = SentenceTransformer.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        forwards.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "forward", counted)
+    queries = [pages[3]["text"], "pumpkin soup", "garlic"]
+    found = []
+    for retriever, expected in [(one, 1), (Retriever.open(tmp_path / "one"), 1), (two, 2)]:
+        forwards.clear()
+        found.append([[(hit.id, hit.stages) for hit in hits] for hits in retriever.search(queries, explain=True)])
+        assert len(forwards) == expected
+    assert found[0] == found[1] == found[2]
+    opened = Retriever.open(tmp_path / "one")
+    opened.save(tmp_path / "copy")
+    assert Retriever.open(tmp_path / "copy").search("garlic") == opened.search("garlic")
+
+
 def test_a_moved_folder_opens_and_another_model_is_told(
     model: SentenceTransformer, tiny_bert: Path, pages: list[dict[str, Any]], tmp_path: Path
 ) -> None:

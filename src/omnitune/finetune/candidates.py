@@ -18,6 +18,7 @@ from omnitune.finetune.measure import METRIC, QueryMetrics, Search, TestSet, sco
 from omnitune.finetune.pools import Source
 from omnitune.finetune.recipe import Evaluation, Retrieving
 from omnitune.ops.significance import paired_bootstrap
+from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import Fusion, Scores
 
@@ -175,7 +176,7 @@ def scored(retriever: Retriever, test: TestSet) -> Scored:
     """Scores by every stage of a retriever whose rows are those of the corpus."""
     allowed = np.zeros(retriever.segments.size, dtype=bool)
     allowed[list(test.rows)] = True
-    return retriever.candidates(test.queries, 10, allowed)
+    return propose(retriever.stages, retriever.indexes, test.queries, 10, allowed)
 
 
 def fused_search(scores: Scored, weights: Mapping[str, float], test: TestSet) -> Search:

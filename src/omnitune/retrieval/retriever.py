@@ -20,46 +20,33 @@ from numpy.typing import NDArray
 from omnitune import io
 from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
-from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
-from omnitune.retrieval.dense_index import DenseIndex
+from omnitune.retrieval.base import SegmentedIndex, best_rows
+from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.hits import Hit, page_words
-from omnitune.retrieval.late_index import LateIndex
-from omnitune.retrieval.lexical import LexicalIndex
-from omnitune.retrieval.lines import LineIndex, ListingIndex
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
 from omnitune.retrieval.segments import Part, Segments, Where
-from omnitune.retrieval.sparse_index import SparseIndex
 from omnitune.retrieval.stages import (
     KINDS,
     REFINING,
     Fusion,
-    LateStage,
-    LexicalStage,
-    LineStage,
-    ListingStage,
     ModelStage,
     RerankStage,
     Scores,
-    SparseStage,
     Stage,
+    index_of,
     load_encoder,
 )
 
 FACTS = "retriever.json"
 FORMAT = 1
-PROPOSED = 256
-"""Pages of a query that each stage proposes, unless a late stage says otherwise."""
 
 PAGES_AT_ONCE = 1024
 """Pages that are encoded and written together: what a stop can lose, and what is held in memory."""
 
 Query = str | Mapping[str, Any]
 """A text, or text and media by their modality."""
-
-_BY_WORDS = ("lexical", "sparse")
-"""Stages that find a page by what it shares with the query."""
 
 _DETAILS = ("text", "boxes")
 """Values of a page that results show and no filter reads."""
@@ -103,7 +90,7 @@ class Retriever:
         self.folder: Path | None = None
         settings = self.segments.settings.get("stages", {})
         self.indexes: dict[str, SegmentedIndex] = {
-            kind: _index(stage, self.segments, settings.get(kind, {})) for kind, stage in self.stages.items()
+            kind: index_of(stage, self.segments, settings.get(kind, {})) for kind, stage in self.stages.items()
         }
 
     # -- make, open, save
@@ -160,7 +147,7 @@ class Retriever:
         stages: list[Any] = []
         for one in facts["stages"]:
             made = KINDS[one["kind"]]
-            model = {"model": place / "model" / one["kind"]} if issubclass(made, ModelStage) else {}
+            model = {"model": place / "model" / one.get("model", one["kind"])} if issubclass(made, ModelStage) else {}
             stages.append(made(**one["settings"], **model))
         fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
         rerank = None
@@ -177,8 +164,9 @@ class Retriever:
             ResourceError: The disk is full, or the folder cannot be written to.
         """
         place = io.writable_folder(Path(folder))
+        models = self._models()
         for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
-            if isinstance(stage, ModelStage | RerankStage):
+            if isinstance(stage, ModelStage | RerankStage) and models.get(kind, kind) == kind:
                 _save_model(stage, place / "model" / kind)
         self._describe()
         self.segments.save(place / "index")
@@ -186,7 +174,10 @@ class Retriever:
             self.folder = place
         facts = {
             "format": FORMAT,
-            "stages": [{"kind": kind, "settings": stage.facts()} for kind, stage in self.stages.items()],
+            "stages": [
+                {"kind": kind, "settings": stage.facts(), **({"model": models[kind]} if kind in models else {})}
+                for kind, stage in self.stages.items()
+            ],
             "fusion": None
             if self.fusion is None
             else {"weights": dict(self.fusion.weights), "method": self.fusion.method, "k": self.fusion.k},
@@ -195,6 +186,14 @@ class Retriever:
         with io.writing(place / "README.md") as temporary:
             temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
         io.write_json(place / FACTS, facts)
+
+    def _models(self) -> dict[str, str]:
+        """Kind of every stage with a model, to the kind under which it is saved: the first that has the same one."""
+        having = {kind: stage for kind, stage in self.stages.items() if isinstance(stage, ModelStage)}
+        return {
+            kind: next(first for first, other in having.items() if other.model == stage.model)
+            for kind, stage in having.items()
+        }
 
     def _describe(self) -> None:
         settings = {kind: index.settings for kind, index in self.indexes.items()}
@@ -357,54 +356,12 @@ class Retriever:
         if not queries or not allowed.any():
             nothing: list[list[Hit]] = [[] for _ in queries]
             return [] if single else nothing
+        proposed = propose(self.stages, self.indexes, queries, top_k, allowed)
         found = [
             self._hits(one, top_k, candidates, scores, explain)
-            for one, (candidates, scores) in zip(queries, self.candidates(queries, top_k, allowed), strict=True)
+            for one, (candidates, scores) in zip(queries, proposed, strict=True)
         ]
         return found[0] if single else found
-
-    def candidates(
-        self, queries: Sequence[Query], top_k: int, allowed: NDArray[np.bool_]
-    ) -> list[tuple[NDArray[np.int64], dict[str, Scores]]]:
-        """For every query the rows that a stage proposes `(candidates,)`, and every stage's scores of them."""
-        late = self.stages.get("late")
-        most = max(top_k, late.candidates if isinstance(late, LateStage) else PROPOSED)
-        whole: dict[str, list[Scores]] = {}
-        if "lexical" in self.stages:
-            whole["lexical"] = list(self.indexes["lexical"].scores(queries, allowed, unmatched=True))
-        for kind in ("dense", "sparse"):
-            stage = self.stages.get(kind)
-            if isinstance(stage, ModelStage):
-                options = {"unmatched": True} if kind in _BY_WORDS else {}
-                whole[kind] = list(self.indexes[kind].scores(stage.encode_queries(queries), allowed, **options))
-        proposed = [
-            [
-                # A page without a word of the query is no candidate, though it has a score, 0, for the fusion.
-                best_rows(
-                    np.where(found[number] == 0, MISSING, found[number]) if kind in _BY_WORDS else found[number], most
-                )
-                for kind, found in whole.items()
-            ]
-            for number in range(len(queries))
-        ]
-        if isinstance(late, LateStage):
-            index = self.indexes["late"]
-            assert isinstance(index, LateIndex)
-            asked = late.encode_queries(queries)
-            if late.pooled or not whole:
-                own = index.propose(asked, allowed, most)
-                proposed = [[*others, rows] for others, rows in zip(proposed, own, strict=True)]
-            rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
-            whole["late"] = list(index.scores(asked, allowed, rows=rows))
-        rows = [np.unique(np.concatenate(some)).astype(np.int64) for some in proposed]
-        for kind in self.stages.keys() & REFINING:
-            refined = self.indexes[kind]
-            assert isinstance(refined, LineIndex | ListingIndex)
-            whole[kind] = list(refined.scores([str(query) for query in queries], allowed, rows=rows))
-        return [
-            (chosen, {kind: scores[number][chosen] for kind, scores in whole.items()})
-            for number, chosen in enumerate(rows)
-        ]
 
     def _hits(
         self, query: Query, top_k: int, rows: NDArray[np.int64], scores: dict[str, Scores], explain: bool
@@ -459,22 +416,6 @@ class Retriever:
 def is_retriever(folder: str | Path) -> bool:
     """Tell whether a folder holds a retriever."""
     return (Path(folder) / FACTS).is_file()
-
-
-def _index(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> SegmentedIndex:
-    """The index of a stage over the retriever's pages; its settings are those it was made with."""
-    prefix = f"{stage.kind}."
-    if isinstance(stage, LexicalStage):
-        return LexicalIndex(segments, prefix=prefix, k1=stage.k1, b=stage.b)
-    if isinstance(stage, LineStage):
-        return LineIndex(segments, prefix=prefix, beta=stage.beta)
-    if isinstance(stage, ListingStage):
-        return ListingIndex(segments, prefix=prefix)
-    if isinstance(stage, LateStage):
-        return LateIndex(segments, prefix=prefix, **(settings or {"codec": stage.codec, "pooled": stage.pooled}))
-    if isinstance(stage, SparseStage):
-        return SparseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
-    return DenseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
 
 
 def _page(item: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from omnitune.model.dense import SentenceTransformer
 from omnitune.model.family import MULTI_VECTOR, class_of
 from omnitune.model.sparse import SparseEncoder
 from omnitune.model.windows import OVERLAP, window_cutter
-from omnitune.retrieval.base import MISSING, check_model
-from omnitune.retrieval.late_index import CANDIDATES, POOLED
-from omnitune.retrieval.lines import BETA
+from omnitune.retrieval.base import MISSING, SegmentedIndex, check_model
+from omnitune.retrieval.dense_index import DenseIndex
+from omnitune.retrieval.late_index import CANDIDATES, POOLED, LateIndex
+from omnitune.retrieval.lexical import LexicalIndex
+from omnitune.retrieval.lines import BETA, LineIndex, ListingIndex
 from omnitune.retrieval.packed import Packed
-from omnitune.retrieval.sparse_index import Weights
+from omnitune.retrieval.segments import Segments
+from omnitune.retrieval.sparse_index import SparseIndex, Weights
 from omnitune.retrieval.store import encode_corpus, identity, weights_identity
 from omnitune.retrieval.token_codec import Codec
 from omnitune.retrieval.windows import grouped
@@ -78,6 +81,12 @@ class TokenVectors:
         """Token vectors `(tokens, dim)` of every document, without those of punctuation."""
         made = self.model.encode_document(list(inputs), output_value="token_embeddings", **options)
         return [_unit(row)[kept] for row, kept in zip(made, self.said(inputs, list(map(len, made))), strict=True)]
+
+    def encode_both(self, queries: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """Vectors `(queries, dim)` of queries as the dense encoder makes them, and `encode_query`, of one forward."""
+        made = self.model.encode_query(list(queries), output_value=None, show_progress_bar=False)
+        dense = np.stack([one["sentence_embedding"][: self.model.truncate_dim].float().cpu().numpy() for one in made])
+        return dense, [_unit(one["token_embeddings"][: int(one["attention_mask"].sum())]) for one in made]
 
     def said(self, inputs: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
         """Masks of the tokens of documents that are no punctuation; where a prompt was put before them, of all."""
@@ -164,14 +173,18 @@ class ModelStage:
     identity: str = ""
     loaded: Any = field(default=None, repr=False)
 
-    def encoder(self) -> Any:
+    def encoder(self, found: Any = None) -> Any:
         """The encoder, loaded at the first call.
+
+        Args:
+            found: The model, where another stage has loaded it from the same directory.
 
         Raises:
             InputError: It is not the one that the index was made by; names both.
         """
         if self.loaded is None:
-            found = self.load(self.model) if isinstance(self.model, str | Path) else self.model
+            if found is None:
+                found = self.load(self.model) if isinstance(self.model, str | Path) else self.model
             held = weights_identity(found) if isinstance(found, Model) else ""
             if self.identity and held:
                 made_by = {"model": f"that of stage {self.kind}", "identity": self.identity}
@@ -384,3 +397,19 @@ Stage = LexicalStage | LineStage | ListingStage | DenseStage | SparseStage | Lat
 KINDS: Mapping[str, type] = {
     one.kind: one for one in (LexicalStage, LineStage, ListingStage, DenseStage, SparseStage, LateStage)
 }
+
+
+def index_of(stage: Stage, segments: Segments, settings: Mapping[str, Any]) -> SegmentedIndex:
+    """The index of a stage over a retriever's pages; its settings are those it was made with."""
+    prefix = f"{stage.kind}."
+    if isinstance(stage, LexicalStage):
+        return LexicalIndex(segments, prefix=prefix, k1=stage.k1, b=stage.b)
+    if isinstance(stage, LineStage):
+        return LineIndex(segments, prefix=prefix, beta=stage.beta)
+    if isinstance(stage, ListingStage):
+        return ListingIndex(segments, prefix=prefix)
+    if isinstance(stage, LateStage):
+        return LateIndex(segments, prefix=prefix, **(settings or {"codec": stage.codec, "pooled": stage.pooled}))
+    if isinstance(stage, SparseStage):
+        return SparseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))
+    return DenseIndex(segments, prefix=prefix, **(settings or {"dtype": stage.dtype}))

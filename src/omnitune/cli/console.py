@@ -51,7 +51,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str 
     """Print a table: the first column to the left, the others to the right."""
     shown = Table(title=escape(printable(title, lines=False)) or None, title_justify="left", title_style="bold")
     for number, heading in enumerate(headings):
-        shown.add_column(escape(heading), justify="left" if number == 0 else "right", overflow="fold")
+        # Numbers stay whole in a narrow terminal: names give way.
+        short = number > 0 and all(len(line) < 16 for row in rows for line in row[number].splitlines())
+        shown.add_column(escape(heading), justify="left" if number == 0 else "right", overflow="fold", no_wrap=short)
     for row in rows:
         shown.add_row(*(escape(printable(cell)) for cell in row))
     with _writing():

@@ -169,21 +169,15 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
                 f"{one.name} (chosen)" if one.chosen else one.name,
                 _spread(one.titles.ndcg),
                 "" if one.titles.difference is None else f"{one.titles.difference.value:+.3f}",
-                "" if one.questions is None else _spread(one.questions.ndcg),
+                *([] if one.questions is None else [_spread(one.questions.ndcg)]),
                 f"{one.bytes_per_page:,}",
                 "" if one.milliseconds is None else f"{one.milliseconds:.0f}",
             ]
             for one in ladder.rungs
         ]
-        heads = [
-            "retriever",
-            f"{outcome.report.metric} on titles",
-            "against lexical",
-            "on questions",
-            "bytes",
-            "CPU ms",
-        ]
-        console.table(heads, shown, title="On the held-out documents")
+        asked = ["questions"] if ladder.questions else []
+        heads = ["retriever", "titles", "to lexical", *asked, "bytes", "CPU ms"]
+        console.table(heads, shown, title=f"{outcome.report.metric} on the held-out documents")
         for one in (*ladder.dense, *ladder.scans):
             console.say(f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} "
                         f"({one.difference.low:+.3f} to {one.difference.high:+.3f})")  # fmt: skip
@@ -200,7 +194,7 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
 
 
 def _spread(found: Any) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:.3f}\n{found.low:.3f} to {found.high:.3f}"
 
 
 def command_of(name: str, folder: Path, out: Path, options: Mapping[str, Any]) -> str:

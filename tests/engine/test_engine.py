@@ -180,6 +180,14 @@ def test_modes_come_back_when_the_last_thread_leaves() -> None:
     assert model.training and model.drop.training
 
 
+def test_a_model_in_evaluation_mode_is_not_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Recorder(dropout=0.5).eval()
+    monkeypatch.setattr(model, "train", lambda mode: pytest.fail("walks all modules for nothing"))
+    with Engine(model).evaluating():
+        assert not model.drop.training
+    assert not model.training and not model.drop.training
+
+
 def test_a_mini_batch_ends_before_items_that_would_be_mostly_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "ENOUGH_TOKENS", {"cpu": 150})
     model = Recorder()

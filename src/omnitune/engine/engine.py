@@ -162,7 +162,7 @@ class Engine:
         self._turn = threading.Lock()
         self.inputs = InputCache(model, self._turn)
         self._mode = threading.Lock()
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._training: list[nn.Module] = []
         self._inferring = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,17 +191,18 @@ class Engine:
         with self._mode:
             self._inferring += 1
             if self._inferring == 1:
-                self._modes = [(module, module.training) for module in self.model.modules()]
-                self.model.eval()
+                self._training = [module for module in self.model.modules() if module.training]
+                if self._training:  # a search encodes one query after another: walking the modules is a tenth of that
+                    self.model.eval()
         try:
             yield
         finally:
             with self._mode:
                 self._inferring -= 1
                 if not self._inferring:
-                    for module, training in self._modes:
-                        module.training = training
-                    self._modes = []
+                    for module in self._training:
+                        module.training = True
+                    self._training = []
 
     def parameters(self) -> Iterable[Tensor]:
         """The model's weights."""

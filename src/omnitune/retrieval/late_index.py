@@ -5,7 +5,7 @@ two computes MaxSim on the candidates alone. Exact search computes it on all. Do
 tokens, never the longest one's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -228,16 +228,9 @@ class LateIndex(SegmentedIndex):
             some = [slice(int(a), int(b)) for a, b in zip(starts_of, stops, strict=True)]
             kept = parts.pop("scales", None)
             scales = None if kept is None else np.concatenate([kept[one] for one in some]).astype(np.float32)
-
-            def decode(first: int, last: int, parts: dict[str, Array] = parts, some: list[slice] = some) -> Tensor:
-                # Whole slices are copied; picking vectors one by one costs more than their products.
-                return codec.decode(
-                    {name: np.concatenate([array[one] for one in some[first:last]]) for name, array in parts.items()},
-                    scaled=False,
-                )
-
+            offsets = offsets_of(stops - starts_of)
             own = np.array([0, len(vectors)])
-            scores = maxsim_blocks(vectors, own, decode, offsets_of(stops - starts_of), scales)
+            scores = maxsim_blocks(vectors, own, _reader(codec, parts, some, offsets), offsets, scales)
             made[here] = scores[0]
         return made
 
@@ -246,3 +239,33 @@ def _tokens(held: Mapping[str, Array]) -> dict[str, Array]:
     """The arrays of a segment that stand for its token vectors, by the codec's names."""
     names = {"values": "tokens", "scales": "scales", "centroids": "codes"}
     return {name: held[stored] for name, stored in names.items() if stored in held}
+
+
+def _reader(
+    codec: TokenCodec, held: Mapping[str, Array], places: Sequence[slice], offsets: NDArray[np.int64]
+) -> Callable[[int, int], Tensor]:
+    """Return what reads the token vectors of the documents from number `first` to `last`, without their scales.
+
+    Args:
+        codec: Of the vectors.
+        held: Arrays of a segment.
+        places: Where the vectors of each document are in them.
+        offsets: Where each document would start if they followed one another, and the end `(documents + 1,)`.
+    """
+    block = torch.empty(0)
+
+    def read(first: int, last: int) -> Tensor:
+        # Whole slices are copied; picking vectors one by one costs more than their products.
+        if not codec.plain:
+            arrays = {name: np.concatenate([array[one] for one in places[first:last]]) for name, array in held.items()}
+            return codec.decode(arrays, scaled=False)
+        # One buffer for all blocks: it stays in the processor's cache, and new memory is dear at its first touch.
+        nonlocal block
+        count = int(offsets[last] - offsets[first])
+        if len(block) < count:
+            block = torch.empty(count, codec.dim)
+        for one, start in zip(places[first:last], (offsets[first:last] - offsets[first]).tolist(), strict=True):
+            block[start : start + one.stop - one.start].copy_(torch.from_numpy(held["values"][one]))
+        return block[:count]
+
+    return read

@@ -58,6 +58,11 @@ class TokenCodec:
         """Tell whether nothing is left to be learned."""
         return not self.bits or bool(self.tables)
 
+    @property
+    def plain(self) -> bool:
+        """Tell whether decoding, but for scales, is a change of the number format."""
+        return self.name in ("float32", "float16", "int8")
+
     def fit(self, vectors: NDArray[np.float32], *, expected: int | None = None, seed: int = 0) -> None:
         """Learn the tables of a residual codec from a sample of the vectors; other codecs need none.
 

@@ -164,9 +164,10 @@ class Retriever:
             ResourceError: The disk is full, or the folder cannot be written to.
         """
         place = io.writable_folder(Path(folder))
-        models = self._models()
+        dense, late = self.stages.get("dense"), self.stages.get("late")
+        shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
         for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
-            if isinstance(stage, ModelStage | RerankStage) and models.get(kind, kind) == kind:
+            if isinstance(stage, ModelStage | RerankStage) and not (shared and kind == "late"):
                 _save_model(stage, place / "model" / kind)
         self._describe()
         self.segments.save(place / "index")
@@ -175,7 +176,7 @@ class Retriever:
         facts = {
             "format": FORMAT,
             "stages": [
-                {"kind": kind, "settings": stage.facts(), **({"model": models[kind]} if kind in models else {})}
+                {"kind": kind, "settings": stage.facts()} | ({"model": "dense"} if shared and kind == "late" else {})
                 for kind, stage in self.stages.items()
             ],
             "fusion": None
@@ -186,14 +187,6 @@ class Retriever:
         with io.writing(place / "README.md") as temporary:
             temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
         io.write_json(place / FACTS, facts)
-
-    def _models(self) -> dict[str, str]:
-        """Kind of every stage with a model, to the kind under which it is saved: the first that has the same one."""
-        having = {kind: stage for kind, stage in self.stages.items() if isinstance(stage, ModelStage)}
-        return {
-            kind: next(first for first, other in having.items() if other.model == stage.model)
-            for kind, stage in having.items()
-        }
 
     def _describe(self) -> None:
         settings = {kind: index.settings for kind, index in self.indexes.items()}

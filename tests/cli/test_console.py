@@ -134,3 +134,10 @@ def test_a_worker_that_is_ended_says_nothing(monkeypatch):
     with pytest.raises(main.Terminated):
         main._terminate(signal.SIGTERM, None)
     assert ended == [143]
+
+
+def test_numbers_stay_whole_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(console, "out", console.Console(width=44))
+    console.table(["retriever", "titles"], [["late interaction, lines and listings", "0.934\n0.887 to 0.975"]])
+    shown = capsys.readouterr().out
+    assert "0.887 to 0.975" in shown and max(map(len, shown.splitlines())) == 44

@@ -8,7 +8,7 @@ import pytest
 
 from omnitune import Retriever
 from omnitune.errors import InputError
-from omnitune.retrieval.lines import LineIndex, ListingIndex, leader_share
+from omnitune.retrieval.lines import LineIndex, ListingIndex, leader_share, listing_share
 from omnitune.retrieval.stages import Fusion, LexicalStage, LineStage, ListingStage
 
 CONTENTS = "Contents\nGreasing the bearing . . . . . 12\nChanging the oil ....... 14\nIndex · · · · 16"
@@ -58,6 +58,15 @@ def test_a_share_of_leaders_by_hand() -> None:
     index = ListingIndex()
     index.add([{"id": "a"}, {"id": "b"}], [CONTENTS, ANSWER])
     assert [hit.score for hit in index.search(["anything"])[0]] == [0.0, -0.75]
+
+
+def test_a_recognised_table_of_contents_lists_though_its_leaders_are_gone() -> None:
+    recognised = "5.4 Mixed vectors\n\n5.5 Product of two array\n5.6 Transpose\n5.7 Matrix facilities\n33\n6 Lists"
+    assert listing_share(recognised) == 1.0 and leader_share(recognised) == 0.0
+    assert listing_share(recognised + "\nA line of a sentence says what is done with these words.") == 0.0
+    assert listing_share("轴承每周需要润滑一次并且必须检查温度以及振动情况。\n油\n水\n火\n土") == 0.0
+    assert listing_share("Figure 3\nGreasing") == 0.0, "too little to judge"
+    assert listing_share(CONTENTS) == leader_share(CONTENTS)
 
 
 def test_they_refine_a_ranking_and_are_saved(tmp_path: Path) -> None:

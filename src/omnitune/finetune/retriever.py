@@ -64,7 +64,7 @@ _TIMED = 12
 _WALL = 60
 """Queries that are timed for the choice, and by the clock for the report."""
 
-_VERSION = 2
+_VERSION = 3
 """Changes when the same inputs would give another retriever."""
 
 

@@ -21,6 +21,14 @@ from omnitune.retrieval.segments import Part, Segments
 BETA = 0.5
 """Weight of the line's other words against the query's: below 1, a long line that holds the query still counts."""
 
+PROSE_WORDS, PROSE_LETTERS = 8, 20
+"""Words, and letters of Chinese, Japanese or Thai, from which a line is of a sentence."""
+
+LEAST_PROSE, FEWEST_LINES = 0.05, 5
+"""Share of such lines below which a page of that many lines lists others (docs/decisions/081)."""
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_UNPARTED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 _LEADER = re.compile(r"(?:[.…·] ?){4,}")
 
 
@@ -32,6 +40,25 @@ def leader_share(text: str) -> float:
         0.5
     """
     return min(1.0, len(_LEADER.findall(text)) / (text.count("\n") + 1))
+
+
+def listing_share(text: str) -> float:
+    r"""Share of a page that lists other pages: its dotted leaders a line, or 1 where hardly a line is of a sentence.
+
+    Recognition drops most leaders and page numbers, so of a scan only the second sign is left. Prose is a line of
+    `PROSE_WORDS` words, or of `PROSE_LETTERS` letters in a script that does not part them.
+
+    Example:
+        >>> listing_share("Contents\n1 Greasing the bearing\n2 Oil\n3 Changing the filter\n4 Index")
+        1.0
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < FEWEST_LINES:
+        return leader_share(text)
+    prose = sum(
+        len(_WORD.findall(line)) >= PROSE_WORDS or len(_UNPARTED.findall(line)) >= PROSE_LETTERS for line in lines
+    )
+    return 1.0 if prose < LEAST_PROSE * len(lines) else leader_share(text)
 
 
 class LineIndex(SegmentedIndex):
@@ -182,7 +209,7 @@ class LineIndex(SegmentedIndex):
 
 
 class ListingIndex(SegmentedIndex):
-    r"""Hold back pages that list others: minus the share of their lines with dotted leaders, from -1 to 0.
+    r"""Hold back pages that list others: minus `listing_share`, from -1 to 0.
 
     Example:
         >>> index = ListingIndex()
@@ -195,7 +222,7 @@ class ListingIndex(SegmentedIndex):
 
     def pack(self, rows: Sequence[str]) -> dict[str, Array]:
         """The share of every text `(texts,)`."""
-        return {f"{self.prefix}shares": np.array([leader_share(text) for text in rows], dtype=np.float32)}
+        return {f"{self.prefix}shares": np.array([listing_share(text) for text in rows], dtype=np.float32)}
 
     def scores(
         self,

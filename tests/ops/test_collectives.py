@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import nn
 
 from omnitune.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+from omnitune.losses.base import Loss
+from omnitune.losses.sparse import FlopsLoss, SpladeLoss
 from omnitune.ops.collectives import gather_columns, gather_embeddings, gather_rows, world_size
 from omnitune.types import Embeddings
 
@@ -37,9 +39,29 @@ def losses(gather: bool) -> list[MultipleNegativesRankingLoss | MatryoshkaLoss]:
     return [*plain, *(MatryoshkaLoss(Model(), loss, [8, 4]) for loss in plain)]
 
 
+def regularizers() -> list[nn.Module]:
+    """FLOPS alone, with a threshold, and both of SpladeLoss beside a loss that is always zero."""
+
+    class Alone(FlopsLoss):
+        def objective(self, embeddings, labels):
+            return self.compute_loss_from_embeddings(torch.cat([e.values for e in embeddings]))
+
+    class Zero(Loss):
+        def objective(self, embeddings, labels):
+            return embeddings[0].values.sum() * 0.0
+
+    return [Alone(None), Alone(None, threshold=4), SpladeLoss(Model(), Zero(Model()), 0.3, 0.7)]
+
+
+def words_above_zero(rows: int) -> list[torch.Tensor]:
+    """As of SPLADE: none below zero, about half of them zero, more of them in the rows of the second rank."""
+    return [(c + torch.linspace(-1, 1, rows, dtype=c.dtype)[:, None]).relu() for c in columns(rows)]
+
+
 def gradient(loss: nn.Module, batch: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
     leaves = [c.detach().clone().requires_grad_() for c in batch]
     value = loss.objective([Embeddings(leaf) for leaf in leaves], None)
+    value = sum(value.values()) if isinstance(value, dict) else value
     value.backward()
     return value.item(), torch.stack([leaf.grad for leaf in leaves])
 
@@ -69,6 +91,8 @@ def work(rank: int, port: int, folder: str) -> None:
     batch = [c[rank * 3 : rank * 3 + 3] for c in columns(6)]
     results = [gradient(loss, batch) for loss in losses(gather=True)]
     found |= {"losses": [v for v, _ in results], "gradients": [g.tolist() for _, g in results]}
+    results = [gradient(loss, [c[rank * 3 : rank * 3 + 3] for c in words_above_zero(6)]) for loss in regularizers()]
+    found |= {"flops": [v for v, _ in results], "flops_gradients": [g.tolist() for _, g in results]}
     found["negatives"] = losses(gather=True)[0].negatives_per_query(64, 3)
     uneven = [c[:3] if rank == 0 else c[3:5] for c in columns(5)]
     found["uneven"] = gradient(losses(gather=True)[2], uneven)[0]
@@ -116,6 +140,18 @@ def test_two_ranks_equal_one_process(ranks):
         # A trainer averages over ranks.
         joined = torch.cat([torch.tensor(rank["gradients"][i], dtype=torch.float64) for rank in ranks], dim=1) / 2
         assert torch.allclose(joined, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_flops_hold_as_sparse_on_two_ranks_as_on_one(ranks, which):
+    """Same value on both ranks and in one process, and the mean of the gradients is that of one process."""
+    whole, gradients = gradient(regularizers()[which], words_above_zero(6))
+    halves = [gradient(regularizers()[which], [c[s : s + 3] for c in words_above_zero(6)])[0] for s in (0, 3)]
+    for rank, alone in zip(ranks, halves, strict=True):
+        assert rank["flops"][which] == pytest.approx(whole, rel=1e-12)
+        assert abs(alone - whole) > 0.1  # what a mean of one rank's rows would give
+    joined = torch.cat([torch.tensor(rank["flops_gradients"][which], dtype=torch.float64) for rank in ranks], dim=1)
+    torch.testing.assert_close(joined / 2, gradients, rtol=0, atol=1e-12)
 
 
 def test_unequal_batches_equal_one_process(ranks):

@@ -4,7 +4,8 @@ A segment keeps, for every term (a column that some row uses), the rows that use
 takes two bytes in segments of up to 65,536 rows, four in others; a weight takes four, two or one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -17,6 +18,10 @@ from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.segments import Part, Segments
 
 Weights: TypeAlias = Literal["float32", "float16", "uint8"]
+
+POSTINGS_AT_ONCE = 1 << 15
+"""Postings of a query that are added up at a time. Larger buffers are given back to the system and taken anew, and
+their page faults cost more than the additions: 7.9 instead of 1.7 ms over 500,000 postings."""
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -150,8 +155,8 @@ class SparseIndex(SegmentedIndex):
         total = np.zeros(size, dtype=np.float64)
         start = 0
         for part in self.segments.parts:
-            rows, products = self._products(part, columns, weights)
-            np.add.at(total[start : start + len(part)], rows, products)
+            for rows, products in self._products(part, columns, weights):
+                np.add.at(total[start : start + len(part)], rows, products)
             start += len(part)
         scores = total.astype(np.float32)
         if hidden is not None:
@@ -160,8 +165,12 @@ class SparseIndex(SegmentedIndex):
             scores[scores == 0] = MISSING
         return scores
 
-    def _products(self, part: Part, columns: Array, weights: Array) -> tuple[Array, Array]:
-        """Find rows of a segment that share a term with a query, once for each, and what that adds to their scores."""
+    def _products(self, part: Part, columns: Array, weights: Array) -> Iterator[tuple[Array, Array]]:
+        """Find rows of a segment that share a term with a query, once for each, and what that adds to their scores.
+
+        Yields:
+            Rows `(postings,)` of some of the terms and the products, float64.
+        """
         # Plain views: slicing a memory map costs more than its numbers.
         held = {
             name: np.asarray(part.arrays[self.prefix + name]) for name in ("terms", "terms_starts", "rows", "weights")
@@ -171,18 +180,22 @@ class SparseIndex(SegmentedIndex):
         if len(held["terms"]):
             there = held["terms"][at] == columns
         at, asked = at[there], weights[there].astype(np.float64)
-        if not len(at):
-            return np.zeros(0, np.int64), np.zeros(0)
         starts, stops = held["terms_starts"][at], held["terms_starts"][at + 1]
+        factors, added = asked, None
+        if f"{self.prefix}step" in part.arrays:
+            low, step = (part.arrays[self.prefix + name][at] for name in ("low", "step"))
+            factors, added = asked * step, asked * low
+        lengths = stops - starts
         # Whole slices are copied; picking postings one by one costs more than their products.
         spans = [slice(*span) for span in zip(starts.tolist(), stops.tolist(), strict=True)]
-        rows = np.concatenate([held["rows"][span] for span in spans])
-        found = np.concatenate([held["weights"][span] for span in spans]).astype(np.float64)
-        lengths = stops - starts
-        if f"{self.prefix}step" not in part.arrays:
-            return rows, found * np.repeat(asked, lengths)
-        low, step = (part.arrays[self.prefix + name][at] for name in ("low", "step"))
-        return rows, found * np.repeat(asked * step, lengths) + np.repeat(asked * low, lengths)
+        ends = np.flatnonzero(np.diff(np.cumsum(lengths) // POSTINGS_AT_ONCE)) + 1
+        for first, last in pairwise([0, *ends.tolist(), len(spans)] if spans else []):
+            rows = np.concatenate([held["rows"][span] for span in spans[first:last]])
+            found = np.concatenate([held["weights"][span] for span in spans[first:last]]).astype(np.float64)
+            found *= np.repeat(factors[first:last], lengths[first:last])
+            if added is not None:
+                found += np.repeat(added[first:last], lengths[first:last])
+            yield rows, found
 
 
 def sparse_rows(rows: Any) -> Packed:

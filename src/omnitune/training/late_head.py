@@ -12,6 +12,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,31 +155,31 @@ def train_head(
     rows = torch.arange(len(queries))[~torch.isin(torch.arange(len(queries)), held)]
     listed = _candidates(pages, positives, hard_negatives, negatives)
     real = (listed >= 0).to(device)
-    short = _shortlist(queries, pages, listed)
+    short = _shortlists(queries, pages, listed)
 
     def scores(some: Tensor, won: Tensor) -> Tensor:
         """Scores of some queries' candidates `(queries, candidates)` by the tokens that won."""
         tokens, row_of = (each.to(device) for each in _tokens(queries, some))
         own = F.normalize(queries.values[tokens].float() @ projection.T, dim=-1)
-        found = F.normalize(pages.values[won[tokens]].float() @ projection.T, dim=-1)
+        similar: Tensor = _Cosines.apply(own, projection, pages.values[won[tokens]].float())
         weigh = own.new_ones(len(own)) if weights is None else weights.weights(own)
-        sums = own.new_zeros(len(some), found.shape[1])
-        sums = sums.index_add(0, row_of, torch.einsum("tcd,td->tc", found, own) * weigh[:, None])
+        sums = own.new_zeros(len(some), similar.shape[1]).index_add(0, row_of, similar * weigh[:, None])
         scores = sums / own.new_zeros(len(some)).index_add(0, row_of, weigh)[:, None]
         return scores.masked_fill(~real[some], _NO_CANDIDATE)
 
     @torch.no_grad()
-    def winners() -> Tensor:
+    def winners(*, identity: bool = False) -> Tensor:
         """For every query token and candidate, the token that wins under the projection as it is now."""
-        unique, places = torch.unique(short, return_inverse=True)
-        parts = torch.split(unique, 4096)
-        projected = torch.cat([F.normalize(pages.values[part].float() @ projection.T, dim=-1) for part in parts])
         own = F.normalize(queries.values.float() @ projection.T, dim=-1)
-        made = []
-        for near, tokens, asking in zip(*(torch.split(each, 128) for each in (places, short, own)), strict=True):
-            best = torch.einsum("tckd,td->tck", projected[near], asking).argmax(-1, keepdim=True)
-            made.append(tokens.gather(-1, best).squeeze(-1))
-        return torch.cat(made)
+        made = torch.zeros(len(own), listed.shape[1], dtype=torch.int64, device=device)
+        for one in short:
+            best = one.near[:, :1]  # shortlists are sorted by the identity
+            if not identity:
+                found = pages.values[one.tokens].float() @ projection.T
+                similar = own[one.asking] @ found.T / found.norm(dim=1).clamp_min(1e-12)
+                best = one.near.gather(1, similar.gather(1, one.near).argmax(dim=1, keepdim=True))
+            made[one.asking, one.candidates] = one.tokens[best.squeeze(1)]
+        return made
 
     @torch.no_grad()
     def judged(won: Tensor) -> float:
@@ -187,8 +188,7 @@ def train_head(
         return float((1 / ((found > found[:, :1]).sum(dim=1) + 1)).mean())
 
     head = LateHead(projection.detach().clone(), copy.deepcopy(weights), SCALE)
-    # Shortlists are sorted by the identity, so without fewer dimensions their first tokens win at the start.
-    won = short[..., 0] if projection.shape[0] == hidden else winners()
+    won = winners(identity=projection.shape[0] == hidden)
     best, since = (judged(won) if len(held) else -1.0), 0
     history = [best] if len(held) else []
     order = torch.Generator().manual_seed(seed)
@@ -213,6 +213,35 @@ def train_head(
     head.history = history
     logger.info("late head: epoch %d of %d, validation %s", head.best_epoch, len(history) - 1, history)
     return head
+
+
+class _Cosines(torch.autograd.Function):
+    """Cosines of query tokens with what a projection makes of their candidates' tokens.
+
+    Two products of matrices and a few reads of the vectors; autograd's own way normalizes every projected vector and
+    its gradient, which costs as much again as the products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, projection: Tensor, vectors: Tensor) -> Tensor:
+        """Cosines `(tokens, candidates)` of unit vectors `(tokens, dim)` and `(tokens, candidates, hidden)` vectors."""
+        projected = vectors @ projection.T
+        scale = 1 / torch.linalg.vector_norm(projected, dim=-1).clamp_min(1e-12)
+        cosines: Tensor = torch.bmm(projected, own[..., None])[..., 0] * scale
+        ctx.save_for_backward(own, vectors, projected, scale, cosines)
+        return cosines
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """With y = P x and c = (q . y) / |y|: dc/dy = q / |y| - c y / |y|^2, and dP sums the dy of all x, each by x."""
+        own, vectors, projected, scale, cosines = ctx.saved_tensors
+        along, shrinking = gradients[0] * scale, gradients[0] * cosines * scale**2
+        of_own = torch.bmm(along[:, None], projected)[:, 0]
+        of_projection = own.T @ torch.bmm(along[:, None], vectors)[:, 0]
+        flat = (vectors * shrinking[..., None]).flatten(0, 1)
+        of_projection.addmm_(projected.flatten(0, 1).T, flat, alpha=-1)
+        return of_own, of_projection, None
 
 
 def _check(
@@ -286,22 +315,38 @@ def _tokens(texts: Embeddings, some: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(row_of)) + (texts.offsets[some] - before)[row_of], row_of
 
 
-def _shortlist(queries: Embeddings, pages: Embeddings, listed: Tensor) -> Tensor:
-    """The tokens of every candidate nearest to each query token, best first `(query tokens, candidates, SHORTLIST)`.
+@dataclass(frozen=True, slots=True)
+class _Shortlist:
+    """Tokens of a page that can win, for every query token that has the page among its candidates.
 
-    Page by page, because one is a candidate of several queries and is read once.
+    Attributes:
+        tokens: All of them `(tokens,)`, ascending.
+        asking: The query tokens `(asking,)`.
+        candidates: Which of its candidates the page is to each `(asking,)`.
+        near: Of each the nearest, best first, as places in `tokens` `(asking, SHORTLIST)`.
     """
+
+    tokens: Tensor
+    asking: Tensor
+    candidates: Tensor
+    near: Tensor
+
+
+def _shortlists(queries: Embeddings, pages: Embeddings, listed: Tensor) -> list[_Shortlist]:
+    """The tokens of every candidate page nearest to each query token; a page of several queries is read once."""
     assert pages.offsets is not None
-    short = torch.zeros(len(queries.values), listed.shape[1], SHORTLIST, dtype=torch.int64)
+    made, device = [], pages.values.device
     order = listed.flatten().argsort(stable=True)
     found, counts = torch.unique_consecutive(listed.flatten()[order], return_counts=True)
     for page, pairs in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
         if page < 0:
             continue
-        tokens, pair_of = _tokens(queries, pairs // listed.shape[1])
+        asking, pair_of = (each.to(device) for each in _tokens(queries, pairs // listed.shape[1]))
         start, stop = pages.offsets[page : page + 2].tolist()
-        near = queries.values[tokens].float() @ pages.values[start:stop].float().T
-        best = near.topk(min(SHORTLIST, stop - start), dim=1).indices.cpu() + start
+        similar = queries.values[asking].float() @ pages.values[start:stop].float().T
+        best = similar.topk(min(SHORTLIST, stop - start), dim=1).indices + start
+        tokens, near = best.unique(return_inverse=True)
         again = torch.arange(SHORTLIST).clamp(max=best.shape[1] - 1)  # of a page of few tokens the last one again
-        short[tokens, (pairs % listed.shape[1])[pair_of]] = best[:, again]
-    return short.to(pages.values.device)
+        candidates = (pairs % listed.shape[1]).to(device)[pair_of]
+        made.append(_Shortlist(tokens, asking, candidates, near[:, again]))
+    return made

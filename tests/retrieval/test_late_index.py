@@ -14,7 +14,7 @@ from omnitune.errors import InputError, ResourceError, ShapeError
 from omnitune.ops.maxsim import EMPTY_DOCUMENT
 from omnitune.retrieval.base import best_rows
 from omnitune.retrieval.dense_index import DenseIndex
-from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.late_index import POOLED, LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
 from omnitune.retrieval.packed import Packed
@@ -131,6 +131,44 @@ def test_the_right_page_is_found(codec: Any, tmp_path: Path) -> None:
         expected = brute(asked(pages, wanted)[0], pages)
         assert [hit.row for hit in exact] == np.argsort(-expected, kind="stable").tolist()
         assert [hit.score for hit in exact] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+
+
+def test_pooled_vectors_propose_the_best_pages() -> None:
+    """Nearly all of the ten best are among a fifth of the pages by default; four pooled vectors lose many."""
+    generator = np.random.default_rng(0)
+
+    def unit(rows: Any) -> Any:
+        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+    shared = generator.normal(size=(200, 32))
+    pages = []
+    for _ in range(300):
+        subjects = shared[generator.integers(0, 200, 24)] + 0.5 * generator.normal(size=(24, 32))
+        place = np.sort(generator.integers(0, 24, 192))
+        pages.append(unit(subjects[place] + 0.7 * generator.normal(size=(192, 32))))
+    places = [(generator.integers(0, 188, 4)[:, None] + np.arange(4)).flatten() for _ in range(30)]
+    queries = [
+        unit(pages[10 * row][place] + 0.9 * unit(generator.normal(size=(16, 32)))) for row, place in enumerate(places)
+    ]
+    recall = {}
+    for pooled in (POOLED, 4):
+        index = LateIndex(pooled=pooled)
+        index.add([{"id": str(row)} for row in range(300)], pages)
+        best, found = (index.search(queries, **more) for more in ({"exact": True}, {"candidates": 60}))
+        same = [len({h.row for h in a} & {h.row for h in b}) for a, b in zip(best, found, strict=True)]
+        recall[pooled] = float(np.mean(same)) / 10
+    assert recall[POOLED] > 0.95 > recall[4] + 0.1
+
+
+def test_pooled_vectors_in_half_precision_are_still_read() -> None:
+    """As indexes had them before they were kept in 8 bits."""
+    rows = [np.eye(4, dtype=np.float32)[[n, n]] for n in range(4)]
+    index = LateIndex(pooled=1)
+    index.add([{"id": str(n)} for n in range(4)], rows)
+    part = index.segments.parts[0]
+    part.arrays["pooled"] = np.eye(4, dtype=np.float16)
+    del part.arrays["pooled_scales"]  # type: ignore[attr-defined]
+    assert [hits[0].row for hits in index.search(rows, top_k=1, candidates=1)] == [0, 1, 2, 3]
 
 
 def test_candidates_of_another_index() -> None:

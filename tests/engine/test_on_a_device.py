@@ -19,6 +19,7 @@ from fixtures.pretend_cuda import OnDevice, Waits, pretended, put_on_device
 from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder, losses
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss
 from omnitune.losses.multi_vector import CachedMultiVectorMultipleNegativesRankingLoss
+from omnitune.losses.sparse import CachedSpladeLoss, SparseMultipleNegativesRankingLoss
 from omnitune.types import Column
 
 ROWS = 6
@@ -160,10 +161,13 @@ def test_a_sparse_step_and_encode(tiny_masked_bert: Path) -> None:
 
     def use(model: SparseEncoder) -> dict[str, Tensor | None]:
         encoded = model.encode(items, convert_to_sparse_tensor=False)
-        values = model.engine.run(next(iter(model.engine.prepare(model.engine.plan([column]).mini_batches))))
-        return {**gradients(model, values.values.sum()), "encoded": host(encoded)}
+        cached = CachedSpladeLoss(model, SparseMultipleNegativesRankingLoss(model), 1e-3, 1e-3, mini_batch_size=2)
+        columns = [
+            Column(name="query", items=[f"query {i}" for i in range(ROWS)], role="query"),
+            Column(name="page", items=items, role="document"),
+        ]
+        return {**gradients(model, sum(cached(columns).values())), "encoded": host(encoded)}
 
-    column = Column(name="page", items=items)
     on_host, on_device, _ = both(partial(SparseEncoder, str(tiny_masked_bert), device="cpu"), use)
     assert same(on_host, on_device)
 

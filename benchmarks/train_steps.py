@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--lora", type=int, default=0, help="rank of an adapter on the language model; 0 for none")
     parser.add_argument("--attention", help="the model's attn_implementation")
     parser.add_argument("--pixels", type=int, default=320)
+    parser.add_argument("--widths", type=int, default=1, help="pages of so many widths, from --pixels down to a half")
     options = parser.parse_args()
     library = importlib.import_module(options.library)
 
@@ -92,7 +93,10 @@ def dataset(options: Any) -> Any:
     rows = options.batch * options.steps
     if options.data == "texts":
         return Dataset.from_dict({"query": texts(rows, median=8, longest=60), "document": texts(rows, seed=1)})
-    pages = page_images(-(-rows // options.queries_per_page), options.pixels)
+    count = -(-rows // options.queries_per_page)
+    widths = [options.pixels - 32 * round(options.pixels / 64 * n / options.widths) for n in range(options.widths)]
+    rendered = [page_images(count, width) for width in widths]
+    pages = [rendered[page % len(widths)][page] for page in range(count)]
     features = Features({"query": Value("string"), "page": Image()})
     columns: dict[str, list[str]] = {"query": [], "page": []}
     for row in range(rows):

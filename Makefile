@@ -38,7 +38,7 @@ demo: $(DEMO_STAMP)
 
 test: check
 	@echo "== tests and parity with Sentence Transformers ($(WORKERS) workers; some minutes)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: .venv/.dev
 	@echo "== format and lint (ruff)"

@@ -52,3 +52,19 @@ def test_a_circle_would_be_found():
 def test_nothing_inside_imports_the_facade_of_names():
     users = [name for name, tree in MODULES.items() if "omnitune" in imported(tree) and ".cli." not in name]
     assert users == []
+
+
+def body(function):
+    """Lines of a function after its signature and docstring."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return function.end_lineno - statements[0].lineno + 1 if statements else 0
+
+
+def test_a_module_and_a_function_can_be_read_at_one_go():
+    """What a reader meets is capped (decision 005); how many modules there are is not."""
+    lines = {path.relative_to(ROOT).as_posix(): path.read_text().count("\n") for path in ROOT.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > 500} == {}
+    functions = [
+        (name, node) for name, tree in MODULES.items() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
+    assert {f"{name}.{node.name}": body(node) for name, node in functions if body(node) > 80} == {}

@@ -14,6 +14,8 @@ from omnitune import runtime
 from omnitune.cli import console
 from omnitune.io import printable
 
+pytestmark = pytest.mark.slow
+
 NASTY = "a\x1b[2J\x1b]0;owned\x07\u202efdp.exe\r\n"
 
 

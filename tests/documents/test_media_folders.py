@@ -23,6 +23,8 @@ from omnitune.finetune import train
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.retrieval.stages import LexicalStage
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 model: {model_name_or_path: embedded, max_seq_length: 64}
 prepare: {test: TEST, workers: 1, width: 320}

@@ -11,6 +11,8 @@ import pytest
 
 from fixtures import late_checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "st_late_script.py"
 

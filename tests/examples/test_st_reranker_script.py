@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "st_reranker_script.py"
 DIRECTIONS = ("text_to_image", "image_to_text")

@@ -21,6 +21,8 @@ from omnitune.finetune.measure import TestSet, reranked_search, score_search
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.model.pair import CrossEncoder
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 prepare: {width: 300, test: [kitchen.pdf], workers: 1}
 training: {num_train_epochs: 1, per_device_train_batch_size: 8, save_strategy: "no", use_cpu: true}

@@ -23,6 +23,8 @@ from omnitune.finetune import run as pipeline
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.io import locked
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 prepare: {width: 400, test: [kitchen.pdf], workers: 1}
 loss: {name: CachedMultipleNegativesRankingLoss, scale: 20}

@@ -13,6 +13,8 @@ from omnitune.errors import CheckpointError, InputError, OmnituneError
 from omnitune.modules import Transformer
 from omnitune.modules.long_pairs import shortened
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [("a page", "about lists"), ("the quick", "brown fox")]
 
 

@@ -21,7 +21,7 @@ from parity.test_media import recordings, saved_whisper
 
 __all__ = ["saved_whisper"]
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 FOUR_FRAMES = {"fps": None, "num_frames": 4}
 """Bare frames have no time, so their rate cannot decide which are taken."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fixtures.agree import agree
 from fixtures.words import sentences, triplets
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
 LIBRARIES = ("omnitune", "sentence_transformers")
 MakeLoss = Callable[[Any, Any], Any]

@@ -17,6 +17,8 @@ from omnitune.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
 from omnitune.errors import DatasetError, InputError
 from omnitune.modules import LogitScore, Transformer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8,

@@ -290,3 +290,24 @@ def test_a_latent_is_revived_by_use_alone() -> None:
         found.append(coder.stats_last_nonzero)
     assert int(found[0].max()) == 2
     assert int(found[1].max()) == 1
+
+
+@pytest.mark.parametrize("rows", [[[3.0, -4.0, 1.0, 0.0], [0.0, 0.5, 0.0, -0.25]], [2.0, 0.0, -1.0, 0.5]])
+def test_small_functions_of_sparse_rows(rows: list[Any]) -> None:
+    from sentence_transformers import util as theirs
+
+    from omnitune import util as ours
+
+    dense = torch.tensor(rows)
+    for form in (dense, dense.numpy()):
+        for most in (None, 2, 9):
+            found, expected = (library.select_max_active_dims(form, most) for library in (ours, theirs))
+            assert type(found) is type(expected) and torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+    with pytest.raises(ValueError, match="positive"):
+        ours.select_max_active_dims(dense, 0)
+    for form in (dense, dense.to_sparse()):
+        found, expected = (library.compute_count_vector(form) for library in (ours, theirs))
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+    if dense.ndim == 2:
+        found, expected = (library.to_scipy_coo(dense.to_sparse()) for library in (ours, theirs))
+        assert found.shape == expected.shape and (found != expected).nnz == 0

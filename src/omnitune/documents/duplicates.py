@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from omnitune.documents.read.text import normalize_key, terms
 
-SHINGLE = 3
 FEWEST_WORDS = 12
 """A page with fewer words than this says too little to be compared by its text."""
 

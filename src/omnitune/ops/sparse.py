@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from omnitune.errors import ShapeError
+from omnitune import runtime
+from omnitune.errors import InputError, ShapeError
 from omnitune.types import Embeddings
 
 SparseVectors = Any
@@ -84,23 +85,65 @@ def shared_entries(one: Embeddings, others: Embeddings) -> Embeddings:
     return Embeddings(values[kept], None, offsets, others.indices[kept], others.dim)
 
 
-def select_max_active_dims(embeddings: Tensor, max_active_dims: int) -> Tensor:
+def select_max_active_dims(embeddings: Any, max_active_dims: int | None) -> Any:
     """Zero all but the entries of largest magnitude of every row; signs are kept.
 
     Args:
-        embeddings: Dense or sparse COO `(rows, dim)` or `(dim,)`.
-        max_active_dims: Entries a row keeps at most.
+        embeddings: Dense or sparse COO tensor, or an array, `(rows, dim)` or `(dim,)`.
+        max_active_dims: Entries a row keeps at most; None returns the embeddings as they are.
 
     Returns:
-        The same layout and shape.
+        A tensor of the same layout and shape.
+
+    Raises:
+        InputError: `max_active_dims` is not positive.
 
     Example:
         >>> select_max_active_dims(torch.tensor([[3.0, -4.0, 1.0]]), 2)
         tensor([[ 3., -4.,  0.]])
     """
+    if max_active_dims is None:
+        return embeddings
+    if max_active_dims <= 0:
+        raise InputError(f"max_active_dims: expected a positive number, got {max_active_dims}")
+    embeddings = torch.as_tensor(embeddings)
     rows = top_entries(as_csr(embeddings), max_active_dims).coo()
     rows = rows if embeddings.ndim == 2 else rows[0]
     return rows if embeddings.is_sparse else rows.to_dense()
+
+
+def compute_count_vector(embeddings: Tensor) -> Tensor:
+    """Count the rows in which each dimension is active.
+
+    Args:
+        embeddings: Dense or sparse COO `(rows, dim)` or `(dim,)`.
+
+    Returns:
+        Counts `(dim,)`, int32.
+
+    Example:
+        >>> compute_count_vector(torch.tensor([[0.5, 0.0, 0.0], [0.1, 0.0, 2.0]]))
+        tensor([2, 0, 1], dtype=torch.int32)
+    """
+    rows = as_csr(embeddings)
+    assert rows.indices is not None
+    return torch.bincount(rows.indices.long(), minlength=embeddings.shape[-1]).int()
+
+
+def to_scipy_coo(x: Tensor) -> Any:
+    """Copy a sparse COO tensor `(rows, dim)` into a `scipy.sparse.coo_matrix`; needs the extra `late`, which has scipy.
+
+    Example:
+        >>> to_scipy_coo(torch.eye(2).to_sparse()).toarray()
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+    """
+    runtime.require("scipy", extra="late")
+    from scipy.sparse import coo_matrix
+
+    x = x.detach().coalesce().cpu()
+    values = x.values().float() if x.dtype == torch.bfloat16 else x.values()  # numpy has no bfloat16
+    return coo_matrix((values.numpy(), tuple(x.indices().numpy())), shape=tuple(x.shape))
 
 
 _NUMBERS_AT_ONCE = 1 << 24

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from omnitune import io
 from omnitune.errors import InputError
 from omnitune.retrieval.arrays import Array
-from omnitune.retrieval.segments import FACTS, Entry, Segments, Where
+from omnitune.retrieval.segments import Entry, Segments, Where
 
 MISSING = -np.inf
 """Score of a row that was not compared: removed, filtered out, or no candidate."""
@@ -204,8 +203,3 @@ def check_model(made_by: Mapping[str, str], model: Mapping[str, str]) -> None:
             f"model: expected {made_by.get('model')!r} ({made_by.get('identity')}), which made the index, got "
             f"{model.get('model')!r} ({model.get('identity')}); search with the first, or make the index again"
         )
-
-
-def is_segmented(folder: Path) -> bool:
-    """Tell whether a folder holds an index of segments."""
-    return isinstance(facts := io.read_json_or_none(folder / FACTS), dict) and "segments" in facts

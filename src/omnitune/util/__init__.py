@@ -19,6 +19,7 @@ _HOME = {
     **dict.fromkeys(
         ("maxsim", "maxsim_pairwise", "mean_maxsim", "mean_maxsim_pairwise"), "omnitune.ops.token_similarity"
     ),
+    **dict.fromkeys(("compute_count_vector", "select_max_active_dims", "to_scipy_coo"), "omnitune.ops.sparse"),
     "mine_hard_negatives": "omnitune.retrieval.mining",
     "pytorch_cos_sim": "omnitune.ops.similarity",
     "quantize_embeddings": "omnitune.ops.quantize",

@@ -49,7 +49,7 @@ class Index:
 
     @property
     def entries(self) -> list[Mapping[str, Any]]:
-        """What each document is: identifier, document, page, path, ...; JSON values."""
+        """Facts of every document: identifier, document, page, path, ...; JSON values."""
         return [part.entry(row)["entry"] for part in self._rows.segments.parts for row in range(len(part))]
 
     def search(self, model: Encoder, queries: Sequence[Any], top_k: int = 10, **options: Any) -> list[list[Found]]:

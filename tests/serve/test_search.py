@@ -1,7 +1,5 @@
 """The search page's routes: rankings, reasons, neighbours, recordings, images, and the page in a browser."""
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import httpx
 
+from fixtures.browser import Browser
 from fixtures.recordings import tone, wav
 from fixtures.servers import data_uri, error, post, running
 from omnitune import MultiVectorEncoder, Retriever, SentenceTransformer
@@ -107,16 +106,11 @@ def test_an_image_finds_pages_and_the_patches_say_why(tiny_qwen3_vl: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_the_page_shows_all_of_it_on_a_phone(run: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser is installed")
+def test_the_page_shows_all_of_it_on_a_phone(run: Path, browser: Browser) -> None:
     with running(open_served(str(run), documents=run.parent / "files")) as (url, _):
-        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
-        options += ["--window-size=390,844", "--virtual-time-budget=10000"]
-        address = f"{url}/?q=grease+the+bearing&ranking=lexical"
-        asked = [browser, *options, "--dump-dom", address]
-        page = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+        browser.open(f"{url}/?q=grease+the+bearing&ranking=lexical", width=390, height=844)
+        browser.wait("document.querySelectorAll('.sentence').length === 2")
+        page = browser.run("document.documentElement.outerHTML")
     assert '<option value="lexical">' in page and page.count("<li ") == 2
     assert "lexical no. 1" in page and 'class="snippet sentence"' in page
     assert '<audio controls="" preload="metadata" src="/documents/talk.wav#t=2,5"' in page

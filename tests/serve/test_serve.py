@@ -1,8 +1,6 @@
 """A server: its API, its queue, its gate and its search routes, over real HTTP where a real client is used."""
 
 import json
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 import httpx
 from typer.testing import CliRunner
 
+from fixtures.browser import Browser
 from fixtures.servers import data_uri, error, post, running
 from omnitune import CrossEncoder, Retriever, SentenceTransformer
 from omnitune.cli.main import app as command
@@ -307,10 +306,10 @@ def test_a_stop_finishes_what_was_accepted(model: SentenceTransformer, monkeypat
 @pytest.fixture
 def run(tmp_path: Path, model: SentenceTransformer) -> Path:
     """A run's folder with a retriever over two pages of a document that is there and one of a document that is not."""
-    Image.new("RGB", (60, 80), "white").save(tmp_path / "a.png")
     (tmp_path / "manuals").mkdir()
+    Image.new("RGB", (60, 80), "white").save(tmp_path / "manuals" / "a.png")
     (tmp_path / "manuals" / "pump one.pdf").write_bytes(b"%PDF-1.4")
-    image = str(tmp_path / "a.png")
+    image = str(tmp_path / "manuals" / "a.png")
     texts = ["Contents of the manual", "Grease the bearing every week", "The oven has a <b>bearing</b> too"]
     boxes = [["Grease", 0.1, 0.1, 0.3, 0.2], ["bearing", 0.5, 0.1, 0.8, 0.2], ["week", 0.1, 0.4, 0.3, 0.5]]
     pages: list[dict[str, Any]] = [
@@ -370,15 +369,11 @@ def test_what_is_opened(run: Path, model: SentenceTransformer, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser is installed")
+def test_the_page_in_a_browser(run: Path, browser: Browser) -> None:
     with running(open_served(str(run), documents=run.parent / "manuals")) as (url, _):
-        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
-        address = f"{url}/?q=grease+the+bearing"
-        asked = [browser, *options, "--virtual-time-budget=10000", "--dump-dom", address]
-        page = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=True).stdout
+        browser.open(f"{url}/?q=grease+the+bearing")
+        browser.wait("document.querySelectorAll('#hits > li').length === 3")
+        page = browser.run("document.documentElement.outerHTML")
     assert page.count("<li ") == 3 and '<option value="oven.pdf">' in page
     assert '<i title="Grease" style="left: 10%; top: 10%; width: 20%; height: 10%;">' in page
     assert "<mark>Grease</mark> <mark>the</mark> <mark>bearing</mark>" in page and "pump one.pdf · page 1 (i)" in page

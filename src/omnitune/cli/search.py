@@ -61,7 +61,6 @@ def _with_retriever(
 ) -> None:
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.base import Found
-    from omnitune.retrieval.hits import stored_file
     from omnitune.retrieval.retriever import Retriever
 
     retriever = Retriever.open(place)
@@ -71,7 +70,7 @@ def _with_retriever(
     ):
         shown = []
         for hit in hits:
-            lines = [str(stored_file(hit.entry, retriever.folder) or "")]
+            lines = [str(retriever.files.of(hit.entry) or "")]
             if explain:
                 lines.append(", ".join(f"{name} {score:z.3f}" for name, score in hit.stages.items()))
                 lines.append("matches: " + " ".join(hit.words))
@@ -84,7 +83,7 @@ def _with_retriever(
                 query,
                 str(place),
                 found,
-                [_image(stored_file(hit.entry, retriever.folder)) for hit in hits],
+                [_image(retriever.files.of(hit.entry)) for hit in hits],
             )
 
 

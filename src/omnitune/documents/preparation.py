@@ -22,7 +22,16 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from omnitune.documents.card import write_card
-from omnitune.documents.dataset import FACTS, IMAGES, SCHEMA, TABLES, DocumentDataset, check_leaks, load
+from omnitune.documents.dataset import (
+    FACTS,
+    IMAGES,
+    SCHEMA,
+    TABLES,
+    DocumentDataset,
+    check_leaks,
+    load,
+    remember_source,
+)
 from omnitune.documents.duplicates import members
 from omnitune.documents.folder import LAYOUT_VERSION, Document, Listing, Skipped, list_folder, read_folder
 from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
@@ -123,6 +132,7 @@ def prepare(
     if what.own_text:
         settings["reading"] = reading
     mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
+    remember_source(out, listing.folder.absolute())
     if _up_to_date(out, mark):
         return load(out)
     documents = with_texts(documents, out / IMAGES, reader, reading)

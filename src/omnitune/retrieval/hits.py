@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnitune.documents.dataset import IMAGES
 from omnitune.documents.read.pages import read_words
 from omnitune.ops.bm25 import words
 
@@ -49,30 +48,17 @@ class Hit:
         return snippet(self.text, set(words(query)), width)
 
 
-def page_words(entry: Mapping[str, Any], details: Mapping[str, Any], folder: Path | None) -> list[Box]:
-    """Words of a page with their places: those that the index keeps, else those that lie beside the page's image."""
+def page_words(details: Mapping[str, Any], stored: Path | None) -> list[Box]:
+    """Words of a page with their places: those that the index keeps, else those that lie beside the page's image.
+
+    Args:
+        details: Of the page.
+        stored: Its image.
+    """
     given = details.get("boxes")
     if given:
         return [list(one) for one in given]
-    place = stored_file(entry, folder)
-    return [] if place is None else [[word.text, *word.box] for word in read_words(place.name, place.parent)]
-
-
-def stored_file(entry: Mapping[str, Any], folder: Path | None) -> Path | None:
-    """The image or segment that a page's entry names; beside the retriever where its run was moved.
-
-    Args:
-        entry: Of the page; a relative `path` is one inside the retriever's folder.
-        folder: Of the retriever; None where it is in memory alone.
-    """
-    given = entry.get("path")
-    if not isinstance(given, str) or not given:
-        return None
-    path = Path(given) if folder is None else folder / given  # an absolute path stays as it is
-    if folder is not None and not path.is_file():
-        moved = folder.resolve().parent / "dataset" / IMAGES / path.parent.name / path.name
-        path = moved if moved.is_file() else path
-    return path
+    return [] if stored is None else [[word.text, *word.box] for word in read_words(stored.name, stored.parent)]
 
 
 def snippet(text: str, wanted: set[str], width: int = 160) -> str:

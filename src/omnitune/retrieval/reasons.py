@@ -4,6 +4,7 @@ A search says which stage found a page and which words match. What is here costs
 for one page at a time, when somebody looks at it.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 
 from omnitune.errors import InputError
-from omnitune.inputs.image import load_image
+from omnitune.inputs.endings import ENDINGS
+from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.model.interpretability import maxsim_similarity_map, patch_order, real_query_token_slice, similarity_map
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.ops import token_similarity
 from omnitune.ops.bm25 import words
-from omnitune.retrieval.hits import Box, page_words, stored_file
+from omnitune.retrieval.hits import Box, page_words
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import LateStage, ModelStage
@@ -27,6 +29,8 @@ SENTENCES = 48
 """Of a page that are encoded, those with most words of the query first."""
 LONGEST = 320
 """Characters of what counts as one sentence; tables and lists have no full stops."""
+_POLICY = dataclasses.replace(DEFAULT_POLICY, isolate=True)
+"""For page images, which a server may have from somebody else."""
 _BREAKS = re.compile(r"(?<=[.!?。！？])\s+|\n\s*\n")
 
 
@@ -86,7 +90,7 @@ def reason_of(retriever: Retriever, query: str, page: str) -> Reason:
     else:
         some = ranked[:SENTENCES]
         best, by = some[_closest(stage, query, some)], stage.kind
-    return Reason(sentence=best, by=by, boxes=boxes_of(best, page_words(entry, details, retriever.folder)))
+    return Reason(sentence=best, by=by, boxes=boxes_of(best, page_words(details, retriever.files.of(entry))))
 
 
 def sentences(text: str) -> list[str]:
@@ -141,10 +145,11 @@ def _patches(
     """The best similarity of every patch over the query's words: a mean would drown the one word that a patch shows."""
     model, index = stage.encoder(), retriever.indexes["late"]
     assert isinstance(index, LateIndex)
-    file = stored_file({"path": entry.get(stage.reads)}, retriever.folder)
-    if file is None:
-        return []
-    image = load_image(str(file), DEFAULT_POLICY)
+    file = retriever.files.of(entry, stage.reads)
+    pictures = (*ENDINGS["image"].common, *ENDINGS["image"].rarer)
+    if file is None or not file.is_file() or not file.name.lower().endswith(pictures):
+        return []  # it is gone, or a recording or a clip
+    image = load(str(file), "image", _POLICY)
     order, kept = patch_order(model, image.size), index.vectors(row)
     if len(kept) == order.numel():  # the index keeps patches alone, so that nothing is encoded again
         asked = torch.as_tensor(stage.encode_queries([query])[0])[real_query_token_slice(model, query)]

@@ -24,6 +24,7 @@ from omnitune.retrieval.base import SegmentedIndex, best_rows
 from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.page_files import PageFiles
 from omnitune.retrieval.pages import pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
 from omnitune.retrieval.segments import Part, Segments, Where
@@ -87,7 +88,7 @@ class Retriever:
             raise InputError(f"fusion: expected weights of {list(self.stages)}, got {dict(fusion.weights)}")
         self.fusion, self.rerank = fusion, rerank
         self.segments = Segments() if segments is None else segments
-        self.folder: Path | None = None
+        self.files = PageFiles()
         settings = self.segments.settings.get("stages", {})
         self.indexes: dict[str, SegmentedIndex] = {
             kind: index_of(stage, self.segments, settings.get(kind, {})) for kind, stage in self.stages.items()
@@ -131,8 +132,13 @@ class Retriever:
         return made
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Retriever":
+    def open(cls, folder: str | Path, *, files: str | Path | Sequence[str | Path] = ()) -> "Retriever":
         """Open a retriever. Its index is mapped, not read, and models are loaded when they are first needed.
+
+        Args:
+            folder: That `save` or `omnitune finetune` wrote.
+            files: Folder, or several, in which images and segments of pages lie, where it is neither the retriever's
+                own nor that of its run; a path of the index that leads elsewhere is not opened.
 
         Raises:
             InputError: The folder is no whole retriever.
@@ -154,7 +160,8 @@ class Retriever:
         if facts["rerank"] is not None:
             rerank = RerankStage(model=place / "model" / "rerank", **facts["rerank"])
         opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"))
-        opened.folder = place
+        named = [files] if isinstance(files, str | Path) else files
+        opened.files = PageFiles.of_opened(place, *map(Path, named))
         return opened
 
     def save(self, folder: str | Path) -> None:
@@ -171,8 +178,8 @@ class Retriever:
                 _save_model(stage, place / "model" / kind)
         self._describe()
         self.segments.save(place / "index")
-        if self.folder is None:
-            self.folder = place
+        if self.files.folder is None:
+            self.files.folder = place
         facts = {
             "format": FORMAT,
             "stages": [
@@ -194,6 +201,11 @@ class Retriever:
 
     def __len__(self) -> int:
         return len(self.segments)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it was opened or saved; None while it is in memory alone."""
+        return self.files.folder
 
     @property
     def documents(self) -> list[str]:
@@ -388,7 +400,7 @@ class Retriever:
                 if row in reranked:
                     by_stage["rerank"] = reranked[row]
                 held = set(words(str(details.get("text", ""))))
-                places = page_words(entry, details, self.folder) if asked & held else []
+                places = page_words(details, self.files.of(entry)) if asked & held else []
                 boxes = [box for box in places if set(words(str(box[0]))) & asked]
                 more = {"stages": by_stage, "ranks": ranks, "words": sorted(asked & held), "boxes": boxes}
             hits.append(

@@ -95,6 +95,7 @@ class Segments:
         """Map the segments of a folder; nothing but `index.json` is read.
 
         Raises:
+            DatasetError: A segment is named that lies outside of the folder.
             InputError: The folder is not an index, of another format, or a segment is missing or cut.
         """
         opened = cls(folder)
@@ -126,7 +127,9 @@ class Segments:
         arrays = known.arrays if known is not None else None
         if arrays is None:
             assert self.folder is not None
-            found = read_arrays(self.folder / facts["name"], private=True)
+            # The index may be a stranger's: a name that leads out of it would show that file's rows, and removing them
+            # would delete it.
+            found = read_arrays(io.inside(self.folder, str(facts["name"])), private=True)
             if found is None:
                 return None
             arrays = found[0]

@@ -6,10 +6,9 @@ from typing import Any
 
 import uvicorn
 
-from omnitune.documents.dataset import FACTS
+from omnitune.documents.dataset import known_source
 from omnitune.errors import InputError
 from omnitune.finetune.choose import load_model
-from omnitune.io import read_json_or_none
 from omnitune.model.pair import CrossEncoder
 from omnitune.retrieval.retriever import Retriever, is_retriever
 from omnitune.retrieval.stages import load_encoder
@@ -24,7 +23,8 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     Args:
         source: Folder of a run or of a retriever; or a model: directory, repository, "embedded".
         reranker: A cross encoder for `/rerank`: directory or repository.
-        documents: Folder of the documents that hits link to; None takes the one that a run was made of.
+        documents: Folder of the documents that hits link to, and of page images that lie outside of the retriever; None
+            takes the documents that a run was made of, if it was made on this machine.
     """
     pairs = None if reranker is None else CrossEncoder(reranker)
     folder = Path(source)
@@ -32,11 +32,11 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     place = next((one for one in (folder, folder / "retriever") if is_retriever(one)), None)
     if place is not None:
         run = place.resolve().parent
-        facts = read_json_or_none(run / "dataset" / FACTS)
-        if documents is None and isinstance(facts, dict) and Path(str(facts.get("source"))).is_dir():
-            documents = Path(facts["source"])
+        # One that was named may hold page images too; what a run alone names holds the documents that it was made of.
+        files = () if documents is None else (documents,)
+        documents = known_source(run / "dataset") if documents is None else documents
         in_run = place != folder or (run / "dataset").is_dir()
-        retriever = Retriever.open(place)
+        retriever = Retriever.open(place, files=files)
         # Embeddings of a run are those of the model it made, unless the retriever has one vector a page of its own.
         own = in_run and "dense" not in retriever.stages and (run / "model" / "modules.json").is_file()
         return Served(

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from omnitune.documents.read.pages import picture_of
 from omnitune.errors import DatasetError, InputError, ResourceError
 from omnitune.io import full_disk_named, inside
-from omnitune.retrieval.hits import Hit, stored_file
+from omnitune.retrieval.hits import Hit
 from omnitune.retrieval.reasons import Reason
 from omnitune.retrieval.retriever import Retriever
 from omnitune.serve.bodies import checked_query, json_object, search_request
@@ -112,7 +112,8 @@ class SearchPage:
         """Answer with a page's stored image; of a segment, with the picture of it."""
         path = self._stored(self._entry(request.path_params["page"]))
         path = None if path is None else Path(picture_of(path.as_posix()))
-        if path is None or path.suffix.lower() not in _IMAGES or not path.is_file():
+        held = path is not None and self.retriever.files.hold(path)  # the picture of a segment may be a link
+        if path is None or not held or path.suffix.lower() not in _IMAGES or not path.is_file():
             raise HTTPException(404, "page: expected one with a stored image, got one without")
         return _file(path, _IMAGES)
 
@@ -155,7 +156,10 @@ class SearchPage:
         line = json.dumps({"query": query, "page": name, "label": label, "rank": rank, "time": now}, ensure_ascii=False)
         try:
             # Unbuffered, so that a line is one write, and lines of several servers do not mix.
-            with full_disk_named(self.served.feedback), self.served.feedback.open("a+b", buffering=0) as file:
+            with (
+                full_disk_named(self.served.feedback),
+                open(self.served.feedback, "a+b", buffering=0, opener=_no_link) as file,
+            ):
                 # A server that was killed may have left half a line; without a new one this vote would be lost with it.
                 end = file.seek(0, os.SEEK_END)
                 torn = end and file.seek(end - 1) >= 0 and file.read(1) != b"\n"
@@ -216,7 +220,7 @@ class SearchPage:
 
     def _stored(self, entry: Mapping[str, Any]) -> Path | None:
         """The stored image or segment of a page: a path of the index, never one that a client names."""
-        path = stored_file(entry, self.retriever.folder)
+        path = self.retriever.files.of(entry)
         return path if path is not None and path.suffix.lower() in (*_IMAGES, *_PLAYED) else None
 
     @staticmethod
@@ -229,6 +233,11 @@ class SearchPage:
 def _file(path: Path, types: Mapping[str, str]) -> FileResponse:
     kept = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
     return FileResponse(path, media_type=types[path.suffix.lower()], headers=kept)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file that is no link: that of a stranger's run could lead to any file of this user."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _seconds(times: Any) -> tuple[float, float]:

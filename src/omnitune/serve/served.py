@@ -239,7 +239,7 @@ class Served:
                     for row in np.flatnonzero(part.alive)
                 ]
                 made = Retriever.build(pages, [LexicalStage()], show_progress=False)
-            made.folder = self.retriever.folder  # page images and the places of their words are found from there
+            made.files = self.retriever.files
             self._rankers[name] = made
         return self._rankers[name]
 

@@ -1,7 +1,8 @@
 """Adapters of frameworks that are installed by hand: mteb, BERTopic, KeyBERT, txtai, Ragas, each the real library.
 
 They ask for other versions of packages than the rest of the tests, so the extra `dev` leaves them out. Run in an
-environment that has them: `python -m pytest tests/integrations/test_heavy.py`.
+environment that has them: `python -m pytest tests/integrations/test_heavy.py`. They ran with mteb 2.26.24, BERTopic
+0.17.4, KeyBERT 0.9.0, txtai 9.14.0, and Ragas 0.4.3 with langchain-community 0.3.31, as no later one suits it.
 """
 
 import asyncio

@@ -1,6 +1,8 @@
 """A server: its API, its queue, its gate and its search routes, over real HTTP where a real client is used."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from fixtures.browser import Browser
 from fixtures.servers import data_uri, error, post, running
 from omnitune import CrossEncoder, Retriever, SentenceTransformer
 from omnitune.cli.main import app as command
+from omnitune.cli.serve import WAITING, sleep_soon
 from omnitune.errors import InputError
 from omnitune.retrieval.stages import DenseStage, LexicalStage
 from omnitune.serve.run import check_address, open_served
@@ -187,6 +190,19 @@ def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
             check_address(host, "")
     result = CliRunner().invoke(command, ["serve", str(tmp_path), "--host", "0.0.0.0"])
     assert result.exit_code == 1 and "--api-key" in result.output
+
+
+def test_compute_threads_sleep_soon_unless_the_user_says_how() -> None:
+    """OpenMP reads it when torch is loaded, so the command must come before that."""
+    said: dict[str, str] = {}
+    sleep_soon(said)
+    assert said == WAITING
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        own = {name: "7"}
+        sleep_soon(own)
+        assert own == {name: "7"}
+    asked = "import sys, omnitune.cli.main, omnitune.cli.serve; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
 class Slow:

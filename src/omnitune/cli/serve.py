@@ -1,5 +1,7 @@
 """`omnitune serve`: an API and a search page over a retriever or a model."""
 
+import os
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +23,10 @@ def serve(
     ] = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="A cross encoder for /rerank.")] = None,
     documents: Annotated[
-        Path | None, typer.Option("--documents", help="Folder of the documents that hits link to.", exists=True)
+        Path | None,
+        typer.Option(
+            "--documents", help="Folder of the documents that hits link to; a run made here knows its own.", exists=True
+        ),
     ] = None,
     grace: Annotated[int, typer.Option("--grace", min=0, help="Seconds to finish accepted requests at the end.")] = 30,
 ) -> None:
@@ -31,6 +36,7 @@ def serve(
     """
     from omnitune.runtime import require
 
+    sleep_soon(os.environ)
     for package in ("starlette", "uvicorn"):
         require(package, extra="serve")
     from omnitune.serve import run
@@ -43,4 +49,21 @@ def serve(
     console.say(f"{served.name} at {address}: {', '.join(name for name, there in routes.items() if there)}")
     if served.retriever is not None:
         console.say(f"Search page of {len(served.retriever):,} pages: {address}/")
+        if served.documents is None:
+            console.say("Hits link to no documents: name their folder with --documents")
     run.serve(served, host=host, port=port, api_key=api_key, grace=grace)
+
+
+WAITING = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
+"""How long a compute thread spins before it sleeps: rounds of GNU's OpenMP, milliseconds of LLVM's."""
+
+
+def sleep_soon(environment: MutableMapping[str, str]) -> None:
+    """Have compute threads that wait for one another sleep soon, unless the user has said how they wait.
+
+    By default they spin for milliseconds. A server shares its cores with the loop that reads requests, and with what
+    else the machine does; there, a thread that spins keeps the one that it waits for from running. This must come
+    before torch is loaded, as OpenMP reads it once.
+    """
+    if not {"OMP_WAIT_POLICY", *WAITING} & environment.keys():
+        environment.update(WAITING)

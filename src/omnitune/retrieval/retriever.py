@@ -137,8 +137,7 @@ class Retriever:
 
         Args:
             folder: That `save` or `omnitune finetune` wrote.
-            files: Folder, or several, in which images and segments of pages lie, where it is neither the retriever's
-                own nor that of its run; a path of the index that leads elsewhere is not opened.
+            files: Folders of page images and segments beside its own and its run's; no path leads elsewhere.
 
         Raises:
             InputError: The folder is no whole retriever.

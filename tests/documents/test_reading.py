@@ -61,6 +61,24 @@ def test_a_sound_layer_is_not_recognised(tmp_path: Path) -> None:
     assert {page.text for page in found.pages} == {"read"}
 
 
+def test_recognised_pages_have_the_headings_that_are_numbered(tmp_path: Path) -> None:
+    document = read_one(tmp_path, lambda letter: letter)
+    body = "The bearing is greased once a week.\n1. Stop the pump and wait until it is cold\n5.5 bars are enough."
+    texts = [
+        "Handbook of pumps\n2.1 Greasing the bearing\n" + body,
+        "2.1 Greasing the bearing\n2.2. Changing the Oil\n2.3 Filters\n9",  # the end of a table of contents
+        body + "\nA.1 Spare Parts of the Pump\n" + body,
+        "",
+    ]
+    (found,) = with_texts([document], tmp_path / "out" / "images", lambda paths: texts[: len(paths)], "recognise")
+    assert [page.headings for page in found.pages] == [
+        ("2.1 Greasing the bearing",),
+        (),
+        ("A.1 Spare Parts of the Pump",),
+        (),
+    ]
+
+
 def test_an_index_without_prose_is_recognised_as_itself(tmp_path: Path) -> None:
     pages = list(pdf.pages(EXAMPLES / "R-data.pdf", 37, 39, tmp_path, Rendering()))
     kept = tuple(folder._kept(page, []) for page in pages)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from omnitune.documents.folder import Document, StoredPage
+from omnitune.documents.read.headings import recognised_headings
 from omnitune.documents.read.text import clean, script, terms
 from omnitune.errors import InputError
 
@@ -111,10 +112,10 @@ def with_texts(
         text = read.get(page.image, "")
         if reading == "auto" and _thin(page) and not _garbled(page) and len(terms(text)) < 2 * len(terms(page.text)):
             return page
-        # Headings are lines of the layer: where it is not believed, neither are they.
+        # Headings were lines of the layer: where it is not believed, neither are they.
         return replace(page, text=text, headings=(), recognised=True)
 
-    found = [replace(one, pages=tuple(chosen(page) for page in one.pages)) for one in documents]
+    found = [_headed(replace(one, pages=tuple(chosen(page) for page in one.pages))) for one in documents]
     lost = sum(1 for page in pages if reader is None and _garbled(page))
     if lost:
         logger.warning(
@@ -123,6 +124,15 @@ def with_texts(
             lost,
         )
     return found
+
+
+def _headed(document: Document) -> Document:
+    """A document whose recognised pages have the headings that their text shows."""
+    marks = recognised_headings([page.text if page.recognised else "" for page in document.pages])
+    pages = zip(document.pages, marks, strict=True)
+    return replace(
+        document, pages=tuple(replace(page, headings=tuple(some)) if page.recognised else page for page, some in pages)
+    )
 
 
 def source_of(page: StoredPage) -> TextSource:

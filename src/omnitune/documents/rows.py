@@ -325,7 +325,10 @@ def _check_not_empty(rows: Rows, kind: Kind) -> None:
         if kind.captioned:
             lack = f"no captions; they are read from {UNDERSTOOD}"
         elif any(row["text"] for row in pages):
-            lack = "no outline, captions or headings; hold out documents that have some, with test=[...] of `prepare`"
+            lack = (
+                "no outline, captions or headings; hold out documents that have some, with test=[...] of `prepare` or "
+                "`prepare: {test: [...]}` in a recipe"
+            )
         else:
             lack = "no text; pass reader=..., which reads page images (installed: pip install 'omnitune[ocr]')"
         named = ", ".join(dict.fromkeys(row["document"] for row in pages))

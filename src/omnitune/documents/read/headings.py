@@ -19,12 +19,47 @@ MOST_PAGES = 2
 """A line that stands on more pages than this is a running head."""
 
 _HAS_WORD = re.compile(r"[^\W\d_]{3}")
+_SECTION = re.compile(r"^(?:\d{1,2}|[A-Z])(?:\.\d{1,3})+\.?\s+")
+"""The number of a section, of two levels at least: one begins the items of lists, too."""
 
 
 def headings(pages: Sequence[Page]) -> list[list[str]]:
     """For each page of one document its headings from the top, as clean text."""
     body = body_size(pages)
-    found = [list(_on_page(without_running_heads(page), body)) for page in pages]
+    return _kept([list(_on_page(without_running_heads(page), body)) for page in pages])
+
+
+def recognised_headings(texts: Sequence[str]) -> list[list[str]]:
+    r"""For each page of one document its headings by their numbers, because recognition gives no type sizes.
+
+    Args:
+        texts: Of all pages, clean, a line a line; "" for a page that was not recognised.
+
+    Example:
+        >>> recognised_headings(["2.1 Greasing the bearing\nIt is greased weekly.\nOil is changed as in 2.3."])
+        [['2.1 Greasing the bearing']]
+    """
+    found = []
+    for text in texts:
+        lines = text.split("\n")
+        marks = [line for line in lines if _numbered(line)]
+        found.append([] if 2 * len(marks) > len(lines) else marks)  # more are the end of a table of contents
+    return _kept(found)
+
+
+def _numbered(line: str) -> bool:
+    title = _SECTION.sub("", line, count=1)
+    return (
+        title != line
+        and title[:1].isupper()
+        and len(title) <= MOST_LETTERS
+        and line[-1] not in ".,;:"
+        and _HAS_WORD.search(title) is not None
+    )
+
+
+def _kept(found: list[list[str]]) -> list[list[str]]:
+    """Leave out running heads, and pages with so many that they are a table of contents."""
     seen = Counter(mark for marks in found for mark in {_undigited(mark) for mark in marks})
     kept = [[mark for mark in marks if seen[_undigited(mark)] <= MOST_PAGES] for marks in found]
     return [marks if len(marks) <= MOST_PER_PAGE else [] for marks in kept]

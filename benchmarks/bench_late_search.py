@@ -112,7 +112,7 @@ def codecs(pages: int, folder: Path) -> None:
         index.save(place)
         size = sum(file.stat().st_size for file in place.glob("*.safetensors")) / pages
         _, found = timed(lambda i=index: i.search(asked, exact=True))  # type: ignore[misc]
-        alone = [timed(lambda i=index, q=query: i.search([q], exact=True))[0] for query in asked[:20]]  # type: ignore[misc]
+        alone = [timed(lambda i=index, q=query: i.search([q], exact=True))[0] for query in asked[:6]]  # type: ignore[misc]
         reference = reference or found
         shared = np.mean(
             [len({h.row for h in a} & {h.row for h in b}) / 10 for a, b in zip(reference, found, strict=True)]

@@ -194,6 +194,19 @@ def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, datase
     assert "music.pdf" not in {hit.document for hit in opened.search("tuning pianos", top_k=30)}
 
 
+def test_few_titles_have_captions_and_headings_beside_them(tmp_path, dataset, model, monkeypatch):
+    run = made(tmp_path / "out", dataset, model)
+    table = run.dataset.tables["train"]
+    origins, queries = list(table["origin"]), list(table["query"])
+    assert {"title", "sentence"} <= set(origins) and origins.count("title") < steps_of._FEW
+    few = set(run.validation()["titles"].queries)
+    assert {query for query, origin in zip(queries, origins, strict=True) if origin != "sentence"} <= few
+    assert not few & {query for query, origin in zip(queries, origins, strict=True) if origin == "sentence"}
+    monkeypatch.setattr(steps_of, "_FEW", 1)
+    enough = set(run.validation()["titles"].queries)
+    assert {query for query, origin in zip(queries, origins, strict=True) if origin == "title"} <= enough <= few
+
+
 def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question": "how is rye baked?", "pages": ["kitchen.pdf#1"]}\n\n'
@@ -242,7 +255,7 @@ def test_the_choice() -> None:
     for other in (standing("late", 0.9, -0.01), standing("late", 0.9, 0.05, within=False)):
         assert choose_standing([lexical, sure, other])[0] is sure
         best, why = choose_standing([lexical, other])
-        assert best is lexical and why.startswith("Lexical search is enough for these documents")
+        assert best is lexical and why.startswith("Nothing beat lexical search")
 
 
 def test_what_was_trained_has_to_beat_the_best_of_the_others() -> None:

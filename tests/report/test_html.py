@@ -306,7 +306,11 @@ def test_a_ladder_takes_the_headline(report):
     worse = replace(ladder, asked=contrast(0.75, 0.6, 0.03))
     assert "worse on 258 questions that people ask" in replace(report, ladder=worse).sentence
     assert "look at the queries below" in replace(report, ladder=worse).sentence
-    same = replace(ladder, why="Nothing beat it.", headline=replace(small.headline, difference=Interval(0, 0, 0)))
+    few = replace(ladder, headline=replace(small.headline, queries=7, difference=Interval(0, 0, 0)), asked=None)
+    assert "retriever is not measurably different on 7 titles" in replace(report, ladder=few).sentence
+    assert "7 queries are too few to tell" in replace(report, ladder=few).sentence
+    rungs = [replace(rung, chosen=rung.titles.difference is None) for rung in ladder.rungs]
+    same = replace(ladder, why="Nothing beat it.", rungs=rungs)
     assert "Lexical search is enough for these documents: Nothing beat it." in render_report(
         replace(report, ladder=same)
     )

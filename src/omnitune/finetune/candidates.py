@@ -348,7 +348,7 @@ def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> t
         return best, "The pages have no text, so there is nothing to compare it with."
     better = [one for one in allowed if one.name != LEXICAL and one.low > 0]
     if not better:
-        return lexical, "Lexical search is enough for these documents: nothing beat it measurably on validation."
+        return lexical, "Nothing beat lexical search measurably on validation."
     best = max(better, key=lambda one: one.value)
     return best, f"It was the best on validation ({best.value:.3f} against {lexical.value:.3f} of lexical search)."
 

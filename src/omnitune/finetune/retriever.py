@@ -64,7 +64,10 @@ _TIMED = 12
 _WALL = 60
 """Queries that are timed for the choice, and by the clock for the report."""
 
-_VERSION = 3
+_FEW = 30
+"""Queries below which captions and headings decide beside titles, and the choice says that they were few."""
+
+_VERSION = 4
 """Changes when the same inputs would give another retriever."""
 
 
@@ -136,6 +139,9 @@ class RetrieverSteps:
             if self.held_out and self.settings.stages is None:
                 trained = self._trained(best)
                 best, why = replacing(best, why, trained)
+        decided = sum(len(test.queries) for test in tests.values())
+        if best.name == LEXICAL and decided < _FEW and self.settings.stages is None:
+            why += f" {decided} queries are few to tell it by: bring your own with --questions FILE."
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
@@ -237,11 +243,15 @@ class RetrieverSteps:
         pairs = {text: {row[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
         if not held_out:
             table = self.dataset.tables["train"]
-            origins = set(table["origin"])
-            best = next((o for o in ("title", "caption", "heading", "model", "sentence") if o in origins), "")
-            for query, page, origin in zip(table["query"], table["page_id"], table["origin"], strict=True):
-                if origin == best:
-                    pairs.setdefault(query, set()).add(row[page])
+            asking = list(zip(table["origin"], table["query"], table["page_id"], strict=True))
+            taken = 0
+            for best in ("title", "caption", "heading", "model", "sentence"):
+                if taken >= _FEW or (best == "sentence" and taken):
+                    break  # sentences share their words with their page, so they speak for lexical search
+                for origin, query, page in asking:
+                    if origin == best:
+                        pairs.setdefault(query, set()).add(row[page])
+                        taken += 1
         kept = [(query, sorted(pages & among)) for query, pages in sorted(pairs.items()) if pages & among]
         if len(kept) > self.settings.queries:
             drawn = np.random.default_rng(self.settings.seed).choice(len(kept), self.settings.queries, replace=False)

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from omnitune.report.parts import Contrast, Interval, Page, Words
 
+FEW = 30
+"""Test queries below which a difference that is not found says nothing."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -122,18 +125,22 @@ class Ladder:
 def ladder_sentence(ladder: Ladder, metric: str, words: Words) -> str:
     """Say whether the chosen retriever is worth deploying instead of lexical search, on titles and on questions."""
     assert ladder.headline is not None, "the sentence compares with lexical search"
-    if ladder.headline.difference.low == ladder.headline.difference.high == 0:
+    if any(rung.chosen and rung.titles.difference is None for rung in ladder.rungs):
         return f"Lexical search is enough for these {words.document}s: {ladder.why}"
     parts = []
     for one, asked in ((ladder.headline, "titles"), (ladder.asked, "questions that people ask")):
         if one is not None:
+            told = "not measurably different" if one.verdict == "no measurable difference" else one.verdict
             parts.append(
-                f"{one.verdict} on {one.queries:,} {asked} ({metric} {one.finetuned.value:.3f} against "
+                f"{told} on {one.queries:,} {asked} ({metric} {one.finetuned.value:.3f} against "
                 f"{one.base.value:.3f}, {one.difference.low:+.3f} to {one.difference.high:+.3f})"
             )
     verdicts = {one.verdict for one in (ladder.headline, ladder.asked) if one is not None}
     advice = f"deploy {ladder.name}"
-    if verdicts <= {"no measurable difference"}:
+    queries = sum(one.queries for one in (ladder.headline, ladder.asked) if one is not None)
+    if verdicts <= {"no measurable difference"} and queries < FEW:
+        advice = f"{queries} queries are too few to tell, so hold out more documents or bring questions"
+    elif verdicts <= {"no measurable difference"}:
         advice = f"lexical search is enough, since {ladder.name} was not shown to be worth its cost"
     elif "worse" in verdicts:
         advice = "look at the queries below before deploying it"

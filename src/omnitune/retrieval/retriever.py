@@ -203,7 +203,7 @@ class Retriever:
 
     @property
     def folder(self) -> Path | None:
-        """Where it was opened or saved; None while it is in memory alone."""
+        """Folder in which it was opened or saved; None while it is in memory alone."""
         return self.files.folder
 
     @property

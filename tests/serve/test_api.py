@@ -217,6 +217,8 @@ def test_hostile_media_and_bodies_have_one_clear_answer_each(tiny_clip: Path) ->
             ):
                 assert "opens no address and no file" in error(openai, **body)
             assert "opens no address and no file" in error(f"{url}/rerank", query="a", documents=[{"image": place}])
+            assert "opens no address and no file" in error(f"{url}/score", queries={"image": place}, documents=["a"])
+            assert "opens no address and no file" in error(f"{url}/v2/embed", images=[place], input_type="image")
         with pytest.raises(TimeoutError):
             opened.accept()
         data = f"data:image/png;base64,{base64.b64encode(bomb()).decode()}"

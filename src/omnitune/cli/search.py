@@ -70,7 +70,7 @@ def _with_retriever(
     ):
         shown = []
         for hit in hits:
-            lines = [str(retriever.files.of(hit.entry) or "")]
+            lines = [str(retriever.files.of(hit.entry) or hit.entry.get("path") or "")]  # named, not opened
             if explain:
                 lines.append(", ".join(f"{name} {score:z.3f}" for name, score in hit.stages.items()))
                 lines.append("matches: " + " ".join(hit.words))

@@ -39,6 +39,7 @@ class Column:
         rows: The items' row numbers in their dataset, or None outside a dataset.
         dataset: The dataset's name, or None.
         max_length: Tokens after which its texts are cut, or None for the model's own limit.
+        lengths: Number of items of every row, where cells were lists and are laid flat; None for one item a row.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     rows: Sequence[int] | None = None
     dataset: str | None = None
     max_length: int | None = None
+    lengths: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -98,8 +98,9 @@ def find_bad_items(
         chunk: list[tuple[int, Any]] = []
         for row, place, item in bar:
             tick()
-            if item is None:
-                bad.append(_bad(rows, row, columns[place], "missing (None)"))
+            gap = _gap(item)
+            if gap is not None:
+                bad.append(_bad(rows, row, columns[place], gap))
             elif numbers is not None and (row, place) in first:
                 chunk.append((int(numbers[row, place]), item))
             if len(chunk) == CHUNK:
@@ -196,11 +197,28 @@ def refuse(bad: Sequence[BadItem]) -> None:
 
 def _missing(rows: Rows, columns: Sequence[str]) -> list[BadItem]:
     """Missing values by the storage's own count, without reading rows that have none."""
-    columns = [name for name in columns if rows.dataset.data.column(name).null_count]
+    columns = [name for name in columns if _nulls(rows.dataset.data.column(name))]
     if not columns:
         return []
     cells = _cells(rows, columns)
-    return [_bad(rows, row, columns[place], "missing (None)") for row, place, item in cells if item is None]
+    gaps = ((row, place, _gap(item)) for row, place, item in cells)
+    return [_bad(rows, row, columns[place], gap) for row, place, gap in gaps if gap is not None]
+
+
+def _nulls(column: Any) -> bool:
+    """Tell whether a column misses values, in lists too."""
+    while not column.null_count and (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
+        column = pyarrow.compute.list_flatten(column)
+    return bool(column.null_count)
+
+
+def _gap(item: Any) -> str | None:
+    """Say what a cell misses, or None: it may be empty, or a list with an empty entry."""
+    if item is None:
+        return "missing (None)"
+    if isinstance(item, list | tuple) and any(entry is None for entry in item):
+        return f"entry {[entry is None for entry in item].index(True)} of its list is missing (None)"
+    return None
 
 
 def _cells(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[int, int, Any]]:

@@ -10,6 +10,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch.utils.data
 from datasets import Dataset, IterableDataset
 
@@ -220,6 +221,42 @@ def content_codes(rows: Rows, columns: Sequence[str], fingerprint: Callable[[Any
                 codes[start + offset, place] = seen.setdefault(key, len(seen))
         start += len(chunk)
     return codes
+
+
+def entry_codes(rows: Rows, columns: Sequence[str], fingerprint: Callable[[Any], Hashable]) -> np.ndarray:
+    """Number the contents of cells as `content_codes` does, and of lists those of every entry.
+
+    Args:
+        rows: The dataset.
+        columns: Columns to number.
+        fingerprint: Hashable content of an item that is not plain.
+
+    Returns:
+        `(rows, inputs of the longest row)`, int64; shorter rows repeat their first number.
+    """
+    seen: dict[Hashable, int] = {}
+    found: list[list[int]] = []
+    for chunk in rows.chunks():
+        for row in chunk:
+            cells = (row[name] for name in columns)
+            # A list of dicts is compared as a whole, because it may be one conversation.
+            items = (
+                item
+                for cell in cells
+                for item in (cell if isinstance(cell, list) and not any(isinstance(c, dict) for c in cell) else [cell])
+            )
+            found.append([seen.setdefault(content_key(item, fingerprint), len(seen)) for item in items])
+    codes = np.zeros((len(found), max(map(len, found), default=0)), dtype=np.int64)
+    for row_codes, numbers in zip(codes, found, strict=True):
+        row_codes[:] = numbers[0] if numbers else -1
+        row_codes[: len(numbers)] = numbers
+    return codes
+
+
+def has_lists(dataset: Dataset, columns: Sequence[str]) -> bool:
+    """Tell whether one of the columns holds lists, by the types in the storage."""
+    types = [dataset.data.schema.field(name).type for name in columns if name in dataset.data.schema.names]
+    return any(pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) for kind in types)
 
 
 def content_key(value: Any, fingerprint: Callable[[Any], Hashable]) -> Hashable:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from omnitune.errors import InputError, ShapeError
+from omnitune.losses.lists import Lists, holds_lists, laid_out
 from omnitune.losses.strategies import Strategy
 from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
@@ -31,11 +32,14 @@ class Loss(nn.Module):
 
     Attributes:
         any_width: Whether the objective takes embeddings of fewer dimensions than the model's.
+        lists: How columns are taken whose cells are lists of inputs: "refused", a row for every entry ("rows"), or as
+            the documents of a row ("documents": `objective` gets `losses.lists.owners` as labels).
         config_keys: Attributes that `get_config_dict` records; they are the constructor's arguments.
         paper: Key in `citations.bib` of the paper that introduced the loss, or "".
     """
 
     any_width: bool = True
+    lists: Lists = "refused"
     config_keys: ClassVar[list[str]] = []
     paper: str = ""
 
@@ -57,6 +61,8 @@ class Loss(nn.Module):
             A scalar, or named scalar parts whose sum is the loss.
         """
         columns = list(sentence_features)
+        if any(map(holds_lists, columns)):
+            columns, labels = laid_out(columns, labels, self.lists, type(self).__name__)
         embeddings = self.embed(columns, cast(Encodes, self.model.engine))
         value = self.objective(embeddings, self.targets(columns, labels))
         return dict(value) if isinstance(value, Mapping) else value

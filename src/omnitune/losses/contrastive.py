@@ -42,6 +42,7 @@ class ContrastiveLoss(Loss):
     """
 
     paper = "hadsell2006dimensionality"
+    lists = "rows"
     config_keys = ["distance_metric", "margin", "size_average"]
 
     def __init__(

@@ -24,6 +24,7 @@ class CoSENTLoss(Loss):
     """
 
     paper = "huang2024cosent"
+    lists = "rows"
     config_keys = ["scale", "similarity_fct"]
 
     def __init__(

@@ -21,6 +21,7 @@ class CosineSimilarityLoss(Loss):
         cos_score_transformation: Applied to the cosines `(rows,)` first.
     """
 
+    lists = "rows"
     config_keys = ["loss_fct", "cos_score_transformation"]
 
     def __init__(

@@ -243,6 +243,7 @@ class MarginMSELoss(Loss):
     """
 
     paper = "hofstatter2021improving"
+    lists = "rows"
     config_keys = ["similarity_fct"]
 
     def __init__(

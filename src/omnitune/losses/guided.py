@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
+from omnitune.losses.lists import owners
 from omnitune.losses.strategies import Strategy
-from omnitune.ops.collectives import gather_columns, world_size
+from omnitune.ops.collectives import gather_columns, gather_rows, world_size
 from omnitune.ops.similarity import cos_sim
-from omnitune.types import Column, Embeddings, Encodes, Features, Objective
+from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 GUIDE_BYTES = 2 << 30
 """Bytes of a guide's embeddings that `cache_guide` keeps at most; the ones unused for longest go first."""
@@ -30,6 +31,7 @@ class GISTEmbedLoss(Loss):
     """Contrastive loss over (anchor, positive, negative, ...) that leaves out what a guide takes for relevant.
 
     A candidate is no negative of an anchor if the guide finds it closer than the anchor's own positive, less a margin.
+    Cells of positives or negatives may be lists, as in `MultipleNegativesRankingLoss`.
 
     Args:
         model: The encoder.
@@ -51,6 +53,7 @@ class GISTEmbedLoss(Loss):
     """
 
     paper = "solatorio2024gistembed"
+    lists = "documents"
     config_keys = [
         "temperature",
         "margin_strategy",
@@ -98,20 +101,38 @@ class GISTEmbedLoss(Loss):
         """The model's embeddings of every column, then the guide's."""
         return [*super().embed(columns, engine), *self._guided(columns)]
 
-    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
-        """Guided contrastive loss of the model's columns and the guide's, `(rows, dim)` each."""
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
+        """Row of every document where cells are lists, else None."""
         del labels
+        return owners(columns)
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Guided contrastive loss of the model's columns and the guide's, `(rows, dim)` each.
+
+        Args:
+            embeddings: The model's, then the guide's; of lists, `(documents, dim)`.
+            labels: Of lists, the row of every document, as `targets` gives it.
+        """
         own, guide = embeddings[: len(embeddings) // 2], embeddings[len(embeddings) // 2 :]
         self._expect_columns(own, "(anchor, positive) or (anchor, positive, negative, ...)", least=2)
-        scores, offset = self._scores([e.values for e in own])
-        guided, _ = self._scores([e.values.to(scores.device) for e in guide])
+        if labels is not None:
+            labels = labels[: len(own[1])].to(own[1].values.device)
+        scores, offset = self._scores([e.values for e in own], labels)
+        guided, _ = self._scores([e.values.to(scores.device) for e in guide], labels)
         positives = torch.arange(offset, offset + len(scores), device=scores.device)
         limit = guided.gather(1, positives[:, None])
         limit = limit - (self.margin if self.margin_strategy == "absolute" else limit.abs() * self.margin)
         relevant = guided > limit + _ROUNDING
+        if labels is not None:  # other positives of the same anchor are no negatives, whatever the guide says
+            relevant |= self._of_the_same_anchor(labels, len(own[0]), scores.shape[1])
         relevant.scatter_(1, positives[:, None], value=False)
         logits = scores.masked_fill(relevant, -torch.inf) / self.temperature
         return nn.functional.cross_entropy(logits, positives)
+
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
+        """The loss of embeddings that are there already, `(rows, dim)` a column; labels say nothing to it."""
+        del labels
+        return self.objective([Embeddings(values) for values in embeddings], None)
 
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
@@ -120,19 +141,49 @@ class GISTEmbedLoss(Loss):
         half = len(embeddings) // 2
         return [self.objective([*(e.truncate(d) for e in embeddings[:half]), *embeddings[half:]], labels) for d in dims]
 
-    def _scores(self, columns: list[Tensor]) -> tuple[Tensor, int]:
-        """Cosine of every anchor with every candidate `(rows, candidates)`, and the first anchor's positive."""
-        anchors, documents = columns[0], columns[1:]
+    def _scores(self, columns: list[Tensor], owners: Tensor | None) -> tuple[Tensor, int]:
+        """Cosine of every anchor with every candidate `(rows, candidates)`, and the first anchor's positive.
+
+        Args:
+            columns: Anchors, positives, then negatives.
+            owners: Row of each positive where cells are lists; its anchor then stands there once for each.
+        """
+        others, documents = columns[0], columns[1:]
+        anchors = others if owners is None else others[owners]
         offset = 0
-        if self.gather_across_devices:
+        if self.gather_across_devices and owners is None:
             documents, offset = gather_columns(documents)
+        elif self.gather_across_devices:
+            offset = gather_rows(documents[0])[1]
+            documents = [gather_rows(column)[0] for column in documents]
         first, *negatives = documents
         scores = [cos_sim(anchors, first)]
         if self.contrast_anchors:
-            scores.append(cos_sim(anchors, anchors))
+            scores.append(cos_sim(anchors, others))
         if self.contrast_positives:
             scores.append(cos_sim(first[offset : offset + len(anchors)], first))
         return torch.cat([*scores, *(cos_sim(anchors, n) for n in negatives)], dim=1), offset
+
+    def _of_the_same_anchor(self, owners: Tensor, anchors: int, candidates: int) -> Tensor:
+        """True where a candidate is a positive of the query's own row `(positives, candidates)`.
+
+        Args:
+            owners: Row of each of this rank's positives.
+            anchors: Rows of this rank.
+            candidates: Columns of `_scores`.
+        """
+        rows = owners
+        if self.gather_across_devices:
+            owners = owners + gather_rows(torch.arange(anchors, device=owners.device))[1]
+            rows = gather_rows(owners)[0]
+        same = rows == owners[:, None]
+        found = [same]
+        if self.contrast_anchors:
+            found.append(same.new_zeros(len(owners), anchors))
+        if self.contrast_positives:
+            found.append(same)
+        whole = torch.cat(found, dim=1)
+        return nn.functional.pad(whole, (0, candidates - whole.shape[1]))
 
     def _guided(self, columns: Sequence[Column | Features]) -> list[Embeddings]:
         """The guide's embeddings of every column, without a graph."""

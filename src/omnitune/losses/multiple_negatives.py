@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
+from omnitune.losses.lists import owners
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.blocks import mean_in_blocks
-from omnitune.ops.collectives import gather_columns, world_size
+from omnitune.ops.collectives import gather_columns, gather_rows, world_size
 from omnitune.ops.objectives import Direction, HardnessMode, PartitionMode, multiple_negatives
 from omnitune.ops.similarity import cos_sim, dot_score, nested_similarity, normalize_embeddings
-from omnitune.types import Embeddings, Objective
+from omnitune.types import Column, Embeddings, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ _SYMMETRIC: tuple[Direction, ...] = ("query_to_doc", "doc_to_query")
 class MultipleNegativesRankingLoss(Loss):
     """Contrastive loss over (query, positive) or (query, positive, negative, ..., negative) columns, without labels.
 
-    Each query should be closer to its own positive than to every other document of the batch.
+    Each query should be closer to its own positive than to every other document of the batch. A cell of positives or
+    negatives may be a list of any length: each positive of a row is a term of its own, in which the row's other
+    positives are no negatives.
 
     Args:
         model: The encoder.
@@ -53,6 +56,7 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     paper = "oord2019representation"
+    lists = "documents"
     config_keys = [
         "scale",
         "similarity_fct",
@@ -93,10 +97,19 @@ class MultipleNegativesRankingLoss(Loss):
         """One over `scale`."""
         return 1.0 / self.scale
 
-    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
-        """Contrastive loss of `(rows, dim)` embeddings: queries, positives, then negatives."""
+    def targets(self, columns: Sequence[Column | Features], labels: Labels | None) -> Tensor | None:
+        """Row of every document where cells are lists, else None."""
         del labels
-        batch = self._candidates(embeddings)
+        return owners(columns)
+
+    def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """Contrastive loss of `(rows, dim)` embeddings: queries, positives, then negatives.
+
+        Args:
+            embeddings: One `Embeddings` a column; of lists, `(documents, dim)`.
+            labels: Of lists, the row of every document, as `targets` gives it.
+        """
+        batch = self._candidates(embeddings, labels)
         similarity = self.similarity_fct
         if similarity is cos_sim:  # once a matrix, not once a block and direction
             batch, similarity = batch.normalized(), dot_score
@@ -107,13 +120,18 @@ class MultipleNegativesRankingLoss(Loss):
 
         return mean_in_blocks(block, batch.count, batch.scores_per_query(self.directions))
 
+    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
+        """The loss of embeddings that are there already, `(rows, dim)` a column; labels say nothing to it."""
+        del labels
+        return self.objective([Embeddings(values) for values in embeddings], None)
+
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
     ) -> list[Objective]:
         """The loss at every dimension, from one pass over the columns of the embeddings where that is possible."""
         if self.similarity_fct not in (cos_sim, dot_score):
             return super().objective_at(embeddings, labels, dims)
-        batch = self._candidates(embeddings)
+        batch = self._candidates(embeddings, labels)
 
         def block(start: int, stop: int) -> Tensor:
             rows = batch.block(start, stop)
@@ -138,23 +156,34 @@ class MultipleNegativesRankingLoss(Loss):
             return counts["query_to_doc"]
         return sum(counts[direction] for direction in set(self.directions))
 
-    def _candidates(self, embeddings: Sequence[Embeddings]) -> "_Candidates":
+    def _candidates(self, embeddings: Sequence[Embeddings], owners: Tensor | None) -> "_Candidates":
         self._expect_columns(embeddings, "(query, positive) or (query, positive, negative, ...)", least=2)
         columns, offset = [e.values for e in embeddings], 0
-        rows = len(columns[0])
+        count = len(columns[1])
+        if owners is None:
+            if self.gather_across_devices:
+                columns, offset = gather_columns(columns)
+            return _Candidates(columns[0], columns[1:], None, offset, count)
+        queries, positives, negatives = columns[0], columns[1], torch.cat([columns[1][:0], *columns[2:]])
+        mine, others = owners.to(queries.device).split([count, len(negatives)])
         if self.gather_across_devices:
-            columns, offset = gather_columns(columns)
-        return _Candidates(columns[0], columns[1:], offset, rows)
+            queries, first = gather_rows(queries)
+            positives, offset = gather_rows(positives)
+            negatives = gather_rows(negatives)[0]
+            mine, others = gather_rows(mine + first)[0], gather_rows(others + first)[0]
+        return _Candidates(queries, [positives, negatives], torch.cat([mine, others]), offset, count)
 
     def _loss(self, scores: Mapping[Direction, Tensor], batch: "_Candidates") -> Tensor:
+        scores = batch.seen_from_queries(scores, self.directions)
         weighted = self.hardness_mode is not None and self.hardness_strength > 0
         return multiple_negatives(
-            batch.seen_from_queries(scores, self.directions),
+            scores,
             batch.own,
             rows=len(batch.queries),
             scale=self.scale,
             partition_mode=self.partition_mode,
             hardness=(self.hardness_mode, self.hardness_strength) if self.hardness_mode and weighted else None,
+            owners=batch.owners,
         )
 
 
@@ -266,19 +295,22 @@ class _Candidates:
 
     Attributes:
         queries: Of all ranks that are gathered `(rows, dim)`.
-        documents: Positives, then each column of negatives, `(rows, dim)` each.
-        offset: Row at which this rank's queries begin.
-        count: Number of this rank's queries.
+        documents: Positives, then each column of negatives, `(rows, dim)` each; of lists, all positives, then all
+            negatives.
+        owners: Of lists, the row of every document `(documents,)`, int64; else None.
+        offset: Positive at which this rank's begin.
+        count: Number of this rank's positives.
     """
 
     queries: Tensor
     documents: Sequence[Tensor]
+    owners: Tensor | None
     offset: int
     count: int
 
     @property
     def own(self) -> Tensor:
-        """Rows of this rank's queries `(count,)`, int64."""
+        """This rank's positives among the documents `(count,)`, int64."""
         return torch.arange(self.offset, self.offset + self.count, device=self.queries.device)
 
     def block(self, start: int, stop: int) -> "_Candidates":
@@ -303,9 +335,10 @@ class _Candidates:
         local = slice(self.offset, self.offset + self.count)
         documents = torch.cat(list(self.documents))
         positives = self.documents[0][local]
+        queries = self.queries[local if self.owners is None else self.owners[local]]
         pairs: dict[Direction, tuple[Tensor, Tensor]] = {
-            "query_to_doc": (self.queries[local], documents),
-            "query_to_query": (self.queries[local], self.queries),
+            "query_to_doc": (queries, documents),
+            "query_to_query": (queries, self.queries),
             "doc_to_query": (self.queries, positives),
             "doc_to_doc": (documents, positives),
         }
@@ -315,16 +348,22 @@ class _Candidates:
     def seen_from_queries(
         self, scores: Mapping[Direction, Tensor], directions: Iterable[Direction]
     ) -> dict[Direction, Tensor]:
-        """Scores with this rank's queries, or their positives, as rows."""
+        """Scores with this rank's queries, or their positives, as rows; -inf where a query's own other positive is."""
         turned = {d: s.T if d in ("doc_to_query", "doc_to_doc") else s for d, s in scores.items()}
         if self._alone and "doc_to_query" in directions:
             turned["doc_to_query"] = scores["query_to_doc"][:, : self.count].T
+        if self.owners is not None:
+            own, rows = self.own, self.owners[: len(self.documents[0])]
+            others = rows == self.owners[own][:, None]
+            others.scatter_(1, own[:, None], value=False)
+            others = nn.functional.pad(others, (0, len(self.documents[1])))
+            turned["query_to_doc"] = turned["query_to_doc"].masked_fill(others, -torch.inf)
         return turned
 
     @property
     def _alone(self) -> bool:
-        """No rows but this rank's: its queries have then already met its positives."""
-        return len(self.queries) == self.count
+        """No rows but this rank's, a positive each: its queries have then already met its positives."""
+        return self.owners is None and len(self.queries) == self.count
 
 
 def _check(

@@ -36,6 +36,7 @@ class SoftmaxLoss(Loss):
     paper = "reimers2019sentence"
 
     any_width = False
+    lists = "rows"
     config_keys = [
         "num_labels",
         "concatenation_sent_rep",

@@ -38,6 +38,7 @@ class TripletLoss(Loss):
     """
 
     paper = "hermans2017defense"
+    lists = "rows"
     config_keys = ["distance_metric", "triplet_margin"]
 
     def __init__(

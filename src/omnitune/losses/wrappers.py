@@ -54,6 +54,7 @@ class Wrapper(Loss):
         super().__init__(model, loss.strategy)
         self.loss: Loss = loss
         self.any_width = loss.any_width
+        self.lists = loss.lists
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
         """Embed as the inner loss asks."""

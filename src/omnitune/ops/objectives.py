@@ -49,18 +49,22 @@ def multiple_negatives(
     scale: float = 20.0,
     partition_mode: PartitionMode = "joint",
     hardness: tuple[HardnessMode, float] | None = None,
+    owners: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss of queries against the documents, and optionally the queries, of the whole batch.
+
+    A query with several positives stands in `queries` once for each; scores of its others are then -inf.
 
     Args:
         scores: Similarities by direction. "query_to_doc" `(queries, columns * rows)`: document `row` of column `c` is
             at `c * rows + row`, and column 0 holds the positives; "doc_to_doc" likewise, seen from each query's
             positive; "query_to_query" and "doc_to_query" `(queries, rows)`.
-        own: Batch row of each query `(queries,)`, int64: where its positive is.
-        rows: Rows of the whole batch, at least `queries`.
+        own: Document that is each query's positive `(queries,)`, int64.
+        rows: Rows of the whole batch.
         scale: Inverse temperature.
         partition_mode: "joint" puts all directions in one softmax; "per_direction" averages one loss a direction.
         hardness: Which negatives are made to count more the closer they are, and how strongly.
+        owners: Row of each document `(documents,)`, int64, where rows have unequally many; all positives come first.
 
     Returns:
         Mean loss over queries, a scalar.
@@ -70,19 +74,27 @@ def multiple_negatives(
         (arXiv:2308.03281); hardness: Lan et al. 2025, eq. 5 (arXiv:2503.04812).
     """
     candidates = dict(scores)
-    for direction in candidates.keys() & {"query_to_query", "doc_to_doc"}:
-        candidates[direction] = scores[direction].masked_fill(_own_columns(scores[direction], own, rows), -torch.inf)
+    mine = own if owners is None else owners[own]
+    if "query_to_query" in scores:
+        own_query = torch.arange(rows, device=own.device) == mine[:, None]
+        candidates["query_to_query"] = scores["query_to_query"].masked_fill(own_query, -torch.inf)
+    if "doc_to_doc" in scores:
+        own_documents = _own_columns(scores["doc_to_doc"], own, rows, owners)
+        candidates["doc_to_doc"] = scores["doc_to_doc"].masked_fill(own_documents, -torch.inf)
     if hardness is not None:
         mode, strength = hardness
-        penalty = hardness_penalty(scores["query_to_doc"], own, rows, mode) * (strength / scale)
+        penalty = hardness_penalty(scores["query_to_doc"], own, rows, mode, owners) * (strength / scale)
         candidates["query_to_doc"] = scores["query_to_doc"] + penalty
     if partition_mode == "joint":
         others = [matrix for direction, matrix in candidates.items() if direction != "query_to_doc"]
         return info_nce(torch.cat([candidates["query_to_doc"], *others], dim=1), own, scale)
-    return torch.stack([info_nce(matrix, own, scale) for matrix in candidates.values()]).mean()
+    places = {"query_to_doc": own, "doc_to_query": mine}
+    return torch.stack([info_nce(matrix, places[name], scale) for name, matrix in candidates.items()]).mean()
 
 
-def hardness_penalty(scores: Tensor, own: Tensor, rows: int, mode: HardnessMode) -> Tensor:
+def hardness_penalty(
+    scores: Tensor, own: Tensor, rows: int, mode: HardnessMode, owners: Tensor | None = None
+) -> Tensor:
     """Detached similarities of the negatives that are to count more, 0 elsewhere.
 
     Args:
@@ -91,6 +103,7 @@ def hardness_penalty(scores: Tensor, own: Tensor, rows: int, mode: HardnessMode)
         rows: Rows of the batch.
         mode: "in_batch_negatives": documents of other rows; "hard_negatives": the query's own documents but the
             positive; "all_negatives": both.
+        owners: As in `multiple_negatives`.
 
     Returns:
         `(queries, columns * rows)`, without a graph.
@@ -98,7 +111,7 @@ def hardness_penalty(scores: Tensor, own: Tensor, rows: int, mode: HardnessMode)
     Source:
         Lan et al. 2025, eq. 5 (arXiv:2503.04812); hard negatives only: Schechter Vera et al. 2025 (arXiv:2509.20354).
     """
-    mine = _own_columns(scores, own, rows)
+    mine = _own_columns(scores, own, rows, owners)
     positive = torch.arange(scores.shape[1], device=scores.device) == own[:, None]
     chosen = {"in_batch_negatives": ~mine, "hard_negatives": mine & ~positive, "all_negatives": ~positive}[mode]
     return torch.where(chosen, scores.detach(), 0.0)
@@ -186,6 +199,8 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(student, dim=-1), target, reduction="batchmean")
 
 
-def _own_columns(scores: Tensor, own: Tensor, rows: int) -> Tensor:
-    """True where a column of `scores` `(queries, columns * rows)` belongs to the query's own batch row."""
-    return torch.arange(scores.shape[1], device=scores.device) % rows == own[:, None]
+def _own_columns(scores: Tensor, own: Tensor, rows: int, owners: Tensor | None) -> Tensor:
+    """True where a column of `scores` `(queries, documents)` belongs to the query's own batch row."""
+    if owners is None:
+        return torch.arange(scores.shape[1], device=scores.device) % rows == own[:, None]
+    return owners == owners[own][:, None]

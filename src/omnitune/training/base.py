@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 
 from omnitune.data.check import BadItem
 from omnitune.data.collator import Collator
-from omnitune.data.columns import input_columns
+from omnitune.data.columns import has_lists, input_columns
 from omnitune.engine.engine import to_device
 from omnitune.engine.fsdp_sync import whole
 from omnitune.errors import InputError
@@ -258,6 +258,7 @@ class BaseTrainer(HookedTrainer):
         columns = {
             name: input_columns(dataset.column_names, self._feed.labels)
             for name, dataset in named(self.train_dataset).items()
+            if not (isinstance(dataset, Dataset) and has_lists(dataset, dataset.column_names))  # a batch's own number
         }
         self.opening_lines = binding.negatives(
             self.loss, columns, self.args.train_batch_size, self.args.gradient_accumulation_steps

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from omnitune import io
 from omnitune.data.check import Answers, BadItem, find_bad_items, find_bad_labels
-from omnitune.data.columns import Rows, content_codes, input_columns, label_column
+from omnitune.data.columns import Rows, content_codes, entry_codes, has_lists, input_columns, label_column
 from omnitune.errors import DatasetError, InputError, MediaError, OmnituneError
 from omnitune.inputs.cost import CostRule, cost_of
 from omnitune.inputs.detect import inputs_of
@@ -46,8 +46,11 @@ class Source:
         return self._codes
 
     def sampled_codes(self) -> np.ndarray:
-        """`codes` of the columns that may not repeat in a batch: none whose name is a label's."""
-        return self.codes()[:, [i for i, name in enumerate(self.columns) if name not in self._labels]]
+        """`codes` of what may not repeat in a batch: no column whose name is a label's; of lists, every entry."""
+        names = [name for name in self.columns if name not in self._labels]
+        if has_lists(self.rows.dataset, names):
+            return entry_codes(self.rows, names, self._fingerprint)
+        return self.codes()[:, [self.columns.index(name) for name in names]]
 
     def check_kinds(self) -> None:
         """See that the model takes what every column holds, by the first item of each.

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import BatchSampler, ConcatDataset, SubsetRandomSampler
 
-from omnitune.data.columns import RESERVED_COLUMNS, ManyRows, Rows, content_codes, entry_codes, has_lists
+from omnitune.data.columns import RESERVED_COLUMNS, ManyRows, Rows, content_codes
 from omnitune.errors import DatasetError, InputError
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
         skipped = {*(self.valid_label_columns or []), *RESERVED_COLUMNS}
         rows = Rows(self.dataset)
         names = [name for name in rows.column_names if name not in skipped]
-        return (entry_codes if has_lists(self.dataset, names) else content_codes)(rows, names, self._fingerprint)
+        return content_codes(rows, names, self._fingerprint)
 
     def _warn_short(self, given: int) -> None:
         logger.warning(

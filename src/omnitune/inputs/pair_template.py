@@ -10,6 +10,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from omnitune.inputs.messages import PAIR_ROLES, to_messages
+from omnitune.inputs.template_limit import limit_templates
 
 _STRUCTURED = """\
 {%- set pair = namespace(messages=[]) -%}
@@ -67,6 +68,7 @@ def carry_pairs(processor: Any, *, structured: bool, options: dict[str, Any]) ->
 
 def _renders(processor: Any, structured: bool, options: dict[str, Any]) -> bool:
     """Tell whether both contents of a pair reach the text that the model is given."""
+    limit_templates(processor)
     said = tuple(f"content-of-the-{role}" for role in PAIR_ROLES)
     try:
         text = processor.apply_chat_template(

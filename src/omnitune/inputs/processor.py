@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from omnitune.errors import InputError
 from omnitune.inputs.messages import Conversation, is_text_only
+from omnitune.inputs.template_limit import limit_templates
 from omnitune.inputs.video import Clip
 from omnitune.types import Features, Modality
 
@@ -240,6 +241,7 @@ class ChatTemplate:
 
     def _render(self, conversations: Sequence[Conversation], buckets: Buckets) -> Features:
         options = {key: value for key, value in buckets["chat_template"].items() if key not in _SIZES}
+        limit_templates(self.processor, options.get("chat_template"))
         sizes = {key: value for key, value in buckets["chat_template"].items() if key in _SIZES}
         buckets = {**buckets, "text": {**buckets["text"], **sizes}}
         tokenizer = getattr(self.processor, "tokenizer", None)

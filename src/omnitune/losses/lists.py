@@ -53,7 +53,7 @@ def laid_out(
         return _as_rows(raw, labels, loss)
     if holds_lists(raw[0]):
         raise InputError(
-            f"{loss}: expected one query a row in column {raw[0].name!r}, got lists; positives and negatives may be lists"
+            f"{loss}: expected one query a row in column {raw[0].name!r}, got lists, which only documents may be"
         )
     if len(raw) > 1 and not any(inputs_of(cell) for cell in raw[1].items):
         raise InputError(f"{raw[1].place(0)} and the rows batched with it: expected a positive, got empty lists")

@@ -111,6 +111,12 @@ ELSEWHERE = (
         "part of a published checkpoint keeps its names when it is saved (modules.loading)",
     ),
     Reliance(
+        "_compile_jinja_template",
+        "transformers.utils.chat_template_utils:render_jinja_template",
+        "compiled_template = _compile_jinja_template(chat_template)",
+        "a template that runs for ever is stopped: the compiled one is kept, and its function wrapped (inputs)",
+    ),
+    Reliance(
         "_name_or_path",
         "transformers.configuration_utils:PreTrainedConfig",
         "self._name_or_path",

@@ -48,7 +48,8 @@ class Source:
     def sampled_codes(self) -> np.ndarray:
         """`codes` of what may not repeat in a batch: no column whose name is a label's; of lists, every entry."""
         names = [name for name in self.columns if name not in self._labels]
-        if has_lists(self.rows.dataset, names):
+        # Pairs are scored list by list, so that entries of other rows are no negatives there.
+        if self._model().family.arity == 1 and has_lists(self.rows.dataset, names):
             return entry_codes(self.rows, names, self._fingerprint)
         return self.codes()[:, [self.columns.index(name) for name in names]]
 

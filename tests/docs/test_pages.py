@@ -112,3 +112,10 @@ def test_pages_link_to_what_is_there() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 missing.append((page.name, target))
     assert not missing
+
+
+def test_tests_that_a_page_names_exist() -> None:
+    named = [(page.name, *found) for page in PAGES for found in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())]
+    assert len(named) > 100
+    sources = {path: (ROOT / "tests" / path).read_text() for _, path, _ in named}
+    assert [one for one in named if f"def {one[2]}(" not in sources[one[1]]] == []

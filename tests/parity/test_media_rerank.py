@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 from torch import nn
 
@@ -187,8 +189,9 @@ def test_two_towers_have_no_pairs(tiny_clap: Path, _st: None) -> None:
         ModalityError, match=r"row 0, .*takes single texts, as its processor takes no pairs; got the pair"
     ):
         ours.predict([("a", "b")])
-    with pytest.raises(ValueError, match="`text` must be a string or list of strings"):
-        rival.predict([("a", "b")])
+    if Version(transformers.__version__) >= Version("5.23"):  # 5.20 took the pair for two texts
+        with pytest.raises(ValueError, match="`text` must be a string or list of strings"):
+            rival.predict([("a", "b")])
     conversation = [{"role": role, "content": [{"type": "audio", "audio": heard}]} for role in ("query", "document")]
     with pytest.raises(ModalityError, match=r"takes pairs of texts, got pairs with \['ndarray'\]"):
         ours.predict([conversation])

@@ -165,7 +165,7 @@ class MultipleNegativesRankingLoss(Loss):
                 columns, offset = gather_columns(columns)
             return _Candidates(columns[0], columns[1:], None, offset, count)
         queries, positives, negatives = columns[0], columns[1], torch.cat([columns[1][:0], *columns[2:]])
-        mine, others = owners.to(queries.device).split([count, len(negatives)])
+        mine, others = torch.split(owners.to(queries.device), [count, len(negatives)])
         if self.gather_across_devices:
             queries, first = gather_rows(queries)
             positives, offset = gather_rows(positives)

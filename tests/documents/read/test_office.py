@@ -1,6 +1,7 @@
 """Word, PowerPoint, Excel, HTML, Markdown, e-mail and text become pages with headings, words and images."""
 
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from omnitune.documents.queries.extract import written_queries
 from omnitune.documents.read import markup, office
 from omnitune.documents.read.markup import Block, parse_markdown, read_blocks
 from omnitune.documents.read.pages import Page, Rendering
+from omnitune.documents.read.text import sentences
 from omnitune.errors import DocumentError, MissingExtraError
 
 MARKDOWN = """# Pump *handbook*
@@ -38,6 +40,7 @@ x = 1
     y = 2
 ```
 """
+NESTED_MAIL = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(3000))
 BLOCKS = [
     Block(text="Pump handbook", level=1),
     Block(text="Grease the bearing every month, not daily."),
@@ -161,12 +164,23 @@ def test_a_long_text_has_pages_that_are_full_and_words_in_their_places(tmp_path:
         ("a.txt", b" \n ", "a.txt: there is no text in it"),
         ("a.html", b"<p></p>", "a.html: there is no text in it"),
         ("a.xlsx", b"PK\x03\x04cut", "a.xlsx: not a .xlsx file that can be read"),
+        ("a.eml", NESTED_MAIL, "a.eml: its parts are nested too deeply to be read"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DocumentError, match=f"^{reason}"):
         office.describe(tmp_path / name)
+
+
+@pytest.mark.parametrize("mark", ["[", "![", "<!--", " **a", "~~a", "![](data:", "# a" + " " * 50, "Fig. ", "a-\n"])
+def test_no_text_takes_the_square_of_its_length(mark: str) -> None:
+    """A file of 100,000 opening brackets took a minute, and one of abbreviations longer, in the caller's process."""
+    text = (mark * 40_000)[:40_000] + "x"
+    begun = time.process_time()
+    for block in (*parse_markdown(text), *parse_markdown("# " + text), *markup._plain(text)):
+        sentences(block.text)
+    assert time.process_time() - begun < 5
 
 
 def test_a_text_that_is_too_long_or_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

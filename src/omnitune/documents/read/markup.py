@@ -27,16 +27,18 @@ _CONVERTERS = {
 }
 
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
-_HEADING = re.compile(r"^(#{1,6})\s+(\S.*?)\s*#*$")
+_HEADING = re.compile(r"^(#{1,6})\s+(\S.*)$")
 _UNDERLINE = re.compile(r"^\s*(=+|-{3,})\s*$")
 _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$")
 _ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 _PROSE = re.compile(r"\s*(?!#{1,6}\s|\||<!--\s*Slide|(?:[-*_]\s*){3,}$|:?-{2,}:?\s*\|)\S")
 _SLIDE = re.compile(r"^\s*<!--\s*Slide number:\s*\d+\s*-->\s*$")
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_LINK = re.compile(r"!?\[([^\]]*)\]\((?:[^()]|\([^()]*\))*\)")
-_MARKS = re.compile(r"(\*\*|__|~~|`)(?=\S)(.+?)(?<=\S)\1")
-_EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_]+?)(?<=\S)\1(?![\w*])")
+# What is between two marks is short or does not repeat the first, or a file of opening brackets would take hours.
+_COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
+_LINK = re.compile(r"!?\[([^\]]{0,400})\]\((?:[^()]|\([^()]*\)){0,2000}\)")
+_IMAGE_DATA = re.compile(r"!\[[^\]]{0,400}\]\(data:[^()]*\)")
+_MARKS = re.compile(r"(\*\*|__|~~|`)(?=\S)(.{1,400}?)(?<=\S)\1")
+_EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_]{1,400}?)(?<=\S)\1(?![\w*])")
 _ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~])")
 
 
@@ -61,26 +63,32 @@ def read_blocks(path: Path) -> list[Block]:
     Raises:
         DocumentError: It cannot be read, is empty or too long, or its package is not installed.
     """
-    suffix = path.suffix.lower()
     if not path.stat().st_size:
         raise DocumentError(f"{path.name}: the file is empty")
-    if suffix in (".txt", ".text"):
-        found = [*_plain(_decoded(path.read_bytes()))]
-    elif suffix in (".md", ".markdown"):
-        found = [*parse_markdown(_decoded(path.read_bytes()))]
-    elif suffix == ".eml":
-        found = [*_mail(path)]
-    else:
-        data = path.read_bytes()
-        if suffix in (".html", ".htm"):
-            data = _decoded(data).encode()
-        found = [*parse_markdown(_markdown(data, suffix, path.name))]
+    try:
+        found = _blocks(path)
+    except RecursionError as error:
+        raise DocumentError(f"{path.name}: its parts are nested too deeply to be read") from error
     letters = sum(len(block.text) for block in found)
     if letters > MOST_LETTERS:
         raise DocumentError(f"{path.name}: expected at most {MOST_LETTERS:,} letters, got {letters:,}; split it")
     if not letters:
         raise DocumentError(f"{path.name}: there is no text in it")
     return found
+
+
+def _blocks(path: Path) -> list[Block]:
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".text"):
+        return [*_plain(_decoded(path.read_bytes()))]
+    if suffix in (".md", ".markdown"):
+        return [*parse_markdown(_decoded(path.read_bytes()))]
+    if suffix == ".eml":
+        return [*_mail(path)]
+    data = path.read_bytes()
+    if suffix in (".html", ".htm"):
+        data = _decoded(data).encode()
+    return [*parse_markdown(_markdown(data, suffix, path.name))]
 
 
 def parse_markdown(text: str) -> Iterator[Block]:
@@ -116,7 +124,8 @@ def _alone(line: str) -> Iterator[Block]:
     """The block of a line that is no part of a paragraph: a heading, a row of a table, a new slide, or nothing."""
     heading = _HEADING.match(line)
     if heading:
-        yield Block(text=_inline(heading[2]), level=len(heading[1]))
+        title = heading[2].rstrip()
+        yield Block(text=_inline(title.rstrip("#").rstrip() or title), level=len(heading[1]))
     elif _SLIDE.match(line):
         yield Block(text="")
     elif line.lstrip().startswith("|") and not _TABLE_RULE.match(line):
@@ -167,10 +176,12 @@ def _markdown(data: bytes, suffix: str, name: str) -> str:
     stream_info = markitdown.StreamInfo(extension=suffix, charset="utf-8" if suffix in (".html", ".htm") else None)
     try:
         text = str(converter.convert(io.BytesIO(data), stream_info).markdown)
+    except (MemoryError, RecursionError):
+        raise
     except Exception as error:  # noqa: BLE001 - parsers of five packages, on files that anyone may have written
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DocumentError(f"{name}: not a {suffix} file that can be read ({last})") from error
-    return re.sub(r"!\[[^\]]*\]\(data:[^)]*\)", "", text)
+    return _IMAGE_DATA.sub("", text)
 
 
 def _inline(text: str) -> str:

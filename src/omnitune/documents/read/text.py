@@ -76,7 +76,7 @@ def sentences(paragraph: str) -> list[str]:
     """Sentences of a text on one line; an abbreviation does not end one."""
     whole: list[str] = []
     for piece in _SENTENCE_END.split(paragraph):
-        if whole and _ABBREVIATION.search(whole[-1]):
+        if whole and _ABBREVIATION.search(whole[-1][-12:]):  # the longest has five letters
             whole[-1] += " " + piece.strip()
         elif piece.strip():
             whole.append(piece.strip())

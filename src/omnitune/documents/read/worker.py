@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -196,7 +197,7 @@ class Worker:
         code = self._process.wait()
         self._complaints.seek(0)
         said = self._complaints.read().decode("utf-8", "replace").strip().splitlines()
-        last = said[-1] if said else ""
+        last = re.sub(r"^[\w.]+(?:Error|Exception): ", "", said[-1]) if said else ""
         # PDFium aborts without a word where an allocation is refused; glibc says something where memory is corrupt.
         # The peak that the system counts for a child is no help: it begins with the size of the parent.
         if (code == -signal.SIGABRT and not last) or last.startswith(("MemoryError", "what():  std::bad_alloc")):

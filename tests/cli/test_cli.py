@@ -313,3 +313,18 @@ def test_encode_on_ray_is_asked_for_what_the_command_says(monkeypatch, tmp_path,
     expected = {"workers": 3, "address": "auto", "rows_at_once": 2, "role": "document", "folder": tmp_path / "out"}
     assert {name: given[name] for name in expected} == expected and given["items"] == ["one", "two", "three"]
     assert given["dim"] == SentenceTransformer(str(model), device="cpu").get_embedding_dimension()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("empty", "expected documents (PDF, images, Word,"), ("nowhere", "not a folder")]
+)
+def test_a_folder_without_documents_is_named_before_torch_is_imported(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["omnitune", "finetune", str(tmp_path / name), "--out", str(tmp_path / "out")]
+    code = (
+        f"import atexit, sys\nsys.argv = {words!r}\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from omnitune.cli.main import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and said in " ".join(done.stderr.split()) and done.stdout.strip() == "False"

@@ -209,3 +209,38 @@ def test_a_gap_in_a_list_is_named_before_training(model: SentenceTransformer) ->
     rows = {"anchor": ANCHORS, "positive": POSITIVES, "negative": [["ash"], ["clay", None], ["mud"]]}
     with pytest.raises(DatasetError, match=r"row 1, column 'negative': entry 1 of its list is missing \(None\)"):
         trainer(model, Dataset.from_dict(rows)).train()
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_ranks_share_their_lists(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, guided: bool) -> None:
+    """Two ranks that gather give the mean over all positives that one process gives."""
+    options: dict[str, Any] = {"directions": ALL, "hardness_mode": "in_batch_negatives", "hardness_strength": 2.0}
+    kind: Any = losses.MultipleNegativesRankingLoss if not guided else losses.GISTEmbedLoss
+    if guided:
+        options = {"guide": model, "contrast_anchors": False}
+    shares = [
+        [ANCHORS[:2], [["grease it", "oil it", "wipe it"], ["heat it"]], [["ash"], []]],
+        [ANCHORS[2:], [["turn it", "spin it"]], [["mud", "sand", "salt"]]],
+    ]
+    sent: list[list[torch.Tensor]] = [[], []]
+
+    def on_rank(rank: int) -> torch.Tensor:
+        loss, calls = kind(model, gather_across_devices=True, **options), iter(range(100))
+        sent[rank] = []
+
+        def gather(own: torch.Tensor) -> tuple[torch.Tensor, int]:
+            sent[rank].append(own.detach())
+            place = next(calls)
+            parts = [share[place] if len(share) > place else own[:0] for share in (sent[0], sent[1])]
+            parts[rank] = own
+            return torch.cat(parts), len(parts[0]) if rank else 0
+
+        for module in ("multiple_negatives", "guided"):
+            monkeypatch.setattr(f"omnitune.losses.{module}.gather_rows", gather)
+        return loss(columns(*shares[rank]))
+
+    for rank in (0, 1, 0, 1, 0, 1):  # until each has what the other sends
+        on_rank(rank)
+    values = torch.stack([on_rank(0), on_rank(1)])
+    whole = kind(model, **options)(columns(*(first + second for first, second in zip(*shares, strict=True))))
+    torch.testing.assert_close((values * torch.tensor([4.0, 2.0])).sum() / 6, whole, rtol=1e-5, atol=1e-6)

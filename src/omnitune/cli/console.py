@@ -101,6 +101,18 @@ def _writing() -> Iterator[None]:
         ) from failure
 
 
+def expect_documents(folder: Path) -> None:
+    """Say that a folder has no documents before torch is imported, which takes seconds.
+
+    Raises:
+        DatasetError: It is not there, or nothing in it is read.
+    """
+    from omnitune.documents.folder import has_documents, list_folder
+
+    if not has_documents(folder):
+        list_folder(folder)
+
+
 def only_our_bars() -> None:
     """Turn off bars and remarks of transformers and datasets; commands call it, because it imports both."""
     import datasets

@@ -24,7 +24,7 @@ from omnitune.cli.finetune import (
 
 
 def distill(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of documents (PDF, Word, ..., images), recordings or clips.")],
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,

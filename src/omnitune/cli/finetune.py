@@ -96,7 +96,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; t
 
 
 def finetune(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of documents (PDF, Word, ..., images), recordings or clips.")],
     out: OutOption,
     model: ModelOption = None,
     recipe: RecipeOption = None,
@@ -143,6 +143,7 @@ def finetune(
 
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     """Run the pipeline and print what came out; `options` are those of `omnitune.finetune.finetune`."""
+    console.expect_documents(folder)
     from omnitune.cli.indexes import index_outcome
     from omnitune.finetune import run as pipeline
 

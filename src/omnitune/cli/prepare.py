@@ -19,7 +19,7 @@ from omnitune.cli.finetune import (
 
 
 def prepare(
-    folder: Annotated[Path, typer.Argument(help="Folder of PDF files and images, of recordings, or of clips.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of documents (PDF, Word, ..., images), recordings or clips.")],
     out: OutOption,
     recipe: RecipeOption = None,
     kind: KindOption = None,
@@ -30,6 +30,7 @@ def prepare(
     allow: AllowOption = None,
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
+    console.expect_documents(folder)
     from omnitune.finetune.dataset import prepare as prepare_folder
     from omnitune.finetune.recipe import Recipe, load_recipe
 

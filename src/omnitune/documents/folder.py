@@ -144,6 +144,11 @@ class Listing:
     others: Mapping[str, int]
 
 
+def has_documents(folder: Path) -> bool:
+    """Tell whether a folder holds a file that is read, without telling of which kind it is."""
+    return folder.is_dir() and any(path.suffix.lower() in READERS for path in _files(folder))
+
+
 def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> Listing:
     """Walk a folder: its documents by their suffix, and how many other files are there; hidden ones are left out.
 
@@ -175,11 +180,11 @@ def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> List
     else:  # beside recordings or clips, texts are captions and notes about them
         others.update(path.suffix.lower() for path in texts)
     if not found:
-        suffixes = [suffix for suffix, reader in READERS.items() if kind in ("auto", kind_of(reader).name)]
-        there = f" but {sum(others.values())} other files ({counted(others)})" if others else ""
-        raise DatasetError(
-            f"folder: expected documents ({', '.join(suffixes)}) in {str(folder)!r} or below it, found none{there}"
+        files = "; ".join(
+            dict.fromkeys(one.files for one in map(kind_of, READERS.values()) if kind in ("auto", one.name))
         )
+        there = f" but {sum(others.values())} other files ({counted(others)})" if others else ""
+        raise DatasetError(f"folder: expected documents ({files}) in {str(folder)!r} or below it, found none{there}")
     if len(found) > 1:
         listed = ", ".join(
             f"{name} ({len(paths)} files, such as {printable(paths[0].relative_to(folder).as_posix())})"

@@ -21,6 +21,7 @@ class Kind:
         name: As the setting `kind` names it.
         modality: What a page is to a model.
         words: What people call its parts.
+        files: Forms of files that it is read from, for messages.
         reader: Module that reads it; None for those that no other kind has.
         settings: Names of the settings that decide how it becomes pages (see `pages.Rendering`).
         segmentations: Where it may be cut into segments, the usual one first; none for what has pages.
@@ -35,6 +36,7 @@ class Kind:
     name: KindName
     modality: Literal["image", "audio", "video"]
     words: Words
+    files: str
     reader: str | None = None
     settings: tuple[str, ...]
     segmentations: tuple[Segmentation, ...] = ()
@@ -50,6 +52,7 @@ PAGES = Kind(
     name="pages",
     modality="image",
     words=Words(),
+    files="PDF, images, Word, PowerPoint, Excel, HTML, Markdown, text, e-mail",
     settings=("width", "max_pixels"),
     written="outline titles, captions and headings",
     own_text=True,
@@ -59,6 +62,7 @@ RECORDINGS = Kind(
     name="recordings",
     modality="audio",
     words=Words(document="recording", page="segment", sees="sound", text="transcript"),
+    files="WAV, MP3, FLAC and other sound",
     reader="omnitune.documents.read.audio",
     settings=("segments", "seconds"),
     segmentations=("silence", "windows"),
@@ -71,6 +75,7 @@ CLIPS = Kind(
     name="clips",
     modality="video",
     words=Words(document="clip", page="segment", sees="clip", text="text read"),
+    files="MP4, MKV, WebM and other video",
     reader="omnitune.documents.read.video",
     settings=("width", "segments", "seconds"),
     segmentations=("shots", "windows"),

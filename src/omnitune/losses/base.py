@@ -32,8 +32,8 @@ class Loss(nn.Module):
 
     Attributes:
         any_width: Whether the objective takes embeddings of fewer dimensions than the model's.
-        lists: How columns are taken whose cells are lists of inputs: "refused", a row for every entry ("rows"), or as
-            the documents of a row ("documents": `objective` gets `losses.lists.owners` as labels).
+        lists: How columns are taken whose cells are lists of inputs: "refused", a row for every entry ("rows"), as
+            the documents of a row ("documents": `objective` gets `losses.lists.owners` as labels), or as they are.
         config_keys: Attributes that `get_config_dict` records; they are the constructor's arguments.
         paper: Key in `citations.bib` of the paper that introduced the loss, or "".
     """
@@ -61,7 +61,7 @@ class Loss(nn.Module):
             A scalar, or named scalar parts whose sum is the loss.
         """
         columns = list(sentence_features)
-        if any(map(holds_lists, columns)):
+        if self.lists != "cells" and any(map(holds_lists, columns)):
             columns, labels = laid_out(columns, labels, self.lists, type(self).__name__)
         embeddings = self.embed(columns, cast(Encodes, self.model.engine))
         value = self.objective(embeddings, self.targets(columns, labels))

@@ -12,8 +12,8 @@ from omnitune.errors import InputError, ShapeError
 from omnitune.inputs.detect import inputs_of, is_conversation
 from omnitune.types import Column, Features, Labels
 
-Lists: TypeAlias = Literal["refused", "rows", "documents"]
-"""How a loss takes lists: not at all; a row for every entry; or as the documents of a row."""
+Lists: TypeAlias = Literal["refused", "rows", "documents", "cells"]
+"""How a loss takes lists: not at all; a row for every entry; as the documents of a row; or as they are."""
 
 
 def holds_lists(column: Column | Features) -> bool:

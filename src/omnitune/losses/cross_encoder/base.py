@@ -40,6 +40,7 @@ class PairLoss(Loss):
     columns: ClassVar[str] = "(query, document)"
     least: ClassVar[int] = 2
     most: ClassVar[int] = 2
+    lists = "cells"
     config_keys = ["activation_fn"]
 
     def __init__(

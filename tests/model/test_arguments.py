@@ -11,7 +11,7 @@ from fixtures.agree import agree
 from omnitune import CrossEncoder, SentenceTransformer
 from omnitune.errors import CheckpointError, InputError, OmnituneError
 from omnitune.modules import Transformer
-from omnitune.modules.long_pairs import shortened
+from omnitune.modules.long_texts import shortened
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +65,26 @@ def test_an_odd_option_of_a_model_is_one_sentence(tiny_bert, options):
 def test_an_odd_option_of_a_reranker_is_one_sentence(tiny_bert, options):
     with pytest.raises(InputError, match=f"{next(iter(options))}: expected"):
         CrossEncoder(str(tiny_bert), device="cpu", **options)
+
+
+def test_a_token_without_a_row_is_named(tiny_bert):
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    model.tokenizer.add_tokens(["<pump>"])
+    assert model.encode("a page").shape == (32,)
+    with pytest.raises(InputError, match=r"tokenizer: expected token ids below .*, got .*resize_token_embeddings"):
+        model.encode("a <pump>")
+
+
+@pytest.mark.parametrize(("one", "other", "message"), [
+    (["a"], [[1.0]], "expected rows of numbers"), (np.array(["a"]), [[1.0]], "expected rows of numbers"),
+    ([[1.0, 2.0]], [[1.0]], "as many dimensions on both sides, got 2 and 1"), ([{"a": 1}], [[1.0]], "rows of numbers"),
+])  # fmt: skip
+def test_similarity_is_of_embeddings(dense, one, other, message):
+    for name in ("cosine", "dot", "euclidean", "manhattan"):
+        dense.similarity_fn_name = name
+        with pytest.raises(OmnituneError, match=message):
+            dense.similarity(one, other)
+    dense.similarity_fn_name = "cosine"
 
 
 def test_modules_that_are_none_are_named():
@@ -131,6 +151,27 @@ def test_long_pairs_are_cut_to_the_same_tokens(tiny_bert, limit, lengths):
     short = shortened(tokenizer, [pair], arguments)
     assert sum(map(len, short[0])) < sum(map(len, pair)) or lengths[0] == 3
     assert tokenizer(short, **arguments)["input_ids"] == tokenizer([pair], **arguments)["input_ids"]
+
+
+@pytest.mark.parametrize("tail", ["", "x" * 9000, "\n" * 9000, "e\u0301" * 3000])
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_qwen3"])
+def test_long_texts_are_cut_to_the_same_tokens(name, tail, request):
+    tokenizer = Transformer(str(request.getfixturevalue(name))).tokenizer
+    text = "the quick brown fox, unbelievable-things 1234 e\u0301\tpages\n lists " * 60 + tail
+    arguments = {"truncation": True, "max_length": 24}
+    for given in (text, tail + text, " " * 3000 + text, text.replace(" ", "")):
+        short = shortened(tokenizer, [given, "short"], arguments)
+        assert tokenizer(short, **arguments)["input_ids"] == tokenizer([given, "short"], **arguments)["input_ids"]
+    assert len(shortened(tokenizer, [text], arguments)[0]) <= 40 * 24
+    tokenizer.truncation_side = "left"
+    assert shortened(tokenizer, [text], arguments) == [text]
+
+
+def test_a_text_of_megabytes_takes_no_more_than_its_tokens(tiny_bert):
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
+    start = time.perf_counter()
+    model.encode("the quick brown fox " * 200_000)
+    assert time.perf_counter() - start < 2
 
 
 def test_pairs_of_two_long_texts_take_no_more_than_their_tokens(reranker):

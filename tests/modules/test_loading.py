@@ -92,12 +92,23 @@ def test_a_language_model_without_its_output_layer_is_refused(tiny_qwen3, tmp_pa
 
 @pytest.mark.parametrize("change", [
     {"num_hidden_layers": 10**6}, {"num_labels": 10**9}, {"text_config": {"num_hidden_layers": 10**7}},
+    {"num_hidden_layers": 0}, {"num_hidden_layers": -3}, {"num_attention_heads": -1},
 ])  # fmt: skip
 def test_a_count_that_no_model_has_is_refused_before_anything_is_built(tiny_bert, tmp_path, change):
     shutil.copytree(tiny_bert, tmp_path / "model")
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CheckpointError, match="expected at most 1.?0.*, got 1.?0.*; the file is damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"expected at (most 1.?0.*, got 1.?0|least 1, got).*; the file is damaged"
+    ):
+        SentenceTransformer(str(tmp_path / "model"), device="cpu")
+
+
+def test_weights_of_other_sizes_are_one_sentence(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 10**9}))
+    with pytest.raises(CheckpointError, match=r"model: expected weights of the sizes that its config.json says"):
         SentenceTransformer(str(tmp_path / "model"), device="cpu")
 
 

@@ -106,6 +106,11 @@ def upstream(place: Path, part: str) -> Iterator[None]:
         raise  # a missing package names itself, and memory says nothing about the files
     except Exception as error:  # transformers, tokenizers and peft raise every kind there is for a value they dislike
         said = (str(error).strip().splitlines() or [""])[0]
+        if "ignore_mismatched_sizes" in said:
+            raise CheckpointError(
+                f"{place}: expected weights of the sizes that its config.json says, got others; one of the two is "
+                "damaged, or of another model"
+            ) from error
         if "trust_remote_code" in str(error):
             raise UntrustedCodeError(
                 f"{place}: its {part} needs code that comes with the checkpoint; if you trust it, load it with "
@@ -176,10 +181,10 @@ def _is_classifier(config: PretrainedConfig) -> bool:
 
 
 def check_counts(path: Path) -> None:
-    """See that a configuration asks for no more parts than a model has, before anything is built.
+    """See that a configuration asks for parts that a model can have, before anything is built.
 
     Raises:
-        CheckpointError: It asks for more; names the key.
+        CheckpointError: It asks for more, or for fewer than none, or for no layer; names the key.
     """
     todo: list[Any] = [files.read_json(path)]
     while todo:
@@ -191,7 +196,12 @@ def check_counts(path: Path) -> None:
             parts = any(noun in name for noun in ("layer", "block", "expert", "stage", "depth", "head", "group"))
             most = MOST_LABELS if name == "num_labels" else MOST_PARTS if parts else None
             counted = name.startswith(("num_", "n_")) or name.endswith(("_layers", "layers", "depth", "depths"))
-            if most is not None and counted and isinstance(value, int) and value > most:
+            if most is None or not counted or not isinstance(value, int):
+                continue
+            # Without layers the weights of all would be left out in silence.
+            if value < 0 or (value == 0 and name == "num_hidden_layers"):
+                raise CheckpointError(f"{path}: {name}: expected at least 1, got {value}; the file is damaged")
+            if value > most:
                 raise CheckpointError(f"{path}: {name}: expected at most {most:,}, got {value:,}; the file is damaged")
 
 

@@ -1,7 +1,7 @@
 """Modalities of a backbone, and the method and output of each."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_type_hints
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.utils import ModelOutput
 
-from omnitune.errors import CheckpointError, ModalityError
+from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.detect import PARTS
 from omnitune.inputs.processor import wraps
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
@@ -25,6 +25,20 @@ class ModalityParams(TypedDict):
     method: str
     method_output_name: str | list[Any] | None
     format: NotRequired[str]
+
+
+def check_tokens(features: Mapping[str, Any], model: Any) -> None:
+    """Say why a forward failed where a token has no row among the backbone's word embeddings.
+
+    Raises:
+        InputError: It has none.
+    """
+    ids, table = features.get("input_ids"), getattr(model.get_input_embeddings(), "weight", None)
+    if isinstance(ids, Tensor) and isinstance(table, Tensor) and ids.numel() and int(ids.max()) >= len(table):
+        raise InputError(
+            f"tokenizer: expected token ids below {len(table):,}, the rows of the backbone's word embeddings, got "
+            f"{int(ids.max()):,}; after new tokens call model[0].model.resize_token_embeddings(len(model.tokenizer))"
+        )
 
 
 HOST_MASK = "host_attention_mask"

@@ -22,7 +22,7 @@ from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
-from omnitune.modules.long_pairs import shortened
+from omnitune.modules.long_texts import shortened
 from omnitune.modules.old_arguments import older_arguments
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, TransformerTask, check_supported, task_named
@@ -376,10 +376,14 @@ class Transformer(InputModule):
                 arguments.pop("attention_mask", None)
             arguments |= {name: value for name, value in positions.items() if name not in kwargs}
         with vocabulary_head.capturing(layer) as captured:
-            if packing is None:
-                result = getattr(self.model, method)(**arguments)
-            else:
-                result = self.packer.call(features, arguments, packing, positions)
+            try:
+                if packing is None:
+                    result = getattr(self.model, method)(**arguments)
+                else:
+                    result = self.packer.call(features, arguments, packing, positions)
+            except IndexError:
+                outputs.check_tokens(features, self.model)
+                raise
         if layer is not None and captured is not None and captured.hidden is not None:
             features[vocabulary_head.HEAD] = vocabulary_head.head_of(captured.hidden, layer, real, packing)
             return features

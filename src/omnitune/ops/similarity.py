@@ -61,19 +61,19 @@ def cos_sim(a: Vectors, b: Vectors) -> Tensor:
 
 def dot_score(a: Vectors, b: Vectors) -> Tensor:
     """Dot product of every row of `a` `(n, dim)` with every row of `b` `(m, dim)`: `(n, m)`."""
-    a, b = _rows(a), _rows(b)
+    a, b = _both(a, b)
     return sparse.products(a, b) if a.is_sparse or b.is_sparse else a @ b.T
 
 
 def euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Euclidean distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
-    a, b = _rows(a), _rows(b)
+    a, b = _both(a, b)
     return -(sparse.euclidean_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=2.0))
 
 
 def manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Manhattan distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
-    a, b = _rows(a), _rows(b)
+    a, b = _both(a, b)
     return -(sparse.manhattan_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=1.0))
 
 
@@ -259,13 +259,32 @@ def _tensor(vectors: Vectors) -> Tensor:
         tensor = vectors
     elif isinstance(vectors, np.ndarray):
         # Shared where torch can: a corpus may not fit twice. Torch warns about read-only arrays.
+        if vectors.dtype.kind not in "fiub":
+            raise _no_numbers(vectors)
         tensor = torch.from_numpy(vectors) if vectors.flags.writeable else torch.tensor(vectors)
     elif len(vectors) > 0 and all(isinstance(row, Tensor | np.ndarray) for row in vectors):
         tensor = torch.stack([_tensor(row) for row in vectors])
     else:
-        tensor = torch.tensor(vectors)
+        try:
+            tensor = torch.tensor(vectors)
+        except (TypeError, ValueError) as error:
+            raise _no_numbers(vectors) from error
     # Integers too: a dot product of int8 embeddings does not fit in int8.
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _no_numbers(vectors: Any) -> InputError:
+    return InputError(f"embeddings: expected rows of numbers, as model.encode(texts) gives them, got {vectors!r:.80}")
+
+
+def _both(a: Vectors, b: Vectors) -> tuple[Tensor, Tensor]:
+    """Rows of both sides, which have as many dimensions."""
+    first, second = _rows(a), _rows(b)
+    if first.shape[-1] != second.shape[-1]:
+        raise ShapeError(
+            f"embeddings: expected as many dimensions on both sides, got {first.shape[-1]} and {second.shape[-1]}"
+        )
+    return first, second
 
 
 def _rows(vectors: Vectors) -> Tensor:

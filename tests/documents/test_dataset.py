@@ -80,7 +80,7 @@ def test_facts_name_what_was_skipped_and_counted(made: DocumentDataset) -> None:
     assert made.facts["pages"] == {"validation": 5, "train": 10, "test": 5}
     assert made.facts["queries"]["test"] == {"title": 5}
     assert made.summary().startswith("4 documents, 20 pages (10 train, 5 validation, 5 test); ")
-    assert made.summary().endswith("5 test queries; 1 documents skipped")
+    assert made.summary().endswith("5 test queries; 1 document skipped")
     assert made.name == "in"
     card = (made.folder / "README.md").read_text()
     assert "| kitchen.pdf | test | 5 | 5 |" in card

@@ -57,7 +57,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str 
     for row in rows:
         shown.add_row(*(escape(printable(cell)) for cell in row))
     with _writing():
-        out.print(shown)
+        # A file or a pipe has no width, and rich takes 80 columns, in which cells break over four lines.
+        out.print(shown, width=None if out.is_terminal else 120)
 
 
 def hits(query: str, found: Sequence[tuple[str, str, str, Sequence[str]]], wanted: set[str]) -> None:

@@ -218,7 +218,8 @@ class DocumentDataset:
         sides = ", ".join(f"{facts['pages'][side]} {side}" for side in reversed(SIDES) if facts["pages"].get(side))
         asked = sum(facts["queries"]["test"].values())
         words = self.kind.words
-        left_out = f"; {len(facts['skipped'])} {words.document}s skipped" if facts["skipped"] else ""
+        skipped = len(facts["skipped"])
+        left_out = f"; {skipped} {words.document}{'s' * (skipped != 1)} skipped" if skipped else ""
         if facts.get("lost"):
             left_out += f"; {len(facts['lost'])} {words.page}s that cannot be read"
         if facts.get("not_read"):

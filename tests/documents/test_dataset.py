@@ -19,7 +19,8 @@ from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import with_texts
 from omnitune.documents.rows import Choices, make_rows, round_trip
 from omnitune.documents.splits import SplitPage, split_pages
-from omnitune.errors import DatasetError, InputError, LeakageError
+from omnitune.errors import DatasetError, InputError, LeakageError, ResourceError
+from omnitune.io import locked
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 SMALL: dict[str, Any] = {"width": 120, "show_progress": False, "test": ["kitchen"]}
@@ -348,6 +349,12 @@ def test_a_destination_among_the_documents_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="out: expected a folder outside the documents, got .* inside"):
             prepare(tmp_path / "in", out, **SMALL)
     assert not (tmp_path / "in" / "deep").exists()
+
+
+def test_two_preparations_do_not_share_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in")
+    with locked(tmp_path / "out", task="preparing"), pytest.raises(ResourceError, match="process is preparing here"):
+        prepare(tmp_path / "in", tmp_path / "out", **SMALL)
 
 
 def test_names_that_are_no_utf8_or_hold_markup(tmp_path: Path) -> None:

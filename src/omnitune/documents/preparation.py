@@ -40,7 +40,7 @@ from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
 from omnitune.errors import InputError
-from omnitune.io import read_json_or_none, writable_folder, write_json
+from omnitune.io import locked, read_json_or_none, writable_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ def prepare(
         InputError: This kind of document is not cut so; or `out` lies inside `folder`; or all pages shall be recognised
             and there is no `reader`.
         LeakageError: A held-out page, or its near-duplicate, came into training.
-        ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to.
+        ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to, or another process
+            prepares there.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -122,25 +123,30 @@ def prepare(
         sentences=sentences,
         round_trip=round_trip,
     )
-    documents, skipped = read_folder(listing, out, rendering, workers=workers, show_progress=show_progress)
-    if captions is not None:
-        documents = [replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents]
-        skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
-        for name, strangers in captions.unmatched.items():
-            logger.warning("%s: %d row(s) name no file of the folder, such as %r", name, len(strangers), strangers[0])
-    settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
-    if what.own_text:
-        settings["reading"] = reading
-    mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
-    remember_source(out, listing.folder.absolute())
-    if _up_to_date(out, mark):
-        return load(out)
-    documents = with_texts(documents, out / IMAGES, reader, reading)
-    write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
-    rows = make_rows(documents, choices, keep, write, what)
-    facts = _facts(listing, captions, settings, documents, skipped, rows)
-    facts |= {"kind": what.name, "fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
-    return _save(out, rows, facts)
+    with locked(out, task="preparing"):
+        documents, skipped = read_folder(listing, out, rendering, workers=workers, show_progress=show_progress)
+        if captions is not None:
+            documents = [
+                replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents
+            ]
+            skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
+            for name, strangers in captions.unmatched.items():
+                logger.warning(
+                    "%s: %d row(s) name no file of the folder, such as %r", name, len(strangers), strangers[0]
+                )
+        settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
+        if what.own_text:
+            settings["reading"] = reading
+        mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
+        remember_source(out, listing.folder.absolute())
+        if _up_to_date(out, mark):
+            return load(out)
+        documents = with_texts(documents, out / IMAGES, reader, reading)
+        write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
+        rows = make_rows(documents, choices, keep, write, what)
+        facts = _facts(listing, captions, settings, documents, skipped, rows)
+        facts |= {"kind": what.name, "fingerprint": mark, "seconds": round(time.perf_counter() - started, 1)}
+        return _save(out, rows, facts)
 
 
 def check_outside(folder: Path, out: Path) -> None:

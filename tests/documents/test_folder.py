@@ -259,7 +259,7 @@ def test_a_document_whose_pages_all_take_down_their_reader_is_given_up(tmp_path:
     read = worker.do(make(reader, tmp_path / "raise.x", 2000))
     worker.close()
     assert not read.pages and len(read.lost) == 2000
-    assert read.lost[0].reason == "page 1: its reader crashed (exit code 1: RuntimeError: surprising)"
+    assert read.lost[0].reason == "page 1: its reader crashed (exit code 1: surprising)"
     assert read.lost[-1].reason == "page 2000: not tried, because 3 pages took down their reader"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
-from omnitune.losses.lists import owners
+from omnitune.losses.lists import owners, owners_in
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.collectives import gather_columns, gather_rows, world_size
 from omnitune.ops.similarity import cos_sim
@@ -111,28 +111,24 @@ class GISTEmbedLoss(Loss):
 
         Args:
             embeddings: The model's, then the guide's; of lists, `(documents, dim)`.
-            labels: Of lists, the row of every document, as `targets` gives it.
+            labels: Of lists, the row of every document, as `targets` gives it; others say nothing to it.
         """
         own, guide = embeddings[: len(embeddings) // 2], embeddings[len(embeddings) // 2 :]
         self._expect_columns(own, "(anchor, positive) or (anchor, positive, negative, ...)", least=2)
-        if labels is not None:
-            labels = labels[: len(own[1])].to(own[1].values.device)
-        scores, offset = self._scores([e.values for e in own], labels)
-        guided, _ = self._scores([e.values.to(scores.device) for e in guide], labels)
+        rows = owners_in(labels)
+        if rows is not None:
+            rows = rows[: len(own[1])].to(own[1].values.device)
+        scores, offset = self._scores([e.values for e in own], rows)
+        guided, _ = self._scores([e.values.to(scores.device) for e in guide], rows)
         positives = torch.arange(offset, offset + len(scores), device=scores.device)
         limit = guided.gather(1, positives[:, None])
         limit = limit - (self.margin if self.margin_strategy == "absolute" else limit.abs() * self.margin)
         relevant = guided > limit + _ROUNDING
-        if labels is not None:  # other positives of the same anchor are no negatives, whatever the guide says
-            relevant |= self._of_the_same_anchor(labels, len(own[0]), scores.shape[1])
+        if rows is not None:  # other positives of the same anchor are no negatives, whatever the guide says
+            relevant |= self._of_the_same_anchor(rows, len(own[0]), scores.shape[1])
         relevant.scatter_(1, positives[:, None], value=False)
         logits = scores.masked_fill(relevant, -torch.inf) / self.temperature
         return nn.functional.cross_entropy(logits, positives)
-
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
-        """The loss of embeddings that are there already, `(rows, dim)` a column; labels say nothing to it."""
-        del labels
-        return self.objective([Embeddings(values) for values in embeddings], None)
 
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]

@@ -16,6 +16,10 @@ Lists: TypeAlias = Literal["refused", "rows", "documents", "cells"]
 """How a loss takes lists: not at all; a row for every entry; as the documents of a row; or as they are."""
 
 
+class Owners(Tensor):
+    """Row of every document, column after column `(documents,)`, int64: a type of its own, as it travels as labels."""
+
+
 def holds_lists(column: Column | Features) -> bool:
     """Tell whether a column of raw items has a list of inputs in a cell; a conversation is one input."""
     if not isinstance(column, Column):
@@ -60,13 +64,18 @@ def laid_out(
     return [_flat(column) if holds_lists(column) else column for column in raw], labels
 
 
-def owners(columns: Sequence[Column | Features]) -> Tensor | None:
-    """The row of every document, column after column `(documents,)`, int64; None where each column has one a row."""
+def owners(columns: Sequence[Column | Features]) -> Owners | None:
+    """The row of every document, or None where each column has one a row."""
     raw = [column for column in columns if isinstance(column, Column)]
     if all(column.lengths is None for column in raw):
         return None
     counts = [torch.tensor(column.lengths or [1] * len(column), dtype=torch.int64) for column in raw[1:]]
-    return torch.cat([torch.repeat_interleave(count) for count in counts])
+    return torch.cat([torch.repeat_interleave(count) for count in counts]).as_subclass(Owners)
+
+
+def owners_in(labels: Tensor | None) -> Tensor | None:
+    """The rows of documents as a plain tensor, or None where labels are something else."""
+    return labels.as_subclass(Tensor) if isinstance(labels, Owners) else None
 
 
 def _flat(column: Column) -> Column:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
-from omnitune.losses.lists import owners
+from omnitune.losses.lists import owners, owners_in
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.blocks import mean_in_blocks
 from omnitune.ops.collectives import gather_columns, gather_rows, world_size
@@ -107,7 +107,7 @@ class MultipleNegativesRankingLoss(Loss):
 
         Args:
             embeddings: One `Embeddings` a column; of lists, `(documents, dim)`.
-            labels: Of lists, the row of every document, as `targets` gives it.
+            labels: Of lists, the row of every document, as `targets` gives it; others say nothing to it.
         """
         batch = self._candidates(embeddings, labels)
         similarity = self.similarity_fct
@@ -119,11 +119,6 @@ class MultipleNegativesRankingLoss(Loss):
             return self._loss({d: similarity(*pair) for d, pair in rows.pairs(self.directions).items()}, rows)
 
         return mean_in_blocks(block, batch.count, batch.scores_per_query(self.directions))
-
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
-        """The loss of embeddings that are there already, `(rows, dim)` a column; labels say nothing to it."""
-        del labels
-        return self.objective([Embeddings(values) for values in embeddings], None)
 
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
@@ -156,7 +151,8 @@ class MultipleNegativesRankingLoss(Loss):
             return counts["query_to_doc"]
         return sum(counts[direction] for direction in set(self.directions))
 
-    def _candidates(self, embeddings: Sequence[Embeddings], owners: Tensor | None) -> "_Candidates":
+    def _candidates(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> "_Candidates":
+        owners = owners_in(labels)
         self._expect_columns(embeddings, "(query, positive) or (query, positive, negative, ...)", least=2)
         columns, offset = [e.values for e in embeddings], 0
         count = len(columns[1])

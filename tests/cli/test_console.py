@@ -105,6 +105,7 @@ def test_a_full_standard_output_is_one_sentence(tmp_path, words):
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_every_way_to_be_stopped_says_how_to_go_on(tmp_path, name, code):
+    (tmp_path / "a.txt").write_text("a page")
     script = (
         "import sys, time\n"
         "from omnitune.cli import main as m, prepare\n"

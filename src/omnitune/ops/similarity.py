@@ -267,7 +267,7 @@ def _tensor(vectors: Vectors) -> Tensor:
     else:
         try:
             tensor = torch.tensor(vectors)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise _no_numbers(vectors) from error
     # Integers too: a dot product of int8 embeddings does not fit in int8.
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

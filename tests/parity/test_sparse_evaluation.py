@@ -94,6 +94,19 @@ def test_keys_values_primary_metrics_and_files_are_equal(both: tuple[Any, Any], 
             assert [float(x) for x in mine] == pytest.approx([float(x) for x in reference], rel=1e-4, abs=2e-5), name
 
 
+def test_trained_weights_score_alike(trained: Path) -> None:
+    from sentence_transformers.sparse_encoder import evaluation as theirs
+
+    found = []
+    for library, module in ((SparseEncoder, Ours()), (rival.SparseEncoder, theirs)):
+        model = library(str(trained), device="cpu")
+        evaluators = made(module, model)
+        found.append({name: evaluators[name](model) for name in ("retrieval of few", "reranking", "pairs")})
+    for name, wanted in found[1].items():
+        assert found[0][name].keys() == wanted.keys(), name
+        assert found[0][name] == pytest.approx(wanted, rel=1e-4, abs=2e-5), name
+
+
 def test_corpus_embeddings_are_counted(both: tuple[Any, Any]) -> None:
     from sentence_transformers.sparse_encoder import evaluation as theirs
 

@@ -140,7 +140,7 @@ def test_what_a_run_on_recordings_says(heard):
     for line in (
         "Model: MiniLM behind a speech recogniser (embedded).",
         "Preparing 6 recordings (",
-        "5 recordings, 10 segments (8 train, 2 test); 8 training pairs, 2 test queries; 1 recordings skipped",
+        "5 recordings, 10 segments (8 train, 2 test); 8 training pairs, 2 test queries; 1 recording skipped",
         "Encoding 10 segments with the base model",
         " from here on: reading ",
     ):

@@ -373,7 +373,7 @@ def test_kinds_are_not_mixed_unless_one_is_chosen(tmp_path):
         prepare(tmp_path / "in", tmp_path / "out")
     chosen = prepare(tmp_path / "in", tmp_path / "out", kind="recordings", test=["c"], workers=1)
     assert chosen.page_ids == ["b.wav#1", "c.wav#1"]
-    with pytest.raises(DatasetError, match=r"expected documents \(.mp4, .*\) in .* found none"):
+    with pytest.raises(DatasetError, match=r"expected documents \(MP4, .*\) in .* found none"):
         prepare(tmp_path / "in", tmp_path / "out", kind="clips")
 
 

@@ -50,8 +50,8 @@ class InputError(OmnituneError, ValueError):
     """An argument has a value that cannot work."""
 
 
-class ShapeError(InputError):
-    """A tensor or a list has the wrong shape or length."""
+class ShapeError(InputError, RuntimeError):
+    """A tensor or a list has the wrong shape or length; torch's own error of this is a `RuntimeError`."""
 
 
 class ModalityError(InputError):

@@ -150,7 +150,7 @@ def test_finetune_a_vision_language_model(tmp_path, manuals, recipe, tiny_qwen3_
     assert "Indexing" not in run("search", out / "model", out / "dataset", "roasting pumpkin")
     place, _ = indexes.place_of(str(out / "model"), load(out / "dataset"))
     pages = load(out / "dataset").pages
-    made = SentenceTransformer(str(out / "model")).encode_document(pages[:4])
+    made = SentenceTransformer(str(out / "model")).encode_document(pages[:4], normalize_embeddings=True)
     np.testing.assert_allclose(open_index(place).embeddings[:4], made, atol=1e-5)
 
 

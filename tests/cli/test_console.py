@@ -144,3 +144,11 @@ def test_numbers_stay_whole_in_a_narrow_terminal(monkeypatch, capsys):
     console.table(["retriever", "titles"], [["late interaction, lines and listings", "0.934\n0.887 to 0.975"]])
     shown = capsys.readouterr().out
     assert "0.887 to 0.975" in shown and max(map(len, shown.splitlines())) == 44
+
+
+def test_cells_stay_whole_in_a_log():
+    row = ["late interaction, exact", *["1" * 15] * 4]
+    script = f"from omnitune.cli import console; console.table({[*'sabcd']}, [{row}])"
+    unset = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=unset).stdout
+    assert "late interaction, exact" in shown

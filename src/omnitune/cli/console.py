@@ -22,7 +22,8 @@ from rich.text import Text
 from omnitune.errors import ResourceError
 from omnitune.io import printable
 
-out = Console(highlight=False, soft_wrap=True)
+# A file or a pipe has no width, and rich takes 80 columns, in which cells of a table break over four lines.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -57,8 +58,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str 
     for row in rows:
         shown.add_row(*(escape(printable(cell)) for cell in row))
     with _writing():
-        # A file or a pipe has no width, and rich takes 80 columns, in which cells break over four lines.
-        out.print(shown, width=None if out.is_terminal else 120)
+        out.print(shown)
 
 
 def hits(query: str, found: Sequence[tuple[str, str, str, Sequence[str]]], wanted: set[str]) -> None:

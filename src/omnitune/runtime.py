@@ -140,6 +140,20 @@ def device_named(device: Any) -> Any:
     return found
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out; on a CPU torch says so in a plain `RuntimeError`.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+    """
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def computes_bfloat16(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Tell whether `device` multiplies bfloat16 matrices in hardware: emulated, it is slower than float32, so no."""
     if device.startswith("cuda"):

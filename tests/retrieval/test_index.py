@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from omnitune.errors import InputError
+from omnitune.errors import InputError, ResourceError
 from omnitune.search import build_index, is_index, keep_index, open_index
 
 ANGLES = [0, 90, 10, 180, 90]
@@ -56,10 +56,35 @@ def test_an_interrupted_index_is_none(compass, make_compass, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_index(Stops(), ANGLES, ENTRIES, tmp_path, chunk_size=2)
     assert not is_index(tmp_path)
-    with pytest.raises(InputError, match=r"folder: expected a whole index, got .*, whose making was stopped"):
+    with pytest.raises(InputError, match=r"folder: expected an index, got .* without a whole index.json"):
         open_index(tmp_path)
     assert build_index(compass, ANGLES, ENTRIES, tmp_path, chunk_size=2).entries == ENTRIES
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+
+
+def test_files_of_others_stay_and_those_of_a_stopped_making_go(compass, make_compass, tmp_path):
+    class Stops(make_compass):
+        def encode_document(self, inputs, **options):
+            if 180 in inputs:
+                raise KeyboardInterrupt
+            return self.encode(inputs, **options)
+
+    (tmp_path / "model.safetensors").write_text("weights of a model")
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Stops(), ANGLES, ENTRIES, tmp_path, chunk_size=2)
+    build_index(compass, ANGLES, ENTRIES, tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "weights of a model"
+    assert len([*tmp_path.glob("*.safetensors")]) == 2
+
+
+def test_two_makings_do_not_mix(compass, make_compass, tmp_path):
+    class Meets(make_compass):
+        def encode_document(self, inputs, **options):
+            with pytest.raises(ResourceError, match="another process is changing the index here"):
+                build_index(compass, [270], [{"id": "of another"}], tmp_path)
+            return self.encode(inputs, **options)
+
+    assert build_index(Meets(), ANGLES, ENTRIES, tmp_path, chunk_size=2).entries == ENTRIES
 
 
 def test_another_model_is_told(compass, make_compass, tmp_path):

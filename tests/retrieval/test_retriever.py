@@ -313,6 +313,43 @@ def test_a_save_that_was_stopped_is_no_retriever(pages: list[dict[str, Any]], tm
             Retriever.open(tmp_path)
 
 
+def _elsewhere(facts: dict[str, Any]) -> None:
+    facts["stages"][1]["model"] = "../../of-somebody-else"
+
+
+def _of_no_kind(facts: dict[str, Any]) -> None:
+    facts["stages"][0]["kind"] = "psychic"
+
+
+def _with_a_strange_setting(facts: dict[str, Any]) -> None:
+    facts["stages"][1]["settings"]["model"] = "/etc"
+
+
+def _without_stages(facts: dict[str, Any]) -> None:
+    facts["stages"] = None
+
+
+def _fused_in_no_way(facts: dict[str, Any]) -> None:
+    facts["fusion"] = ["rank"]
+
+
+@pytest.mark.parametrize(
+    "damage", [_elsewhere, _of_no_kind, _with_a_strange_setting, _without_stages, _fused_in_no_way]
+)
+def test_a_strangers_facts_name_nothing_outside_and_end_in_a_sentence(
+    damage: Any, model: SentenceTransformer, pages: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    fusion = Fusion(weights={"lexical": 1, "dense": 1})
+    stages = [LexicalStage(), DenseStage(model=model)]
+    Retriever.build(pages, stages, fusion=fusion, show_progress=False).save(tmp_path / "kept")
+    path = tmp_path / "kept" / "retriever.json"
+    facts = json.loads(path.read_text())
+    damage(facts)
+    path.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"retriever.json: expected stages as `save` writes them, got"):
+        Retriever.open(tmp_path / "kept")
+
+
 def test_messages(model: SentenceTransformer, pages: list[dict[str, Any]]) -> None:
     retriever = Retriever.build(pages, [LexicalStage()])
     for query, message in (

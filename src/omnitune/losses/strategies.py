@@ -200,7 +200,7 @@ class _Run:
             with scale.weighing():
                 output = self.engine.run(dict(features))
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not runtime.is_out_of_memory(error):
                 raise
             logger.warning("Out of memory while keeping graphs: replaying the rest of this step's mini-batches.")
             self.budget = self.used

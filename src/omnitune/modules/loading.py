@@ -103,7 +103,8 @@ def upstream(place: Path, part: str) -> Iterator[None]:
     try:
         yield
     except (OmnituneError, ImportError, torch.OutOfMemoryError, MemoryError):
-        raise  # a missing package names itself, and memory says nothing about the files
+        # A missing package names itself. A plain RuntimeError of CPU memory comes of a number in a damaged file.
+        raise
     except Exception as error:  # transformers, tokenizers and peft raise every kind there is for a value they dislike
         said = (str(error).strip().splitlines() or [""])[0]
         if "ignore_mismatched_sizes" in said:

@@ -1,6 +1,6 @@
 """An index of a corpus together with how to search it by a model: a `DenseIndex` that is made anew as a whole.
 
-The folder is one of segments. Its maker's key is written with the last of them, so one that was stopped has none.
+The folder is one of segments, written down when the last of them is there, so one that was stopped is no index.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,15 +161,13 @@ def _filled(
     if not total or total != len(listed):
         raise InputError(f"entries: expected one for each of at least one item, got {len(listed)} for {total} items")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [folder / FACTS, *folder.glob("*.safetensors")]:
-        old.unlink(missing_ok=True)
-    rows, start = DenseIndex(similarity=similarity), 0
+    rows, start = DenseIndex(similarity=similarity, made_by={"key": key}), 0
     rows.segments.folder = folder
-    for block in blocks:
-        stop = start + len(block)
-        rows.made_by = {"key": key} if stop == total else {}
-        rows.add([{"id": str(row), "entry": listed[row]} for row in range(start, stop)], block)
-        start = stop
+    with rows.segments.changing(anew=True):
+        for block in blocks:
+            stop = start + len(block)
+            rows.add([{"id": str(row), "entry": listed[row]} for row in range(start, stop)], block)
+            start = stop
     return open_index(folder)
 
 
@@ -181,7 +179,7 @@ def open_index(folder: str | Path) -> Index:
     """
     rows = DenseIndex.open(folder)
     if "key" not in rows.made_by:
-        raise InputError(f"folder: expected a whole index, got {folder}, whose making was stopped; make it again")
+        raise InputError(f"folder: expected an index of `build_index` or `keep_index`, got {folder}; make it again")
     return Index(rows)
 
 
@@ -190,5 +188,6 @@ def is_index(folder: str | Path, key: str = "") -> bool:
     found = io.read_json_or_none(Path(folder) / FACTS)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         return False
-    made_by = found.get("settings", {}).get("made_by", {})
+    settings = found.get("settings")
+    made_by = settings.get("made_by") if isinstance(settings, dict) else None
     return isinstance(made_by, dict) and made_by.get("key") == key

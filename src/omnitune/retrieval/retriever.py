@@ -140,7 +140,7 @@ class Retriever:
             files: Folders of page images and segments beside its own and its run's; no path leads elsewhere.
 
         Raises:
-            InputError: The folder is no whole retriever.
+            InputError: The folder is no whole retriever, or its facts are not those that `save` writes.
         """
         place = Path(folder)
         facts = io.read_json_or_none(place / FACTS)
@@ -149,15 +149,20 @@ class Retriever:
                 f"folder: expected a retriever with a whole {FACTS} of format {FORMAT}, got {place}; make one with "
                 "omnitune finetune, or Retriever.build"
             )
-        stages: list[Any] = []
-        for one in facts["stages"]:
-            made = KINDS[one["kind"]]
-            model = {"model": place / "model" / one.get("model", one["kind"])} if issubclass(made, ModelStage) else {}
-            stages.append(made(**one["settings"], **model))
-        fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
-        rerank = None
-        if facts["rerank"] is not None:
-            rerank = RerankStage(model=place / "model" / "rerank", **facts["rerank"])
+        try:
+            stages: list[Any] = []
+            for one in facts["stages"]:
+                made, owner = KINDS[one["kind"]], one.get("model", one["kind"])
+                if owner not in KINDS:  # no path: a retriever may be a stranger's, and loads no model but its own
+                    raise KeyError(owner)
+                model = {"model": place / "model" / owner} if issubclass(made, ModelStage) else {}
+                stages.append(made(**one["settings"], **model))
+            fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
+            rerank = facts["rerank"]
+            rerank = None if rerank is None else RerankStage(model=place / "model" / "rerank", **rerank)
+        except (KeyError, TypeError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"{place / FACTS}: expected stages as `save` writes them, got {said}") from error
         opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"))
         named = [files] if isinstance(files, str | Path) else files
         opened.files = PageFiles.of_opened(place, *map(Path, named))

@@ -9,6 +9,7 @@ writes (a second writer is told). Rows that are removed stay in their segment un
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from omnitune.errors import InputError
 from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, write_arrays
 
 FACTS = "index.json"
+_SEGMENT = re.compile(r"[0-9a-f]{32}\.safetensors")
 FORMAT = 2
 
 Entry = Mapping[str, Any]
@@ -89,6 +91,7 @@ class Segments:
         self.parts: list[Part] = []
         self.settings: dict[str, Any] = {}
         self._rows: dict[str, tuple[int, int]] | None = None
+        self._held = False
 
     @classmethod
     def open(cls, folder: Path) -> "Segments":
@@ -236,20 +239,35 @@ class Segments:
         return len(places)
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the folder for a change and write it down in one rename when the block ends well."""
-        if self.folder is None:
+    def changing(self, *, anew: bool = False) -> Iterator[None]:
+        """Hold the folder for a change and write it down in one rename when the block ends well.
+
+        A change within it is part of it, so several rows can be added as one.
+
+        Args:
+            anew: Begin without rows, whatever is there: until the block ends well, the folder is no index.
+        """
+        if self.folder is None or self._held:
             yield
             self.parts = [part for part in self.parts if part.alive.any()]
             self._rows = None
             return
         with io.locked(self.folder, task="changing the index"):
             settings = self.settings
-            if (self.folder / FACTS).is_file():
-                self.refresh()
-            self.settings = settings
-            before = {part.name for part in self.parts}
-            yield
+            if anew:
+                (self.folder / FACTS).unlink(missing_ok=True)
+                self.parts, self._rows = [], None
+                # Segments that a stopped change left go too; files of other names are not ours.
+                before = {path.name for path in self.folder.iterdir() if _SEGMENT.fullmatch(path.name)}
+            else:
+                if (self.folder / FACTS).is_file():
+                    self.refresh()
+                before = {part.name for part in self.parts}
+            self.settings, self._held = settings, True
+            try:
+                yield
+            finally:
+                self._held = False
             self.parts = [part for part in self.parts if part.alive.any()]
             self._rows = None
             self._write()

@@ -14,9 +14,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from omnitune.errors import OmnituneError, ResourceError
+from omnitune.runtime import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ class Worker:
         try:
             results = self.works[batch[0].kind]([entry.item for entry in batch])
         except Exception as error:  # noqa: BLE001  # of any kind: it belongs to the request, and the thread goes on
-            memory = _is_out_of_memory(error)
+            memory = is_out_of_memory(error)
             if len(batch) > 1:
                 # Out of memory wants smaller batches, and one bad input must not fail the other requests of its batch.
                 half = len(batch) // 2
@@ -175,10 +174,3 @@ class Worker:
                 entry.future.set_result(result)
             except InvalidStateError:
                 logger.debug("an entry was cancelled while it ran")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch says so in a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )

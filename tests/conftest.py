@@ -5,7 +5,10 @@ One thread, no network and fixed seeds, so that results do not depend on the mac
 
 import os
 
+for name in ("FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"):  # what is printed is the same everywhere
+    os.environ.pop(name, None)
 os.environ |= {
+    "COLUMNS": "120",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MPLBACKEND": "Agg",

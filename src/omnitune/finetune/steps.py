@@ -105,10 +105,14 @@ class Steps:
         write_json(path, {"key": key, "before": before, "began": began})
         ended = threading.Event()
 
+        def touch() -> None:
+            with suppress(OSError):
+                now = time.time_ns()  # the file system's own clock is some milliseconds behind
+                os.utime(path, ns=(now, now))
+
         def tick() -> None:
             while not ended.wait(_TICK):
-                with suppress(OSError):
-                    os.utime(path)
+                touch()
 
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()
@@ -117,8 +121,7 @@ class Steps:
         finally:
             ended.set()
             thread.join()
-            with suppress(OSError):
-                os.utime(path)
+            touch()
 
     def _path(self, name: str) -> Path:
         return self.markers / f"{name}.json"

@@ -3,6 +3,8 @@
 One thread, no network and fixed seeds, so that results do not depend on the machine or on the order of tests.
 """
 
+# ruff: noqa: E402  # the environment is set before anything reads it
+
 import os
 
 for name in ("FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"):  # what is printed is the same everywhere

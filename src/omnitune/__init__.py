@@ -12,7 +12,7 @@ _HOME = {
     "BatchSamplers": "omnitune.data.samplers",
     "CrossEncoder": "omnitune.model.pair",
     "CrossEncoderModelCardData": "omnitune.report.card",
-    "CrossEncoderTrainer": "omnitune.training.cross_encoder",
+    "CrossEncoderTrainer": "omnitune.training.trainer",
     "CrossEncoderTrainingArguments": "omnitune.training.arguments",
     "InputExample": "omnitune.compat.examples",
     "LoggingHandler": "omnitune.compat.utilities",
@@ -25,7 +25,7 @@ _HOME = {
     "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
     "MultiVectorEncoder": "omnitune.model.multi_vector",
     "MultiVectorEncoderModelCardData": "omnitune.report.card",
-    "MultiVectorEncoderTrainer": "omnitune.training.multi_vector",
+    "MultiVectorEncoderTrainer": "omnitune.training.trainer",
     "MultiVectorEncoderTrainingArguments": "omnitune.training.arguments",
     "Retriever": "omnitune.retrieval.retriever",
     "SentenceTransformer": "omnitune.model.dense",
@@ -35,7 +35,7 @@ _HOME = {
     "SimilarityFunction": "omnitune.ops.similarity",
     "SparseEncoder": "omnitune.model.sparse",
     "SparseEncoderModelCardData": "omnitune.report.card",
-    "SparseEncoderTrainer": "omnitune.training.sparse",
+    "SparseEncoderTrainer": "omnitune.training.trainer",
     "SparseEncoderTrainingArguments": "omnitune.training.arguments",
     "encode_on_ray": "omnitune.retrieval.ray",
     "encode_to_disk": "omnitune.retrieval.to_disk",
@@ -123,10 +123,10 @@ if TYPE_CHECKING:
     from omnitune.training.arguments import MultiVectorEncoderTrainingArguments as MultiVectorEncoderTrainingArguments
     from omnitune.training.arguments import SentenceTransformerTrainingArguments as SentenceTransformerTrainingArguments
     from omnitune.training.arguments import SparseEncoderTrainingArguments as SparseEncoderTrainingArguments
-    from omnitune.training.cross_encoder import CrossEncoderTrainer as CrossEncoderTrainer
-    from omnitune.training.multi_vector import MultiVectorEncoderTrainer as MultiVectorEncoderTrainer
-    from omnitune.training.sparse import SparseEncoderTrainer as SparseEncoderTrainer
+    from omnitune.training.trainer import CrossEncoderTrainer as CrossEncoderTrainer
+    from omnitune.training.trainer import MultiVectorEncoderTrainer as MultiVectorEncoderTrainer
     from omnitune.training.trainer import SentenceTransformerTrainer as SentenceTransformerTrainer
+    from omnitune.training.trainer import SparseEncoderTrainer as SparseEncoderTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from omnitune.losses.sparse import (
 )
 from omnitune.modules import SparseAutoEncoder
 from omnitune.ops import splade_head
-from omnitune.training.splade_schedule import SpladeRegularizerWeightSchedulerCallback
+from omnitune.training.callbacks import SpladeRegularizerWeightSchedulerCallback
 from omnitune.types import Column
 
 QUERIES = ["the pump", "soil and seed", "flour", "thread page", "which launch", "term"]

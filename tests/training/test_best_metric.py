@@ -14,7 +14,7 @@ from omnitune.evaluation import (
     InformationRetrievalEvaluator,
     SequentialEvaluator,
 )
-from omnitune.training.best_metric import check
+from omnitune.training.metrics import check_best_metric
 from omnitune.training.trainer import SentenceTransformerTrainer as Trainer
 
 MODEL = SimpleNamespace(similarity_fn_name="cosine")
@@ -43,7 +43,7 @@ def named(name: str) -> Own:
     ],
 )
 def test_what_will_be_there(caplog: Any, metric: str, datasets: list[Any], evaluator: Any) -> None:
-    check(metric, datasets, evaluator, MODEL)
+    check_best_metric(metric, datasets, evaluator, MODEL)
     assert not caplog.text
 
 
@@ -64,13 +64,13 @@ def test_the_names_are_those_that_are_measured(bert: Any) -> None:
 )
 def test_what_will_not(metric: str, datasets: list[Any], evaluator: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"metric_for_best_model: .*{message}"):
-        check(metric, datasets, evaluator, MODEL)
+        check_best_metric(metric, datasets, evaluator, MODEL)
 
 
 def test_what_cannot_be_known_is_said(caplog: Any) -> None:
     for evaluator in (named("own"), lambda model, **_: 1.0):
         caplog.clear()
-        check("own_score", [None], evaluator, MODEL)
+        check_best_metric("own_score", [None], evaluator, MODEL)
         assert "whether evaluations give 'own_score' is known after the first; surely they give: loss" in caplog.text
 
 

@@ -19,7 +19,7 @@ from omnitune.errors import DatasetError
 from omnitune.losses import multi_vector as losses
 from omnitune.modules import Dense, MultiVectorMask, Normalize, Transformer
 from omnitune.training.arguments import MultiVectorEncoderTrainingArguments
-from omnitune.training.multi_vector import MultiVectorEncoderTrainer as Trainer
+from omnitune.training.trainer import MultiVectorEncoderTrainer as Trainer
 from omnitune.types import Column
 
 Pairs = Callable[..., Dataset]
@@ -95,7 +95,7 @@ def test_kept_and_replayed_graphs_agree(name: str, dropping_bert: Path) -> None:
 def on_a_rank(path: str, folder: Path) -> dict[str, Any]:
     """What each of two processes does: whole weights, then sharded ones (FSDP2)."""
     from omnitune.engine.fsdp_sync import shard
-    from omnitune.training.gradients import average_gradients
+    from omnitune.training.distributed import average_gradients
 
     rank, found = int(os.environ["RANK"]), {}
     for kind in ("whole", "sharded"):

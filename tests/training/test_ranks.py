@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from fixtures.ranks import has_left, run_on_two_ranks
 from omnitune.training import base
-from omnitune.training.gradients import BUCKET_BYTES, _buckets, average_gradients
+from omnitune.training.distributed import BUCKET_BYTES, _buckets, average_gradients
 
 MODES = ("score", "gathered")
 

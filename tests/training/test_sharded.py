@@ -52,7 +52,7 @@ def mixed(rows: list[int]) -> list[Column]:
 def step(model: Any, kind: str, rows: list[int], average: bool = False) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one step; the latter whole."""
     from omnitune import losses
-    from omnitune.training.gradients import average_gradients
+    from omnitune.training.distributed import average_gradients
 
     options: dict[str, Any] = {"gather_across_devices": True}
     loss: Any
@@ -286,7 +286,7 @@ def test_messages(two_ranks: Ranks) -> None:
 
 
 def test_what_cannot_be_sharded_is_said(bert: Path, arguments: Callable[..., Any]) -> None:
-    from omnitune.training.sharded import shard_as_asked
+    from omnitune.training.distributed import shard_as_asked
 
     args = arguments()
     shard_as_asked(encoder(str(bert)), args)
@@ -302,7 +302,7 @@ def test_what_cannot_be_sharded_is_said(bert: Path, arguments: Callable[..., Any
 
 @pytest.mark.parametrize("wrapped", ["is_deepspeed_enabled", "is_fsdp_enabled"])
 def test_a_model_that_others_wrap_is_refused(wrapped: str) -> None:
-    from omnitune.training.sharded import keep_unwrapped
+    from omnitune.training.distributed import keep_unwrapped
 
     trainer = SimpleNamespace(**{"is_deepspeed_enabled": False, "is_fsdp_enabled": False, wrapped: True})
     with pytest.raises(InputError, match="deepspeed, fsdp: expected torchrun, got a launcher that wraps the model"):

@@ -24,8 +24,7 @@ from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLo
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 from omnitune.training.arguments import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
-from omnitune.training.cross_encoder import CrossEncoderTrainer
-from omnitune.training.trainer import SentenceTransformerTrainer
+from omnitune.training.trainer import CrossEncoderTrainer, SentenceTransformerTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from omnitune.data.collator import Collator as CrossEncoderDataCollator
 from omnitune.model.pair import CrossEncoder
 from omnitune.report.card import CrossEncoderModelCardData
 from omnitune.training.arguments import CrossEncoderTrainingArguments
-from omnitune.training.cross_encoder import CrossEncoderTrainer
+from omnitune.training.trainer import CrossEncoderTrainer
 
 __all__ = [
     "CrossEncoder",

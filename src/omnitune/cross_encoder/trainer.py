@@ -1,5 +1,5 @@
 """The trainer, under Sentence Transformers' path."""
 
-from omnitune.training.cross_encoder import CrossEncoderTrainer
+from omnitune.training.trainer import CrossEncoderTrainer
 
 __all__ = ["CrossEncoderTrainer"]

@@ -43,8 +43,7 @@ from omnitune.model.pair import ANSWERS, CrossEncoder
 from omnitune.modules import Transformer
 from omnitune.modules.logit_score import LogitScore
 from omnitune.training.arguments import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
-from omnitune.training.cross_encoder import CrossEncoderTrainer
-from omnitune.training.trainer import SentenceTransformerTrainer
+from omnitune.training.trainer import CrossEncoderTrainer, SentenceTransformerTrainer
 
 VISION_LANGUAGE = "Qwen/Qwen3-VL-Reranker-2B"
 

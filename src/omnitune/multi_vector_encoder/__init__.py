@@ -4,7 +4,7 @@ from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.ops.token_similarity import maxsim, maxsim_pairwise
 from omnitune.report.card import MultiVectorEncoderModelCardData
 from omnitune.training.arguments import MultiVectorEncoderTrainingArguments
-from omnitune.training.multi_vector import MultiVectorEncoderTrainer
+from omnitune.training.trainer import MultiVectorEncoderTrainer
 
 __all__ = [
     "MultiVectorEncoder",

@@ -1,5 +1,5 @@
 """The trainer, under Sentence Transformers' path."""
 
-from omnitune.training.multi_vector import MultiVectorEncoderTrainer
+from omnitune.training.trainer import MultiVectorEncoderTrainer
 
 __all__ = ["MultiVectorEncoderTrainer"]

@@ -4,7 +4,7 @@ from omnitune.data.collator import Collator as SparseEncoderDataCollator
 from omnitune.model.sparse import SparseEncoder
 from omnitune.report.card import SparseEncoderModelCardData
 from omnitune.training.arguments import SparseEncoderTrainingArguments
-from omnitune.training.sparse import SparseEncoderTrainer
+from omnitune.training.trainer import SparseEncoderTrainer
 
 __all__ = [
     "SparseEncoder",

@@ -1,5 +1,5 @@
 """The schedule of SPLADE's regularizers, under Sentence Transformers' path."""
 
-from omnitune.training.splade_schedule import SchedulerType, SpladeRegularizerWeightSchedulerCallback
+from omnitune.training.callbacks import SchedulerType, SpladeRegularizerWeightSchedulerCallback
 
 __all__ = ["SchedulerType", "SpladeRegularizerWeightSchedulerCallback"]

@@ -1,5 +1,5 @@
 """The trainer, under Sentence Transformers' path."""
 
-from omnitune.training.sparse import SparseEncoderTrainer
+from omnitune.training.trainer import SparseEncoderTrainer
 
 __all__ = ["SparseEncoderTrainer"]

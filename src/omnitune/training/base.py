@@ -9,7 +9,7 @@ loader's workers nor the device ever hold the tensors of a whole batch.
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
+from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from omnitune.data.check import BadItem
@@ -29,17 +30,16 @@ from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
 from omnitune.model.base import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
+from omnitune.renames import renamed
 from omnitune.report import card
 from omnitune.report.facts import TrainingFacts
-from omnitune.training import best_metric, binding, weights
+from omnitune.training import binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
+from omnitune.training.distributed import average_gradients, keep_unwrapped, shard_as_asked, start_alike
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
-from omnitune.training.gradients import average_gradients, start_alike
 from omnitune.training.hooks import HookedTrainer
-from omnitune.training.measuring import measure
-from omnitune.training.parts import LossParts
-from omnitune.training.sharded import keep_unwrapped, shard_as_asked
+from omnitune.training.metrics import LossParts, check_best_metric, measure
 from omnitune.types import Batch, Column, Features
 
 logger = logging.getLogger(__name__)
@@ -57,45 +57,70 @@ class _Named(NamedTuple):
 
 
 class BaseTrainer(HookedTrainer):
-    """The trainer of all families; a subclass says which arguments and which default loss."""
+    """The trainer of all families; a subclass says which arguments and which default loss.
+
+    Attributes:
+        skipped_items: Bad items whose rows were left out, with `on_bad_item="skip"`.
+        opening_lines: What the run said of itself at its start.
+    """
 
     arguments_class: ClassVar[type[BaseTrainingArguments]] = BaseTrainingArguments
     loss_is_scaled_for_ga = False
 
+    @renamed(tokenizer="processing_class")
     def __init__(
         self,
-        model: Model | None,
-        args: BaseTrainingArguments | None,
-        *,
-        train_dataset: AnyDataset | None,
-        eval_dataset: AnyDataset | None,
-        loss: LossArgument,
-        evaluator: BaseEvaluator | list[BaseEvaluator] | None,
-        data_collator: Collator | None,
-        model_init: Callable[..., Model] | None,
-        ignored: Mapping[str, bool],
-        **options: Any,
+        model: Model | None = None,
+        args: BaseTrainingArguments | None = None,
+        train_dataset: AnyDataset | None = None,
+        eval_dataset: AnyDataset | None = None,
+        loss: LossArgument = None,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
+        data_collator: Collator | None = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Model] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         """Set up a run.
 
         Args:
-            model: The model, or None with `model_init`.
-            args: Training arguments.
-            train_dataset: What to train on.
-            eval_dataset: What to take the evaluation loss of.
-            loss: The loss or losses.
-            evaluator: The evaluator or evaluators.
-            data_collator: Makes batches of rows.
-            model_init: Makes the model.
-            ignored: What was given and has no effect, by what to say of it.
-            **options: The other arguments of `transformers.Trainer`.
+            model: The model to train, of the trainer's family.
+            args: Training arguments, of the trainer's `arguments_class`.
+            train_dataset: A dataset or a stream, or several of either in a dict. The order of its columns is their
+                meaning: where queries differ from documents, the first is of queries; one named label, labels, score
+                or scores holds the labels.
+            eval_dataset: The same, for the evaluation loss.
+            loss: A loss, or a function that makes one for a model; or a dict of them by dataset. None takes
+                `get_default_loss`.
+            evaluator: An evaluator, or several that run one after another.
+            data_collator: Makes batches of rows, by default a `Collator`.
+            processing_class: Tokenizer or processor, saved with the checkpoints beside the model's own.
+            model_init: Makes the model, anew for every run of a hyper-parameter search.
+            compute_metrics: Not used: evaluators give metrics.
+            callbacks: Further callbacks.
+            optimizers: Optimizer and scheduler to use instead of those that `args` say.
+            optimizer_cls_and_kwargs: Class of the optimizer and its arguments.
+            preprocess_logits_for_metrics: Not used.
+
+        Raises:
+            InputError: The arguments do not go together; the message names them.
+            DatasetError: A dataset is of an unknown kind or has columns that cannot be.
         """
         args = args if args is not None else self.arguments_class(output_dir="tmp_trainer")
         if not isinstance(args, self.arguments_class):
             raise InputError(f"args: expected {self.arguments_class.__name__}, got {type(args).__name__}")
         if model is None and model_init is None:
             raise InputError("model: expected a model, or model_init that makes one; got neither")
-        warn_ignored(args, {**ignored, "model: model_init makes another one": None not in (model, model_init)})
+        ignored = {
+            "compute_metrics: evaluators give metrics": compute_metrics is not None,
+            "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
+            "model: model_init makes another one": None not in (model, model_init),
+        }
+        warn_ignored(args, ignored)
         eval_dataset = several(eval_dataset, "eval_dataset")
         if eval_dataset is None and evaluator is None and args.eval_strategy != "no":
             raise InputError(
@@ -112,20 +137,15 @@ class BaseTrainer(HookedTrainer):
             # An empty list stands for "only an evaluator": the base class wants some dataset to evaluate.
             eval_dataset=[] if eval_dataset is None and evaluator is not None else eval_dataset,
             model_init=None if model_init is None else self._make_model,
-            **options,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
         self.eval_dataset = eval_dataset
         self.evaluator: Any = (
             SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) and evaluator else evaluator or None
         )
-        self._settle()
-        self._given_loss = loss
-        self.loss = self._bound()
-        if args.eval_strategy != "no" and args.metric_for_best_model is not None:
-            best_metric.check(args.metric_for_best_model, list(named(self.eval_dataset)), self.evaluator, self.model)
-
-    def _settle(self) -> None:
-        """Tell the base class about raw batches, and set up what a run keeps beside it."""
         keep_unwrapped(self)
         leave_gloo_at_exit(self._release)
         binding.check_routes(self.model, self.args.router_mapping)
@@ -145,6 +165,10 @@ class BaseTrainer(HookedTrainer):
         self.add_callback(self._finite)
         self.add_callback(CardRecorder(lambda: self.model.model_card_data, self._describe))
         self.add_callback(OpeningLines(lambda: self.opening_lines, lambda: [str(item) for item in self.skipped_items]))
+        self._given_loss = loss
+        self.loss = self._bound()
+        if args.eval_strategy != "no" and args.metric_for_best_model is not None:
+            check_best_metric(args.metric_for_best_model, list(named(self.eval_dataset)), self.evaluator, self.model)
 
     def _release(self) -> None:
         """Give up the distributed wrapper of the model."""
@@ -305,16 +329,9 @@ class BaseTrainer(HookedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
-        """The loss of a batch, by the loss of its dataset.
+        """The loss of a batch `()`, by the loss of its dataset, which encodes with the engine and not with `model`.
 
-        Args:
-            model: The model or its distributed wrapper; losses hold the model itself and encode with its engine.
-            inputs: A raw batch.
-            return_outputs: Return an empty dict of outputs as well: there are none besides the loss.
-            num_items_in_batch: Unused.
-
-        Returns:
-            A scalar.
+        There are no outputs besides the loss, so `return_outputs` adds an empty dict.
         """
         del num_items_in_batch
         loss = binding.for_dataset(self.loss, inputs["dataset"])

@@ -1,115 +1,123 @@
 """The trainers that users name, one a family; the loops are in `training.base`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from datasets import Dataset, DatasetDict, IterableDataset
-from torch import Tensor, nn
-from transformers import (
-    EvalPrediction,
-    FeatureExtractionMixin,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    TrainerCallback,
-)
-from transformers.image_processing_utils import BaseImageProcessor
+from torch import nn
 
 from omnitune.data.collator import Collator
-from omnitune.evaluation import BaseEvaluator
 from omnitune.losses import CoSENTLoss
+from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLoss
+from omnitune.losses.multi_vector import MultiVectorMultipleNegativesRankingLoss
+from omnitune.losses.sparse import CSRLoss, SparseMultipleNegativesRankingLoss, SpladeLoss
 from omnitune.model.dense import SentenceTransformer
-from omnitune.renames import renamed
-from omnitune.training.arguments import SentenceTransformerTrainingArguments
-from omnitune.training.base import BaseTrainer, LossArgument
+from omnitune.model.multi_vector import MultiVectorEncoder
+from omnitune.model.pair import CrossEncoder
+from omnitune.model.sparse import SparseEncoder
+from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
+from omnitune.training import binding
+from omnitune.training.arguments import (
+    BaseTrainingArguments,
+    CrossEncoderTrainingArguments,
+    MultiVectorEncoderTrainingArguments,
+    SentenceTransformerTrainingArguments,
+    SparseEncoderTrainingArguments,
+)
+from omnitune.training.base import BaseTrainer
+from omnitune.training.callbacks import SpladeRegularizerWeightSchedulerCallback
+from omnitune.types import Column
 
 logger = logging.getLogger(__name__)
 
 
 class SentenceTransformerTrainer(BaseTrainer):
-    """Trains and evaluates a `SentenceTransformer`.
+    """Trains and evaluates a `SentenceTransformer`; without a loss, with `CoSENTLoss`.
 
-    Args:
-        model: The model to train.
-        args: Training arguments.
-        train_dataset: A dataset or a stream, or several of either in a dict. The order of its columns is their meaning;
-            one named label, labels, score or scores holds the labels.
-        eval_dataset: The same, for the evaluation loss.
-        loss: A loss, or a function that makes one for a model; or a dict of them by dataset. By default `CoSENTLoss`.
-        evaluator: An evaluator, or several that run one after another.
-        data_collator: Makes batches of rows, by default a `Collator`.
-        processing_class: Saved with the checkpoints beside the model's own.
-        model_init: Makes the model, anew for every run of a hyper-parameter search.
-        compute_metrics: Not used: evaluators give metrics.
-        callbacks: Further callbacks.
-        optimizers: Optimizer and scheduler to use instead of those that `args` say.
-        optimizer_cls_and_kwargs: Class of the optimizer and its arguments.
-        preprocess_logits_for_metrics: Not used.
-
-    Attributes:
-        skipped_items: Bad items whose rows were left out, with `on_bad_item="skip"`.
-        opening_lines: What the run said of itself at its start.
-
-    Raises:
-        InputError: The arguments do not go together; the message names them.
-        DatasetError: A dataset is of an unknown kind or has columns that cannot be.
+    The arguments are those of `BaseTrainer`.
     """
 
     arguments_class = SentenceTransformerTrainingArguments
-
-    @renamed(tokenizer="processing_class")
-    def __init__(
-        self,
-        model: SentenceTransformer | None = None,
-        args: SentenceTransformerTrainingArguments | None = None,
-        train_dataset: Dataset
-        | DatasetDict
-        | IterableDataset
-        | dict[str, Dataset]
-        | dict[str, IterableDataset]
-        | None = None,
-        eval_dataset: Dataset
-        | DatasetDict
-        | IterableDataset
-        | dict[str, Dataset]
-        | dict[str, IterableDataset]
-        | None = None,
-        loss: LossArgument = None,
-        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
-        data_collator: Collator | None = None,
-        processing_class: PreTrainedTokenizerBase
-        | BaseImageProcessor
-        | FeatureExtractionMixin
-        | ProcessorMixin
-        | None = None,
-        model_init: Callable[[], SentenceTransformer] | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
-        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__(
-            model,
-            args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            loss=loss,
-            evaluator=evaluator,
-            data_collator=data_collator,
-            model_init=model_init,
-            ignored={
-                "compute_metrics: evaluators give metrics": compute_metrics is not None,
-                "preprocess_logits_for_metrics: evaluators give metrics": preprocess_logits_for_metrics is not None,
-            },
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-        )
 
     def get_default_loss(self, model: SentenceTransformer) -> nn.Module:
         """`CoSENTLoss`, for pairs with a score."""
         logger.warning("loss: none given, so CoSENTLoss is used, which takes pairs and a score.")
         return CoSENTLoss(model)
+
+
+class CrossEncoderTrainer(BaseTrainer):
+    """Trains and evaluates a `CrossEncoder`; the first column is the query.
+
+    The arguments are those of `BaseTrainer`. Without a loss, a model with one label takes `BinaryCrossEntropyLoss`, one
+    with several `CrossEntropyLoss`.
+    """
+
+    arguments_class = CrossEncoderTrainingArguments
+
+    def get_default_loss(self, model: CrossEncoder) -> nn.Module:
+        """Binary cross-entropy for one label, cross-entropy for several."""
+        kind = BinaryCrossEntropyLoss if model.num_labels == 1 else CrossEntropyLoss
+        logger.warning("loss: none given, so %s is used, which takes pairs and a label.", kind.__name__)
+        return kind(model)
+
+    def _features(self, columns: Sequence[Column]) -> list[Any]:
+        """The raw items of every column: a loss that calls a cross encoder itself makes the pairs, too."""
+        return [list(column.items) for column in columns]
+
+
+class MultiVectorEncoderTrainer(BaseTrainer):
+    """Trains and evaluates a `MultiVectorEncoder`. The first column is of queries, the others are of documents.
+
+    The arguments are those of `BaseTrainer`. Without a loss, `MultiVectorMultipleNegativesRankingLoss` is taken.
+    """
+
+    arguments_class = MultiVectorEncoderTrainingArguments
+
+    def default_collator(self, args: BaseTrainingArguments) -> Collator:
+        """A collator that knows queries from documents by their place."""
+        return Collator(
+            router_mapping=args.router_mapping,
+            prompts=args.prompts,
+            roles=("query", "document"),
+            max_length=getattr(args, "max_length", None),
+        )
+
+    def get_default_loss(self, model: MultiVectorEncoder) -> nn.Module:
+        """`MultiVectorMultipleNegativesRankingLoss`, for queries with a positive, and with negatives."""
+        logger.warning("loss: none given, so MultiVectorMultipleNegativesRankingLoss is used.")
+        return MultiVectorMultipleNegativesRankingLoss(model)
+
+
+class SparseEncoderTrainer(BaseTrainer):
+    """Trains and evaluates a `SparseEncoder`. The first column is of queries.
+
+    The arguments are those of `BaseTrainer`. Without a loss, `SpladeLoss` of `SparseMultipleNegativesRankingLoss` is
+    taken; `CSRLoss` for a model with a `SparseAutoEncoder`. With a `SpladeLoss`, its regularizers' weights rise from
+    zero, as `SpladeRegularizerWeightSchedulerCallback` says; one of its kind among `callbacks` takes the place of the
+    default one.
+    """
+
+    arguments_class = SparseEncoderTrainingArguments
+
+    def _bound(self) -> binding.Losses:
+        """Bind the losses, and give each `SpladeLoss` a schedule of its weights, where the logs are still open."""
+        bound = super()._bound()
+        callbacks = self.callback_handler.callbacks
+        given = [each for each in callbacks if isinstance(each, SpladeRegularizerWeightSchedulerCallback)]
+        for schedule in given:
+            callbacks.remove(schedule)
+        for loss in bound.values() if isinstance(bound, dict) else [bound]:
+            if isinstance(loss, SpladeLoss):
+                own = next((schedule for schedule in given if schedule.loss is loss), None)
+                # Behind the callback that decides what a step does, before those that write logs down.
+                callbacks.insert(1, own or SpladeRegularizerWeightSchedulerCallback(loss))
+        return bound
+
+    def get_default_loss(self, model: SparseEncoder) -> nn.Module:
+        """`SpladeLoss` of `SparseMultipleNegativesRankingLoss`, or `CSRLoss`; for queries with a positive."""
+        if any(isinstance(module, SparseAutoEncoder) for module in model.modules()):
+            logger.warning("loss: none given, so CSRLoss is used.")
+            return CSRLoss(model)
+        logger.warning("loss: none given, so SpladeLoss(SparseMultipleNegativesRankingLoss) is used.")
+        inner = SparseMultipleNegativesRankingLoss(model)
+        return SpladeLoss(model, inner, document_regularizer_weight=3e-5, query_regularizer_weight=5e-5)

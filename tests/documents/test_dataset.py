@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_the_sides_hold_whole_documents(made: DocumentDataset) -> None:
     assert {page.split("#")[0] for page in made.pages_of("validation")} == {"garden.pdf"}
     assert set(made.tables["train"]["document"]) == {"workshop.pdf", "harbour.pdf"}
     assert set(made.tables["train"]["origin"]) == {"title", "sentence"}
+
+
+def test_a_small_test_says_so_and_what_to_do(made: DocumentDataset) -> None:
+    assert (
+        made.doubt() == "The test has 5 queries about 5 pages and tells large differences only: hold out more documents"
+    )
+    shared = {**made.facts, "settings": {**made.facts["settings"], "test": 0.2}}
+    assert "half of the pages stay for training, so add documents, name those" in replace(made, facts=shared).doubt()
+    large = {**shared, "pages": {"test": 30}, "queries": {"test": {"title": 20, "caption": 10}}}
+    assert not replace(made, facts=large).doubt()
 
 
 def test_test_queries_are_titles_with_their_pages(made: DocumentDataset) -> None:
@@ -302,6 +313,17 @@ def test_one_document_is_an_error_unless_pages_may_be_split(tmp_path: Path) -> N
     assert made.facts["documents"][0]["side"] == "test and train"
 
 
+def test_a_document_that_asks_nothing_is_not_the_whole_test(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", ["garden", "kitchen", "workshop"])
+    lines = ["Nothing of note stands here, and nothing asks for it.", "It goes on and on in this way, line after line."]
+    write_pdf(
+        folder / "mute.pdf", [Sheet("", [*lines, f"So ends page {number}."]) for number in range(5)], outline=False
+    )
+    for seed in range(4):  # of four equal documents, one of which is in turn the first
+        made = prepare(folder, tmp_path / "out", width=120, seed=seed, show_progress=False)
+        assert len(made.test_queries) == 10
+
+
 def test_real_manuals_make_titles_of_their_outlines(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -392,7 +414,7 @@ def test_damaged_facts_are_made_again(tmp_path: Path) -> None:
 
 def test_a_held_out_document_is_found_however_its_name_is_spelled() -> None:
     pages = [
-        SplitPage(page_id=f"{name}#1", document=name, group=n, family=n)
+        SplitPage(page_id=f"{name}#1", document=name, group=n, family=n, queries=1)
         for n, name in enumerate(("a.pdf", "Pru\u0308fung.pdf"))
     ]
     for given in ("Pr\u00fcfung", "Pr\u00fc*.pdf", "Pru\u0308fung.pdf"):

@@ -1,5 +1,7 @@
 """Documents are dealt out whole, and nothing that a held-out page resembles stays in training."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,16 +11,27 @@ from omnitune.errors import DatasetError, LeakageError
 
 
 def folder(
-    *sizes: int, families: dict[int, int] | None = None, groups: dict[str, int] | None = None
+    *sizes: int,
+    families: dict[int, int] | None = None,
+    groups: dict[str, int] | None = None,
+    asked: dict[int, int] | None = None,
 ) -> list[SplitPage]:
+    """Pages of documents of these sizes; a question a page, or all of `asked` on a document's first."""
     made = []
     for document, size in enumerate(sizes):
         for number in range(size):
             page = f"d{document}.pdf#{number + 1}"
             group = (groups or {}).get(page, 1000 + len(made))
             family = (families or {}).get(document, document)
-            made.append(SplitPage(page_id=page, document=f"d{document}.pdf", group=group, family=family))
+            queries = 1 if asked is None or document not in asked else asked[document] * (number == 0)
+            made.append(
+                SplitPage(page_id=page, document=f"d{document}.pdf", group=group, family=family, queries=queries)
+            )
     return made
+
+
+def held_out(pages: list[SplitPage], **settings: Any) -> set[str]:
+    return {page.split(".")[0] for page in split_pages(pages, **settings).pages("test")}
 
 
 sizes = st.lists(st.integers(1, 30), min_size=3, max_size=12)
@@ -43,6 +56,28 @@ def test_a_share_is_met_as_documents_allow_and_the_seed_chooses() -> None:
     assert len(split.pages("test")) == 40
     assert split == split_pages(pages, test=0.2, seed=1)
     assert split.side != split_pages(pages, test=0.2, seed=2).side
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_test_that_tells_nothing_takes_other_or_more_documents(seed: int) -> None:
+    # Two manuals and a leaflet: the leaflet alone is nearest to a fifth, and its pages tell nothing.
+    assert held_out(folder(74, 74, 6), seed=seed) in ({"d0"}, {"d1"})
+    # A fifth of the pages is there, but nothing is asked about them.
+    assert "d0" in held_out(folder(60, 30, 60, asked={1: 0, 2: 2}), seed=seed)
+    # One after another until it is enough, never more than half.
+    pages = folder(*[10] * 10)
+    assert len(held_out(pages, seed=seed)) == 3
+    assert len(held_out(folder(*[9] * 5), seed=seed)) == 2
+
+
+@given(sizes=sizes, seed=st.integers(0, 3), asked=st.lists(st.integers(0, 40), min_size=12, max_size=12))
+def test_a_test_by_share_leaves_half_of_the_pages_for_training(sizes: list[int], seed: int, asked: list[int]) -> None:
+    split = split_pages(folder(*sizes, asked=dict(enumerate(asked))), seed=seed)
+    assert 0 < len(split.pages("test")) <= len(split.pages("train"))
+
+
+def test_what_a_share_deals_stays_where_it_tells_enough() -> None:
+    assert held_out(folder(*range(30, 50)), seed=3) == {"d0", "d3", "d5", "d6", "d8"}  # as before there was a floor
 
 
 def test_documents_are_held_out_by_name_stem_or_pattern() -> None:

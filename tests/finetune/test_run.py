@@ -155,6 +155,7 @@ def test_it_says_what_it_will_cost(finished):
     said = "\n".join(finished[1])
     for line in (
         "It was asked for.",
+        "The test has 5 queries about 5 pages and tells large differences only: hold out more documents",
         "About ",
         " from here on: reading ",
         "Reading 20 pages",

@@ -23,7 +23,8 @@ dataset.corpus     # page id -> {modality}
 dataset.queries, dataset.relevant
 ```
 
-{queries} The {document}s were split before any query was made.
+{queries} The {document}s were split knowing of
+their queries no more than their number.
 
 The {made}s are copies of the {document}s. Whoever may not share those may not share this dataset.
 """

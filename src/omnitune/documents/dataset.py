@@ -37,7 +37,7 @@ from omnitune.documents.folder import counted
 from omnitune.documents.kinds import KINDS, Kind
 from omnitune.documents.read.pages import Word, picture_of, read_words
 from omnitune.documents.rows import page_groups
-from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks
+from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks, too_few
 from omnitune.errors import DatasetError
 from omnitune.io import digest, inside, read_json_or_none
 from omnitune.runtime import cache_folder
@@ -228,6 +228,20 @@ class DocumentDataset:
             f"{len(facts['documents'])} {words.document}s, {len(self.page_ids):,} {words.page}s ({sides}); "
             f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{left_out}"
         )
+
+    def doubt(self) -> str:
+        """Say in one sentence that the test is too small to tell much, and what to do; "" where it is not."""
+        facts, words = self.facts, self.kind.words
+        pages, asked = facts["pages"].get("test", 0), sum(facts["queries"]["test"].values())
+        if not too_few(pages, asked):
+            return ""
+        remedy = f"hold out more {words.document}s"
+        if facts["settings"]["split"] == "documents" and isinstance(facts["settings"]["test"], float | int):
+            remedy = (
+                f"half of the {words.page}s stay for training, so add {words.document}s, name those to hold out "
+                "(prepare: {test: [NAME, ...]} in a recipe), or bring questions (--questions FILE)"
+            )
+        return f"The test has {asked} queries about {pages} {words.page}s and tells large differences only: {remedy}"
 
     def to_datasets(self) -> DatasetDict:
         """The tables with `image` as `datasets.Image`, for `push_to_hub` or `save_to_disk`, which embed the images."""

@@ -1,7 +1,7 @@
 """Documents that were read become the rows of a dataset: groups, split, queries, filters, in this order.
 
-The split is made before any query exists, and nothing that is counted for training (the rarity of words, the round
-trip) looks at a held-out page.
+The split knows how many questions a test could ask about every document, and nothing else of them. Nothing that is
+counted for training (the rarity of words, the round trip) looks at a held-out page.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool
 PageWriter = Callable[[Sequence[Path]], Sequence[Sequence[str]]]
 """Questions about page images, for the pages that are trained on."""
 
-QUERY_VERSION = 2
+QUERY_VERSION = 3
 """Raise it when queries are made differently, so that datasets are made again."""
 
 
@@ -105,10 +105,11 @@ def make_rows(
     Raises:
         DatasetError: There are too few documents to hold one out, or no query can be made for a side.
     """
-    pages = _split_pages(documents, choices.similarity, kind)
+    dropped: Counter[str] = Counter()
+    written = {document.name: _written(document, kind, dropped) for document in documents}
+    pages = _split_pages(documents, written, choices.similarity, kind)
     split = split_pages(pages, by=choices.split, test=choices.test, validation=choices.validation, seed=choices.seed)
-    rows = Rows(pages=[*_page_rows(documents, pages, split)])
-    written = {document.name: _written(document, kind, rows.dropped) for document in documents}
+    rows = Rows(pages=[*_page_rows(documents, pages, split)], dropped=dropped)
     answers = _answers(chain.from_iterable(written.values()), pages)
     for side in HELD_OUT:
         asked = [*_held_out(documents, written, split, side, answers)]
@@ -145,18 +146,23 @@ def page_groups(texts: Sequence[str], fingerprints: Sequence[str], kind: Kind, s
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def _split_pages(documents: Sequence[Document], similarity: float, kind: Kind) -> list[SplitPage]:
+def _split_pages(
+    documents: Sequence[Document], written: Mapping[str, Sequence[Query]], similarity: float, kind: Kind
+) -> list[SplitPage]:
     all_pages = [(document, page) for document in documents for page in document.pages]
     texts, fingerprints = [page.text for _, page in all_pages], [page.fingerprint for _, page in all_pages]
     group_of = page_groups(texts, fingerprints, kind, similarity)
     family_of = families([[page.text for page in document.pages] for document in documents])
     number = {document.name: index for index, document in enumerate(documents)}
+    askable = {(one.name, normalize_key(query.text)): query for one in documents for query in _askable(one, written)}
+    asked = Counter(page_id(query.document, query.page) for query in askable.values())
     return [
         SplitPage(
             page_id=page_id(document.name, page.number),
             document=document.name,
             group=group,
             family=family_of[number[document.name]],
+            queries=asked[page_id(document.name, page.number)],
         )
         for (document, page), group in zip(all_pages, group_of, strict=True)
     ]
@@ -195,6 +201,12 @@ def _answers(written: Iterator[Query], pages: Sequence[SplitPage]) -> dict[str, 
     return found
 
 
+def _askable(document: Document, written: Mapping[str, Sequence[Query]]) -> Iterator[Query]:
+    """Questions about a document that may measure a model."""
+    allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
+    yield from (query for query in written[document.name] if query.origin in allowed)
+
+
 def _held_out(
     documents: Sequence[Document],
     written: Mapping[str, Sequence[Query]],
@@ -204,10 +216,9 @@ def _held_out(
 ) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for document in documents:
-        allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
-        for query in written[document.name]:
+        for query in _askable(document, written):
             page, mark = page_id(document.name, query.page), normalize_key(query.text)
-            if split.side[page] != side or page in split.left_out or query.origin not in allowed or mark in seen:
+            if split.side[page] != side or page in split.left_out or mark in seen:
                 continue
             seen.add(mark)
             yield {

@@ -99,6 +99,8 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
     steps.run("prepare", inputs, work, makes=[place])
     dataset = documents.load(place)
     log(dataset.summary())
+    if doubt := dataset.doubt():
+        log(doubt)
     mute = [one["name"] for one in dataset.facts["documents"] if not one["queries"]]
     if mute:
         shown = ", ".join(mute[:4]) + (f" and {len(mute) - 4} more" if len(mute) > 4 else "")

@@ -7,6 +7,7 @@ from math import e, exp, log, sqrt
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.losses import (
@@ -23,14 +24,18 @@ from omnitune.losses import (
     MultipleNegativesSymmetricRankingLoss,
     TripletDistanceMetric,
     TripletLoss,
+    cross_encoder,
 )
 from omnitune.losses.base import _papers
+from omnitune.losses.cross_encoder.base import PairLoss
 from omnitune.ops.similarity import cos_sim, dot_score, euclidean_sim
 from omnitune.types import Embeddings
 
 
 class Width(nn.Module):
-    """A model of which only the dimension is asked."""
+    """A model of which only the dimension and the number of labels are asked."""
+
+    num_labels = 1
 
     def __init__(self, width: int | None = 2) -> None:
         super().__init__()
@@ -393,3 +398,27 @@ def test_every_paper_is_in_the_bibliography():
         cited |= {kind.paper} - {""}
     assert cited and cited | {"li2023general", "gunther2024jina", "gao2021scaling"} <= _papers().keys()
     assert all(entry.startswith("@") and entry.endswith("}") for entry in _papers().values())
+
+
+@pytest.mark.parametrize(
+    "loss", [CosineSimilarityLoss, MarginMSELoss, cross_encoder.MSELoss, cross_encoder.MarginMSELoss]
+)
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float64])
+def test_scores_of_any_format_meet_labels_of_one(
+    loss: type[Loss], number: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backward of torch 2.6's `mse_loss` wants both operands in one number format."""
+    found: list[torch.dtype] = []
+    compare = functional.mse_loss
+
+    def strict(first: Tensor, second: Tensor, *args: object, **options: object) -> Tensor:
+        found.extend([first.dtype, second.dtype])
+        return compare(first, second)
+
+    monkeypatch.setattr(functional, "mse_loss", strict)
+    paired = issubclass(loss, PairLoss)
+    count = {CosineSimilarityLoss: 2, cross_encoder.MSELoss: 1}.get(loss, 2 if paired else 3)
+    columns = [Embeddings(torch.rand(2, 1 if paired else 2, dtype=number)) for _ in range(count)]
+    for labels in (torch.tensor([0.5, 1.0]), torch.tensor([0.5, 1.0], dtype=torch.float64)):
+        loss(MODEL).objective(columns, labels)
+    assert len(found) == 4 and found[0] == found[1] and found[2] == found[3]

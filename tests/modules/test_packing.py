@@ -240,7 +240,9 @@ def test_dropout_is_replayed_in_packed_rows(tiny_bert_dropout: Path) -> None:
 def test_checkpointed_layers_run_within_items_again(tiny_qwen3: Path) -> None:
     _, module = both(str(tiny_qwen3))
     expected = one_step(module, text_columns(), 1 << 30)
-    module.model.activation_checkpointing_enable()
+    SentenceTransformer(
+        modules=[module], device="cpu"
+    ).activation_checkpointing_enable()  # transformers 5.20 has an older name
     result = one_step(module, text_columns(), 1 << 30)
     torch.testing.assert_close(result[1], expected[1], rtol=1e-4, atol=1e-6)
 

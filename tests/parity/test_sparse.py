@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from packaging.version import Version
 
 import omnitune
 from omnitune import SparseEncoder
@@ -203,6 +204,8 @@ def compared(folder: Path, make: Callable[[Any, Any], Any], count: int, labels: 
 @pytest.mark.parametrize("inner", INNER)
 def test_loss_and_gradients_are_equal(inner: str, tiny_masked_bert: Path) -> None:
     count, labels, options = INNER[inner]
+    if inner == "SparseCosineSimilarityLoss" and Version(torch.__version__).release[:2] == (2, 6):
+        pytest.skip("ST's own mixes two number formats, whose backward torch 2.6 refuses")
 
     def make(module: Any, model: Any) -> Any:
         return module.SpladeLoss(model, getattr(module, inner)(model, **options), 0.3, query_regularizer_weight=0.5)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omnitune.losses.base import Loss
+from omnitune.ops.objectives import in_one_format
 from omnitune.types import Embeddings, Objective
 
 _MSE = nn.MSELoss()
@@ -36,5 +37,5 @@ class CosineSimilarityLoss(Loss):
         self._expect_columns(embeddings, "(input, input)", least=2, most=2)
         scores = self._expect_one_label_per_row(labels, "similarity score", len(embeddings[0]))
         cosines = F.cosine_similarity(embeddings[0].values, embeddings[1].values)
-        loss: Tensor = self.loss_fct(self.cos_score_transformation(cosines), scores.float())
+        loss: Tensor = self.loss_fct(*in_one_format(self.cos_score_transformation(cosines), scores.float()))
         return loss

@@ -182,7 +182,13 @@ def margin_mse(positive: Tensor, negatives: Tensor, margins: Tensor) -> Tensor:
     """
     if margins.shape != negatives.shape:
         raise ShapeError(f"margins: expected {tuple(negatives.shape)}, got {tuple(margins.shape)}")
-    return F.mse_loss(positive[:, None] - negatives, margins)
+    return F.mse_loss(*in_one_format(positive[:, None] - negatives, margins))
+
+
+def in_one_format(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Promote two tensors to the wider of their number formats, as the backward of torch 2.6's `mse_loss` asks."""
+    wider = torch.promote_types(first.dtype, second.dtype)
+    return first.to(wider), second.to(wider)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -25,12 +25,14 @@ class Reliance:
         upstream: Where the line stands, as `module:object`.
         line: Text in the source of that object.
         reason: Purpose that has no public way.
+        since: First release of transformers that has the line.
     """
 
     name: str
     upstream: str
     line: str
     reason: str
+    since: str = "5.20"
 
 
 RELIANCES = (
@@ -75,6 +77,7 @@ RELIANCES = (
         "transformers.trainer:Trainer._run_epoch",
         "sync_context = self._defer_fsdp_gradient_reduction",
         "upstream's own reads a configuration that a model of several modules does not have",
+        since="5.23",
     ),
     Reliance(
         "_VALID_DICT_FIELDS",

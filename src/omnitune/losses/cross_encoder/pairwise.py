@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from omnitune.losses.cross_encoder.base import PairLoss
 from omnitune.losses.distillation import teacher_margins
 from omnitune.losses.strategies import Strategy
+from omnitune.ops.objectives import in_one_format
 from omnitune.types import Column, Embeddings, Encodes, Features, Objective
 
 
@@ -49,7 +50,7 @@ class MarginMSELoss(PairLoss):
         scores = self.activation_fn(torch.cat([e.values for e in embeddings], dim=1))
         given = self._expect_labels(labels, "the teacher's margins or scores").to(scores.device)
         margins = teacher_margins(given.detach(), (len(scores), len(embeddings) - 1), type(self).__name__)
-        loss: Tensor = self.loss_fct(scores[:, :1] - scores[:, 1:], margins.float())
+        loss: Tensor = self.loss_fct(*in_one_format(scores[:, :1] - scores[:, 1:], margins.float()))
         return loss
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from omnitune.losses.cross_encoder.base import PairLoss
+from omnitune.ops.objectives import in_one_format
 from omnitune.types import Embeddings, Objective
 
 
@@ -90,5 +91,5 @@ class MSELoss(PairLoss):
         """Squared error of scores `(rows, 1)`."""
         scores = self.activation_fn(embeddings[0].values.flatten())
         given = self._expect_one_label_per_row(labels, "score", len(scores))
-        loss: Tensor = self.loss_fct(scores, given.to(scores.device).detach().float())
+        loss: Tensor = self.loss_fct(*in_one_format(scores, given.to(scores.device).detach().float()))
         return loss

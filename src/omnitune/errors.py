@@ -33,6 +33,7 @@ __all__ = [
     "MediaNotFoundError",
     "MediaRefusedError",
     "MissingExtraError",
+    "MissingLanguageError",
     "ModalityError",
     "OmnituneError",
     "RecipeError",
@@ -60,6 +61,10 @@ class ModalityError(InputError):
 
 class RecipeError(InputError):
     """A key or a value in a recipe is unknown."""
+
+
+class MissingLanguageError(InputError):
+    """A recogniser has no model of the language that was asked for."""
 
 
 class MediaError(OmnituneError, ValueError):

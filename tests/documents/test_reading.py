@@ -14,7 +14,7 @@ from omnitune.documents.read import pdf
 from omnitune.documents.read.pages import Rendering, Word, uncovered
 from omnitune.documents.read.text import terms
 from omnitune.documents.reading import counted_sources, source_of, with_texts
-from omnitune.errors import InputError
+from omnitune.errors import InputError, MissingLanguageError
 from omnitune.modules.readers.text import TextReader
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
@@ -59,6 +59,25 @@ def test_a_sound_layer_is_not_recognised(tmp_path: Path) -> None:
     assert with_texts([document], tmp_path / "out" / "images", never) == [document]
     (found,) = with_texts([document], tmp_path / "out" / "images", lambda paths: ["read"] * len(paths), "recognise")
     assert {page.text for page in found.pages} == {"read"}
+
+
+def test_a_language_without_a_model_stops_only_pages_that_must_be_recognised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def foreign(paths: Sequence[Path]) -> list[str]:
+        return TextReader(language="xyz").read([Image.open(path) for path in paths])
+
+    images = tmp_path / "out" / "images"
+    shifted = read_one(tmp_path, lambda letter: letter + 7)  # doubted, but it may be a language without small words
+    assert with_texts([shifted], images, foreign) == [shifted]
+    assert "cannot be compared with a recognition and keep" in caplog.text and "got 'xyz'" in caplog.text
+    empty = dataclasses.replace(shifted, pages=tuple(dataclasses.replace(page, text="") for page in shifted.pages))
+    with pytest.raises(MissingLanguageError) as caught:
+        with_texts([empty], images, foreign)
+    assert "got 'xyz'; put xyz.traineddata into that folder" in str(caught.value)
+    assert "4 page(s) have no sound text layer, the first a.pdf#1" in str(caught.value)
+    assert "{reading: layer}" in str(caught.value)
+    assert with_texts([empty], images, foreign, "layer") == [empty]
 
 
 def test_recognised_pages_have_the_headings_that_are_numbered(tmp_path: Path) -> None:

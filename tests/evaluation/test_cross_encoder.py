@@ -190,6 +190,6 @@ def test_nano_beir_says_what_it_needs(nano: Path) -> None:
     with pytest.raises(DatasetError, match=r"'nobody/nothing' with a configuration 'corpus'.*without a network"):
         ours.CrossEncoderNanoBEIREvaluator(["nq"], "nobody/nothing")
     with pytest.raises(DatasetError, match=r"queries, NanoNQ: expected the columns .*missing \['language'\]"):
-        from omnitune.evaluation.nano_beir_data import load_subset
+        from omnitune.evaluation.nano_beir import load_subset
 
         load_subset(str(nano), "queries", "NanoNQ", ("_id", "language"))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune.documents import load
 from omnitune.errors import DatasetError, RecipeError
@@ -29,24 +28,6 @@ evaluation: {baselines: [], resamples: 50, batch_size: 8}
 """,
     source="tiny.yaml",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def manuals(tmp_path_factory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("docs") / "manuals")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
 
 
 @pytest.fixture(scope="module")

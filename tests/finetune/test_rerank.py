@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer, losses
 from omnitune.errors import CheckpointError, RecipeError
@@ -30,18 +29,6 @@ reranker: {depth: 3, batch_size: 8, range_max: 10}
 negatives: {relative_margin: null}
 evaluation: {baselines: [], resamples: 50, batch_size: 8}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def manuals(tmp_path_factory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("docs") / "manuals")
 
 
 @pytest.fixture(scope="module")

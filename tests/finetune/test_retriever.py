@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fixtures.tiny_pdfs import Sheet, write_folder, write_pdf
-from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
+from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune import CrossEncoder, Retriever
 from omnitune.documents.dataset import load
 from omnitune.errors import InputError
@@ -36,29 +35,11 @@ retriever: {scans: false}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def manuals(tmp_path_factory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("docs") / "manuals")
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, manuals) -> Path:
     place = tmp_path_factory.mktemp("data") / "dataset"
     prepare(manuals, place, recipe=parse_recipe(RECIPE, source="tiny.yaml"))
     return place
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
 
 
 def made(

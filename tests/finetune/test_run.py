@@ -15,7 +15,6 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from fixtures.tiny_pdfs import write_folder
-from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import Retriever, SentenceTransformer
 from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
 from omnitune.finetune import fit, train, windows
@@ -50,25 +49,11 @@ def recipe(**changes: str):
     return parse_recipe(text, source="tiny.yaml")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Readings are shared by the tests of this file and by nobody else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def manuals(tmp_path_factory) -> Path:
     folder = write_folder(tmp_path_factory.mktemp("docs") / "manuals")
     (folder / "torn.pdf").write_bytes(b"%PDF-1.4\nnothing else")
     return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    return write_tiny_reader(folder / "reader", write_tiny_bert(folder / "bert"))
 
 
 @pytest.fixture(scope="module")

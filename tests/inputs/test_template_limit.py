@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fixtures.words import wordpiece
 from omnitune.errors import InputError
-from omnitune.inputs import template_limit
+from omnitune.inputs import templates
 from omnitune.inputs.processor import ChatTemplate, merged
 
 SAID = [[{"role": "user", "content": "grease the bearing"}]]
@@ -34,7 +34,7 @@ def rendered(template: str) -> int:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limit, "SECONDS", 0.3)
+    monkeypatch.setattr(templates, "SECONDS", 0.3)
 
 
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnitune.losses import MultipleNegativesRankingLoss
-from omnitune.ops import blocks
+from omnitune.ops import objectives
 from omnitune.ops.similarity import cos_sim, dot_score, euclidean_sim
 from omnitune.types import Embeddings
 
@@ -37,7 +37,7 @@ def value(loss: MultipleNegativesRankingLoss, nested: bool) -> tuple[torch.Tenso
 def test_blocks_of_queries(options: dict[str, Any], nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = MultipleNegativesRankingLoss(torch.nn.Identity(), **options)
     expected, gradients = value(loss, nested)
-    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", 4 * 22)
+    monkeypatch.setattr(objectives, "SCORES_AT_ONCE", 4 * 22)
     found, again = value(loss, nested)
     assert torch.allclose(found, expected, rtol=1e-6)
     for a, b in zip(again, gradients, strict=True):

@@ -8,7 +8,7 @@ from torch import nn
 
 from omnitune.errors import CheckpointError, InputError, UntrustedCodeError
 from omnitune.modules import Dense, Dropout, LayerNorm, Normalize
-from omnitune.modules.activations import ACTIVATIONS, activation_name, activation_named
+from omnitune.modules.dense import ACTIVATIONS, activation_name, activation_named
 
 
 def test_dense_applies_its_activation_to_the_linear_layer():

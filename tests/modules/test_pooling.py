@@ -7,8 +7,9 @@ import torch
 
 from omnitune.errors import InputError
 from omnitune.modules import Pooling
+from omnitune.modules.pooling import LEGACY_KEYS
 
-MODES = Pooling.POOLING_MODES
+MODES = tuple(LEGACY_KEYS.values())  # those that Sentence Transformers has
 
 
 def pooled(mode, tokens, mask, **features):

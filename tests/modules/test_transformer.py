@@ -10,7 +10,7 @@ from PIL import Image
 from omnitune.errors import CheckpointError, InputError, ModalityError
 from omnitune.inputs.cost import ImageRule
 from omnitune.modules import Transformer
-from omnitune.modules.clip_model import CLIPModel
+from omnitune.modules.old_classes import CLIPModel
 from omnitune.modules.outputs import embedding_dimension, from_json, to_json
 
 TEXTS = ["the quick fox", "a page of a manual about R data frames, and lists of figures. " * 30, "tables", ""]

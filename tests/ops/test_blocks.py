@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from omnitune.ops import blocks
+from omnitune.ops import objectives
 
 
 @pytest.mark.parametrize(("scores_at_once", "calls"), [(1 << 24, 1), (20, 3), (1, 7)])
 def test_blocks_change_nothing(scores_at_once: int, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr(objectives, "SCORES_AT_ONCE", scores_at_once)
     rows = torch.randn(7, 3, requires_grad=True)
     others = torch.randn(6, 3, requires_grad=True)
     seen: list[tuple[int, int]] = []
@@ -18,7 +18,7 @@ def test_blocks_change_nothing(scores_at_once: int, calls: int, monkeypatch: pyt
         scores = rows[start:stop] @ others.T
         return torch.stack([scores.logsumexp(dim=1).mean(), scores.square().mean()])
 
-    found = blocks.mean_in_blocks(mean_of, 7, 6)
+    found = objectives.mean_in_blocks(mean_of, 7, 6)
     assert len(seen) == calls and seen[-1][1] == 7
     given = torch.tensor([1.0, 3.0])
     gradients = torch.autograd.grad(found @ given, [rows, others])

@@ -6,7 +6,7 @@
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
@@ -68,82 +68,57 @@ IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
 
 LABELS = "the labels of a loss have one name here"
 
+FAMILIES = ("CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "SparseEncoder")
+
+
+def alike(names: Iterable[str], differences: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The same differences in several places."""
+    return {name: differences for name in names}
+
+
 DIFFERENCES: dict[str, dict[str, str]] = {
+    **alike(
+        (f"{family}.add_adapter" for family in FAMILIES),
+        {"adapter_config": "there it is in *args", "towers": EXTENSION},
+    ),
+    **alike(
+        (f"{family}Trainer.create_model_card" for family in FAMILIES),
+        dict.fromkeys(("finetuned_from", "tasks", "dataset_tags", "dataset", "dataset_args"), IGNORED),
+    ),
+    **alike(
+        (f"{family}TrainingArguments.__init__" for family in FAMILIES),
+        {
+            "activation_memory": EXTENSION, "input_cache": EXTENSION, "tower_cache": EXTENSION,
+            "check_items": EXTENSION, "on_bad_item": EXTENSION,
+            "warmup_ratio": "the default is None in both; there it is made by a function",
+        },
+    ),
+    **alike(
+        (f"{family}ModelCardData.__init__" for family in FAMILIES if family != "SentenceTransformer"),
+        {"task_name": "there None; here what such a model is for"},
+    ),
+    **alike(
+        (f"MultiVectorEncoder.{verb}" for verb in ("encode", "encode_document", "encode_query")),
+        {"windows": EXTENSION},
+    ),
+    **alike(("GISTEmbedLoss.__init__", "CachedGISTEmbedLoss.__init__"), {"cache_guide": EXTENSION}),
+    **alike(
+        (f"{module}.forward" for module in ("LogitScore", "Pooling", "StaticEmbedding", "WordEmbeddings")),
+        {"kwargs": "there they are ignored; here an unknown argument is an error"},
+    ),
+    **alike(
+        (f"{module}.preprocess" for module in ("InputModule", "StaticEmbedding", "Transformer", "WordEmbeddings")),
+        {"modality": EXTENSION, "task": EXTENSION},
+    ),
+    **alike(
+        (f"{name}.load" for name in ("InputModule", "LogitScore", "Module", "Pooling", "Transformer", "WordWeights")),
+        {"init_defaults": INTERNAL},
+    ),
     "EmbedDistillLoss.compute_loss_from_embeddings": {"labels": LABELS, "teacher_embeddings": LABELS},
     "MSELoss.compute_loss_from_embeddings": {"labels": LABELS, "teacher_embeddings": LABELS},
     "GlobalOrthogonalRegularizationLoss.compute_loss_from_embeddings": {"labels": "there None by default"},
     "SentencesDataset.__init__": {"model": "not used, so it may be left out"},
-    "CrossEncoderModelCardData.__init__": {"task_name": "there None; here what a cross encoder is for"},
-    "CrossEncoder.add_adapter": {
-        "adapter_config": "there it is in *args", "towers": EXTENSION,
-    },
-    "CrossEncoderTrainer.create_model_card": {
-        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
-        "dataset_args": IGNORED,
-    },
-    "CrossEncoderTrainingArguments.__init__": {
-        "activation_memory": EXTENSION,
-        "input_cache": EXTENSION,
-        "tower_cache": EXTENSION,
-        "check_items": EXTENSION,
-        "on_bad_item": EXTENSION,
-        "warmup_ratio": "the default is None in both; there it is made by a function",
-    },
-    "LogitScore.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
-    "LogitScore.load": {"init_defaults": INTERNAL},
     "SentenceTransformer.__init__": {"use_auth_token": DEPRECATED},
-    "MultiVectorEncoderModelCardData.__init__": {"task_name": "there None; here what such an encoder is for"},
-    "MultiVectorEncoder.encode": {"windows": EXTENSION},
-    "MultiVectorEncoder.encode_document": {"windows": EXTENSION},
-    "MultiVectorEncoder.encode_query": {"windows": EXTENSION},
-    "MultiVectorEncoder.add_adapter": {
-        "adapter_config": "there it is in *args", "towers": EXTENSION,
-    },
-    "MultiVectorEncoderTrainer.create_model_card": {
-        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
-        "dataset_args": IGNORED,
-    },
-    "MultiVectorEncoderTrainingArguments.__init__": {
-        "check_items": EXTENSION,
-        "activation_memory": EXTENSION,
-        "input_cache": EXTENSION,
-        "tower_cache": EXTENSION,
-        "on_bad_item": EXTENSION,
-        "warmup_ratio": "the default is None in both; there it is made by a function",
-    },
-    "SparseEncoderModelCardData.__init__": {"task_name": "there None; here what such an encoder is for"},
-    "SparseEncoder.add_adapter": {
-        "adapter_config": "there it is in *args", "towers": EXTENSION,
-    },
-    "SparseEncoderTrainer.create_model_card": {
-        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
-        "dataset_args": IGNORED,
-    },
-    "SparseEncoderTrainingArguments.__init__": {
-        "check_items": EXTENSION,
-        "activation_memory": EXTENSION,
-        "input_cache": EXTENSION,
-        "tower_cache": EXTENSION,
-        "on_bad_item": EXTENSION,
-        "warmup_ratio": "the default is None in both; there it is made by a function",
-    },
-    "SentenceTransformer.add_adapter": {
-        "adapter_config": "there it is in *args", "towers": EXTENSION,
-    },
-    "SentenceTransformerTrainer.create_model_card": {
-        "finetuned_from": IGNORED, "tasks": IGNORED, "dataset_tags": IGNORED, "dataset": IGNORED,
-        "dataset_args": IGNORED,
-    },
-    "SentenceTransformerTrainingArguments.__init__": {
-        "activation_memory": EXTENSION,
-        "input_cache": EXTENSION,
-        "tower_cache": EXTENSION,
-        "check_items": EXTENSION,
-        "on_bad_item": EXTENSION,
-        "warmup_ratio": "the default is None in both; there it is made by a function",
-    },
-    "CachedGISTEmbedLoss.__init__": {"cache_guide": EXTENSION},
-    "GISTEmbedLoss.__init__": {"cache_guide": EXTENSION},
     "MegaBatchMarginLoss.forward": dict.fromkeys(
         ("sentence_features", "labels", "input"), "there every instance has a forward of its own"
     ),
@@ -160,21 +135,9 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     ),
     "NoDuplicatesBatchSampler.__init__": {"fingerprint": EXTENSION, "codes": EXTENSION},
     "Dense.load": {"trust_remote_code": "passed by keyword", "init_defaults": INTERNAL},
-    "InputModule.load": {"init_defaults": INTERNAL},
-    "InputModule.preprocess": {"modality": EXTENSION, "task": EXTENSION},
-    "Module.load": {"init_defaults": INTERNAL},
     "Normalize.load": {"model_name_or_path": "it cannot do without"},
-    "Pooling.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
-    "Pooling.load": {"init_defaults": INTERNAL},
     "Router.load": {"module_classes": INTERNAL},
     "Router.save": {"args": INTERNAL, "safe_serialization": "keyword-only, as everywhere"},
-    "StaticEmbedding.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
-    "StaticEmbedding.preprocess": {"modality": EXTENSION, "task": EXTENSION},
-    "Transformer.load": {"init_defaults": INTERNAL},
-    "Transformer.preprocess": {"modality": EXTENSION, "task": EXTENSION},
-    "WordEmbeddings.forward": {"kwargs": "there they are ignored; here an unknown argument is an error"},
-    "WordEmbeddings.preprocess": {"modality": EXTENSION, "task": EXTENSION},
-    "WordWeights.load": {"init_defaults": INTERNAL},
 }  # fmt: skip
 """Arguments that differ in one way or another, by where they are."""
 

@@ -4,13 +4,12 @@ import logging
 import pytest
 
 from omnitune import io
-from omnitune.report import records
 
 
 def test_csv_gets_one_header_and_a_row_a_call(tmp_path):
     path = tmp_path / "deep" / "log.csv"
-    records.append_csv(path, {"epoch": 1, "name": "a,b"})
-    records.append_csv(path, {"epoch": 2, "name": "ü"})
+    io.append_csv(path, {"epoch": 1, "name": "a,b"})
+    io.append_csv(path, {"epoch": 2, "name": "ü"})
     assert path.read_text(encoding="utf-8") == 'epoch,name\n1,"a,b"\n2,ü\n'
 
 
@@ -18,7 +17,7 @@ def test_csv_rows_of_another_shape_begin_a_new_file(tmp_path, caplog):
     path = tmp_path / "log.csv"
     for row in ({"a": 1}, {"b": 2}, {"c": 3}):
         with caplog.at_level(logging.WARNING):
-            records.append_csv(path, row)
+            io.append_csv(path, row)
     assert path.read_text() == "c\n3\n"
     assert (tmp_path / "log.1.csv").read_text() == "a\n1\n"
     assert (tmp_path / "log.2.csv").read_text() == "b\n2\n"

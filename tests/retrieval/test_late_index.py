@@ -16,8 +16,7 @@ from omnitune.retrieval.base import best_rows
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import POOLED, LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
-from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, maxsim_blocks, pool_tokens
 from omnitune.retrieval.sparse_index import SparseIndex
 from omnitune.retrieval.token_codec import CODECS, TokenCodec
 

@@ -14,7 +14,7 @@ from omnitune.errors import InputError
 from omnitune.model.windows import window_cutter
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.sparse_index import sparse_rows
 from omnitune.retrieval.stages import (
     DenseStage,
@@ -25,7 +25,6 @@ from omnitune.retrieval.stages import (
     SparseStage,
     TokenVectors,
 )
-from omnitune.retrieval.windows import grouped
 
 WORDS = [
     "bread",

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,12 @@ import httpx
 from fixtures.servers import data_uri, error, post, running
 from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from omnitune.ops.quantize import quantize_embeddings
-from omnitune.serve import patience
+from omnitune.serve import run
 from omnitune.serve.served import Served
 from omnitune.serve.vectors import reach_of
 from omnitune.serve.worker import Worker
 
 TEXTS = ["grease the bearing", "an oven", "a much longer text about water, flour and salt in the dough of a bread", "x"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bert: Path) -> SentenceTransformer:
-    return SentenceTransformer(str(tiny_bert), device="cpu", prompts={"query": "find: "})
-
-
-@pytest.fixture(scope="module")
-def address(model: SentenceTransformer) -> Iterator[str]:
-    with running(Served("tiny", encoder=model)) as (url, _):
-        yield url
 
 
 def test_the_cohere_client(address: str, model: SentenceTransformer) -> None:
@@ -232,7 +220,7 @@ def test_hostile_media_and_bodies_have_one_clear_answer_each(tiny_clip: Path) ->
 def test_a_request_that_does_not_get_on_is_given_up(
     model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience.PatientProtocol, "seconds", 0.3)
+    monkeypatch.setattr(run.PatientProtocol, "seconds", 0.3)
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     whole = head + b"Content-Length: 13\r\n\r\n"
     with running(Served("tiny", encoder=model), patience=0.3) as (url, _):

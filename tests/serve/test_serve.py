@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,6 @@ from omnitune.serve.served import Served
 from omnitune.serve.worker import QueueFullError, Worker
 
 TEXTS = ["grease the bearing", "an oven", "a much longer text about water, flour and salt in the dough of a bread", "x"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bert: Path) -> SentenceTransformer:
-    return SentenceTransformer(str(tiny_bert), device="cpu", prompts={"query": "find: "})
-
-
-@pytest.fixture(scope="module")
-def address(model: SentenceTransformer) -> Iterator[str]:
-    with running(Served("tiny", encoder=model)) as (url, _):
-        yield url
 
 
 def test_the_openai_client(address: str, model: SentenceTransformer) -> None:

@@ -49,7 +49,18 @@ def evaluate(
             "DATASET: expected a prepared dataset after the model, or --questions after a run, got neither"
         )
     else:
-        _model(source, dataset, out, batch_size)
+        from omnitune.finetune.measure import evaluate as evaluate_model
+
+        found = evaluate_model(source, dataset, out, batch_size=batch_size, log=console.say)
+        names = list(found["results"][0]["metrics"])
+        rows = [
+            [
+                f"{one['dim']} dimensions, {one['pages']:,} pages {one['searched']}",
+                *(f"{one['metrics'][n]:.3f}" for n in names),
+            ]
+            for one in found["results"]
+        ]
+        console.table(["searched", *names], rows, title=f"{found['model']}: {found['queries']:,} queries")
     console.places("Results", {"numbers": out})
 
 
@@ -75,18 +86,3 @@ def _questions(source: str, questions: list[Path], out: Path) -> None:
     console.table(["questions", *names, "lexical search", "difference"], rows, title=str(place))
     if found["unknown"]:
         console.say(f"{found['unknown']:,} questions name pages that are not in the retriever and are left out")
-
-
-def _model(model: str, dataset: Path, out: Path, batch_size: int) -> None:
-    from omnitune.finetune.measure import evaluate as evaluate_model
-
-    found = evaluate_model(model, dataset, out, batch_size=batch_size, log=console.say)
-    names = list(found["results"][0]["metrics"])
-    rows = [
-        [
-            f"{one['dim']} dimensions, {one['pages']:,} pages {one['searched']}",
-            *(f"{one['metrics'][n]:.3f}" for n in names),
-        ]
-        for one in found["results"]
-    ]
-    console.table(["searched", *names], rows, title=f"{found['model']}: {found['queries']:,} queries")

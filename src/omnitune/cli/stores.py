@@ -31,7 +31,15 @@ def judge_store(
     Raises:
         typer.Exit: An exact search does not give the retriever's pages and scores (1).
     """
-    queries = _queries(retriever)
+    # The first words of pages, spread over the index.
+    texts = []
+    for part in retriever.segments.parts:
+        for row in np.flatnonzero(part.alive).tolist():
+            some = str(part.details(row).get("text", "")).split()
+            if some:
+                texts.append(" ".join(some[:8]))
+    step = max(1, len(texts) // ASKED)
+    queries = texts[::step][:ASKED]
     measured = {"exact": measure_store(retriever, store, queries)}
     if ann is not None:
         measured[ann] = measure_store(retriever, store, queries, exact=False)
@@ -59,15 +67,3 @@ def judge_store(
     if not all(one.exact for one in measured["exact"]):
         console.error("The exact search of the store does not give the retriever's pages and scores.")
         raise typer.Exit(1)
-
-
-def _queries(retriever: Retriever) -> list[str]:
-    """Texts to ask for: the first words of pages, spread over the index."""
-    texts = []
-    for part in retriever.segments.parts:
-        for row in np.flatnonzero(part.alive).tolist():
-            some = str(part.details(row).get("text", "")).split()
-            if some:
-                texts.append(" ".join(some[:8]))
-    step = max(1, len(texts) // ASKED)
-    return texts[::step][:ASKED]

@@ -1,7 +1,7 @@
 """`omnitune train`: finetune on a prepared dataset, or on the one a recipe names."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,20 +28,17 @@ def train(
     results = {"model": place}
     if (out / "evaluation.json").is_file():
         results["numbers"] = out / "evaluation.json"
-        _show(read_json(out / "evaluation.json"))
-    console.places("Results", results)
-
-
-def _show(found: dict[str, Any]) -> None:
-    rows = [
-        [
-            str(one["dim"]),
-            f"{one['base']:.3f}",
-            f"{one['finetuned']:.3f}",
-            f"{one['low']:+.3f} to {one['high']:+.3f}",
-            f"{one['p_value']:.3f}",
+        found = read_json(out / "evaluation.json")
+        rows = [
+            [
+                str(one["dim"]),
+                f"{one['base']:.3f}",
+                f"{one['finetuned']:.3f}",
+                f"{one['low']:+.3f} to {one['high']:+.3f}",
+                f"{one['p_value']:.3f}",
+            ]
+            for one in found["dimensions"]
         ]
-        for one in found["dimensions"]
-    ]
-    title = f"{found['metric']}, {found['queries']:,} queries, {found['pages']:,} pages"
-    console.table(["dimensions", "base", "finetuned", "difference", "p"], rows, title=title)
+        title = f"{found['metric']}, {found['queries']:,} queries, {found['pages']:,} pages"
+        console.table(["dimensions", "base", "finetuned", "difference", "p"], rows, title=title)
+    console.places("Results", results)

@@ -158,21 +158,8 @@ def fit_pairs(
         model: The cross encoder.
         train_dataloader: Of `InputExample`s with two texts.
         evaluator: As in `fit`, as are all that are not named below.
-        epochs: See there.
         loss_fct: `(logits, labels) -> loss`; by default binary cross-entropy for one label, cross-entropy for several.
         activation_fct: Applied to the logits before the loss.
-        scheduler: See there.
-        warmup_steps: See there.
-        optimizer_class: See there.
-        optimizer_params: See there.
-        weight_decay: See there.
-        evaluation_steps: See there.
-        output_path: See there.
-        save_best_model: See there.
-        max_grad_norm: See there.
-        use_amp: See there.
-        callback: See there.
-        show_progress_bar: See there.
 
     Raises:
         InputError: There are no examples, or no such scheduler.

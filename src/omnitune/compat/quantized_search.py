@@ -105,19 +105,6 @@ def semantic_search_usearch(
 ) -> tuple[Any, ...]:
     """The nearest documents of every query in a usearch index; arguments and result are those of the faiss one.
 
-    Args:
-        query_embeddings: See `semantic_search_faiss`, as for all others.
-        corpus_embeddings: See there.
-        corpus_index: See there.
-        corpus_precision: See there.
-        top_k: See there.
-        ranges: See there.
-        calibration_embeddings: See there.
-        rescore: See there.
-        rescore_multiplier: See there.
-        exact: See there.
-        output_index: See there.
-
     Raises:
         InputError: Not exactly one of embeddings and index is given, or the precision is none that usearch has.
         MissingExtraError: usearch is not installed.

@@ -158,11 +158,7 @@ def semantic_search_opensearch(
     """Find the documents of every query in OpenSearch, by its neural sparse query over rank features.
 
     Args:
-        query_embeddings_decoded: Words and weights of every query, from `model.decode`.
-        corpus_embeddings_decoded: The same of every document, of which an index is made; or
-        corpus_index: a client and the name of an index that is there.
-        top_k: Documents of each query.
-        output_index: Return the client and the index's name too.
+        query_embeddings_decoded: As in `semantic_search_elasticsearch`, as are all that are not named here.
         **kwargs: For `OpenSearch`, which connects to localhost:9200 unless `hosts` says otherwise.
 
     Returns:
@@ -224,11 +220,8 @@ def semantic_search_seismic(
     """Find the documents of every query in a Seismic index, approximately.
 
     Args:
-        query_embeddings_decoded: Words and weights of every query, from `model.decode`.
-        corpus_embeddings_decoded: The same of every document, of which an index is made; or
-        corpus_index: one that is there.
-        top_k: Documents of each query.
-        output_index: Return the index too.
+        query_embeddings_decoded: As in `semantic_search_elasticsearch`, as are all that are not named here.
+        corpus_index: One that is there.
         index_kwargs: For `SeismicIndex.build_from_dataset`.
         search_kwargs: For `batch_search`; `query_cut` is 10 and `heap_factor` 0.7 unless given.
 

@@ -18,7 +18,7 @@ import pyarrow.compute
 import torch
 
 from omnitune import runtime
-from omnitune.data.columns import Row, Rows
+from omnitune.data.columns import Rows
 from omnitune.errors import DatasetError, MediaError, OmnituneError
 from omnitune.ops.collectives import exchanged, world_size
 from omnitune.types import Column
@@ -83,7 +83,12 @@ def find_bad_items(
         Bad items by row and column.
     """
     if load is None and not rows.transformed:
-        return _missing(rows, columns)
+        # By the storage's own count, without reading rows that miss nothing.
+        columns = [name for name in columns if _flattened(rows.dataset.data.column(name)).null_count]
+        if not columns:
+            return []
+        gaps = ((row, place, _gap(item)) for row, place, item in _cells(rows, columns))
+        return [_bad(rows, row, columns[place], gap) for row, place, gap in gaps if gap is not None]
     numbers = codes() if load is not None else None
     first: set[tuple[int, int]] = set()  # row and place of the first cell of every content
     if numbers is not None:
@@ -170,8 +175,7 @@ def label_fault(label: Any) -> str | None:
 
 def _all_finite(column: Any) -> bool:
     """True where the storage knows that every label is a number: nothing is read row by row."""
-    while not column.null_count and (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
-        column = pyarrow.compute.list_flatten(column)
+    column = _flattened(column)
     if column.null_count:
         return False
     if pyarrow.types.is_floating(column.type):
@@ -195,21 +199,11 @@ def refuse(bad: Sequence[BadItem]) -> None:
     )
 
 
-def _missing(rows: Rows, columns: Sequence[str]) -> list[BadItem]:
-    """Missing values by the storage's own count, without reading rows that have none."""
-    columns = [name for name in columns if _nulls(rows.dataset.data.column(name))]
-    if not columns:
-        return []
-    cells = _cells(rows, columns)
-    gaps = ((row, place, _gap(item)) for row, place, item in cells)
-    return [_bad(rows, row, columns[place], gap) for row, place, gap in gaps if gap is not None]
-
-
-def _nulls(column: Any) -> bool:
-    """Tell whether a column misses values, in lists too."""
+def _flattened(column: Any) -> Any:
+    """The values of a column in whatever lists, or the lists themselves where one is missing."""
     while not column.null_count and (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
         column = pyarrow.compute.list_flatten(column)
-    return bool(column.null_count)
+    return column
 
 
 def _gap(item: Any) -> str | None:
@@ -225,14 +219,11 @@ def _cells(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[int, int, Any]]
     index = 0
     for chunk in rows.chunks():
         for row in chunk:
-            yield from ((index, place, _cell(row, name)) for place, name in enumerate(columns))
+            for place, name in enumerate(columns):
+                item = row[name]
+                empty = isinstance(item, dict) and item and all(value is None for value in item.values())
+                yield index, place, None if empty else item
             index += 1
-
-
-def _cell(row: Row, name: str) -> Any:
-    item = row[name]
-    empty = isinstance(item, dict) and item and all(value is None for value in item.values())
-    return None if empty else item
 
 
 def _reasons(load: Callable[[Any], object] | None, chunk: Sequence[tuple[int, Any]]) -> dict[int, str]:

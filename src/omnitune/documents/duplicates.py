@@ -24,6 +24,8 @@ FEWEST_WORDS = 12
 
 LONG = 1000
 """Distinct shingles of a document, about four pages of text, from which it is compared with others as a whole."""
+CONTAINED = 0.5
+"""Share of the smaller document's shingles from which two documents are one family."""
 MOST_HOLDERS = 50
 """Text in more documents than this is a formula of the house and is not counted any further."""
 
@@ -62,7 +64,7 @@ def groups(texts: Sequence[str], fingerprints: Sequence[str], *, similarity: flo
     return [sets.first(index) for index in range(len(texts))]
 
 
-def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) -> list[int]:
+def families(documents: Sequence[Sequence[str]]) -> list[int]:
     """Number the families of documents that share much of their text, such as two versions of one manual.
 
     Page breaks move between versions, so pages alone do not show them. Short documents are not compared: letters and
@@ -70,7 +72,6 @@ def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) ->
 
     Args:
         documents: The texts of the pages of every document.
-        containment: Share of the smaller document's shingles from which two documents are one family.
 
     Returns:
         For each document the index of the first document of its family.
@@ -87,7 +88,7 @@ def families(documents: Sequence[Sequence[str]], *, containment: float = 0.5) ->
                 holders[shingle].append(index)
     sets = _Sets(len(documents))
     for (one, other), count in shared.items():
-        if count >= containment * min(len(samples[one]), len(samples[other])):
+        if count >= CONTAINED * min(len(samples[one]), len(samples[other])):
             sets.join(one, other)
     return [sets.first(index) for index in range(len(documents))]
 
@@ -99,13 +100,10 @@ def shingles(text: str) -> Signature:
         return np.empty(0, dtype=np.uint64)
     single = np.array([zlib.crc32(token.encode()) for token in tokens], dtype=np.uint64)
     mixed = single[:-2] * np.uint64(0x9E3779B97F4A7C15) + single[1:-1] * np.uint64(0xC2B2AE3D27D4EB4F)
-    return np.unique(_scramble(mixed + single[2:] * np.uint64(0x165667B19E3779F9)))
-
-
-def _scramble(values: Signature) -> Signature:
-    """Spread 64-bit numbers evenly, so that their low bits can be used as a sample."""
+    # Spread evenly, so that their low bits can be used as a sample.
+    values = mixed + single[2:] * np.uint64(0x165667B19E3779F9)
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    return values ^ (values >> np.uint64(29))
+    return np.unique(values ^ (values >> np.uint64(29)))
 
 
 def _join_texts(shingled: Sequence[Signature], sets: "_Sets", similarity: float) -> None:

@@ -208,9 +208,9 @@ def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> List
     return Listing(folder=folder, kind=what, paths=named, others=dict(others))
 
 
-def find_documents(folder: Path, kind: KindName | Literal["auto"] = "auto") -> list[Path]:
+def find_documents(folder: Path) -> list[Path]:
     """List the documents of a folder, ordered by name (see `list_folder`)."""
-    return list(list_folder(folder, kind).paths.values())
+    return list(list_folder(folder, "auto").paths.values())
 
 
 def counted(others: Mapping[str, int]) -> str:
@@ -255,17 +255,15 @@ def read_folder(
     store: Path,
     rendering: Rendering,
     *,
-    kind: KindName | Literal["auto"] = "auto",
     workers: int | None = None,
     show_progress: bool | None = None,
 ) -> tuple[list[Document], list[Skipped]]:
     """Read every document of a folder, or take it from what is stored.
 
     Args:
-        folder: Where the documents are, with its sub-folders; or what `list_folder` found there.
+        folder: Where the documents are, with its sub-folders; or those of one kind, as `list_folder` found them.
         store: Where `documents/` and `images/` are kept.
         rendering: How pages become images.
-        kind: Which files count, as for `list_folder`.
         workers: Processes that read; None takes one a core.
         show_progress: Whether to show a bar; None decides by the terminal.
 
@@ -277,7 +275,7 @@ def read_folder(
         ResourceError: The disk is full; documents that are done stay done.
         MissingExtraError: The package that reads this kind is not installed.
     """
-    listing = folder if isinstance(folder, Listing) else list_folder(folder, kind)
+    listing = folder if isinstance(folder, Listing) else list_folder(folder, "auto")
     what = listing.kind
     if what.extra is not None:
         require(what.extra[1], extra=what.extra[0])

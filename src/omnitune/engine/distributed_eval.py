@@ -48,7 +48,12 @@ class Ranks:
         Raises:
             ResourceError: Another rank failed; says which, and why.
         """
-        mark = _mark(plan, about)
+        made = hashlib.blake2b(about.encode(), digest_size=16)
+        for rows in plan.rows:
+            made.update(rows.numpy().tobytes())
+        for one in plan.mini_batches:
+            made.update(repr((one.modality, one.role, one.prompt, one.cost, one.keys)).encode())
+        mark = made.hexdigest()
         if self.together and any(one != ("encode", mark) for one in self._exchange("encode", mark)):
             self.together = False
             logger.warning(
@@ -138,16 +143,6 @@ def deal(costs: Sequence[int], ranks: int) -> list[list[int]]:
         shares[rank].append(number)
         heapq.heappush(loads, (load + max(costs[number], 1), rank))
     return shares
-
-
-def _mark(plan: Plan, about: str) -> str:
-    """Equal for plans of equal items that are encoded alike."""
-    made = hashlib.blake2b(about.encode(), digest_size=16)
-    for rows in plan.rows:
-        made.update(rows.numpy().tobytes())
-    for one in plan.mini_batches:
-        made.update(repr((one.modality, one.role, one.prompt, one.cost, one.keys)).encode())
-    return made.hexdigest()
 
 
 def _on_cpu(value: Any) -> Any:

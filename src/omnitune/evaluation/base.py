@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from omnitune.errors import InputError
+from omnitune.io import append_csv
 from omnitune.ops.similarity import SimilarityFunction
-from omnitune.report import records
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class BaseEvaluator:
         """Write metrics to the CSV file and the model card, settle the primary one, return all under full names."""
         if output_path is not None and self.write_csv:
             row = {"epoch": epoch, "steps": steps, **self.csv_row(metrics)}
-            records.append_csv(Path(output_path) / self.csv_file, row)
+            append_csv(Path(output_path) / self.csv_file, row)
         self.primary_metric = self.choose_primary(metrics)
         named = self.prefix_name_to_metrics(dict(metrics), self.name)
         self.store_metrics_in_model_card_data(model, named, epoch, steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.evaluation.base import BaseEvaluator, check_numbers, moment
-from omnitune.evaluation.nano_beir_data import DATASET_ID, TASKS, check_tasks, load_subset
+from omnitune.evaluation.nano_beir import DATASET_ID, TASKS, check_tasks, load_subset
 from omnitune.ops.classification import binary_metrics, class_f1
 from omnitune.ops.metrics import expect_numbers, pearson, ranking_metrics, spearman
 
@@ -34,15 +34,31 @@ class Scorer(Protocol):
 class PairEvaluator(BaseEvaluator):
     """Base of the evaluators of cross encoders.
 
-    Attributes:
+    Args:
+        name: Put before every metric.
         prompt_name: Name of the prompt in the model's.
         batch_size: Pairs a forward takes.
         show_progress_bar: Whether to show progress; None shows it on a terminal.
+        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        csv_suffix: End of that file's name.
     """
 
-    prompt_name: str | None
-    batch_size: int
-    show_progress_bar: bool | None
+    def __init__(
+        self,
+        name: str,
+        prompt_name: str | None,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        write_csv: bool,
+        csv_suffix: str = "results.csv",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.prompt_name = prompt_name
+        self.batch_size = batch_size
+        self.show_progress_bar = show_progress_bar
+        self.write_csv = write_csv
+        self.csv_file = "_".join(filter(None, [type(self).__name__, name, csv_suffix]))
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
@@ -65,9 +81,6 @@ class PairEvaluator(BaseEvaluator):
         )
         expect_numbers(np.asarray(scores), "scores")
         return torch.from_numpy(np.asarray(scores))
-
-    def _csv_name(self, suffix: str = "results.csv") -> str:
-        return "_".join(filter(None, [type(self).__name__, self.name, suffix]))
 
 
 class CrossEncoderRerankingEvaluator(PairEvaluator):
@@ -101,24 +114,27 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
         write_csv: bool = True,
         mrr_at_k: int | None = None,
     ) -> None:
-        super().__init__()
         if mrr_at_k is not None:
-            logger.warning("mrr_at_k: renamed to at_k; at_k=%d is used.", mrr_at_k)
+            at_k = mrr_at_k
+            logger.warning("mrr_at_k: renamed to at_k; at_k=%d is used.", at_k)
+        super().__init__(name, prompt_name, batch_size, show_progress_bar, write_csv, f"results_@{at_k}.csv")
         self.samples = list(samples.values()) if isinstance(samples, dict) else samples
         if not self.samples:
             raise InputError("samples: expected at least one, got none")
         for number, sample in enumerate(self.samples):
-            _check_sample(sample, number)
+            missing = [key for key in ("query", "positive") if key not in sample]
+            if missing or ("negative" in sample) == ("documents" in sample):
+                raise InputError(
+                    f"samples[{number}]: expected the keys 'query', 'positive' and either 'negative' or 'documents', "
+                    f"got {sorted(sample)}"
+                )
+            documents = sample["negative"] if "negative" in sample else sample["documents"]
+            if isinstance(documents, str):
+                raise InputError(f"samples[{number}]: expected a list of documents, got the text {documents!r:.80}")
         if not any(_positives(sample) for sample in self.samples):
             raise InputError(f"samples: expected at least one with a positive, got none in {len(self.samples)}")
-        self.at_k = at_k if mrr_at_k is None else mrr_at_k
+        self.at_k = at_k
         self.always_rerank_positives = always_rerank_positives
-        self.name = name
-        self.prompt_name = prompt_name
-        self.batch_size = batch_size
-        self.show_progress_bar = show_progress_bar
-        self.write_csv = write_csv
-        self.csv_file = self._csv_name(f"results_@{self.at_k}.csv")
         self.primary_metric = f"ndcg@{self.at_k}"
 
     def measure(self, model: Any) -> dict[str, float]:
@@ -204,7 +220,7 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
         write_csv: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(name, prompt_name, batch_size, show_progress_bar, write_csv)
         del kwargs
         _check_count(len(sentence_pairs), len(labels), "labels", least=1)
         for place, label in enumerate(labels):
@@ -212,12 +228,6 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
                 raise InputError(f"labels[{place}]: expected a whole number, got {label!r}")
         self.sentence_pairs = sentence_pairs
         self.labels = labels
-        self.name = name
-        self.prompt_name = prompt_name
-        self.batch_size = batch_size
-        self.show_progress_bar = show_progress_bar
-        self.write_csv = write_csv
-        self.csv_file = self._csv_name()
 
     def measure(self, model: Any) -> dict[str, float]:
         """With one label `accuracy`, `f1` and more at the best thresholds, `average_precision`; else F1 of classes."""
@@ -263,17 +273,11 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
         show_progress_bar: bool | None = None,
         write_csv: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(name, prompt_name, batch_size, show_progress_bar, write_csv)
         _check_count(len(sentence_pairs), len(scores), "scores", least=2)
         check_numbers(scores, "scores")
         self.sentence_pairs = sentence_pairs
         self.scores = scores
-        self.name = name
-        self.prompt_name = prompt_name
-        self.batch_size = batch_size
-        self.show_progress_bar = show_progress_bar
-        self.write_csv = write_csv
-        self.csv_file = self._csv_name()
         self.primary_metric = "spearman"
 
     @classmethod
@@ -403,18 +407,6 @@ class CrossEncoderNanoBEIREvaluator(BaseEvaluator):
             }
             for row in found
         ]
-
-
-def _check_sample(sample: Mapping[str, Any], number: int) -> None:
-    missing = [key for key in ("query", "positive") if key not in sample]
-    if missing or ("negative" in sample) == ("documents" in sample):
-        raise InputError(
-            f"samples[{number}]: expected the keys 'query', 'positive' and either 'negative' or 'documents', got "
-            f"{sorted(sample)}"
-        )
-    documents = sample["negative"] if "negative" in sample else sample["documents"]
-    if isinstance(documents, str):
-        raise InputError(f"samples[{number}]: expected a list of documents, got the text {documents!r:.80}")
 
 
 def _check_count(pairs: int, given: int, what: str, *, least: int) -> None:

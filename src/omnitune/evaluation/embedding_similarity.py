@@ -90,7 +90,15 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
 
     def measure(self, model: Any) -> dict[str, float]:
         """`pearson_{similarity}` and `spearman_{similarity}`, and the best of each where several are measured."""
-        first, second = self._embeddings(model)
+        if self.precision in ("int8", "uint8"):
+            # Together, so that equal items get equal ranges and equal integers.
+            both = self.embed_inputs(model, [*self.sentences1, *self.sentences2])
+            first, second = both[: len(self.sentences1)], both[len(self.sentences1) :]
+        else:
+            first, second = (self.embed_inputs(model, side) for side in (self.sentences1, self.sentences2))
+        if self.precision in ("binary", "ubinary"):
+            flip = np.uint8(128 if self.precision == "binary" else 0)
+            first, second = (np.unpackbits(side.view(np.uint8) ^ flip, axis=1) for side in (first, second))
         gold = torch.tensor(self.scores, dtype=torch.float64)
         metrics = {}
         names = self.similarity_fn_names or [model.similarity_fn_name]
@@ -103,19 +111,6 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
             for kind in ("pearson", "spearman"):
                 metrics[f"{kind}_max"] = max(metrics[f"{kind}_{name}"] for name in names)
         return metrics
-
-    def _embeddings(self, model: Any) -> tuple[Any, Any]:
-        """Both sides `(pairs, dim)`, as numbers that similarities can be computed from."""
-        if self.precision in ("int8", "uint8"):
-            # Together, so that equal items get equal ranges and equal integers.
-            both = self.embed_inputs(model, [*self.sentences1, *self.sentences2])
-            first, second = both[: len(self.sentences1)], both[len(self.sentences1) :]
-        else:
-            first, second = (self.embed_inputs(model, side) for side in (self.sentences1, self.sentences2))
-        if self.precision in ("binary", "ubinary"):
-            flip = np.uint8(128 if self.precision == "binary" else 0)
-            first, second = (np.unpackbits(side.view(np.uint8) ^ flip, axis=1) for side in (first, second))
-        return first, second
 
     def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
         """Embeddings `(items, dim)` at the evaluator's precision; a family with other embeddings overrides this."""

@@ -139,22 +139,6 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         self.csv_file = f"{stem}_results.csv"
         self.predictions_file = f"{stem}_predictions.jsonl"
         self._check(len(queries))
-        self._index_relevant()
-
-    def _check(self, given: int) -> None:
-        if not self.queries:
-            raise InputError(
-                f"relevant_docs: expected relevant documents for at least one of {given} queries, got none; "
-                "its keys are query identifiers and must be of the same type as those of queries"
-            )
-        if not self.corpus_ids:
-            raise InputError("corpus: expected at least one document, got none")
-        for argument in ("mrr_at_k", "ndcg_at_k", "accuracy_at_k", "precision_recall_at_k", "map_at_k"):
-            if not getattr(self, argument) or min(getattr(self, argument)) < 1:
-                raise InputError(f"{argument}: expected cut-offs of at least 1, got {getattr(self, argument)}")
-
-    def _index_relevant(self) -> None:
-        """The relevant pairs as row numbers, and the order of documents with equal scores."""
         rows = {document: row for row, document in enumerate(self.corpus_ids)}
         pairs = [(q, document) for q, query in enumerate(self.queries_ids) for document in self.relevant_docs[query]]
         missing = [document for _, document in pairs if document not in rows]
@@ -179,6 +163,18 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         )
         by_id = sorted(range(len(self.corpus_ids)), key=self.corpus_ids.__getitem__)
         self._order = torch.argsort(torch.tensor(by_id))
+
+    def _check(self, given: int) -> None:
+        if not self.queries:
+            raise InputError(
+                f"relevant_docs: expected relevant documents for at least one of {given} queries, got none; "
+                "its keys are query identifiers and must be of the same type as those of queries"
+            )
+        if not self.corpus_ids:
+            raise InputError("corpus: expected at least one document, got none")
+        for argument in ("mrr_at_k", "ndcg_at_k", "accuracy_at_k", "precision_recall_at_k", "map_at_k"):
+            if not getattr(self, argument) or min(getattr(self, argument)) < 1:
+                raise InputError(f"{argument}: expected cut-offs of at least 1, got {getattr(self, argument)}")
 
     def __call__(
         self,

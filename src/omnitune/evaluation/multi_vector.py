@@ -140,13 +140,7 @@ class MultiVectorRerankingEvaluator(_TokenVectors, RerankingEvaluator):
 
     Args:
         samples: As for `RerankingEvaluator`, as are all that are not named below.
-        at_k: See above.
-        name: See above.
-        write_csv: See above.
         similarity_fct: Scores `(queries, documents)` of two lists of token vectors; None takes the model's similarity.
-        batch_size: See above.
-        show_progress_bar: See above.
-        use_batched_encoding: See above.
     """
 
     def __init__(

@@ -1,16 +1,75 @@
-"""Retrieval on small samples of the thirteen BEIR datasets, and on average over them."""
+"""NanoBEIR: thirteen small retrieval tasks in English, one split each of a dataset on the hub, and their mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from omnitune.errors import InputError
+from omnitune.errors import DatasetError, InputError
 from omnitune.evaluation.base import BaseEvaluator, similarity_name
 from omnitune.evaluation.information_retrieval import InformationRetrievalEvaluator
-from omnitune.evaluation.nano_beir_data import DATASET_ID, TASKS, check_tasks, load_subset
 from omnitune.ops.similarity import SimilarityFunction
+
+DATASET_ID = "sentence-transformers/NanoBEIR-en"
+
+TASKS = {
+    "climatefever": "ClimateFEVER",
+    "dbpedia": "DBPedia",
+    "fever": "FEVER",
+    "fiqa2018": "FiQA2018",
+    "hotpotqa": "HotpotQA",
+    "msmarco": "MSMARCO",
+    "nfcorpus": "NFCorpus",
+    "nq": "NQ",
+    "quoraretrieval": "QuoraRetrieval",
+    "scidocs": "SCIDOCS",
+    "arguana": "ArguAna",
+    "scifact": "SciFact",
+    "touche2020": "Touche2020",
+}
+"""Names of the tasks as users write them, and as splits and metrics spell them."""
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise unless all are names of tasks, in upper or lower case.
+
+    Raises:
+        InputError: There are none, or some are unknown.
+    """
+    unknown = [name for name in names if name.lower() not in TASKS]
+    if unknown or not names:
+        raise InputError(f"dataset_names: expected names among {', '.join(TASKS)}, got {unknown or 'none'}")
+
+
+def load_subset(dataset_id: str, subset: str, split: str, columns: Collection[str]) -> Any:
+    """One subset of one task.
+
+    Args:
+        dataset_id: Repository on the hub, or a folder with the same layout.
+        subset: "corpus", "queries", "qrels" or "bm25".
+        split: For instance "NanoMSMARCO".
+        columns: Columns that it must have.
+
+    Returns:
+        A `datasets.Dataset`.
+
+    Raises:
+        DatasetError: It can neither be downloaded nor found in the cache, or lacks columns; says what is needed.
+    """
+    from datasets import load_dataset  # heavy, and for these evaluators alone
+
+    try:
+        rows = load_dataset(dataset_id, subset, split=split)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"dataset_id: expected {dataset_id!r} with a configuration {subset!r} and a split {split!r}, which could "
+            "not be read; without a network it has to be in the cache of datasets already (HF_HOME), or be a folder of "
+            f"that layout ({error})"
+        ) from error
+    if missing := [column for column in columns if column not in rows.column_names]:
+        raise DatasetError(f"{dataset_id}, {subset}, {split}: expected the columns {columns}, missing {missing}")
+    return rows
 
 
 class NanoBEIREvaluator(BaseEvaluator):
@@ -23,21 +82,10 @@ class NanoBEIREvaluator(BaseEvaluator):
         dataset_id: Repository or folder with the configurations `corpus` and `queries` (columns `_id`, `text`) and
             `qrels` (columns `query-id`, `corpus-id`), and in each a split for every dataset, such as `NanoMSMARCO`.
         mrr_at_k: As in `InformationRetrievalEvaluator`, as are all that are not named below.
-        ndcg_at_k: See above.
-        accuracy_at_k: See above.
-        precision_recall_at_k: See above.
-        map_at_k: See above.
-        show_progress_bar: See above.
-        batch_size: See above.
-        write_csv: See above.
-        truncate_dim: See above.
-        score_functions: See above.
-        main_score_function: See above.
         aggregate_fn: Makes one number of a metric's values over the datasets.
         aggregate_key: What that is called in metrics and files.
         query_prompts: Text put before every query, or one for each dataset.
         corpus_prompts: Text put before every document, or one for each dataset.
-        write_predictions: See above.
 
     Raises:
         InputError: A name is unknown, there is none, or a dataset has no prompt.

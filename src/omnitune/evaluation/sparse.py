@@ -124,7 +124,11 @@ class _SparseRows:
 
     def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """List the columns of the dense evaluator, then sparsity."""
-        sparsity = {name: value for name, value in metrics.items() if _is_sparsity(name)}
+        sparsity = {
+            name: value
+            for name, value in metrics.items()
+            if (name == "avg_flops" or name.endswith(("active_dims", "sparsity_ratio")))
+        }
         own = {name: value for name, value in metrics.items() if name not in sparsity}
         row: dict[str, float] = super().csv_row(own)  # type: ignore[misc]
         return {**row, **sparsity}
@@ -133,10 +137,6 @@ class _SparseRows:
         """Give the settings of the dense evaluator, and `max_active_dims` where set."""
         config: dict[str, Any] = super().get_config_dict()  # type: ignore[misc]
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
-
-
-def _is_sparsity(name: str) -> bool:
-    return name == "avg_flops" or name.endswith(("active_dims", "sparsity_ratio"))
 
 
 def mean_sparsity(seen: Seen) -> dict[str, float]:
@@ -161,10 +161,8 @@ def retrieval_sparsity(seen: Seen) -> dict[str, float]:
 class SparseInformationRetrievalEvaluator(_SparseRows, InformationRetrievalEvaluator):
     """`InformationRetrievalEvaluator` over sparse rows, with the sparsity of both sides and `avg_flops`.
 
-    Args:
-        *args: As for `InformationRetrievalEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `InformationRetrievalEvaluator`, but `truncate_dim`.
+    Takes the arguments of `InformationRetrievalEvaluator` but `truncate_dim`, and `max_active_dims`: largest
+    entries to keep of every row; None keeps the model's own setting.
     """
 
     def embed_inputs(
@@ -224,11 +222,8 @@ def _on_tensors(score: Score) -> Score:
 class SparseNanoBEIREvaluator(NanoBEIREvaluator):
     """`NanoBEIREvaluator` over sparse rows; sparsity is that of all datasets' rows together.
 
-    Args:
-        *args: As for `NanoBEIREvaluator`.
-        max_active_dims: Largest entries to keep of every row, which then is part of every name; None keeps the model's
-            own setting.
-        **kwargs: As for `NanoBEIREvaluator`, but `truncate_dim`.
+    Takes the arguments of `NanoBEIREvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to
+    keep of every row, which then is part of every name; None keeps the model's own setting.
 
     Raises:
         InputError: `truncate_dim` is given.
@@ -259,10 +254,8 @@ class SparseNanoBEIREvaluator(NanoBEIREvaluator):
 class SparseRerankingEvaluator(_SparseRows, RerankingEvaluator):
     """`RerankingEvaluator` over sparse rows, with the sparsity of both sides. Scores are cosines unless told otherwise.
 
-    Args:
-        *args: As for `RerankingEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `RerankingEvaluator`, but `truncate_dim`.
+    Takes the arguments of `RerankingEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to
+    keep of every row; None keeps the model's own setting.
     """
 
     def embed_inputs(
@@ -294,10 +287,8 @@ class SparseRerankingEvaluator(_SparseRows, RerankingEvaluator):
 class SparseTripletEvaluator(_SparseRows, TripletEvaluator):
     """`TripletEvaluator` over sparse rows, with the sparsity of anchors, positives and negatives.
 
-    Args:
-        *args: As for `TripletEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `TripletEvaluator`, but `truncate_dim`.
+    Takes the arguments of `TripletEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to keep
+    of every row; None keeps the model's own setting.
     """
 
     def embed_inputs(
@@ -311,20 +302,16 @@ class SparseTripletEvaluator(_SparseRows, TripletEvaluator):
 class SparseEmbeddingSimilarityEvaluator(_SparseRows, EmbeddingSimilarityEvaluator):
     """`EmbeddingSimilarityEvaluator` over sparse rows, with their sparsity.
 
-    Args:
-        *args: As for `EmbeddingSimilarityEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `EmbeddingSimilarityEvaluator`, but `precision` and `truncate_dim`.
+    Takes the arguments of `EmbeddingSimilarityEvaluator` but `precision` and `truncate_dim`, and
+    `max_active_dims`: largest entries to keep of every row; None keeps the model's own setting.
     """
 
 
 class SparseBinaryClassificationEvaluator(_SparseRows, BinaryClassificationEvaluator):
     """`BinaryClassificationEvaluator` over sparse rows, with the sparsity of the distinct ones.
 
-    Args:
-        *args: As for `BinaryClassificationEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `BinaryClassificationEvaluator`, but `truncate_dim`.
+    Takes the arguments of `BinaryClassificationEvaluator` but `truncate_dim`, and `max_active_dims`: largest
+    entries to keep of every row; None keeps the model's own setting.
     """
 
     def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
@@ -339,10 +326,8 @@ class SparseBinaryClassificationEvaluator(_SparseRows, BinaryClassificationEvalu
 class SparseMSEEvaluator(_SparseRows, MSEEvaluator):
     """`MSEEvaluator` over sparse rows, with the sparsity of the model's; nothing is made dense.
 
-    Args:
-        *args: As for `MSEEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the models' own setting.
-        **kwargs: As for `MSEEvaluator`, but `truncate_dim`.
+    Takes the arguments of `MSEEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to keep of
+    every row; None keeps the models' own setting.
     """
 
     def error(self, teacher: Any, student: Any) -> float:
@@ -354,8 +339,6 @@ class SparseMSEEvaluator(_SparseRows, MSEEvaluator):
 class SparseTranslationEvaluator(_SparseRows, TranslationEvaluator):
     """`TranslationEvaluator` over sparse rows, with their sparsity.
 
-    Args:
-        *args: As for `TranslationEvaluator`.
-        max_active_dims: Largest entries to keep of every row; None keeps the model's own setting.
-        **kwargs: As for `TranslationEvaluator`, but `truncate_dim`.
+    Takes the arguments of `TranslationEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to
+    keep of every row; None keeps the model's own setting.
     """

@@ -69,24 +69,21 @@ class TranslationEvaluator(EmbeddingEvaluator):
         ).cpu()
         expect_numbers(cosines, "embeddings")
         if self.print_wrong_matches:
-            self._log_wrong(cosines)
+            best = cosines.sort(dim=1, descending=True, stable=True)
+            for row, (scores, places) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+                if self.target_sentences[places[0]] != self.target_sentences[row]:
+                    nearest = [
+                        (self.target_sentences[p], round(s, 4)) for s, p in zip(scores[:_SHOWN], places, strict=False)
+                    ]
+                    logger.info(
+                        "Wrong match: %r is %r (%.4f); nearest: %s",
+                        self.source_sentences[row],
+                        self.target_sentences[row],
+                        cosines[row, row],
+                        nearest,
+                    )
         there, back = _accuracy(cosines, self.target_sentences), _accuracy(cosines.T, self.source_sentences)
         return {"src2trg_accuracy": there, "trg2src_accuracy": back, "mean_accuracy": (there + back) / 2}
-
-    def _log_wrong(self, cosines: Tensor) -> None:
-        best = cosines.sort(dim=1, descending=True, stable=True)
-        for row, (scores, places) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-            if self.target_sentences[places[0]] != self.target_sentences[row]:
-                nearest = [
-                    (self.target_sentences[p], round(s, 4)) for s, p in zip(scores[:_SHOWN], places, strict=False)
-                ]
-                logger.info(
-                    "Wrong match: %r is %r (%.4f); nearest: %s",
-                    self.source_sentences[row],
-                    self.target_sentences[row],
-                    cosines[row, row],
-                    nearest,
-                )
 
     def csv_row(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The columns `src2trg` and `trg2src`."""

@@ -93,27 +93,30 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
     graphs: dict[str, Any] = {}
     with io.full_disk_named(place), io.replacing_folder(place, gone=lambda *_: True) as fresh:
         for lane in lanes:
-            path = fresh / _file_of(lane, lanes)
+            # As other programs name it: `model`, or `text_model` and `vision_model` of two towers.
+            *scope, kind = lane.names[0].split("/")
+            towers = len({one.names[0].rpartition("/")[2] for one in lanes}) > 1
+            stem = "vision_model" if kind == "image" else "text_model" if towers else "model"
+            path = fresh / (f"{scope[0]}_{stem}.onnx" if scope and len(lanes) > 1 else f"{stem}.onnx")
             _write(model, lane, path)
             onnx.checker.check_model(str(path))
             small = path.with_name(path.name.replace(".onnx", INT8))
             if int8:
                 _quantize(path, small)
             if to == "openvino":
-                path = _converted(path)
+                openvino = runtime.require("openvino", extra="openvino")
+                target = path.with_name(("openvino_" + path.name).replace(".onnx", ".xml"))
+                # `read_model` and not `convert_model`, which reports to its makers over the network.
+                openvino.save_model(openvino.Core().read_model(str(path)), str(target), compress_to_fp16=False)
+                if not target.with_suffix(".bin").is_file():
+                    raise ResourceError(f"{target}: expected OpenVINO to write its weights, found none")
+                path.unlink()
+                path = target
             entry = {"file": path.name, "inputs": lane.inputs, "outputs": lane.outputs}
             entry |= {"int8": small.name} if int8 else {}
             graphs.update(dict.fromkeys(lane.names, entry))
         io.write_json(fresh / FACTS, {**_facts(model, graphs), "weights": weights_of(Path(folder))})
     return place
-
-
-def _file_of(lane: Lane, lanes: Sequence[Lane]) -> str:
-    """Name the file of a graph as other programs name it: `model`, or `text_model` and `vision_model` of two towers."""
-    *scope, kind = lane.names[0].split("/")
-    towers = len({one.names[0].rpartition("/")[2] for one in lanes}) > 1
-    stem = "vision_model" if kind == "image" else "text_model" if towers else "model"
-    return f"{scope[0]}_{stem}.onnx" if scope and len(lanes) > 1 else f"{stem}.onnx"
 
 
 def _facts(model: Model, graphs: dict[str, Any]) -> dict[str, Any]:
@@ -340,18 +343,6 @@ def _quantize(path: Path, target: Path) -> None:
             str(path), str(target), op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8,
             per_channel=True, extra_options=options,
         )  # fmt: skip
-
-
-def _converted(path: Path) -> Path:
-    """The same graph in OpenVINO's format, in place of the ONNX file."""
-    openvino = runtime.require("openvino", extra="openvino")
-    target = path.with_name(("openvino_" + path.name).replace(".onnx", ".xml"))
-    # `read_model` and not `convert_model`, which reports to its makers over the network.
-    openvino.save_model(openvino.Core().read_model(str(path)), str(target), compress_to_fp16=False)
-    if not target.with_suffix(".bin").is_file():
-        raise ResourceError(f"{target}: expected OpenVINO to write its weights, found none")
-    path.unlink()
-    return target
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -93,8 +93,16 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Mode
         InputError: `model` looks like a path and nothing is there.
     """
     if model is not None:
-        _check_path(model)
-        return _chosen(model, recipe, kind)
+        local = model.startswith((".", "/", "~")) or model.count("/") > 1
+        if model != EMBEDDED and local and not Path(model).is_dir():
+            raise InputError(f"model: expected a directory, a repository such as {VISION_LANGUAGE}, or {EMBEDDED!r}, "
+                             f"got {model!r}, where nothing is")  # fmt: skip
+        fitting = recipe or load_recipe("vdr-lora" if model == VISION_LANGUAGE else "demo")
+        named = fitting.model.get("model_name_or_path")
+        if named != model and (recipe is None or named == EMBEDDED):
+            # Settings meant for another model, such as 256 tokens.
+            fitting = dataclasses.replace(fitting, model={})
+        return ModelChoice(name=model, why="It was asked for.", recipe=_with_model(fitting, model), kind=kind)
     named = recipe.model.get("model_name_or_path") if recipe is not None else None
     if recipe is not None and named:
         why = f"The recipe {Path(recipe.source).name} names it."
@@ -117,24 +125,8 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Mode
     return ModelChoice(name=name, why=why, recipe=_with_model(completed, name), kind=kind)
 
 
-def _chosen(model: str, recipe: Recipe | None, kind: Kind) -> ModelChoice:
-    why = "It was asked for."
-    fitting = recipe or load_recipe("vdr-lora" if model == VISION_LANGUAGE else "demo")
-    named = fitting.model.get("model_name_or_path")
-    if named != model and (recipe is None or named == EMBEDDED):  # settings meant for another model, such as 256 tokens
-        fitting = dataclasses.replace(fitting, model={})
-    return ModelChoice(name=model, why=why, recipe=_with_model(fitting, model), kind=kind)
-
-
 def _with_model(recipe: Recipe, name: str) -> Recipe:
     return dataclasses.replace(recipe, model={**recipe.model, "model_name_or_path": name})
-
-
-def _check_path(model: str) -> None:
-    local = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if model != EMBEDDED and local and not Path(model).is_dir():
-        raise InputError(f"model: expected a directory, a repository such as {VISION_LANGUAGE}, or {EMBEDDED!r}, "
-                         f"got {model!r}, where nothing is")  # fmt: skip
 
 
 def model_identity(name: str) -> dict[str, Any]:

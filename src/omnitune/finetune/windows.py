@@ -14,10 +14,9 @@ from omnitune.finetune.measure import Matrix, unit
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
 from omnitune.model.windows import window_cutter
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.stages import TokenVectors
 from omnitune.retrieval.store import encode_corpus, identity
-from omnitune.retrieval.windows import grouped
 
 logger = logging.getLogger(__name__)
 

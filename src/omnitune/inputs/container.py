@@ -118,7 +118,10 @@ def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[Opened]:
         raise MediaError(f"{name}: no {kind} that can be read: {_reason(error)}") from error
     with container:
         head = _head(content)
-        _check_riff(head, container.size, name)
+        # FFmpeg reads a WAV or AVI file that is shorter than its first chunk says as far as it goes.
+        announced = int.from_bytes(head[4:8], "little") + 8
+        if head[:4] == b"RIFF" and container.size + RIFF_SLACK < announced < UNKNOWN_SIZE:
+            raise MediaError(f"{name}: truncated: its header says {announced} bytes, and it has {container.size}")
         stream = next(iter(getattr(container.streams, kind)), None)
         if stream is None or stream.codec_context is None:
             raise MediaError(f"{name}: there is no {kind} in it")
@@ -259,17 +262,6 @@ def _head(content: bytes | Path) -> bytes:
             file.seek(10 + size)
             head = file.read(1024)
         return head
-
-
-def _check_riff(head: bytes, size: int, name: str) -> None:
-    """Refuse a WAV or AVI file shorter than its first chunk says, which FFmpeg reads as far as it goes.
-
-    Raises:
-        MediaError: It is.
-    """
-    announced = int.from_bytes(head[4:8], "little") + 8
-    if head[:4] == b"RIFF" and size + RIFF_SLACK < announced < UNKNOWN_SIZE:
-        raise MediaError(f"{name}: truncated: its header says {announced} bytes, and it has {size}")
 
 
 def _reason(error: Exception) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omnitune.errors import InputError, MediaError, MediaNotFoundError, ModalityError
+from omnitune.errors import InputError, MediaNotFoundError, ModalityError
 from omnitune.inputs import audio, image, video
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS, UNREAD
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import Sampling
-from omnitune.inputs.source import described, is_open_file, local_path, peeked
+from omnitune.inputs.source import is_open_file, local_path, peeked
 from omnitune.types import Modality
 
 LONGEST_PATH = 4096
@@ -87,7 +87,7 @@ def modality_of(item: Any, *, supported: Collection[Modality]) -> Modality:
     if isinstance(item, bytes | bytearray | memoryview):
         return _of_bytes(item)
     if is_open_file(item):
-        return _of_bytes(_head_of(item))
+        return _of_bytes(peeked(item, HEAD))
     if isinstance(item, os.PathLike):
         return _looks_like(str(item), rarer=True) or "image"
     if isinstance(item, np.ndarray | torch.Tensor):
@@ -176,19 +176,15 @@ def _of_string(text: str, supported: Collection[Modality]) -> Modality:
         return "text"
     if text.startswith(("http://", "https://", "data:")) or os.path.isfile(local_path(text)):
         return kind
-    if _is_sentence(text):
+    # A sentence may end in a media file's extension and only mention one.
+    words = text.split()
+    if not any(mark in text for mark in "/\\") and (
+        len(words) > LONGEST_NAME or (len(words) > 1 and words[-1].count(".") == 1 and words[-1].startswith("."))
+    ):
         return "text"
     raise MediaNotFoundError(
         f"{text!r} looks like a path of {kind} media, and no such file is there (working folder {Path.cwd()}); "
         f'if it is text, give {{"text": {text!r}}}'
-    )
-
-
-def _is_sentence(text: str) -> bool:
-    """Tell whether a string that ends in a media file's extension only mentions one."""
-    words = text.split()
-    return not any(mark in text for mark in "/\\") and (
-        len(words) > LONGEST_NAME or (len(words) > 1 and words[-1].count(".") == 1 and words[-1].startswith("."))
     )
 
 
@@ -234,13 +230,6 @@ def _of_decoder(item: Any) -> Modality:
         "inputs: expected text, an image, audio, video, a dict such as {'text': ..., 'image': ...} or a conversation; "
         f"got {type(item).__name__}: {repr(item)[:80]}"
     )
-
-
-def _head_of(file: Any) -> bytes:
-    try:
-        return peeked(file, HEAD)
-    except (OSError, ValueError) as error:  # ValueError: it was closed
-        raise MediaError(f"{described(file)}: cannot be read: {error}") from error
 
 
 def _of_bytes(content: bytes | bytearray | memoryview) -> Modality:

@@ -133,7 +133,19 @@ def _fetch(parts: SplitResult, url: str, policy: MediaPolicy, deadline: float) -
                 return b"", location
             if response.status != 200:
                 raise MediaError(f"{url}: the server answered {response.status} {response.reason}")
-            return _body(response, url, policy), None
+            announced = response.length
+            if announced is not None and announced > policy.max_bytes:
+                raise MediaRefusedError(
+                    f"{url}: {announced} bytes, more than the media policy's max_bytes={policy.max_bytes}"
+                )
+            content = bytearray()
+            while chunk := response.read1(CHUNK):
+                content += chunk
+                if len(content) > policy.max_bytes:
+                    raise MediaRefusedError(f"{url}: more than the media policy's max_bytes={policy.max_bytes}")
+            if announced is not None and len(content) < announced:
+                raise http.client.IncompleteRead(bytes(content), announced - len(content))
+            return bytes(content), None
 
 
 @contextmanager
@@ -249,17 +261,3 @@ def _authorization(proxy: SplitResult) -> dict[str, str]:
         return {}
     secret = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
     return {"Proxy-Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
-
-
-def _body(response: http.client.HTTPResponse, url: str, policy: MediaPolicy) -> bytes:
-    announced = response.length
-    if announced is not None and announced > policy.max_bytes:
-        raise MediaRefusedError(f"{url}: {announced} bytes, more than the media policy's max_bytes={policy.max_bytes}")
-    content = bytearray()
-    while chunk := response.read1(CHUNK):
-        content += chunk
-        if len(content) > policy.max_bytes:
-            raise MediaRefusedError(f"{url}: more than the media policy's max_bytes={policy.max_bytes}")
-    if announced is not None and len(content) < announced:
-        raise http.client.IncompleteRead(bytes(content), announced - len(content))
-    return bytes(content)

@@ -93,7 +93,10 @@ def _of_media(item: Any, modality: str) -> str:
         decoded = item.get_all_samples()
         return _digest(b"samples", str(decoded.sample_rate).encode(), _of_media(decoded.data, modality).encode())
     if hasattr(item, "get_frames_at"):
-        return _of_decoder(item)
+        total = int(item.metadata.num_frames or 0)
+        some = sorted({index * total // DECODER_FRAMES for index in range(DECODER_FRAMES)}) if total else []
+        frames = np.ascontiguousarray(item.get_frames_at(some).data)
+        return _digest(b"frames", repr(item.metadata).encode(), frames.tobytes())
     content = source(item, ANY_SIZE, modality)
     if isinstance(content, Path):
         status = content.stat()
@@ -109,13 +112,6 @@ def _of_file(path: str, modified: int, size: int) -> str:  # noqa: ARG001  # a c
         while chunk := file.read(READ_BYTES):
             made.update(chunk)
     return made.hexdigest()
-
-
-def _of_decoder(decoder: Any) -> str:
-    total = int(decoder.metadata.num_frames or 0)
-    some = sorted({index * total // DECODER_FRAMES for index in range(DECODER_FRAMES)}) if total else []
-    frames = np.ascontiguousarray(decoder.get_frames_at(some).data)
-    return _digest(b"frames", repr(decoder.metadata).encode(), frames.tobytes())
 
 
 def _of_structure(value: Any) -> str:

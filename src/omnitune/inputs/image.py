@@ -50,7 +50,13 @@ def load_image(item: Any, policy: MediaPolicy, max_ratio: float | None = None) -
     if isinstance(item, np.ndarray) or is_tensor(item):
         height, width = _height_and_width(item)
         check_ratio(width, height, described(item), max_ratio)
-        return _from_array(item, policy)
+        _check_pixels((width, height), item, policy)
+        values = _bytes_of(item)
+        if values.ndim == 3 and values.shape[-1] not in (1, 3, 4):
+            values = values.transpose(1, 2, 0)
+        if values.ndim == 3 and values.shape[-1] == 1:
+            values = values[..., 0]
+        return Image.fromarray(np.ascontiguousarray(values))
     with open_image(item, policy) as opened:  # the file is closed, the pixels stay
         check_ratio(*opened.size, described(item), max_ratio)
         return decode_image(opened, item, policy)
@@ -213,17 +219,6 @@ def _height_and_width(array: Any) -> tuple[int, int]:
     raise MediaError(
         f"{described(array)}: expected (height, width), (height, width, channels) or (channels, height, width)"
     )
-
-
-def _from_array(array: Any, policy: MediaPolicy) -> Image.Image:
-    height, width = _height_and_width(array)
-    _check_pixels((width, height), array, policy)
-    values = _bytes_of(array)
-    if values.ndim == 3 and values.shape[-1] not in (1, 3, 4):
-        values = values.transpose(1, 2, 0)
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def _bytes_of(array: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -36,7 +36,8 @@ def in_bytes(features: Features, processor: Any) -> Features:
         if not isinstance(values, Tensor) or values.dtype != torch.float32:
             continue
         for scale in _scales(getattr(processor, part, processor), values):
-            levels = _levels(values, scale)
+            shaped, factor, mean, std = _spread(values, scale)
+            levels = ((shaped * std + mean) / factor).round_().clamp_(0, 255).to(torch.uint8).view(values.shape)
             if torch.equal(_floats(levels, scale), values):
                 made |= {key: levels, key + SCALE: scale}
                 break
@@ -74,11 +75,6 @@ def _channel_axes(values: Tensor, channels: int) -> list[int]:
     if values.dim() == 2:
         return [1] if values.shape[1] % channels == 0 else []
     return [axis for axis in range(1, values.dim()) if channels == 1 or values.shape[axis] == channels]
-
-
-def _levels(values: Tensor, scale: Sequence[float]) -> Tensor:
-    shaped, factor, mean, std = _spread(values, scale)
-    return ((shaped * std + mean) / factor).round_().clamp_(0, 255).to(torch.uint8).view(values.shape)
 
 
 def _floats(levels: Tensor, scale: Sequence[float]) -> Tensor:

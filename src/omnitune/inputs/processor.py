@@ -17,7 +17,7 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from omnitune.errors import InputError
 from omnitune.inputs.messages import Conversation, is_text_only
-from omnitune.inputs.template_limit import limit_templates
+from omnitune.inputs.templates import limit_templates
 from omnitune.inputs.video import Clip
 from omnitune.types import Features, Modality
 
@@ -124,7 +124,15 @@ def _plain(
     made = {kind: list(values) for kind, values in columns.items()}
     buckets = dict(buckets)
     if "audio" in made:
-        buckets["audio"] = {**_uncut(processor), **buckets["audio"], "sampling_rate": sampling_rate(processor)}
+        # A tokenizer remembers the limit of its last call, in its file too. A processor that reads it there hands it
+        # to the feature extractor as well, which would cut a recording after as many samples: 4,096 are a quarter of a
+        # second.
+        remembered = getattr(getattr(processor, "tokenizer", None), "init_kwargs", {})
+        buckets["audio"] = {
+            **({"max_length": None} if "max_length" in remembered else {}),
+            **buckets["audio"],
+            "sampling_rate": sampling_rate(processor),
+        }
     if "video" in made:
         if "video_metadata" in buckets["video"]:
             raise InputError(
@@ -141,16 +149,6 @@ def _plain(
         facts = [dict(clip.metadata) for clip in clips]
         buckets["video"] = {**buckets["video"], "video_metadata": facts, "do_sample_frames": False}
     return made, buckets
-
-
-def _uncut(processor: Any) -> dict[str, Any]:
-    """Return arguments that keep the limit of texts from the recordings.
-
-    A tokenizer remembers the limit of its last call, in its file too. A processor that reads it there hands it to the
-    feature extractor as well, which would cut a recording after as many samples: 4,096 are a quarter of a second.
-    """
-    remembered = getattr(getattr(processor, "tokenizer", None), "init_kwargs", {})
-    return {"max_length": None} if "max_length" in remembered else {}
 
 
 def takes_metadata(processor: Any) -> bool:
@@ -341,12 +339,9 @@ def _plain_message(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return {**message, "content": [_plain_part(part) for part in content]}
-
-
-def _plain_part(part: Any) -> Any:
-    clip = part.get("video") if isinstance(part, dict) else None
-    return {**part, "video": clip.frames} if isinstance(clip, Clip) else part
+    clips = [part.get("video") if isinstance(part, dict) else None for part in content]
+    parts = zip(content, clips, strict=True)
+    return {**message, "content": [{**p, "video": c.frames} if isinstance(c, Clip) else p for p, c in parts]}
 
 
 def _skeleton(conversation: Conversation, filler: str) -> Conversation:

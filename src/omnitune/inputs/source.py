@@ -44,7 +44,7 @@ def source(item: Any, policy: MediaPolicy, kind: str = "image") -> bytes | Path:
             return source(item["path"], policy, kind)
     if is_open_file(item):
         return _limited(
-            _from_file(item, policy.max_bytes if kind == "image" else policy.max_clip_bytes), item, policy, kind
+            peeked(item, 1 + (policy.max_bytes if kind == "image" else policy.max_clip_bytes)), item, policy, kind
         )
     if isinstance(item, str) and item.startswith("data:"):
         return _limited(_from_data_url(item), item, policy, kind)
@@ -67,12 +67,19 @@ def is_open_file(item: Any) -> bool:
 
 
 def peeked(file: Any, size: int) -> bytes:
-    """The first bytes of an open file, whose place stays as it was."""
-    place = file.tell()
-    size = min(size, file.seek(0, io.SEEK_END) or file.tell())  # a reader sets aside all that it is asked for
-    file.seek(0)
-    head: bytes = file.read(size)
-    file.seek(place)
+    """The first bytes of an open file, whose place stays as it was.
+
+    Raises:
+        MediaError: It cannot be read.
+    """
+    try:
+        place = file.tell()
+        size = min(size, file.seek(0, io.SEEK_END) or file.tell())  # a reader sets aside all that it is asked for
+        file.seek(0)
+        head: bytes = file.read(size)
+        file.seek(place)
+    except (OSError, ValueError) as error:  # ValueError: it was closed
+        raise MediaError(f"{described(file)}: cannot be read: {error}") from error
     return head
 
 
@@ -88,7 +95,10 @@ def described(item: Any, kind: str = "image") -> str:
     if isinstance(item, dict):
         if item.get("path"):
             return described(item["path"], kind)
-        return next((described(item[key], kind) for key in ("bytes", "array") if _some(item.get(key))), repr(item)[:80])
+        return next(
+            (described(item[key], kind) for key in ("bytes", "array") if item.get(key) is not None and len(item[key])),
+            repr(item)[:80],
+        )
     if isinstance(item, bytes | bytearray | memoryview):
         return f"{kind} of {len(item)} bytes"
     if isinstance(item, Image.Image):
@@ -97,18 +107,6 @@ def described(item: Any, kind: str = "image") -> str:
         return str(getattr(item, "name", f"{kind} in {type(item).__name__}"))
     text = str(item) if isinstance(item, str | os.PathLike) else repr(item)
     return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def _from_file(file: Any, limit: int) -> bytes:
-    """All bytes of an open file, however far it was read, or one more than `limit`."""
-    try:
-        return peeked(file, limit + 1)
-    except (OSError, ValueError) as error:  # ValueError: it was closed
-        raise MediaError(f"{described(file)}: cannot be read: {error}") from error
-
-
-def _some(value: Any) -> bool:
-    return value is not None and len(value) > 0
 
 
 def _file(path: Path, policy: MediaPolicy, kind: str) -> Path:

@@ -198,7 +198,18 @@ def _facts(stream: Any, total: int) -> "VideoMetadata":
 def _decoded(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
     name = described(item, "video")
     with opened(item, policy, "video") as file:
-        times, keys = _times(file)
+        times: list[int] = []
+        keys: list[int] = []
+        for packet in file.packets():
+            if not packet.size or packet.is_discard:
+                continue
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None or packet.is_corrupt:
+                raise MediaError(f"{file.name}: broken video after {len(times)} frames")
+            times.append(time)
+            if packet.is_keyframe:
+                keys.append(time)
+        times, keys = sorted(times), sorted(keys)
         facts = _facts(file.stream, len(times))
         indices = _indices(facts, sampling, name, policy, in_memory=False)
         wanted = sorted({times[index] for index in indices})
@@ -207,22 +218,6 @@ def _decoded(item: Any, policy: MediaPolicy, sampling: Sampling) -> Clip:
         made = _clip(np.stack([found[times[index]] for index in indices]), facts, indices)
         heard = sampling.sound and bool(file.container.streams.audio)
     return replace(made, sound=load_audio(item, policy, sampling)) if heard else made
-
-
-def _times(file: Opened) -> tuple[list[int], list[int]]:
-    """Times of all frames and of the key frames, in the stream's units and in the order in which they are shown."""
-    times: list[int] = []
-    keys: list[int] = []
-    for packet in file.packets():
-        if not packet.size or packet.is_discard:
-            continue
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None or packet.is_corrupt:
-            raise MediaError(f"{file.name}: broken video after {len(times)} frames")
-        times.append(time)
-        if packet.is_keyframe:
-            keys.append(time)
-    return sorted(times), sorted(keys)
 
 
 def _frames_at(file: Opened, wanted: Sequence[int], keys: Sequence[int]) -> Iterator[np.ndarray]:

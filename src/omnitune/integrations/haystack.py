@@ -12,7 +12,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 from PIL import Image
 
 from omnitune.errors import InputError
-from omnitune.integrations.wrap import encode_texts, encoder_of, reranker_of
+from omnitune.integrations.wrap import encode_texts, opened
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 
@@ -57,7 +57,7 @@ class OmnituneTextEmbedder(_Component):
 
     def warm_up(self) -> None:
         """Load the model."""
-        self._encoder = self._encoder or encoder_of(self.model)
+        self._encoder = self._encoder or opened(self.model, SentenceTransformer)
 
     @component.output_types(embedding=list[float])  # type: ignore[untyped-decorator]
     def run(self, text: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class OmnituneDocumentEmbedder(_Component):
 
     def warm_up(self) -> None:
         """Load the model."""
-        self._encoder = self._encoder or encoder_of(self.model)
+        self._encoder = self._encoder or opened(self.model, SentenceTransformer)
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class OmnituneRanker(_Component):
 
     def warm_up(self) -> None:
         """Load the model."""
-        self._ranker = self._ranker or reranker_of(self.model)
+        self._ranker = self._ranker or opened(self.model, CrossEncoder)
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:

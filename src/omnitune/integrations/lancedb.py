@@ -12,7 +12,8 @@ from typing import Any
 from lancedb.embeddings import EmbeddingFunction, register
 from pydantic import PrivateAttr
 
-from omnitune.integrations.wrap import encode_texts, encoder_of
+from omnitune.integrations.wrap import encode_texts, opened
+from omnitune.model.dense import SentenceTransformer
 
 
 @register("omnitune")
@@ -32,7 +33,7 @@ class OmnituneFunction(EmbeddingFunction):  # type: ignore[misc]  # LanceDB is n
     def model(self) -> Any:
         """The model, opened when it is first needed."""
         if self._model is None:
-            self._model = encoder_of(self.path)
+            self._model = opened(self.path, SentenceTransformer)
         return self._model
 
     def ndims(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.embeddings import Embeddings
 
-from omnitune.integrations.wrap import encode_texts, encoder_of, reranker_of
+from omnitune.integrations.wrap import encode_texts, opened
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 
@@ -25,7 +25,7 @@ class OmnituneEmbeddings(Embeddings):  # type: ignore[misc]  # LangChain is not 
     """
 
     def __init__(self, model: SentenceTransformer | str | Path, **encode_kwargs: Any) -> None:
-        self.model, self.encode_kwargs = encoder_of(model), encode_kwargs
+        self.model, self.encode_kwargs = opened(model, SentenceTransformer), encode_kwargs
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed texts of documents."""
@@ -53,7 +53,7 @@ class OmnituneCrossEncoder(BaseCrossEncoder):  # type: ignore[misc]  # LangChain
     """
 
     def __init__(self, model: CrossEncoder | str | Path, **predict_kwargs: Any) -> None:
-        self.model, self.predict_kwargs = reranker_of(model), predict_kwargs
+        self.model, self.predict_kwargs = opened(model, CrossEncoder), predict_kwargs
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Relevance of every pair."""

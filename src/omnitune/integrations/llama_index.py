@@ -16,7 +16,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode
 from PIL import Image
 
-from omnitune.integrations.wrap import encode_texts, encoder_of, reranker_of
+from omnitune.integrations.wrap import encode_texts, opened
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 
@@ -40,7 +40,7 @@ class OmnituneEmbedding(MultiModalEmbedding):  # type: ignore[misc]  # LlamaInde
     ) -> None:
         name = str(model) if isinstance(model, str | Path) else model.model_card_data.base_model or "omnitune"
         super().__init__(**{"model_name": name, **kwargs})
-        self._model, self._options = encoder_of(model), dict(encode_kwargs or {})
+        self._model, self._options = opened(model, SentenceTransformer), dict(encode_kwargs or {})
 
     @classmethod
     def class_name(cls) -> str:
@@ -95,7 +95,7 @@ class OmnituneRerank(BaseNodePostprocessor):  # type: ignore[misc]  # LlamaIndex
 
     def __init__(self, model: CrossEncoder | str | Path, top_n: int = 2, **kwargs: Any) -> None:
         super().__init__(**{"top_n": top_n, **kwargs})
-        self._model = reranker_of(model)
+        self._model = opened(model, CrossEncoder)
 
     @classmethod
     def class_name(cls) -> str:

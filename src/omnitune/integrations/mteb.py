@@ -19,7 +19,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 
-from omnitune.integrations.wrap import encoder_of, reranker_of
+from omnitune.integrations.wrap import opened
 from omnitune.model.base import Model
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
@@ -42,7 +42,7 @@ class OmnituneEncoder(AbsEncoder):  # type: ignore[misc]  # mteb is not type-che
     def __init__(
         self, model: SentenceTransformer | str | Path, *, name: str | None = None, **encode_kwargs: Any
     ) -> None:
-        self.model, self.encode_kwargs = encoder_of(model), encode_kwargs
+        self.model, self.encode_kwargs = opened(model, SentenceTransformer), encode_kwargs
         similarity = self.model.similarity_fn_name
         known = {one.value: one for one in ScoringFunction}
         self.mteb_model_meta = _meta(
@@ -80,7 +80,7 @@ class OmnituneReranker:
     """
 
     def __init__(self, model: CrossEncoder | str | Path, *, name: str | None = None) -> None:
-        self.model = reranker_of(model)
+        self.model = opened(model, CrossEncoder)
         self.mteb_model_meta = _meta(self.model, name, model)
 
     def predict(self, inputs1: Any, inputs2: Any, **kwargs: Any) -> Any:

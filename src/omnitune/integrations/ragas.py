@@ -10,7 +10,7 @@ from typing import Any
 
 from ragas.embeddings.base import BaseRagasEmbedding
 
-from omnitune.integrations.wrap import encoder_of
+from omnitune.integrations.wrap import opened
 from omnitune.model.dense import SentenceTransformer
 
 
@@ -24,7 +24,7 @@ class OmnituneEmbeddings(BaseRagasEmbedding):  # type: ignore[misc]  # Ragas is 
 
     def __init__(self, model: SentenceTransformer | str | Path, **encode_kwargs: Any) -> None:
         super().__init__()
-        self.model, self.encode_kwargs = encoder_of(model), encode_kwargs
+        self.model, self.encode_kwargs = opened(model, SentenceTransformer), encode_kwargs
 
     def embed_text(self, text: str, **kwargs: Any) -> list[float]:
         """Embed one text."""

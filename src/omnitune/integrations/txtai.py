@@ -7,7 +7,8 @@ from typing import Any
 
 from txtai.vectors import Vectors
 
-from omnitune.integrations.wrap import encode_texts, encoder_of
+from omnitune.integrations.wrap import encode_texts, opened
+from omnitune.model.dense import SentenceTransformer
 
 
 class OmnituneVectors(Vectors):  # type: ignore[misc]  # txtai is not type-checked here
@@ -15,7 +16,7 @@ class OmnituneVectors(Vectors):  # type: ignore[misc]  # txtai is not type-check
 
     def loadmodel(self, path: str) -> Any:
         """Open the model."""
-        return encoder_of(path)
+        return opened(path, SentenceTransformer)
 
     def encode(self, data: list[str], category: str | None = None) -> Any:
         """Embed texts `(texts, dim)` float32."""

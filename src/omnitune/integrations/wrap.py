@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,30 +10,19 @@ from omnitune.errors import InputError
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.pair import CrossEncoder
 
-
-def encoder_of(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    """Take a dense encoder, or open the one in a directory or repository.
-
-    Raises:
-        InputError: It is something else.
-    """
-    if isinstance(model, str | Path):
-        return SentenceTransformer(str(model))
-    if not isinstance(model, SentenceTransformer):
-        raise InputError(f"model: expected an omnitune.SentenceTransformer or its path, got {type(model).__name__}")
-    return model
+M = TypeVar("M", SentenceTransformer, CrossEncoder)
 
 
-def reranker_of(model: CrossEncoder | str | Path) -> CrossEncoder:
-    """Take a reranker, or open the one in a directory or repository.
+def opened(model: M | str | Path, kind: type[M]) -> M:
+    """Take a model of a family, or open the one in a directory or repository.
 
     Raises:
         InputError: It is something else.
     """
     if isinstance(model, str | Path):
-        return CrossEncoder(str(model))
-    if not isinstance(model, CrossEncoder):
-        raise InputError(f"model: expected an omnitune.CrossEncoder or its path, got {type(model).__name__}")
+        return kind(str(model))
+    if not isinstance(model, kind):
+        raise InputError(f"model: expected an omnitune.{kind.__name__} or its path, got {type(model).__name__}")
     return model
 
 
@@ -54,3 +43,25 @@ def encode_texts(model: SentenceTransformer, texts: Sequence[str], role: str, **
     if not items:
         return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     return verb(items, **{"show_progress_bar": False, **options})
+
+
+class EmbedsWords:
+    """The backend that topic models ask for: texts and words embedded alike, so that they share a space.
+
+    Args:
+        model: A model, or its path.
+        **encode_kwargs: For `encode`, such as `prompt_name`.
+    """
+
+    embedding_model: SentenceTransformer
+
+    def __init__(self, model: SentenceTransformer | str | Path, **encode_kwargs: Any) -> None:
+        super().__init__(embedding_model=opened(model, SentenceTransformer))  # type: ignore[call-arg]  # of the backend beside it
+        self.encode_kwargs = encode_kwargs
+
+    def embed(self, documents: Sequence[str], verbose: bool = False) -> Any:
+        """Embed texts `(texts, dim)`."""
+        items: list[Any] = [str(one) for one in documents]
+        if set(self.embedding_model.modalities) - {"text"}:
+            items = [{"text": one} for one in items]
+        return self.embedding_model.encode(items, **{"show_progress_bar": verbose, **self.encode_kwargs})

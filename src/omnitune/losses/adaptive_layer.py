@@ -125,13 +125,8 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
         loss: Any loss on embeddings of any width.
         matryoshka_dims: As in `MatryoshkaLoss`.
         matryoshka_weights: As in `MatryoshkaLoss`.
-        n_layers_per_step: As in `AdaptiveLayerLoss`, as are those below.
+        n_layers_per_step: As in `AdaptiveLayerLoss`, as are all that are not named here.
         n_dims_per_step: As in `MatryoshkaLoss`; drawn anew for every layer.
-        last_layer_weight: See above.
-        prior_layers_weight: See above.
-        kl_div_weight: See above.
-        kl_temperature: See above.
-        layer_weighting: See above.
     """
 
     def __init__(

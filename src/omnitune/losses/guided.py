@@ -221,7 +221,8 @@ class GISTEmbedLoss(Loss):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Record the arguments for the model card; of the guide, where it was loaded from."""
-        return {"guide": _name(self.guide), **super().get_config_dict()}
+        origin = getattr(getattr(self.guide, "model_card_data", None), "base_model", None) or type(self.guide).__name__
+        return {"guide": Path(origin).name if Path(origin).exists() else origin, **super().get_config_dict()}
 
 
 class CachedGISTEmbedLoss(GISTEmbedLoss):
@@ -230,16 +231,9 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
     Args:
         model: The encoder.
         guide: As in `GISTEmbedLoss`, as are all that are not named below.
-        temperature: See above.
         mini_batch_size: Most items a mini-batch holds.
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
         show_progress_bar: Whether to show the mini-batches of every step.
-        margin_strategy: See above.
-        margin: See above.
-        contrast_anchors: See above.
-        contrast_positives: See above.
-        gather_across_devices: See above.
-        cache_guide: See above.
     """
 
     config_keys = [*GISTEmbedLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens"]
@@ -274,12 +268,6 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         self.mini_batch_size = mini_batch_size
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
-
-
-def _name(model: nn.Module) -> str:
-    """Name the guide by where it was loaded from; of a folder by its last part."""
-    origin = getattr(getattr(model, "model_card_data", None), "base_model", None) or type(model).__name__
-    return Path(origin).name if Path(origin).exists() else origin
 
 
 def _same_vocabulary(model: nn.Module, guide: nn.Module) -> bool:

@@ -16,9 +16,8 @@ from omnitune.errors import InputError
 from omnitune.losses.base import Loss
 from omnitune.losses.lists import owners, owners_in
 from omnitune.losses.strategies import Strategy
-from omnitune.ops.blocks import mean_in_blocks
 from omnitune.ops.collectives import gather_columns, gather_rows, world_size
-from omnitune.ops.objectives import Direction, HardnessMode, PartitionMode, multiple_negatives
+from omnitune.ops.objectives import Direction, HardnessMode, PartitionMode, mean_in_blocks, multiple_negatives
 from omnitune.ops.similarity import cos_sim, dot_score, nested_similarity, normalize_embeddings
 from omnitune.types import Column, Embeddings, Features, Labels, Objective
 
@@ -79,7 +78,28 @@ class MultipleNegativesRankingLoss(Loss):
         hardness_strength: float = 0.0,
     ) -> None:
         super().__init__(model)
-        _check(scale, directions, partition_mode, hardness_mode, hardness_strength)
+        if not scale > 0:
+            raise InputError(f"scale: expected a positive number, got {scale}")
+        unknown = [d for d in directions if d not in get_args(Direction)]
+        if unknown or "query_to_doc" not in directions:
+            raise InputError(
+                f'directions: expected "query_to_doc" and any of {", ".join(get_args(Direction)[1:])}, got {directions}'
+            )
+        if partition_mode not in get_args(PartitionMode):
+            raise InputError(f"partition_mode: expected one of {get_args(PartitionMode)}, got {partition_mode!r}")
+        if partition_mode == "per_direction" and not set(directions) <= set(_SYMMETRIC):
+            raise InputError(
+                f'partition_mode: "per_direction" needs the positive among each direction\'s candidates, which only '
+                f'{_SYMMETRIC} have; got directions {directions}; use "joint"'
+            )
+        if hardness_mode is not None and hardness_mode not in get_args(HardnessMode):
+            raise InputError(f"hardness_mode: expected None or one of {get_args(HardnessMode)}, got {hardness_mode!r}")
+        if hardness_strength < 0:
+            raise InputError(f"hardness_strength: expected at least 0, got {hardness_strength}")
+        if hardness_mode is not None and hardness_strength == 0:
+            logger.warning(
+                "hardness_mode=%r has no effect with hardness_strength=0: set a positive strength.", hardness_mode
+            )
         self.scale = scale
         self.similarity_fct = similarity_fct
         self.gather_across_devices = gather_across_devices
@@ -205,15 +225,9 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     Args:
         model: The encoder.
         scale: As in `MultipleNegativesRankingLoss`, as are all that are not named below.
-        similarity_fct: See above.
         mini_batch_size: Most items a mini-batch holds.
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
-        gather_across_devices: See above.
-        directions: See above.
-        partition_mode: See above.
         show_progress_bar: Whether to show the mini-batches of every step.
-        hardness_mode: See above.
-        hardness_strength: See above.
 
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
@@ -245,18 +259,10 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
             hardness_mode,
             hardness_strength,
         )
+        self.mini_batch_size = mini_batch_size
+        self.mini_batch_num_tokens = mini_batch_num_tokens
         self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
         self.paper = "gao2021scaling"
-
-    @property
-    def mini_batch_size(self) -> int | None:
-        """Most items a mini-batch holds."""
-        return self.strategy.mini_batch_size
-
-    @property
-    def mini_batch_num_tokens(self) -> int | None:
-        """Most padded tokens a mini-batch holds."""
-        return self.strategy.mini_batch_num_tokens
 
 
 class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRankingLoss):
@@ -360,28 +366,3 @@ class _Candidates:
     def _alone(self) -> bool:
         """No rows but this rank's, a positive each: its queries have then already met its positives."""
         return self.owners is None and len(self.queries) == self.count
-
-
-def _check(
-    scale: float, directions: tuple[Direction, ...], partition_mode: str, mode: str | None, strength: float
-) -> None:
-    if not scale > 0:
-        raise InputError(f"scale: expected a positive number, got {scale}")
-    unknown = [d for d in directions if d not in get_args(Direction)]
-    if unknown or "query_to_doc" not in directions:
-        raise InputError(
-            f'directions: expected "query_to_doc" and any of {", ".join(get_args(Direction)[1:])}, got {directions}'
-        )
-    if partition_mode not in get_args(PartitionMode):
-        raise InputError(f"partition_mode: expected one of {get_args(PartitionMode)}, got {partition_mode!r}")
-    if partition_mode == "per_direction" and not set(directions) <= set(_SYMMETRIC):
-        raise InputError(
-            f'partition_mode: "per_direction" needs the positive among each direction\'s candidates, which only '
-            f'{_SYMMETRIC} have; got directions {directions}; use "joint"'
-        )
-    if mode is not None and mode not in get_args(HardnessMode):
-        raise InputError(f"hardness_mode: expected None or one of {get_args(HardnessMode)}, got {mode!r}")
-    if strength < 0:
-        raise InputError(f"hardness_strength: expected at least 0, got {strength}")
-    if mode is not None and strength == 0:
-        logger.warning("hardness_mode=%r has no effect with hardness_strength=0: set a positive strength.", mode)

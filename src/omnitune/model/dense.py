@@ -18,10 +18,9 @@ from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, as_numpy
 from omnitune.model.embedded import EMBEDDED, embedded_modules
-from omnitune.model.encoder import Encoder
+from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
-from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
@@ -221,24 +220,7 @@ class SentenceTransformer(DenseOldNames, Encoder):
                 encoded = as_numpy(encoded)
         return encoded[0] if single else encoded
 
-    encode_query = renamed(**ENCODE_NAMES)(
-        for_role(
-            encode,
-            "encode_query",
-            task="query",
-            prompts=("query",),
-            says='Embed queries: `encode` with the "query" prompt and task. A string is text, whatever it looks like.',
-        )
-    )
-    encode_document = renamed(**ENCODE_NAMES)(
-        for_role(
-            encode,
-            "encode_document",
-            task="document",
-            prompts=DOCUMENT_PROMPTS,
-            says='Embed documents: `encode` with the task "document" and the first of `DOCUMENT_PROMPTS` that it has.',
-        )
-    )
+    encode_query, encode_document = (renamed(**ENCODE_NAMES)(verb) for verb in verbs(encode, "Embeddings"))
 
     def encode_here(
         self,

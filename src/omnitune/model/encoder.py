@@ -1,4 +1,9 @@
-"""Encoders of single inputs: the parts that dense, multi-vector and sparse ones share beyond any model's."""
+"""Encoders of single inputs: what dense, multi-vector and sparse ones share, and `encode_query` made of `encode`."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 from omnitune.model import pool as pools
 from omnitune.model.base import Model
@@ -23,3 +28,41 @@ class Encoder(Model, pools.PoolMixin):
         for module in self.modules():
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt
+
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names under which models keep the prompt of documents, the first that is there applies."""
+
+
+def verbs(encode: Verb, makes: str) -> tuple[Verb, Verb]:
+    """Make `encode_query` and `encode_document` of a family's `encode`: one signature, written once.
+
+    Args:
+        encode: The family's own, without older names of its arguments; a subclass's `encode` is called all the same.
+        makes: What it makes, for the docstrings: "Token vectors".
+
+    Returns:
+        Two methods with the signature of `encode`.
+    """
+    signature = inspect.signature(encode)
+    kept = [one for one in signature.parameters.values() if one.name != "task"]  # the verb says which task it is
+    owner = encode.__qualname__.rpartition(".")[0]
+
+    def of(task: str, prompts: Sequence[str], says: str) -> Verb:
+        @functools.wraps(encode)
+        def verb(self: Any, inputs: Any, prompt_name: Any = None, prompt: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if prompt_name is None and prompt is None:
+                prompt_name = next((one for one in prompts if one in self.prompts), None)
+            return self.encode(inputs, prompt_name, prompt, *args, **{"task": task, **kwargs})
+
+        verb.__name__, verb.__qualname__, verb.__doc__ = f"encode_{task}", f"{owner}.encode_{task}", says
+        verb.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        return cast(Verb, verb)
+
+    queries = (
+        f'{makes} of queries: `encode` with the "query" prompt and task. A string is text, whatever it looks like.'
+    )
+    documents = f'{makes} of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.'
+    return of("query", ("query",), queries), of("document", DOCUMENT_PROMPTS, documents)

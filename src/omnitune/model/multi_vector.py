@@ -16,9 +16,8 @@ from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, as_numpy
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.encoder import Encoder
+from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import MULTI_VECTOR, Family
-from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.router import Router
@@ -41,19 +40,7 @@ class MultiVectorEncoder(Encoder):
         model_name_or_path: A directory or a Hugging Face repository: a checkpoint of this family, of PyLate, Stanford
             ColBERT or transformers (`ColPaliForRetrieval` and its kin), a `SentenceTransformer`, or a bare backbone.
         modules: Modules in order, instead of a checkpoint.
-        device: Where to put the weights; None takes the best there is.
-        prompts: Prompt texts by name; "query" and "document" are what `encode_query` and `encode_document` use.
-        default_prompt_name: Prompt that applies where none is asked for.
-        cache_folder: Where downloaded files are kept.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        revision: Branch, tag or commit of the repository.
-        local_files_only: Never download.
-        token: Access token of the hub.
-        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`.
-        processor_kwargs: For the processor's, e.g. `max_pixels`.
-        config_kwargs: For the configuration's.
-        model_card_data: What the model card says.
-        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
+        device: As in `SentenceTransformer`, as are all that are not named here.
         similarity_fn_name: "maxsim" or "meanmaxsim"; None takes the checkpoint's, else "maxsim".
 
     Raises:
@@ -255,20 +242,7 @@ class MultiVectorEncoder(Encoder):
             encoded = [as_numpy(row) for row in encoded]
         return encoded[0] if single else encoded
 
-    encode_query = for_role(
-        encode,
-        "encode_query",
-        task="query",
-        prompts=("query",),
-        says='Token vectors of queries: `encode` with the "query" prompt and task. A bare string is text.',
-    )
-    encode_document = for_role(
-        encode,
-        "encode_document",
-        task="document",
-        prompts=DOCUMENT_PROMPTS,
-        says='Token vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.',
-    )
+    encode_query, encode_document = verbs(encode, "Token vectors")
 
     def _cut(self, items: Sequence[Any], prompt: str | None) -> list[list[Any]]:
         """Every item's windows; what is no text is its own."""

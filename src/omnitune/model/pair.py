@@ -19,8 +19,7 @@ from omnitune.model import pool as pools
 from omnitune.model.base import Backend, Model, as_numpy
 from omnitune.model.family import PAIR, Family
 from omnitune.model.old_names import PREDICT_NAMES, RANK_NAMES, PairOldNames, pair_loading
-from omnitune.modules.activations import activation_name, activation_named
-from omnitune.modules.dense import Dense
+from omnitune.modules.dense import Dense, activation_name, activation_named
 from omnitune.modules.logit_score import LogitScore, narrow_output_layer
 from omnitune.modules.precision import compute_in_float32
 from omnitune.modules.sequence import check_becomes_text, read_pairs
@@ -122,7 +121,15 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         if activation_fn is None and self._activation_name is not None:
             activation_fn = activation_named(self._activation_name, trust_remote_code=self.trust_remote_code)
         self.activation_fn: Activation = activation_fn or (nn.Sigmoid() if self.num_labels == 1 else nn.Identity())
-        self._take_pairs()
+        # The backbone renders pairs, and computes no logits but those that the score is made of.
+        backbone: Transformer | None = None
+        for module in self.children():
+            if isinstance(module, Transformer):
+                backbone = module
+                if "message" in module.modalities and module.take_pairs():
+                    logger.warning("chat_template: extended for the roles query and document, which it did not know.")
+            elif isinstance(module, LogitScore) and backbone is not None:
+                narrow_output_layer(backbone.model, module.token_ids)
         self.set_keep_in_fp32_modules(self._saved_in_fp32 if keep_in_fp32_modules is None else keep_in_fp32_modules)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -139,17 +146,6 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         old = getattr(self.config, "sbert_ce_default_activation_function", None)
         self._saved_in_fp32: list[str] = config.get("keep_in_fp32_modules") or []
         self._activation_name: str | None = config.get("activation_fn") or backbone.get("activation_fn") or old
-
-    def _take_pairs(self) -> None:
-        """Let the backbone render pairs and compute no logits but those that the score is made of."""
-        backbone: Transformer | None = None
-        for module in self.children():
-            if isinstance(module, Transformer):
-                backbone = module
-                if "message" in module.modalities and module.take_pairs():
-                    logger.warning("chat_template: extended for the roles query and document, which it did not know.")
-            elif isinstance(module, LogitScore) and backbone is not None:
-                narrow_output_layer(backbone.model, module.token_ids)
 
     @classmethod
     def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:

@@ -14,9 +14,8 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint, sparse_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend
-from omnitune.model.encoder import Encoder
+from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import SPARSE, Family
-from omnitune.model.verbs import DOCUMENT_PROMPTS, for_role
 from omnitune.modules import vocabulary_head
 from omnitune.modules.router import Router
 from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
@@ -41,19 +40,7 @@ class SparseEncoder(Encoder):
             masked-language model, to which `SpladePooling` is added; a `SentenceTransformer` or another bare encoder,
             to which a new `SparseAutoEncoder` is added.
         modules: Modules in order, instead of a checkpoint.
-        device: Where to put the weights; None takes the best there is.
-        prompts: Prompt texts by name; "query" and "document" are what `encode_query` and `encode_document` use.
-        default_prompt_name: Prompt that applies where none is asked for.
-        cache_folder: Where downloaded files are kept.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        revision: Branch, tag or commit of the repository.
-        local_files_only: Never download.
-        token: Access token of the hub.
-        model_kwargs: For the backbone's `from_pretrained`, e.g. `dtype`, `attn_implementation`.
-        processor_kwargs: For the processor's.
-        config_kwargs: For the configuration's.
-        model_card_data: What the model card says.
-        backend: "torch", or "onnx" or "openvino" for the graphs that `omnitune export` put into the directory.
+        device: As in `SentenceTransformer`, as are all that are not named here.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the checkpoint's, else "dot".
         max_active_dims: Entries that a vector keeps at most; None takes the checkpoint's.
 
@@ -266,20 +253,7 @@ class SparseEncoder(Encoder):
         parts = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
         return Embeddings.cat(parts)
 
-    encode_query = for_role(
-        encode,
-        "encode_query",
-        task="query",
-        prompts=("query",),
-        says='Sparse vectors of queries: `encode` with the "query" prompt and task. A bare string is text.',
-    )
-    encode_document = for_role(
-        encode,
-        "encode_document",
-        task="document",
-        prompts=DOCUMENT_PROMPTS,
-        says='Sparse vectors of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.',
-    )
+    encode_query, encode_document = verbs(encode, "Sparse vectors")
 
     def encode_here(
         self,

@@ -11,7 +11,6 @@ Source: the formats as Sentence Transformers 5 and 6.2 write and read them.
 """
 
 import logging
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,13 @@ def load(path_or_id: str, options: LoadOptions) -> Checkpoint:
         return checkpoint.load_modules(path_or_id, folder, options)
     if kind == DENSE.name and saved:
         loaded = checkpoint.load_modules(path_or_id, folder, options)
-        dim = _dimension(list(loaded.modules.values()), folder)
+        modules = list(loaded.modules.values())
+        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
+        dim: int | None = next((dim for dim in known if dim is not None), None)
+        if dim is None:
+            raise CheckpointError(
+                f"{folder}: expected a module that says how many dimensions its vectors have, got none"
+            )
         coder = SparseAutoEncoder(dim, hidden_dim=4 * dim, k=max(dim // 4, 1), k_aux=dim // 2)
         _warn_new(coder)
         return Checkpoint(
@@ -84,19 +89,6 @@ def bare(path_or_id: str, options: LoadOptions) -> dict[str, nn.Module]:
     coder = SparseAutoEncoder(dim, hidden_dim=4 * dim, k=256, k_aux=512)
     _warn_new(coder)
     return {"0": transformer, "1": Pooling(dim, "mean"), "2": coder}
-
-
-def _dimension(modules: Sequence[nn.Module], folder: object) -> int:
-    """Dimensions of a dense encoder's vectors.
-
-    Raises:
-        CheckpointError: No module says.
-    """
-    known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
-    dim: int | None = next((dim for dim in known if dim is not None), None)
-    if dim is None:
-        raise CheckpointError(f"{folder}: expected a module that says how many dimensions its vectors have, got none")
-    return dim
 
 
 def _warn_new(coder: SparseAutoEncoder) -> None:

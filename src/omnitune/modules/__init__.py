@@ -3,9 +3,9 @@
 from omnitune.modules.base import InputModule, Module
 from omnitune.modules.dense import Dense
 from omnitune.modules.logit_score import LogitScore
-from omnitune.modules.mlm_transformer import MLMTransformer
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.normalize import Dropout, LayerNorm, Normalize
+from omnitune.modules.old_classes import MLMTransformer
 from omnitune.modules.pooling import Pooling
 from omnitune.modules.readers.audio import AudioReader
 from omnitune.modules.readers.clip import ClipReader
@@ -19,9 +19,7 @@ from omnitune.modules.token_pooling import BaseTokenPooling, HierarchicalTokenPo
 from omnitune.modules.token_weights import TokenWeights
 from omnitune.modules.transformer import Transformer
 from omnitune.modules.weighted_layer_pooling import WeightedLayerPooling
-from omnitune.modules.word_embeddings import WordEmbeddings
-from omnitune.modules.word_tokenizer import WhitespaceTokenizer
-from omnitune.modules.word_weights import WordWeights
+from omnitune.modules.word_embeddings import WhitespaceTokenizer, WordEmbeddings, WordWeights
 
 __all__ = [
     "AudioReader",

@@ -115,7 +115,21 @@ class Module(nn.Module):
         options = files.HubOptions(
             token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
         )
-        folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+        return cls.from_files(files.resolve(model_name_or_path, options, subfolder=subfolder), subfolder, **kwargs)
+
+    @classmethod
+    def from_files(cls, root: Path, subfolder: str, **kwargs: Any) -> Self:
+        """The module in a folder of a checkpoint that is here; what `load` calls, and what a module overrides.
+
+        Args:
+            root: The checkpoint's directory.
+            subfolder: The module's folder in it.
+            **kwargs: What only some modules take, such as `model_kwargs`.
+
+        Raises:
+            CheckpointError: The configuration does not fit the module, or weights are missing.
+        """
+        folder = root / subfolder
         module = cls.from_config(cls.read_config(folder), folder, **kwargs)
         module.read_weights(folder)
         return module

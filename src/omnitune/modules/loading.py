@@ -169,16 +169,11 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
     with upstream(folder, "configuration"):
         config = transformers.AutoConfig.from_pretrained(source, **_trusting(kwargs))
     _disable_cache(config, kwargs)
-    classifies = _is_classifier(config)
+    saved = config.architectures
+    classifies = isinstance(saved, list) and any(str(name).endswith("ForSequenceClassification") for name in saved)
     if task.auto_class == "AutoModelForSequenceClassification" and not classifies and "num_labels" not in kwargs:
         config.num_labels = 1
     return config
-
-
-def _is_classifier(config: PretrainedConfig) -> bool:
-    """Tell a trained classifier by the class whose weights were saved."""
-    saved = config.architectures
-    return isinstance(saved, list) and any(str(name).endswith("ForSequenceClassification") for name in saved)
 
 
 def check_counts(path: Path) -> None:
@@ -324,7 +319,10 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
             if getattr(part, "pad_token_id", None) is None:
                 part.pad_token_id = tokenizer.pad_token_id
     if lower_case:
-        _lower(tokenizer.backend_tokenizer)
+        given = tokenizer.backend_tokenizer.normalizer
+        steps: list[Any] = [*given] if isinstance(given, Normalizers) else [] if given is None else [given]  # type: ignore[misc]
+        if not any(isinstance(step, Lowercase) for step in steps):
+            tokenizer.backend_tokenizer.normalizer = Normalizers([Lowercase(), *steps])
     return processor
 
 
@@ -359,10 +357,3 @@ def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:
     for part in fitting:
         part.size = type(part.size)(**{**dict(part.size), **pixels})
     return processor
-
-
-def _lower(tokenizer: Any) -> None:
-    given = tokenizer.normalizer
-    steps: list[Any] = [*given] if isinstance(given, Normalizers) else [] if given is None else [given]  # type: ignore[misc]
-    if not any(isinstance(step, Lowercase) for step in steps):
-        tokenizer.normalizer = Normalizers([Lowercase(), *steps])

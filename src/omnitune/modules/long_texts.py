@@ -39,18 +39,14 @@ def shortened(tokenizer: Any, inputs: Sequence[Any], arguments: dict[str, Any]) 
     cut = list(inputs)
     for place, text in enumerate(inputs):
         if isinstance(text, str) and len(text) > 2 * HEAD * limit and tokenizer.truncation_side == "right":
-            cut[place] = _head(tokenizer, text, limit)
+            # The beginning up to a space, where that has the tokens that are used and some more.
+            end = text.rfind(" ", limit, HEAD * limit)
+            head = text[: max(end, 0)]
+            found = tokenizer(head, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            cut[place] = head if len(found) > limit + MARGIN else text
         elif isinstance(text, tuple | list) and len(text) == 2 and all(len(side) > LONG * limit for side in text):
             cut[place] = _cut(tokenizer, text, limit)
     return cut
-
-
-def _head(tokenizer: Any, text: str, limit: int) -> str:
-    """The beginning of a text up to a space, where that has the tokens that are used and some more."""
-    end = text.rfind(" ", limit, HEAD * limit)
-    head = text[: max(end, 0)]
-    found = tokenizer(head, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    return head if len(found) > limit + MARGIN else text
 
 
 def _cut(tokenizer: Any, pair: Sequence[str], limit: int) -> tuple[str, str]:

@@ -275,7 +275,14 @@ class Packer:
         before = self.attention
         reason = self._refusal()
         if reason is None:
-            features = self._probe()
+            items: list[Any] = list(PROBES)
+            if backbone(self.module.config.model_type).packs_media:
+                items.insert(1, Image.new("RGB", (96, 64), "gray"))
+            device = self.module.model.device
+            features = self.module.preprocess(items)
+            features = {
+                key: value.to(device) if isinstance(value, Tensor) else value for key, value in features.items()
+            }
             each = range(row_count(features))
             alone = [self._outputs(slice_rows(features, i, i + 1), packed=False) for i in each]
             if not takes_lengths(before):
@@ -306,15 +313,6 @@ class Packer:
         if not (getattr(model, "_supports_attention_backend", False) and getattr(model, "_supports_flash_attn", False)):
             return "its attention cannot be told where items begin"
         return None
-
-    def _probe(self) -> Features:
-        """Make features of texts, and of an image where packed media are expected to work."""
-        items: list[Any] = list(PROBES)
-        if backbone(self.module.config.model_type).packs_media:
-            items.insert(1, Image.new("RGB", (96, 64), "gray"))
-        device = self.module.model.device
-        features = self.module.preprocess(items)
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in features.items()}
 
     def _outputs(self, features: Features, *, packed: bool) -> Tensor:
         """Vectors of all tokens `(tokens, dim)`, or answers `(texts, labels)`, in evaluation mode."""

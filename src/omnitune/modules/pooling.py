@@ -1,7 +1,8 @@
 """One vector a row out of its tokens' vectors."""
 
+import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -9,11 +10,11 @@ from torch import Tensor
 from omnitune.errors import InputError
 from omnitune.modules import files
 from omnitune.modules.base import Module
-from omnitune.modules.old_arguments import modes_by_flags
-from omnitune.renames import renamed
+from omnitune.renames import Function, deprecated, renamed
 from omnitune.types import Features
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""Names of the modes; each is a branch of `Pooling.forward`."""
 
 LEGACY_KEYS: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -23,7 +24,22 @@ LEGACY_KEYS: dict[str, PoolingMode] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys of the older configuration, one a mode, in the order in which their vectors are joined."""
+"""Keys of the older configuration, of the modes that it knows, in the order in which their vectors are joined."""
+
+
+def _by_flags(function: Function) -> Function:
+    """Let the constructor take `pooling_mode` as the flags that it once was: `pooling_mode_mean_tokens=True`."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if flags := {key: bool(kwargs.pop(key)) for key in LEGACY_KEYS if key in kwargs}:
+            deprecated(f"Pooling({', '.join(flags)})", "pooling_mode")
+            kwargs.setdefault(
+                "pooling_mode", tuple(LEGACY_KEYS[key] for key in LEGACY_KEYS if flags.get(key)) or "mean"
+            )
+        return function(*args, **kwargs)
+
+    return cast(Function, call)
 
 
 class Pooling(Module):
@@ -38,19 +54,12 @@ class Pooling(Module):
         InputError: No mode has that name.
     """
 
-    POOLING_MODES: ClassVar[tuple[PoolingMode, ...]] = (
-        "cls",
-        "max",
-        "mean",
-        "mean_sqrt_len_tokens",
-        "weightedmean",
-        "lasttoken",
-    )
+    POOLING_MODES: ClassVar[tuple[PoolingMode, ...]] = get_args(PoolingMode)
     config_keys: ClassVar[list[str]] = ["embedding_dimension", "pooling_mode", "include_prompt"]
     config_key_renames: ClassVar[dict[str, str]] = {"word_embedding_dimension": "embedding_dimension"}
 
     @renamed(word_embedding_dimension="embedding_dimension")
-    @modes_by_flags(LEGACY_KEYS)
+    @_by_flags
     def __init__(
         self,
         embedding_dimension: int,
@@ -88,7 +97,9 @@ class Pooling(Module):
         mask = given
         prompt_length = features.get("prompt_length")
         if not self.include_prompt and prompt_length is not None:
-            mask = _without_prompt(given, first, torch.as_tensor(prompt_length).flatten()[0].to(given.device))
+            # A copy without each row's first tokens after its left padding.
+            behind = first + torch.as_tensor(prompt_length).flatten()[0].to(given.device)
+            mask = given * (torch.arange(given.shape[1], device=given.device) >= behind[:, None]).to(given.dtype)
         # Half precision would lose tokens of long rows; and a matrix product would be rounded by autocast and TF32.
         exact = torch.float32 if tokens.dtype in (torch.float16, torch.bfloat16) else tokens.dtype
         total = features.get("token_weights_sum")
@@ -143,9 +154,3 @@ class Pooling(Module):
         if legacy and "pooling_mode" not in config:
             config["pooling_mode"] = [mode for mode, wanted in legacy.items() if wanted] or ["mean"]
         return config
-
-
-def _without_prompt(mask: Tensor, first: Tensor, prompt_length: Tensor) -> Tensor:
-    """The mask with each row's first `prompt_length` tokens after its left padding taken out; a copy."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return mask * (positions >= (first + prompt_length)[:, None]).to(mask.dtype)

@@ -35,11 +35,11 @@ WRITTEN: dict[str, str] = {
     f"{_ROW}.static_embedding:StaticEmbedding": f"{_OLD}.StaticEmbedding",
     f"{_ROW}.weighted_layer_pooling:WeightedLayerPooling": f"{_OLD}.WeightedLayerPooling",
     f"{_ROW}.word_embeddings:WordEmbeddings": f"{_OLD}.WordEmbeddings",
-    f"{_ROW}.word_weights:WordWeights": f"{_OLD}.WordWeights",
+    f"{_ROW}.word_embeddings:WordWeights": f"{_OLD}.WordWeights",
     f"{_ROW}.router:Router": f"{_OLD}.Router",
     f"{_ROW}.multi_vector_mask:MultiVectorMask": f"{_MULTI}.multi_vector_mask.MultiVectorMask",
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": f"{_MULTI}.token_pooling.HierarchicalTokenPooling",
-    f"{_ROW}.mlm_transformer:MLMTransformer": f"{_OLD_SPARSE}.MLMTransformer",
+    f"{_ROW}.old_classes:MLMTransformer": f"{_OLD_SPARSE}.MLMTransformer",
     f"{_ROW}.sparse_auto_encoder:SparseAutoEncoder": f"{_OLD_SPARSE}.SparseAutoEncoder",
     f"{_ROW}.sparse_static_embedding:SparseStaticEmbedding": f"{_OLD_SPARSE}.SparseStaticEmbedding",
     f"{_ROW}.splade_pooling:SpladePooling": f"{_OLD_SPARSE}.SpladePooling",
@@ -64,17 +64,17 @@ _HOMES: dict[str, tuple[str, ...]] = {
     f"{_ROW}.static_embedding:StaticEmbedding": (f"{_FAMILY}.static_embedding.StaticEmbedding",),
     f"{_ROW}.weighted_layer_pooling:WeightedLayerPooling": (f"{_FAMILY}.weighted_layer_pooling.WeightedLayerPooling",),
     f"{_ROW}.word_embeddings:WordEmbeddings": (f"{_FAMILY}.word_embeddings.WordEmbeddings",),
-    f"{_ROW}.word_weights:WordWeights": (f"{_FAMILY}.word_weights.WordWeights",),
+    f"{_ROW}.word_embeddings:WordWeights": (f"{_FAMILY}.word_weights.WordWeights",),
     f"{_ROW}.router:Router": (f"{_BASE}.router.Router", f"{_OLD}.Asym", f"{_OLD}.Asym.Asym"),
     f"{_ROW}.multi_vector_mask:MultiVectorMask": (f"{_MULTI}.MultiVectorMask",),
     f"{_ROW}.token_pooling:HierarchicalTokenPooling": (f"{_MULTI}.HierarchicalTokenPooling",),
-    f"{_ROW}.mlm_transformer:MLMTransformer": (f"{_SPARSE}.mlm_transformer.MLMTransformer",),
+    f"{_ROW}.old_classes:MLMTransformer": (f"{_SPARSE}.mlm_transformer.MLMTransformer",),
     f"{_ROW}.sparse_auto_encoder:SparseAutoEncoder": (f"{_SPARSE}.sparse_auto_encoder.SparseAutoEncoder",),
     f"{_ROW}.sparse_static_embedding:SparseStaticEmbedding": (
         f"{_SPARSE}.sparse_static_embedding.SparseStaticEmbedding",
     ),
     f"{_ROW}.splade_pooling:SpladePooling": (f"{_SPARSE}.splade_pooling.SpladePooling",),
-    f"{_ROW}.clip_model:CLIPModel": (
+    f"{_ROW}.old_classes:CLIPModel": (
         f"{_FAMILY}.clip_model.CLIPModel",
         f"{_OLD}.CLIPModel",
         f"{_OLD}.CLIPModel.CLIPModel",
@@ -106,7 +106,7 @@ def type_of(module: nn.Module) -> str:
     if hasattr(module, "is_text_only"):  # a backbone, of whichever class made from `Transformer`
         name = WRITTEN[f"{_ROW}.transformer:Transformer"]
         if module.is_text_vocabulary:
-            return WRITTEN[f"{_ROW}.mlm_transformer:MLMTransformer"]
+            return WRITTEN[f"{_ROW}.old_classes:MLMTransformer"]
         return name if module.is_text_only else f"{_BASE}.transformer.Transformer"
     if is_remote(module):
         return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"

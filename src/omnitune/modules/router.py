@@ -270,26 +270,13 @@ class Router(InputModule):
         files.write_json(Path(output_path) / self.config_file_name, content)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **kwargs: Any,
-    ) -> Self:
+    def from_files(cls, root: Path, subfolder: str, **kwargs: Any) -> Self:
         """Read a router and all its modules.
 
         Raises:
             CheckpointError: The configuration is incomplete, or a module's is.
             UntrustedCodeError: A module is foreign code, which the caller did not allow.
         """
-        options = files.HubOptions(
-            token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
-        )
-        root = files.resolve(model_name_or_path, options, subfolder=subfolder)
         config = files.read_json(root / subfolder / cls.config_file_name) or files.read_json(
             root / subfolder / "config.json"
         )

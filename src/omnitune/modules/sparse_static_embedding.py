@@ -136,25 +136,13 @@ class SparseStaticEmbedding(InputModule):
         return cls(tokenizer, table, **config)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **kwargs: Any,  # noqa: ARG003  # what other modules take
-    ) -> Self:
+    def from_files(cls, root: Path, subfolder: str, **kwargs: Any) -> Self:  # noqa: ARG003  # what other modules take
         """Read the module from a checkpoint; an older one names a JSON file of weights by word.
 
         Raises:
             CheckpointError: The tokenizer or the weights are missing.
         """
-        options = files.HubOptions(
-            token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
-        )
-        folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+        folder = root / subfolder
         config = cls.read_config(folder)
         with upstream(folder, "tokenizer"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)

@@ -99,25 +99,13 @@ class StaticEmbedding(InputModule):
         self.save_tokenizer(output_path)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **kwargs: Any,
-    ) -> Self:
+    def from_files(cls, root: Path, subfolder: str, **kwargs: Any) -> Self:
         """Read a table saved by this class, by Sentence Transformers or by model2vec.
 
         Raises:
             CheckpointError: The tokenizer or the table is missing.
         """
-        options = files.HubOptions(
-            token=token, cache_folder=cache_folder, revision=revision, local_files_only=local_files_only
-        )
-        folder = files.resolve(model_name_or_path, options, subfolder=subfolder) / subfolder
+        folder = root / subfolder
         path = folder / TOKENIZER
         if not path.is_file():
             raise CheckpointError(f"{folder}: expected {TOKENIZER}, got none; the checkpoint is incomplete")

@@ -72,7 +72,9 @@ class Tower:
     def run(self, features: Features) -> list[Entry]:
         """Its output for every row: of all rows in one call where that can be told apart, else row by row."""
         whole = self._call(features)
-        rows = _split(whole, _media_counts(features))
+        counts = features.get("num_images_per_sample")
+        numbers: list[int] = [1] * row_count(features) if counts is None else counts.tolist()
+        rows = _split(whole, numbers)
         if rows is None:
             count = row_count(features)
             features = {key: value for key, value in features.items() if key != outputs.HOST_POSITIONS}
@@ -158,21 +160,11 @@ def _probed(module: Transformer, method: str, modality: str, *, embeds: bool) ->
     scale = float(direct.abs().max()) * torch.finfo(direct.dtype).eps
     if indirect.shape != direct.shape or float((direct - indirect).abs().max()) > EPSILONS * scale:
         return None
-    return Tower(module, method, embeds, _with_holders(module.model, called))
-
-
-def _with_holders(root: nn.Module, called: set[nn.Module]) -> list[nn.Module]:
-    """`called`, and every module above one of them: a method may use a weight that hangs there."""
-    names = {name for name, part in root.named_modules() if part in called}
+    # Every module above a called one, too: a method may use a weight that hangs there.
+    names = {name for name, part in module.model.named_modules() if part in called}
     above = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
-    return [part for name, part in root.named_modules() if name in names | above or name == ""]
-
-
-def _media_counts(features: Features) -> list[int]:
-    """Images of every row."""
-    counts = features.get("num_images_per_sample")
-    numbers: list[int] = [1] * row_count(features) if counts is None else counts.tolist()
-    return numbers
+    holders = [part for name, part in module.model.named_modules() if name in names | above or name == ""]
+    return Tower(module, method, embeds, holders)
 
 
 def _split(output: Any, counts: Sequence[int]) -> list[Entry] | None:

@@ -15,17 +15,17 @@ from omnitune.errors import InputError
 from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
-from omnitune.inputs.pair_template import carry_pairs
 from omnitune.inputs.sampling import Sampling
+from omnitune.inputs.templates import carry_pairs
 from omnitune.modules import files, loading, outputs, packing, varlen, vocabulary_head
 from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.long_texts import shortened
-from omnitune.modules.old_arguments import older_arguments
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task, TransformerTask, check_supported, task_named
+from omnitune.renames import renamed_loading
 from omnitune.types import Features, Modality
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Transformer(InputModule):
         "query_expansion",
     ]
 
-    @older_arguments
+    @renamed_loading
     def __init__(
         self,
         model_name_or_path: str,

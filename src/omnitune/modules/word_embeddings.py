@@ -1,6 +1,7 @@
-"""Token vectors without a transformer: one row of a table a word, such as GloVe."""
+"""Words without a transformer: split at white space, one row of a table a word (GloVe), or a weight a word."""
 
-from collections.abc import Callable, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,9 +14,71 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from omnitune.errors import CheckpointError, InputError, ShapeError
 from omnitune.modules import files
-from omnitune.modules.base import InputModule
-from omnitune.modules.word_tokenizer import WhitespaceTokenizer
+from omnitune.modules.base import InputModule, Module
 from omnitune.types import Features, Modality
+
+CONFIG = "whitespacetokenizer_config.json"
+
+
+class WhitespaceTokenizer:
+    """Splits at white space; a word is known as it is, or without punctuation around it, or that in lower case.
+
+    Words that are not known, and stop words, are left out.
+
+    Args:
+        vocab: Words, each at its id.
+        stop_words: Words to leave out.
+        do_lower_case: Whether texts are put in lower case first.
+    """
+
+    def __init__(self, vocab: Iterable[str] = (), stop_words: Iterable[str] = (), do_lower_case: bool = False) -> None:
+        self.stop_words = set(stop_words)
+        self.do_lower_case = do_lower_case
+        self.set_vocab(vocab)
+
+    def get_vocab(self) -> list[str]:
+        """The words in the order of their ids."""
+        return self.vocab
+
+    def set_vocab(self, vocab: Iterable[str]) -> None:
+        """Take other words."""
+        self.vocab = list(vocab)
+        self.word2idx = {word: index for index, word in enumerate(self.vocab)}
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of the known words of `text`, in order."""
+        words = (text.lower() if self.do_lower_case else text).split()
+        found = (self._known(word) for word in words)
+        return [index for index in found if index is not None]
+
+    def _known(self, word: str) -> int | None:
+        bare = word.strip(string.punctuation)
+        for form in (word, bare, bare.lower()):
+            if form in self.stop_words:
+                return None
+            if form in self.word2idx:
+                return self.word2idx[form]
+        return None
+
+    def save(self, output_path: str) -> None:
+        """Write words and settings into the folder `output_path`."""
+        settings = {"stop_words": sorted(self.stop_words), "do_lower_case": self.do_lower_case}
+        files.write_json(Path(output_path) / CONFIG, {"vocab": self.vocab, **settings})
+
+    @classmethod
+    def load(cls, input_path: str) -> "WhitespaceTokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, or has other keys.
+        """
+        path = Path(input_path) / CONFIG
+        config: dict[str, Any] = files.read_json(path)
+        if "vocab" not in config or config.keys() - {"vocab", "stop_words", "do_lower_case"}:
+            found = sorted(config) if path.is_file() else "no file"
+            raise CheckpointError(f"{path}: expected the keys vocab, stop_words and do_lower_case, got {found}")
+        return cls(**config)
+
 
 _TABLE = "emb_layer.weight"
 _TOKENIZERS = "sentence_transformers.models.tokenizer"
@@ -146,3 +209,44 @@ class WordEmbeddings(InputModule):
 
     def read_weights(self, folder: Path) -> None:
         """Nothing: `from_config` has read the table."""
+
+
+class WordWeights(Module):
+    """Scales `token_embeddings` by the weight of their word; means that follow divide by the sum of the weights.
+
+    Args:
+        vocab: Words, each at its id; the tokenizer's.
+        word_weights: Weight of a word, as it is or in lower case; it may have other words, and not all.
+        unknown_word_weight: Weight of the words that it does not have.
+    """
+
+    config_keys: ClassVar[list[str]] = ["vocab", "word_weights", "unknown_word_weight"]
+
+    def __init__(self, vocab: Sequence[str], word_weights: Mapping[str, float], unknown_word_weight: float = 1) -> None:
+        super().__init__()
+        self.vocab = list(vocab)
+        self.word_weights = dict(word_weights)
+        self.unknown_word_weight = unknown_word_weight
+        weights = [word_weights.get(word, word_weights.get(word.lower(), unknown_word_weight)) for word in self.vocab]
+        table = torch.tensor(weights, dtype=torch.float32)[:, None]
+        self.emb_layer = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]  # torch's
+
+    def forward(self, features: Features) -> Features:  # type: ignore[override]  # no extra arguments
+        """Features with `token_embeddings` `(rows, tokens, dim)` scaled, and `token_weights_sum` `(rows,)`."""
+        weights: Tensor = self.emb_layer(features["input_ids"]).squeeze(-1) * features["attention_mask"]
+        features["token_embeddings"] = features["token_embeddings"] * weights[..., None]
+        features["token_weights_sum"] = weights.sum(dim=1)
+        return features
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments with the weights of now: readers may take them from here alone."""
+        now = dict(zip(self.vocab, self.emb_layer.weight.flatten().tolist(), strict=True))
+        return {**super().get_config_dict(), "word_weights": {**self.word_weights, **now}}
+
+    def read_weights(self, folder: Path) -> None:
+        """Read the weights, where they were written: until version 4 they were in the configuration alone."""
+        if any((folder / name).is_file() for name in (files.WEIGHTS, files.PICKLED_WEIGHTS)):
+            super().read_weights(folder)
+
+    def __repr__(self) -> str:
+        return f"WordWeights(words={len(self.vocab)}, unknown_word_weight={self.unknown_word_weight})"

@@ -271,7 +271,11 @@ class _Block:
 
     def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:
         """`(query tokens, documents, tokens)`, or `(pairs, query tokens, tokens)`."""
-        q, chosen = queries[self.query_rows], documents[_rows(self.document_rows)]
+        # A slice where the rows are consecutive, so that nothing is copied.
+        flat = self.document_rows.reshape(-1)
+        first, last = int(flat[0]), int(flat[-1])
+        consecutive = last - first + 1 == len(flat) and bool((flat.diff() == 1).all())
+        q, chosen = queries[self.query_rows], documents[slice(first, last + 1) if consecutive else flat]
         if self.real is None:
             return (q @ chosen.T).view(len(q), *self.document_rows.shape)
         return q @ chosen.view(*self.document_rows.shape, -1).transpose(1, 2)
@@ -282,14 +286,6 @@ class _Block:
             into[self.query_rows, self.places] = values
         else:
             into[self.places] = values[self.real]
-
-
-def _rows(index: Tensor) -> Any:
-    """A slice where the rows are consecutive, so that nothing is copied."""
-    flat = index.reshape(-1)
-    first, last = int(flat[0]), int(flat[-1])
-    consecutive = last - first + 1 == len(flat) and bool((flat.diff() == 1).all())
-    return slice(first, last + 1) if consecutive else flat
 
 
 def _groups(lengths: Tensor, weight: int) -> Iterator[Tensor]:

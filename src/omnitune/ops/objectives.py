@@ -3,12 +3,13 @@
 Each works on a block of queries against all their candidates, so that a long batch may be cut into blocks of queries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from omnitune.errors import ShapeError
 
@@ -210,3 +211,32 @@ def _own_columns(scores: Tensor, own: Tensor, rows: int, owners: Tensor | None) 
     if owners is None:
         return torch.arange(scores.shape[1], device=scores.device) % rows == own[:, None]
     return owners == owners[own][:, None]
+
+
+SCORES_AT_ONCE = 1 << 24
+"""Scores that exist at the same time: 64 MB in float32, and a few times that while they are worked on."""
+
+
+def mean_in_blocks(mean_of: Callable[[int, int], Tensor], rows: int, scores_per_row: int) -> Tensor:
+    """Mean over rows of what `mean_of(start, stop)` gives for the rows from `start` up to `stop`.
+
+    A block's intermediate results live only while it is worked on: backward computes them again, so a loss over
+    `rows` takes four matrix products where three would do, and constant memory. What fits at once is one block, with
+    nothing computed again.
+
+    Args:
+        mean_of: Mean over the rows of a block, a tensor of any shape.
+        rows: Number of rows.
+        scores_per_row: Scores that a row is compared by, in all.
+
+    Returns:
+        What `mean_of(0, rows)` would be, up to float re-association.
+    """
+    block = max(1, SCORES_AT_ONCE // scores_per_row)
+    starts = range(0, rows, block)
+    if len(starts) == 1:
+        return mean_of(0, rows)
+    means = [
+        checkpoint(mean_of, i, min(i + block, rows), use_reentrant=False, preserve_rng_state=False) for i in starts
+    ]
+    return torch.stack([m * (min(block, rows - i) / rows) for m, i in zip(means, starts, strict=True)]).sum(dim=0)

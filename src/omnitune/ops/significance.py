@@ -84,13 +84,32 @@ def paired_bootstrap(
         Efron and Tibshirani 1993, sections 13.3 (percentile interval) and 15.4; Sakai 2006 for retrieval metrics.
     """
     first, second = (np.asarray(scores, dtype=np.float64) for scores in (baseline, candidate))
-    _check(first, second, clusters, resamples, confidence)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ShapeError(
+            f"candidate: expected one score per query as in baseline {first.shape}, got {second.shape}; "
+            "score both systems on the same queries"
+        )
+    if clusters is not None and len(clusters) != len(first):
+        raise ShapeError(f"clusters: expected one document for each of {len(first)} queries, got {len(clusters)}")
+    if not len(first):
+        raise InputError("baseline: expected the score of at least one query, got none")
+    if resamples < 1:
+        raise InputError(f"resamples: expected at least 1, got {resamples}; 10,000 is usual")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: expected a share between 0 and 1, got {confidence}; 0.95 is usual")
     differences = second - first
     sums, sizes = _grouped(differences, clusters)
-    drawn = _resampled_means(sums, sizes, resamples, np.random.default_rng(seed))
+    # A few resamples at a time bound the memory.
+    random = np.random.default_rng(seed)
+    units = len(sums)
+    means = np.empty(resamples)
+    step = max(1, _DRAWS_AT_ONCE // units)
+    for start in range(0, resamples, step):
+        drawn = random.integers(0, units, size=(min(step, resamples - start), units))
+        means[start : start + step] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    against = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    against = 1 + min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Comparison(
         baseline=float(first.mean()),
         candidate=float(second.mean()),
@@ -106,28 +125,6 @@ def paired_bootstrap(
     )
 
 
-def _check(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    clusters: Sequence[Hashable] | None,
-    resamples: int,
-    confidence: float,
-) -> None:
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ShapeError(
-            f"candidate: expected one score per query as in baseline {first.shape}, got {second.shape}; "
-            "score both systems on the same queries"
-        )
-    if clusters is not None and len(clusters) != len(first):
-        raise ShapeError(f"clusters: expected one document for each of {len(first)} queries, got {len(clusters)}")
-    if not len(first):
-        raise InputError("baseline: expected the score of at least one query, got none")
-    if resamples < 1:
-        raise InputError(f"resamples: expected at least 1, got {resamples}; 10,000 is usual")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: expected a share between 0 and 1, got {confidence}; 0.95 is usual")
-
-
 def _grouped(
     differences: NDArray[np.float64], clusters: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -140,16 +137,3 @@ def _grouped(
     return np.bincount(groups, weights=differences).astype(np.float64), np.bincount(groups, weights=ones).astype(
         np.float64
     )
-
-
-def _resampled_means(
-    sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, random: np.random.Generator
-) -> NDArray[np.float64]:
-    """Mean difference per query in every resample `(resamples,)`; a few resamples at a time bound the memory."""
-    units = len(sums)
-    means = np.empty(resamples)
-    step = max(1, _DRAWS_AT_ONCE // units)
-    for start in range(0, resamples, step):
-        drawn = random.integers(0, units, size=(min(step, resamples - start), units))
-        means[start : start + step] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means

@@ -231,18 +231,13 @@ def nested_similarity(
     sizes = [high - low for low, high in zip([0, *edges], edges, strict=False)]
     with torch.autocast(a.device.type, enabled=False):
         blocks_a, blocks_b = (torch.split(_rows(x)[:, : edges[-1]], sizes, dim=1) for x in (a, b))
-        products = _running_products(blocks_a, blocks_b)
+        products = [blocks_a[0] @ blocks_b[0].T]
+        for x, y in zip(blocks_a[1:], blocks_b[1:], strict=True):
+            products.append(torch.addmm(products[-1], x, y.T))
         if kind == "cosine":
             scales = zip(_inverse_norms(blocks_a), _inverse_norms(blocks_b), strict=True)
             products = [p * (x[:, None] * y) for p, (x, y) in zip(products, scales, strict=True)]
     return [products[edges.index(d)] for d in dims]
-
-
-def _running_products(blocks_a: Sequence[Tensor], blocks_b: Sequence[Tensor]) -> list[Tensor]:
-    products = [blocks_a[0] @ blocks_b[0].T]
-    for x, y in zip(blocks_a[1:], blocks_b[1:], strict=True):
-        products.append(torch.addmm(products[-1], x, y.T))
-    return products
 
 
 def _inverse_norms(blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:

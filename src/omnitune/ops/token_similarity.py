@@ -4,8 +4,10 @@ Token vectors come as a list of `(tokens, dim)`, as one `(tokens, dim)`, or padd
 Without a mask, rows of zeros in a padded tensor are padding; in a list they are tokens.
 """
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 TokenVectors: TypeAlias = Tensor | NDArray[Any] | Sequence[Any] | Embeddings
+Score = TypeVar("Score", bound=Callable[..., Tensor])
 
 
 def packed(vectors: TokenVectors, mask: Tensor | None = None, device: Any = None) -> Embeddings:
@@ -72,6 +75,26 @@ def packed(vectors: TokenVectors, mask: Tensor | None = None, device: Any = None
             rows = [row[real.to(row.device).bool()[: len(row)]] for row, real in zip(rows, mask, strict=True)]
         found = Embeddings.packed(rows)
     return found if device is None else found.to(torch.device(device))
+
+
+def _averaged(score: Score) -> Score:
+    """The same function, named `mean_...`, that divides by the query's number of tokens unless told otherwise."""
+    signature = inspect.signature(score)
+    normalize = signature.parameters["length_normalize"].replace(default=True)
+    averaged = signature.replace(
+        parameters=[normalize if one.name == normalize.name else one for one in signature.parameters.values()]
+    )
+
+    @functools.wraps(score)
+    def mean(*args: Any, **kwargs: Any) -> Any:
+        given = averaged.bind(*args, **kwargs)
+        given.apply_defaults()
+        return score(*given.args, **given.kwargs)
+
+    mean.__name__ = mean.__qualname__ = f"mean_{score.__name__}"
+    mean.__doc__ = f"`{score.__name__}` divided by the query's number of tokens."
+    mean.__signature__ = averaged  # type: ignore[attr-defined]
+    return cast(Score, mean)
 
 
 def _floats(vectors: Any) -> Tensor:
@@ -146,30 +169,8 @@ def _both(
     return queries.to(kind), documents.to(kind)
 
 
-def mean_maxsim(
-    a: TokenVectors,
-    b: TokenVectors,
-    a_mask: Tensor | None = None,
-    b_mask: Tensor | None = None,
-    chunk_elements: int | None = None,
-    length_normalize: bool = True,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """`maxsim` divided by the query's number of tokens."""
-    return maxsim(a, b, a_mask, b_mask, chunk_elements, length_normalize, device)
-
-
-def mean_maxsim_pairwise(
-    a: TokenVectors,
-    b: TokenVectors,
-    a_mask: Tensor | None = None,
-    b_mask: Tensor | None = None,
-    chunk_elements: int | None = None,
-    length_normalize: bool = True,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """`maxsim_pairwise` divided by the query's number of tokens."""
-    return maxsim_pairwise(a, b, a_mask, b_mask, chunk_elements, length_normalize, device)
+mean_maxsim = _averaged(maxsim)
+mean_maxsim_pairwise = _averaged(maxsim_pairwise)
 
 
 # -- queries with groups of documents
@@ -242,43 +243,9 @@ def colbert_scores_pairwise(
     return maxsim_pairwise(queries_embeddings, documents_embeddings, *masks, chunk_elements, length_normalize)
 
 
-def mean_colbert_scores(
-    queries_embeddings: TokenVectors,
-    documents_embeddings: Any,
-    queries_mask: Tensor | None = None,
-    documents_mask: Tensor | None = None,
-    chunk_elements: int | None = None,
-    length_normalize: bool = True,
-) -> Tensor:
-    """`colbert_scores` divided by the query's number of tokens."""
-    masks = queries_mask, documents_mask
-    return colbert_scores(queries_embeddings, documents_embeddings, *masks, chunk_elements, length_normalize)
-
-
-def mean_colbert_kd_scores(
-    queries_embeddings: TokenVectors,
-    documents_embeddings: Any,
-    queries_mask: Tensor | None = None,
-    documents_mask: Tensor | None = None,
-    chunk_elements: int | None = None,
-    length_normalize: bool = True,
-) -> Tensor:
-    """`colbert_kd_scores` divided by the query's number of tokens."""
-    masks = queries_mask, documents_mask
-    return colbert_kd_scores(queries_embeddings, documents_embeddings, *masks, chunk_elements, length_normalize)
-
-
-def mean_colbert_scores_pairwise(
-    queries_embeddings: TokenVectors,
-    documents_embeddings: TokenVectors,
-    queries_mask: Tensor | None = None,
-    documents_mask: Tensor | None = None,
-    chunk_elements: int | None = None,
-    length_normalize: bool = True,
-) -> Tensor:
-    """`colbert_scores_pairwise` divided by the query's number of tokens."""
-    masks = queries_mask, documents_mask
-    return colbert_scores_pairwise(queries_embeddings, documents_embeddings, *masks, chunk_elements, length_normalize)
+mean_colbert_scores = _averaged(colbert_scores)
+mean_colbert_kd_scores = _averaged(colbert_kd_scores)
+mean_colbert_scores_pairwise = _averaged(colbert_scores_pairwise)
 
 
 def xtr_scores(

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from omnitune.io import printable, writing
 from omnitune.report import plots
-from omnitune.report.parts import PAGE_WORDS, Contrast, Page, Words
+from omnitune.report.parts import PAGE_WORDS, Page, Words
 from omnitune.report.results import Report
 from omnitune.report.wording import duration
 
@@ -30,13 +30,19 @@ def render_report(report: Report) -> str:
         "loss": plots.loss_plot(report.losses) if len(report.losses) > 1 else "",
     }
     main = report.main
+    words = {
+        "better": ("Better", "good"),
+        "worse": ("Worse", "bad"),
+        "no measurable difference": ("No measurable difference", "neutral"),
+    }
+    text, look = words[main.verdict]
     return (
         _environment()
         .get_template("report.html")
         .render(
             report=report,
             main=main,
-            verdict=_verdict(main),
+            verdict={"text": text, "look": look},
             claim=report.sentence,
             words=report.words,
             drawings={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704 - made by plots
@@ -97,16 +103,6 @@ def p_value(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\u2212")
-
-
-def _verdict(contrast: Contrast) -> dict[str, str]:
-    words = {
-        "better": ("Better", "good"),
-        "worse": ("Worse", "bad"),
-        "no measurable difference": ("No measurable difference", "neutral"),
-    }
-    text, look = words[contrast.verdict]
-    return {"text": text, "look": look}
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

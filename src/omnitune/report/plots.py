@@ -138,7 +138,12 @@ def loss_plot(losses: Sequence[LossPoint]) -> str:
         steps = np.array([p.step for p in losses])
         values = np.array([p.loss for p in losses])
         axes.plot(steps, values, color=_OTHER, linewidth=1.0, alpha=0.55, label="logged")
-        axes.plot(steps, _smooth(values), color=_TUNED, label="smoothed")
+        # Centred running mean over 15% of the points; shorter at both ends.
+        half = max(1, int(len(values) * 0.15 / 2))
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        ends = np.minimum(np.arange(len(values)) + half + 1, len(values))
+        starts = np.maximum(np.arange(len(values)) - half, 0)
+        axes.plot(steps, (sums[ends] - sums[starts]) / (ends - starts), color=_TUNED, label="smoothed")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
@@ -164,15 +169,6 @@ def _tuned_style() -> dict[str, Any]:
 def _errors(intervals: Sequence[Interval]) -> list[list[float]]:
     """Distances to both ends `(2, n)`; never negative, as a percentile interval may miss its own mean by rounding."""
     return [[max(0.0, i.value - i.low) for i in intervals], [max(0.0, i.high - i.value) for i in intervals]]
-
-
-def _smooth(values: Any, share: float = 0.15) -> Any:
-    """Centred running mean over a share of the points; shorter at both ends."""
-    half = max(1, int(len(values) * share / 2))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    starts = np.maximum(np.arange(len(values)) - half, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 def _bytes(count: float) -> str:

@@ -262,7 +262,16 @@ class Report:
     def sentence(self) -> str:
         """The sentence that somebody who decides needs: whether it is worth deploying."""
         if self.ladder is None or self.main is self.headline:
-            return _finetuning_sentence(self)
+            contrast, words = self.headline, self.words
+            values = f"{contrast.base.value:.3f} to {contrast.finetuned.value:.3f}"
+            found = f"{self.metric} {values} on {contrast.queries:,} queries"
+            if contrast.verdict == "no measurable difference":
+                unclear = (
+                    "the interval of the difference covers zero, so this run does not show that finetuning helped."
+                )
+                return f"{found}: {unclear}"
+            seen = f"on {words.document}s it never saw in training"
+            return f"{found}: the finetuned model finds the right {words.page} {contrast.verdict}, {seen}."
         return ladder_sentence(self.ladder, self.metric, self.words)
 
     def to_json(self) -> dict[str, Any]:
@@ -272,17 +281,6 @@ class Report:
         plain["verdict"], plain["sentence"] = self.main.verdict, self.sentence
         plain["finetuning_verdict"] = self.headline.verdict
         return plain
-
-
-def _finetuning_sentence(report: Report) -> str:
-    contrast, words = report.headline, report.words
-    found = (
-        f"{report.metric} {contrast.base.value:.3f} to {contrast.finetuned.value:.3f} on {contrast.queries:,} queries"
-    )
-    if contrast.verdict == "no measurable difference":
-        return f"{found}: the interval of the difference covers zero, so this run does not show that finetuning helped."
-    seen = f"on {words.document}s it never saw in training"
-    return f"{found}: the finetuned model finds the right {words.page} {contrast.verdict}, {seen}."
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,25 +33,6 @@ class Found:
     score: float
     row: int
     entry: Mapping[str, Any]
-
-
-class SearchIndex(Protocol):
-    """Verbs of an index. Queries and rows are what its kind compares: texts, vectors, or sets of token vectors."""
-
-    def add(self, entries: Sequence[Entry], rows: Any) -> None:
-        """Add rows, each with an entry that has an `id`; an id that is there is replaced."""
-
-    def remove(self, ids: Iterable[str]) -> int:
-        """Remove rows by id and count them."""
-
-    def search(self, queries: Any, top_k: int = 10, where: Where | None = None) -> list[list[Found]]:
-        """The best rows of every query, of those that pass the filter."""
-
-    def save(self, folder: str | Path) -> None:
-        """Write the index to a folder."""
-
-    def __len__(self) -> int:
-        """Rows that can be found."""
 
 
 class SegmentedIndex:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from omnitune.errors import InputError
 from omnitune.inputs.image import load_image, on_paper
-from omnitune.inputs.policy import DEFAULT_POLICY, MediaPolicy
+from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import writing
 from omnitune.report.html import render_sheet
 from omnitune.report.parts import PAGE_WORDS, Page, Words
@@ -26,7 +26,6 @@ def write_contact_sheet(
     model: str,
     found: Sequence[Found],
     images: Sequence[Any],
-    policy: MediaPolicy = DEFAULT_POLICY,
     words: Words = PAGE_WORDS,
 ) -> Path:
     """Write a self-contained HTML page with a thumbnail and the score of every page found.
@@ -37,7 +36,6 @@ def write_contact_sheet(
         model: Name of the model that looked.
         found: The pages, best first; entries have an `id`, and may have a `document`, a `page` number and `times`.
         images: Their images in any accepted form, in the same order; None where there is none.
-        policy: Limits on reading them.
         words: What pages are called.
 
     Returns:
@@ -51,7 +49,7 @@ def write_contact_sheet(
     if len(images) != len(found):
         raise InputError(f"images: expected one for each of {len(found)} pages found, got {len(images)}")
     pages = [
-        (_page(hit, b"" if image is None else thumbnail(load_image(image, policy))), hit.score)
+        (_page(hit, b"" if image is None else thumbnail(load_image(image, DEFAULT_POLICY))), hit.score)
         for hit, image in zip(found, images, strict=True)
     ]
     path = Path(path)

@@ -12,8 +12,7 @@ from omnitune.errors import InputError, ShapeError
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.retrieval.arrays import Array, offsets_of
 from omnitune.retrieval.base import MISSING, SegmentedIndex
-from omnitune.retrieval.maxsim import maxsim_blocks
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, maxsim_blocks
 from omnitune.retrieval.segments import Part, Segments
 
 

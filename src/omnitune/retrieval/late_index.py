@@ -16,8 +16,7 @@ from torch import Tensor
 from omnitune.errors import InputError, ShapeError
 from omnitune.retrieval.arrays import Array, offsets_of
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
-from omnitune.retrieval.maxsim import maxsim_blocks, pool_tokens
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, maxsim_blocks, pool_tokens
 from omnitune.retrieval.segments import Part, Segments
 from omnitune.retrieval.token_codec import Codec, TokenCodec
 

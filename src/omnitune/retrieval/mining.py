@@ -233,7 +233,13 @@ def mine_hard_negatives(
         relative_margin=relative_margin,
         sampling_strategy=sampling_strategy,
     )
-    columns = _columns(dataset, anchor_column_name, positive_column_name)
+    names = dataset.column_names
+    if len(names) < 2:
+        raise DatasetError(f"dataset: expected a column of queries and one of positives, got {names}")
+    columns = (
+        names[0] if anchor_column_name is None or anchor_column_name not in names else anchor_column_name,
+        names[1] if positive_column_name is None or positive_column_name not in names else positive_column_name,
+    )
     items = _items(model, dataset, columns, corpus)
     is_sparse = isinstance(model, SparseEncoder)
     options: dict[str, Any] = {"batch_size": batch_size, "save_to_cpu" if is_sparse else "normalize_embeddings": True}
@@ -305,16 +311,6 @@ def _settled(form: Format, as_triplets: bool | None, include_positives: bool) ->
         logger.warning("output_format: 'n-tuple' is taken, because include_positives keeps a ranking.")
         return "n-tuple"
     return form
-
-
-def _columns(dataset: Dataset, anchor: str | None, positive: str | None) -> tuple[str, str]:
-    names = dataset.column_names
-    if len(names) < 2:
-        raise DatasetError(f"dataset: expected a column of queries and one of positives, got {names}")
-    return (
-        names[0] if anchor is None or anchor not in names else anchor,
-        names[1] if positive is None or positive not in names else positive,
-    )
 
 
 def _items(

@@ -59,7 +59,17 @@ class OrderedRows:
         with io.full_disk_named(self.path):
             layout = self._layout()
             if layout is None or layout[1:] != (values.dtype, values.shape[1]):
-                self._make(values)
+                # Both files at full size, all rows not done; the keys go first, so that none outlives its row.
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.keys.unlink(missing_ok=True)
+                with self.path.open("wb") as file:
+                    shape = (self.rows, values.shape[1])
+                    head = {"descr": npy.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
+                    npy.write_array_header_1_0(file, head)
+                    file.flush()
+                    _reserve(file.fileno(), file.tell(), self.rows * values.shape[1] * values.dtype.itemsize)
+                with self.keys.open("wb") as file:
+                    _reserve(file.fileno(), 0, self.rows * KEY_BYTES)
                 layout = self._layout()
             assert layout is not None
             header, width = layout[0], values.shape[1] * values.dtype.itemsize
@@ -67,19 +77,6 @@ class OrderedRows:
             self._put(self.keys, first * KEY_BYTES, np.zeros_like(keys))
             self._put(self.path, header + first * width, values)
             self._put(self.keys, first * KEY_BYTES, keys)
-
-    def _make(self, values: Array) -> None:
-        """Both files at full size, all rows not done; the keys go first, so that none outlives its row."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.keys.unlink(missing_ok=True)
-        with self.path.open("wb") as file:
-            shape = (self.rows, values.shape[1])
-            head = {"descr": npy.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
-            npy.write_array_header_1_0(file, head)
-            file.flush()
-            _reserve(file.fileno(), file.tell(), self.rows * values.shape[1] * values.dtype.itemsize)
-        with self.keys.open("wb") as file:
-            _reserve(file.fileno(), 0, self.rows * KEY_BYTES)
 
     def _layout(self) -> tuple[int, np.dtype, int] | None:
         """Bytes of the header, number format and width; None when a file is missing, cut or of other rows."""

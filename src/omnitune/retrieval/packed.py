@@ -1,14 +1,16 @@
-"""Rows of embeddings in any layout, on disk or in memory: one vector a row, many vectors a row, or sparse."""
+"""Rows of embeddings in any layout: one vector a row, many vectors a row, or sparse; and MaxSim on them in blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from omnitune.errors import ShapeError
+from omnitune.ops.maxsim import EMPTY_DOCUMENT, streamed_maxima
 from omnitune.retrieval.arrays import Array, offsets_of, take_ranges
 from omnitune.types import Embeddings
 
@@ -170,3 +172,83 @@ def _array(rows: Any) -> Array:
         rows = rows.detach().cpu()
         rows = rows.float().numpy() if str(rows.dtype) == "torch.bfloat16" else rows.numpy()
     return np.asarray(rows)
+
+
+def grouped(rows: Packed, counts: Sequence[int]) -> Packed:
+    """Windows' vectors as documents': those of a document's windows, one after another.
+
+    Sparse windows become one row a document, of the largest weight of each term: the maximum over tokens that SPLADE
+    takes, over all windows.
+
+    Args:
+        rows: Vectors of the windows: dense `(windows, dim)`, ragged, or sparse.
+        counts: Windows of every document.
+    """
+    ends = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
+    if rows.indices is not None:
+        assert rows.offsets is not None
+        document = np.repeat(np.repeat(np.arange(len(counts)), counts), np.diff(rows.offsets))
+        # Keys sort by document, then by term; equal ones are the same term in several windows.
+        keys, place = np.unique(document * np.int64(rows.dim) + rows.indices, return_inverse=True)
+        largest = np.full(len(keys), -np.inf, dtype=rows.values.dtype)
+        np.maximum.at(largest, place, rows.values)
+        offsets = np.searchsorted(keys, np.arange(len(counts) + 1) * np.int64(rows.dim)).astype(np.int64)
+        return Packed(values=largest, offsets=offsets, indices=(keys % rows.dim).astype(np.int32), dim=rows.dim)
+    offsets = ends if rows.offsets is None else rows.offsets[ends]
+    return Packed(values=rows.values, offsets=offsets, dim=rows.dim)
+
+
+def maxsim_blocks(
+    queries: Tensor,
+    query_offsets: NDArray[np.int64],
+    decode: Callable[[int, int], Tensor],
+    offsets: NDArray[np.int64],
+    scales: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Sum over a query's vectors of the largest product with a document's vectors.
+
+    Args:
+        queries: Vectors of all queries, one after another `(sum of query vectors, dim)`, float32.
+        query_offsets: Where each query starts, and the end `(queries + 1,)`.
+        decode: Vectors of the documents from number `first` to `last`, one after another `(vectors, dim)`, float32.
+        offsets: Where each document starts, and the end `(documents + 1,)`.
+        scales: See `streamed_maxima`.
+
+    Returns:
+        Scores `(queries, documents)`; -1e9 for documents without vectors.
+
+    Example:
+        >>> q, d = torch.eye(3), torch.eye(3)
+        >>> at = np.array([0, 1, 3])
+        >>> maxsim_blocks(q, np.array([0, 2, 3]), lambda first, last: d[at[first] : at[last]], at)
+        array([[1., 1.],
+               [0., 1.]], dtype=float32)
+    """
+    made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY_DOCUMENT, dtype=np.float32)
+    for filled, best in streamed_maxima(queries, decode, offsets, scales):
+        made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=0)
+    return made
+
+
+def pool_tokens(vectors: NDArray[np.float32], offsets: NDArray[np.int64], most: int) -> tuple[Tensor, Tensor]:
+    """Means of consecutive vectors, at most `most` a document, scaled to unit length: a document in short.
+
+    Args:
+        vectors: `(sum of vectors, dim)`.
+        offsets: Where each document starts, and the end.
+        most: Vectors to keep of each.
+
+    Returns:
+        The means `(sum of kept, dim)` float32, and where each document starts among them, int64.
+    """
+    lengths = np.diff(offsets)
+    kept = np.minimum(lengths, most)
+    ends = np.cumsum(kept)
+    number = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - kept, kept)
+    starts = np.repeat(offsets[:-1], kept) + number * np.repeat(lengths, kept) // np.repeat(np.maximum(kept, 1), kept)
+    pooled = np.zeros((len(starts), vectors.shape[1]), dtype=np.float32)
+    if len(starts):
+        # Documents follow one another without gaps, so the next start is the end.
+        pooled = np.add.reduceat(np.asarray(vectors, dtype=np.float32), starts, axis=0)
+    made = torch.nn.functional.normalize(torch.from_numpy(pooled), dim=1)
+    return made, torch.from_numpy(np.concatenate([[0], ends]).astype(np.int64))

@@ -24,8 +24,7 @@ from omnitune.retrieval.base import SegmentedIndex, best_rows
 from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.packed import Packed
-from omnitune.retrieval.page_files import PageFiles
-from omnitune.retrieval.pages import pages_of_folder
+from omnitune.retrieval.pages import PageFiles, pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
 from omnitune.retrieval.segments import Part, Segments, Where
 from omnitune.retrieval.stages import (

@@ -89,11 +89,7 @@ def paraphrase_mining(
         sentences: The items.
         show_progress_bar: Whether to show progress.
         batch_size: Items a forward pass takes.
-        query_chunk_size: As in `paraphrase_mining_embeddings`, as are the next four.
-        corpus_chunk_size: See there.
-        max_pairs: See there.
-        top_k: See there.
-        score_function: See there.
+        query_chunk_size: As in `paraphrase_mining_embeddings`, as are all that are not named here.
         truncate_dim: Dimensions to keep of every embedding.
         prompt_name: Name of the text put before every item, among the model's prompts.
         prompt: Text put before every item.
@@ -178,17 +174,13 @@ def community_detection(
             sizes = torch.bincount(centre, minlength=len(enough)).tolist()
             parts = torch.split(other[order].cpu(), sizes)
             found += [(start + row, part.numpy()) for row, part in zip(enough.tolist(), parts, strict=True)]
-    return _without_overlap(found, len(vectors), min_community_size)
-
-
-def _without_overlap(found: list[tuple[int, NDArray[Any]]], items: int, smallest: int) -> list[list[int]]:
-    """The largest communities first, each without the items of those before it."""
-    used = np.zeros(items, dtype=bool)
+    used = np.zeros(len(vectors), dtype=bool)
     kept: list[list[int]] = []
-    for centre, members in sorted(found, key=lambda community: -len(community[1])):
-        free = members[~used[members]]
-        if not used[centre] and len(free) >= smallest:
-            kept.append([centre, *free[free != centre].tolist()])
+    # The largest communities first, each without the items of those before it.
+    for row, near in sorted(found, key=lambda community: -len(community[1])):
+        free = near[~used[near]]
+        if not used[row] and len(free) >= min_community_size:
+            kept.append([row, *free[free != row].tolist()])
             used[kept[-1]] = True
     return sorted(kept, key=len, reverse=True)
 

@@ -20,12 +20,11 @@ from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import CANDIDATES, POOLED, LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.lines import BETA, LineIndex, ListingIndex
-from omnitune.retrieval.packed import Packed
+from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.segments import Segments
 from omnitune.retrieval.sparse_index import SparseIndex, Weights
 from omnitune.retrieval.store import encode_corpus, identity, weights_identity
 from omnitune.retrieval.token_codec import Codec
-from omnitune.retrieval.windows import grouped
 
 Scores = NDArray[np.float32]
 

@@ -14,6 +14,9 @@ from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stores import LanceStore, QdrantStore, vector_stages
 
+COMPARED = 10
+"""Pages of each query that are compared."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -46,7 +49,6 @@ def measure_store(
     store: LanceStore | QdrantStore,
     queries: Sequence[str],
     *,
-    top_k: int = 10,
     exact: bool = True,
 ) -> list[Measured]:
     """Compare every stage's search in a store with the search here.
@@ -55,7 +57,6 @@ def measure_store(
         retriever: Whose pages were written.
         store: Where they are.
         queries: Texts.
-        top_k: Pages of each query that are compared.
         exact: Whether the store compares with every page.
     """
     made = []
@@ -70,12 +71,12 @@ def measure_store(
             asked = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
             start = time.perf_counter()
             scores = np.asarray(next(iter(index.scores([asked] if options else asked, allowed, **options))))
-            rows = best_rows(scores, top_k)
+            rows = best_rows(scores, COMPARED)
             seconds[0].append(time.perf_counter() - start)
             if isinstance(index, DenseIndex):
                 asked = asked / max(float(np.linalg.norm(asked)), 1e-12)  # as the index compares them
             start = time.perf_counter()
-            found = store.search(kind, asked, top_k, exact=exact)
+            found = store.search(kind, asked, COMPARED, exact=exact)
             seconds[1].append(time.perf_counter() - start)
             shared.append(len({rows_of[one] for one, _ in found} & set(rows.tolist())) / max(len(rows), 1))
             size = max(1.0, float(np.abs(scores[rows]).max()))

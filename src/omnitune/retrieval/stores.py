@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,22 +59,6 @@ class StoredPage:
     entry: Mapping[str, Any]
     text: str
     vectors: Mapping[str, Matrix]
-
-
-class Store(Protocol):
-    """A database with the pages of a retriever."""
-
-    def write(self, retriever: Retriever) -> int:
-        """Replace what is there by the pages of a retriever, and count them."""
-
-    def search(self, stage: str, query: Matrix, top_k: int = 10, where: Where | None = None) -> list[Scored]:
-        """Best pages of a query `(vectors, dim)` by one stage, with its scores; exact where there is no index."""
-
-    def hybrid(self, stage: str, query: Matrix, text: str, top_k: int = 10, where: Where | None = None) -> list[Scored]:
-        """Best pages by the ranks of a stage and of the store's search for words."""
-
-    def size(self) -> int | None:
-        """Bytes on disk, or None where the store does not say."""
 
 
 def vector_stages(retriever: Retriever) -> dict[str, DenseIndex | LateIndex]:

@@ -78,7 +78,15 @@ class TokenCodec:
         sample = torch.from_numpy(np.array(vectors[chosen], dtype=np.float32))
         wanted = 1 << int(np.log2(max(16.0, 16 * np.sqrt(expected or len(vectors)))))
         count = max(1, min(wanted, MOST_CENTROIDS, len(sample) // 8 or 1))
-        centroids = _kmeans(sample, count, generator)
+        # Lloyd's rounds over a sample; a centroid that nothing is near takes a random vector.
+        centroids = sample[torch.from_numpy(generator.permutation(len(sample))[:count])].clone()
+        for _ in range(6):
+            code = _nearest(sample, centroids)
+            sizes = torch.bincount(code, minlength=count).float()
+            sums = torch.zeros_like(centroids).index_add_(0, code, sample)
+            centroids = sums / sizes.clamp(min=1)[:, None]
+            empty = (sizes == 0).nonzero().squeeze(1)
+            centroids[empty] = sample[torch.from_numpy(generator.integers(0, len(sample), len(empty)))]
         residuals = (sample - centroids[_nearest(sample, centroids)]).flatten()
         residuals = residuals[torch.from_numpy(generator.permutation(len(residuals))[: 1 << 20])]
         levels = 1 << self.bits
@@ -154,16 +162,3 @@ def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
     half = centroids.square().sum(dim=1) / 2
     parts = [(part @ centroids.T - half).argmax(dim=1) for part in torch.split(vectors, _ROWS_AT_ONCE // 4)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-
-
-def _kmeans(sample: Tensor, count: int, generator: np.random.Generator, *, rounds: int = 6) -> Tensor:
-    """Centroids by Lloyd's rounds over a sample; a centroid that nothing is near takes a random vector."""
-    centroids = sample[torch.from_numpy(generator.permutation(len(sample))[:count])].clone()
-    for _ in range(rounds):
-        code = _nearest(sample, centroids)
-        sizes = torch.bincount(code, minlength=count).float()
-        sums = torch.zeros_like(centroids).index_add_(0, code, sample)
-        centroids = sums / sizes.clamp(min=1)[:, None]
-        empty = (sizes == 0).nonzero().squeeze(1)
-        centroids[empty] = sample[torch.from_numpy(generator.integers(0, len(sample), len(empty)))]
-    return centroids

@@ -1,49 +1,11 @@
-"""Modules of the dense family, under Sentence Transformers' path."""
+"""`omnitune.models` under Sentence Transformers' path of today."""
 
 from typing import Any
 
-from omnitune.modules import (
-    Dense,
-    Dropout,
-    InputModule,
-    LayerNorm,
-    Module,
-    Normalize,
-    Pooling,
-    Router,
-    StaticEmbedding,
-    Transformer,
-    WeightedLayerPooling,
-    WordEmbeddings,
-    WordWeights,
-)
-from omnitune.modules import Router as Asym
-from omnitune.modules.clip_model import CLIPModel
+from omnitune.models import *  # noqa: F403  # its __all__ is the list
+from omnitune.models import LEFT_OUT
+from omnitune.models import __all__ as __all__
 from omnitune.renames import missing
-
-LEFT_OUT = dict.fromkeys(
-    ("BoW", "CNN", "LSTM"),
-    "models of it are older than transformers; use WordEmbeddings or StaticEmbedding with Pooling",
-)
-"""Modules that are left out, and what takes their place."""
-
-__all__ = [
-    "Asym",
-    "CLIPModel",
-    "Dense",
-    "Dropout",
-    "InputModule",
-    "LayerNorm",
-    "Module",
-    "Normalize",
-    "Pooling",
-    "Router",
-    "StaticEmbedding",
-    "Transformer",
-    "WeightedLayerPooling",
-    "WordEmbeddings",
-    "WordWeights",
-]
 
 
 def __getattr__(name: str) -> Any:

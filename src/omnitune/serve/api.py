@@ -150,7 +150,31 @@ class Api:
 
     async def info(self, _request: Request) -> Response:
         """Tell what is served."""
-        return JSONResponse(_facts(self.served, self.worker))
+        facts: dict[str, Any] = {
+            "name": self.served.name,
+            "version": __version__,
+            "queue": self.worker.limit,
+            "batch": self.worker.most,
+        }
+        if self.served.encoder is not None:
+            dim = self.served.encoder.get_embedding_dimension()
+            facts |= {
+                "embeddings": self.served.family,
+                "dimensions": dim,
+                "max_input_tokens": self.served.encoder.max_seq_length,
+            }
+            facts["modalities"] = [str(one) for one in self.served.encoder.modalities]
+            if self.served.family == "dense" and dim is not None:
+                facts["int8_range"] = reach_of(dim)
+        facts["reranker"] = self.served.reranker is not None
+        if self.served.retriever is not None:
+            facts |= {"stages": list(self.served.retriever.stages), "pages": len(self.served.retriever)}
+            facts |= {
+                "documents": self.served.retriever.documents,
+                "rankings": self.served.rankings,
+                "image_queries": self.served.sees,
+            }
+        return JSONResponse(facts)
 
     async def health(self, _request: Request) -> Response:
         """Tell that the process lives."""
@@ -215,18 +239,3 @@ def _truncated(found: Sequence[Vector | Score]) -> dict[str, str]:
     """The header that says how many inputs were cut."""
     count = sum(one.truncated for one in found)
     return {"x-omnitune-truncated": f"{count}/{len(found)}"} if count else {}
-
-
-def _facts(served: Served, worker: Worker) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": served.name, "version": __version__, "queue": worker.limit, "batch": worker.most}
-    if served.encoder is not None:
-        dim = served.encoder.get_embedding_dimension()
-        facts |= {"embeddings": served.family, "dimensions": dim, "max_input_tokens": served.encoder.max_seq_length}
-        facts["modalities"] = [str(one) for one in served.encoder.modalities]
-        if served.family == "dense" and dim is not None:
-            facts["int8_range"] = reach_of(dim)
-    facts["reranker"] = served.reranker is not None
-    if served.retriever is not None:
-        facts |= {"stages": list(served.retriever.stages), "pages": len(served.retriever)}
-        facts |= {"documents": served.retriever.documents, "rankings": served.rankings, "image_queries": served.sees}
-    return facts

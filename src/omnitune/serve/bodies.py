@@ -101,7 +101,11 @@ def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
         MediaRefusedError: A medium is named by an address or a path.
     """
     if "messages" in body:
-        given: Any = [_conversation(body["messages"])]
+        messages = body["messages"]
+        if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
+            shown = len(messages) if isinstance(messages, list) else repr(messages)[:80]
+            raise InputError(f"messages: expected one message, which becomes one embedding, got {shown}")
+        given: Any = [{"content": messages[0].get("content")}]
     else:
         given = body.get("input")
     items = given if isinstance(given, list) else [given]
@@ -298,14 +302,6 @@ def _joined(parts: Any) -> dict[str, str]:
             )
         made[name] = value
     return made
-
-
-def _conversation(messages: Any) -> Any:
-    """The input that one message stands for."""
-    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
-        shown = len(messages) if isinstance(messages, list) else repr(messages)[:80]
-        raise InputError(f"messages: expected one message, which becomes one embedding, got {shown}")
-    return {"content": messages[0].get("content")}
 
 
 def _document(one: Any, place: int) -> Any:

@@ -150,9 +150,6 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
         # A loss needs no predictions gathered, and a buffer that DDP overwrites in place breaks the graphs of a step.
         self.prediction_loss_only = True
         self.ddp_broadcast_buffers = False
-        self._settle_devices()
-
-    def _settle_devices(self) -> None:
         if self.parallel_mode == ParallelMode.DISTRIBUTED and not self.dataloader_drop_last:  # type: ignore[has-type]
             logger.warning("dataloader_drop_last: set to True, because ranks must take the same number of steps.")
             self.dataloader_drop_last = True

@@ -44,7 +44,7 @@ def paths(folder: Path, names: list[str]) -> dict[str, Path]:
 
 
 def found(text: str, suffix: str) -> list[tuple[str, float, float]]:
-    return [(one.text, one.start, one.end) for one in SIDECARS[suffix](text)]
+    return [(one.text, one.start, one.end) for one in SIDECARS[suffix].captions(text)]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])

@@ -99,7 +99,7 @@ def read_captions(folder: Path, paths: Mapping[str, Path]) -> Captions:
         if take(path, _of_manifest(path, folder, paths, strangers)) and strangers:
             unmatched[path.name] = strangers
     for path, name in _sidecars(paths):
-        take(path, ((name, caption) for caption in _of_file(path)))
+        take(path, _of_sidecar(path, name))
     return Captions(of=found, broken=broken, unmatched=unmatched)
 
 
@@ -141,8 +141,25 @@ def subtitles(text: str) -> Iterator[Caption]:
             yield Caption(text=said, start=start, end=end)
 
 
-SIDECARS: Mapping[str, Callable[[str], Iterable[Caption]]] = {".txt": lines, ".srt": subtitles, ".vtt": subtitles}
-"""Endings of the files beside a recording or clip, and what makes captions of their text. A new format is a row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """A format of the files that hold the captions of one recording or clip each.
+
+    Attributes:
+        captions: Makes captions of the text of a file; raises `DocumentError` where it is broken.
+        languages: Whether a language may stand before the ending, as in `talk.en.vtt`.
+    """
+
+    captions: Callable[[str], Iterable[Caption]]
+    languages: bool = False
+
+
+SIDECARS: Mapping[str, Sidecar] = {
+    ".txt": Sidecar(captions=lines),
+    ".srt": Sidecar(captions=subtitles, languages=True),
+    ".vtt": Sidecar(captions=subtitles, languages=True),
+}
+"""Formats by the ending of their files. A new one is a row."""
 
 
 def seconds(written: str | float | int) -> float:
@@ -193,7 +210,7 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def _sidecars(paths: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
-    """Files with the captions of one document each, and its name; of subtitles, a language may stand in their name."""
+    """Files with the captions of one document each, and its name."""
     called: dict[Path, dict[str, list[str]]] = {}
     for name, path in paths.items():
         for key in (path.stem, path.name):
@@ -201,12 +218,12 @@ def _sidecars(paths: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
     for parent, documents in called.items():
         for path in sorted(one for one in parent.iterdir() if one.suffix.lower() in SIDECARS):
             stem = _spelled(path.name[: -len(path.suffix)])
-            bare = _LANGUAGE.sub("", stem) if SIDECARS[path.suffix.lower()] is subtitles else stem
+            bare = _LANGUAGE.sub("", stem) if SIDECARS[path.suffix.lower()].languages else stem
             yield from ((path, name) for key in dict.fromkeys((stem, bare)) for name in documents.get(key, ()))
 
 
-def _of_file(path: Path) -> Iterator[Caption]:
-    yield from SIDECARS[path.suffix.lower()](_text(path))
+def _of_sidecar(path: Path, name: str) -> Iterator[tuple[str, Caption]]:
+    yield from ((name, caption) for caption in SIDECARS[path.suffix.lower()].captions(_text(path)))
 
 
 def _of_manifest(
@@ -233,7 +250,16 @@ def _of_manifest(
         matched += 1
         written = _plain(str(known[text] or ""))
         if written:
-            yield name, _timed(written, known, number)
+            try:
+                start, end = (None if known.get(key) in (None, "") else seconds(known[key]) for key in ("start", "end"))
+            except DocumentError as error:
+                raise DocumentError(f"row {number}: {error}") from None
+            caption = Caption(text=written, start=start or 0.0, end=math.inf if end is None else end)
+            if caption.end <= caption.start:
+                raise DocumentError(
+                    f"row {number}: expected an end after the start {caption.start:g}, got {caption.end:g}"
+                )
+            yield name, caption
     if number and not matched:
         raise DocumentError(f"none of its rows names a file of the folder; the first names {strangers[0]!r}")
 
@@ -253,17 +279,6 @@ def _document_named(written: str, by_name: Mapping[str, str]) -> str | None:
     parts = spelled.split("/")
     ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
     return next((by_name[end] for end in ends if end in by_name), None)
-
-
-def _timed(text: str, row: Mapping[str, Any], number: int) -> Caption:
-    try:
-        start, end = (None if row.get(key) in (None, "") else seconds(row[key]) for key in ("start", "end"))
-    except DocumentError as error:
-        raise DocumentError(f"row {number}: {error}") from None
-    caption = Caption(text=text, start=start or 0.0, end=math.inf if end is None else end)
-    if caption.end <= caption.start:
-        raise DocumentError(f"row {number}: expected an end after the start {caption.start:g}, got {caption.end:g}")
-    return caption
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

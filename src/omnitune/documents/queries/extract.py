@@ -343,7 +343,12 @@ def _telling_sentences(page: StoredPage) -> Iterator[tuple[str, bool]]:
 
 def _keyword_queries(page: StoredPage, rare: Mapping[str, float], rarest: float, per_page: int) -> Iterator[str]:
     """Greedy: the sentence whose words weigh most on this page, words that were asked before counting little."""
-    weights = _weights(page.text, rare, rarest)
+    # What a word says about a page: rare elsewhere, repeated here; numbers and words met only once less.
+    weights = {}
+    for mark, times in Counter(terms(page.text)).items():
+        weight = rare.get(mark, 0.0) * (1 + math.log(times))
+        doubtful = any(letter.isdigit() for letter in mark) or (times == 1 and rare.get(mark) == rarest)
+        weights[mark] = weight / 3 if doubtful else weight
     left = {sentence: (set(terms(sentence)), opens) for sentence, opens in _telling_sentences(page)}
     asked: set[str] = set()
 
@@ -360,16 +365,6 @@ def _keyword_queries(page: StoredPage, rare: Mapping[str, float], rarest: float,
         if len(words(query)) >= 3 and acceptable(query):
             asked.update(terms(query))
             yield query
-
-
-def _weights(text: str, rare: Mapping[str, float], rarest: float) -> dict[str, float]:
-    """Weigh what each word says about a page: rare elsewhere, repeated here; numbers and words met only once less."""
-    weights = {}
-    for mark, times in Counter(terms(text)).items():
-        weight = rare.get(mark, 0.0) * (1 + math.log(times))
-        doubtful = any(letter.isdigit() for letter in mark) or (times == 1 and rare.get(mark) == rarest)
-        weights[mark] = weight / 3 if doubtful else weight
-    return weights
 
 
 def keywords(sentence: str, page_text: str, weights: Mapping[str, float], *, most: int = MOST_KEYWORDS) -> str:

@@ -133,7 +133,19 @@ def content(path: Path, kind: ShownKind) -> list[dict[str, Any]]:
         file = wav((samples.clip(-1, 1) * 32767).round().astype(np.int16))
         return [{"type": "input_audio", "input_audio": {"data": base64.b64encode(file).decode(), "format": "wav"}}]
     if kind == "video":
-        return _frames(path)
+        clip = load_video(path, DEFAULT_POLICY, Sampling(num_frames=FRAMES))
+        made: list[dict[str, Any]] = []
+        numbers = list(clip.metadata.frames_indices or [])
+        for place, number in enumerate(numbers):
+            if number in numbers[:place]:  # a very short clip has fewer frames than are asked for
+                continue
+            seconds = number / (clip.metadata.fps or 1.0)
+            image = Image.fromarray(clip.frames[place])
+            image.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
+            encoded = io.BytesIO()
+            image.save(encoded, "JPEG", quality=90)
+            made += [{"type": "text", "text": f"{seconds:.1f} s"}, _picture("jpeg", encoded.getvalue())]
+        return made
     form = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix.lower().removeprefix(".")
     return [_picture(form, path.read_bytes())]
 
@@ -141,20 +153,3 @@ def content(path: Path, kind: ShownKind) -> list[dict[str, Any]]:
 def _picture(form: str, encoded: bytes) -> dict[str, Any]:
     data = base64.b64encode(encoded).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}}
-
-
-def _frames(path: Path) -> list[dict[str, Any]]:
-    """Frames in order, each after its time; one that is there several times, in a very short clip, goes once."""
-    clip = load_video(path, DEFAULT_POLICY, Sampling(num_frames=FRAMES))
-    made: list[dict[str, Any]] = []
-    numbers = list(clip.metadata.frames_indices or [])
-    for place, number in enumerate(numbers):
-        if number in numbers[:place]:
-            continue
-        seconds = number / (clip.metadata.fps or 1.0)
-        image = Image.fromarray(clip.frames[place])
-        image.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=90)
-        made += [{"type": "text", "text": f"{seconds:.1f} s"}, _picture("jpeg", file.getvalue())]
-    return made

@@ -122,15 +122,11 @@ def levels(blocks: Iterable[Samples]) -> tuple[NDArray[np.float32], float]:
         count += len(block)
         together = np.concatenate([rest, block])
         whole = len(together) // size * size
-        found.append(_level(together[:whole].reshape(-1, size)))
+        power = np.mean((together[:whole].reshape(-1, size).astype(np.float32) / FULL) ** 2, axis=1)
+        decibels: NDArray[np.float32] = 10 * np.log10(np.maximum(power, np.float32(10 ** (SILENT / 10))))
+        found.append(decibels)
         rest = together[whole:]
     return np.concatenate(found) if found else np.zeros(0, np.float32), count / RATE
-
-
-def _level(rows: Samples) -> NDArray[np.float32]:
-    power = np.mean((rows.astype(np.float32) / FULL) ** 2, axis=1)
-    decibels: NDArray[np.float32] = 10 * np.log10(np.maximum(power, np.float32(10 ** (SILENT / 10))))
-    return decibels
 
 
 def wav(samples: Samples) -> bytes:
@@ -160,19 +156,15 @@ def audio_fingerprint(samples: Samples) -> str:
     """
     if is_silent(samples):
         return ""
-    samples = _trimmed(samples)
+    # Without what is faint at both ends: the same words are the same, wherever the cut beside them was.
+    energy = np.cumsum(samples.astype(np.float64) ** 2)
+    first, last = np.searchsorted(energy, energy[-1] * np.array([EDGE, 1 - EDGE]))
+    samples = samples[first : last + 1]
     edges = np.geomspace(LOWEST, HIGHEST, BANDS + 1)
     bands = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / RATE), edges)
     power = np.stack([np.add.reduceat(_spectrum(cell), bands)[:-1] for cell in np.array_split(samples, CELLS)])
     loud = 10 * np.log10(np.maximum(power, power.max() * 10 ** (-DEPTH / 10)))
     return np.packbits(loud[:, :-1] + STEP < loud[:, 1:]).tobytes().hex()
-
-
-def _trimmed(samples: Samples) -> Samples:
-    """Without what is faint at both ends: the same words are the same, wherever the cut beside them was."""
-    energy = np.cumsum(samples.astype(np.float64) ** 2)
-    first, last = np.searchsorted(energy, energy[-1] * np.array([EDGE, 1 - EDGE]))
-    return samples[first : last + 1]
 
 
 def _spectrum(samples: Samples) -> NDArray[np.float64]:

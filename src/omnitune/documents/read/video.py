@@ -81,10 +81,14 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
             continue
         shown = [frames[(2 * place + 1) * len(frames) // (2 * KEY_FRAMES)] for place in range(KEY_FRAMES)]
         seconds = boundaries[index + 1] - boundaries[index]
+        # Four frames as one picture, in reading order.
+        top, bottom = np.concatenate(shown[:2], axis=1), np.concatenate(shown[2:], axis=1)
         yield Page(
             number=index + 1,
             label=segments.label(boundaries[index], boundaries[index + 1]),
-            image=keep_segment(_encoded(frames, seconds, samples), ".mp4", _mosaic(shown), folder),
+            image=keep_segment(
+                _encoded(frames, seconds, samples), ".mp4", Image.fromarray(np.concatenate([top, bottom])), folder
+            ),
             width=frames[0].shape[1],
             height=frames[0].shape[0],
             fingerprint=_fingerprint([shown[place] for place in HASHED], samples),
@@ -269,12 +273,6 @@ def _encoded(frames: Sequence[Frame], seconds: float, samples: Samples) -> bytes
                 container.mux(track.encode(part))
             container.mux(track.encode())
     return buffer.getvalue()
-
-
-def _mosaic(frames: Sequence[Frame]) -> Image.Image:
-    """Four frames as one picture, in reading order."""
-    top, bottom = np.concatenate(frames[:2], axis=1), np.concatenate(frames[2:], axis=1)
-    return Image.fromarray(np.concatenate([top, bottom]))
 
 
 def _fingerprint(frames: Sequence[Frame], samples: Samples) -> str:

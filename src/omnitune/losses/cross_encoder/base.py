@@ -83,7 +83,13 @@ class PairLoss(Loss):
             c if isinstance(c, Column) else Column(name=str(i), items=list(c), role=task, prompt=prompt)
             for i, c in enumerate(inputs)
         ]
-        self._check_columns(columns)
+        for what in ("prompt", "role"):
+            given = {column.name: getattr(column, what) for column in columns}
+            if len(set(given.values())) > 1:
+                raise InputError(
+                    f"{'prompts' if what == 'prompt' else 'router_mapping'}: expected one for all columns, because a "
+                    f"pair is made of several, got {given}"
+                )
         return super().forward(columns, labels)
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
@@ -114,16 +120,6 @@ class PairLoss(Loss):
             raise error.at(queries.place(row)) from error
         except ModalityError as error:
             raise ModalityError(f"{queries.place(row)}: {error}") from error
-
-    def _check_columns(self, columns: Sequence[Column]) -> None:
-        """See that what a pair has one of is the same for both sides."""
-        for what in ("prompt", "role"):
-            given = {column.name: getattr(column, what) for column in columns}
-            if len(set(given.values())) > 1:
-                raise InputError(
-                    f"{'prompts' if what == 'prompt' else 'router_mapping'}: expected one for all columns, because a "
-                    f"pair is made of several, got {given}"
-                )
 
 
 class ListLoss(PairLoss):

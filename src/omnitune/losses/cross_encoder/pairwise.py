@@ -140,9 +140,5 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         show_progress_bar: bool = False,
     ) -> None:
         super().__init__(model, num_negatives, scale, activation_fn)
+        self.mini_batch_size = mini_batch_size
         self.strategy = Strategy(mini_batch_size, show_progress_bar=show_progress_bar)
-
-    @property
-    def mini_batch_size(self) -> int | None:
-        """Pairs a mini-batch."""
-        return self.strategy.mini_batch_size

@@ -69,19 +69,11 @@ class LateLoss(Loss):
         super().__init__(model, strategy)
         if smooth is not None and not smooth > 0:
             raise InputError(f"smooth: expected a positive temperature or None, got {smooth}")
+        self.mini_batch_size = mini_batch_size
+        self.mini_batch_num_tokens = mini_batch_num_tokens
         self.similarity_fct = similarity_fct
         self.smooth = smooth
         self._score = scorer(similarity_fct, smooth)
-
-    @property
-    def mini_batch_size(self) -> int | None:
-        """Most items a mini-batch holds."""
-        return self.strategy.mini_batch_size
-
-    @property
-    def mini_batch_num_tokens(self) -> int | None:
-        """Most padded tokens a mini-batch holds."""
-        return self.strategy.mini_batch_num_tokens
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
         """Packed token vectors of every column; the first is of queries unless its role says otherwise."""

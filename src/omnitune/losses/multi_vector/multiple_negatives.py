@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from omnitune.errors import InputError
 from omnitune.losses.multi_vector.base import LateLoss
-from omnitune.ops.blocks import SCORES_AT_ONCE, mean_in_blocks
 from omnitune.ops.collectives import gather_embeddings, world_size
+from omnitune.ops.objectives import SCORES_AT_ONCE, mean_in_blocks
 from omnitune.types import Embeddings, Objective
 
 _KEPT = 4
@@ -140,11 +140,8 @@ class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegatives
     Args:
         model: The encoder.
         scale: As in `MultiVectorMultipleNegativesRankingLoss`, as are all that are not named below.
-        similarity_fct: See above.
         mini_batch_size: Most items a mini-batch holds.
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
-        score_mini_batch_size: See above.
-        gather_across_devices: See above.
         show_progress_bar: Whether to show the mini-batches of every step.
         **options: Those of ours: `smooth`, `false_negative_threshold`, `false_negative_factor`, `symmetric`.
 

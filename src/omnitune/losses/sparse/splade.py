@@ -190,13 +190,6 @@ class CachedSpladeLoss(SpladeLoss):
     Args:
         model: The encoder.
         loss: As in `SpladeLoss`, as are all that are not named below.
-        document_regularizer_weight: See above.
-        query_regularizer_weight: See above.
-        document_regularizer: See above.
-        query_regularizer: See above.
-        document_regularizer_threshold: See above.
-        query_regularizer_threshold: See above.
-        use_document_regularizer_only: See above.
         mini_batch_size: Most items a mini-batch holds.
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
         show_progress_bar: Whether to show the mini-batches of every step.
@@ -231,22 +224,14 @@ class CachedSpladeLoss(SpladeLoss):
             query_regularizer_threshold,
             use_document_regularizer_only,
         )
+        self.mini_batch_size = mini_batch_size
+        self.mini_batch_num_tokens = mini_batch_num_tokens
         self.strategy = Strategy(mini_batch_size, mini_batch_num_tokens, show_progress_bar=show_progress_bar)
         # Embeddings are obtained by the innermost loss, whatever wraps it.
         inner: Loss = self.loss
         while isinstance(inner, Wrapper):
             inner.strategy, inner = self.strategy, inner.loss
         inner.strategy = self.strategy
-
-    @property
-    def mini_batch_size(self) -> int | None:
-        """Most items a mini-batch holds."""
-        return self.strategy.mini_batch_size
-
-    @property
-    def mini_batch_num_tokens(self) -> int | None:
-        """Most padded tokens a mini-batch holds."""
-        return self.strategy.mini_batch_num_tokens
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, for the model card."""

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from PIL import Image
 
 from omnitune.inputs.sampling import Sampling
@@ -85,7 +84,10 @@ class ClipReader(InputModule):
             InputError: There is no model for a language.
             ResourceError: An engine does not start.
         """
-        images = [[_image(frame) for frame in clip.frames] for clip in items]
+        images = [
+            [Image.fromarray(frame if frame.shape[2] in (1, 3) else frame.transpose(1, 2, 0)) for frame in clip.frames]
+            for clip in items
+        ]
         seen = iter(self.pictures.read([image for frames in images for image in frames]))
         heard = iter(self.sound.read([clip.sound for clip in items if clip.sound is not None]))
         found = []
@@ -105,8 +107,3 @@ def legible(text: str) -> list[str]:
 def _letters(line: str) -> float:
     marks = line.replace(" ", "")
     return sum(mark.isalnum() for mark in marks) / len(marks)
-
-
-def _image(frame: np.ndarray) -> Image.Image:
-    """A frame `(height, width, 3)` or `(3, height, width)` as a picture."""
-    return Image.fromarray(frame if frame.shape[2] in (1, 3) else frame.transpose(1, 2, 0))

@@ -126,7 +126,13 @@ class KeepingReader(InputModule):
             with self._borrowed() as engine:
                 text = self.text_of(engine, unread[key])
                 details = {"text": text, **self.details_of(engine)}
-            _keep(folder, key, details)
+            _remember(folder, key, details["text"])
+            path = _place(folder, key)
+            try:
+                with io.writing(path) as temporary:
+                    temporary.write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
+            except (OSError, ResourceError) as error:
+                logger.warning("a reading cannot be kept for the next run: %s: %s", path, error)
             return text
 
         workers = min(runtime.cores(), len(unread))
@@ -176,16 +182,6 @@ def _recall(folder: Path, key: str) -> str | None:
         return None
     _remember(folder, key, text)
     return text
-
-
-def _keep(folder: Path, key: str, details: Mapping[str, Any]) -> None:
-    _remember(folder, key, details["text"])
-    path = _place(folder, key)
-    try:
-        with io.writing(path) as temporary:
-            temporary.write_text(json.dumps(details, ensure_ascii=False), encoding="utf-8")
-    except (OSError, ResourceError) as error:
-        logger.warning("a reading cannot be kept for the next run: %s: %s", path, error)
 
 
 def _remember(folder: Path, key: str, text: str) -> None:

@@ -1,11 +1,27 @@
-"""The module that checkpoints of SPLADE list: a backbone with its masked-language head."""
+"""Modules that older checkpoints and scripts name, and that are a `Transformer` today."""
 
-from typing import Any
+from typing import Any, cast
 
 from omnitune.modules import outputs
+from omnitune.modules.backbones import EMBEDDING
 from omnitune.modules.outputs import ModalityConfig
 from omnitune.modules.tasks import TASKS, Task
 from omnitune.modules.transformer import Transformer
+
+
+class CLIPModel(Transformer):
+    """The module that older checkpoints of CLIP list: text and image features of its two towers."""
+
+    @classmethod
+    def assumed_outputs(cls, task: Task) -> tuple[ModalityConfig, str]:  # noqa: ARG003  # it has one
+        """Both towers' features, which share a space."""
+        return cast(
+            ModalityConfig,
+            {
+                kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
+                for kind in ("text", "image")
+            },
+        ), EMBEDDING
 
 
 class MLMTransformer(Transformer):

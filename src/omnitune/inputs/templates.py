@@ -1,8 +1,14 @@
-"""A limit on the time and memory of chat templates, which are programs that come with checkpoints.
+"""Chat templates: a limit on their time and memory, and pairs for those that do not know the roles of one.
+
+Templates are programs that come with checkpoints.
 
 Jinja's sandbox keeps a template from the machine, not from running for ever: nested loops, a macro that calls itself
 twice, a text that doubles in every round. A thread watches what runs long and stops it by an exception in the thread
 that renders; a number so large that one operation would not end is found before anything runs.
+
+A template that branches on "system", "user" and "assistant" alone renders a pair to nothing. What is put before it
+turns the two messages into one of the user, `<Query>: ... <Document>: ...`. It is part of the template, so a checkpoint
+that is saved with it is rendered alike by every reader of the format.
 """
 
 import ctypes
@@ -16,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError
+from jinja2.exceptions import TemplateError
 from transformers.utils import chat_template_utils
 
 from omnitune.errors import InputError
+from omnitune.inputs.messages import PAIR_ROLES, to_messages
 
 SECONDS = 10.0
 """Processor time of one rendering; a conversation takes a fraction of a millisecond."""
@@ -85,7 +93,10 @@ class _Limited:
                 _watch(job)
                 yield from self.render(context)
             finally:
-                _leave(job)
+                with _lock:
+                    _jobs.discard(job)
+                    if job.reason:  # what was not raised yet shall not be raised elsewhere
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), None)
         except (_Stopped, MemoryError, RecursionError) as error:
             raise InputError(
                 f"chat_template: expected one that ends, got a template that was stopped ({job.reason or error}); "
@@ -145,13 +156,6 @@ def _watch(job: _Job) -> None:
             _thread.start()
 
 
-def _leave(job: _Job) -> None:
-    with _lock:
-        _jobs.discard(job)
-        if job.reason:  # what was not raised yet shall not be raised elsewhere
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), None)
-
-
 def _look() -> None:
     global _thread
     seen = time.monotonic()
@@ -184,3 +188,70 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+_STRUCTURED = """\
+{%- set pair = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- if message.role in ['query', 'document'] -%}
+{%- set start = [{'type': 'text', 'text': '<' ~ (message.role | capitalize) ~ '>: '}] -%}
+{%- if message.role == 'document' and pair.messages and pair.messages[-1].role == 'user' -%}
+{%- set before = pair.messages[-1].content + [{'type': 'text', 'text': '\\n'}] -%}
+{%- set pair.messages = pair.messages[:-1] + [{'role': 'user', 'content': before + start + message.content}] -%}
+{%- else -%}
+{%- set pair.messages = pair.messages + [{'role': 'user', 'content': start + message.content}] -%}
+{%- endif -%}
+{%- else -%}
+{%- set pair.messages = pair.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = pair.messages -%}
+"""
+
+_FLAT = """\
+{%- set pair = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- if message.role in ['query', 'document'] -%}
+{%- set said = '<' ~ (message.role | capitalize) ~ '>: ' ~ message.content -%}
+{%- if message.role == 'document' and pair.messages and pair.messages[-1].role == 'user' -%}
+{%- set said = pair.messages[-1].content ~ '\\n' ~ said -%}
+{%- set pair.messages = pair.messages[:-1] + [{'role': 'user', 'content': said}] -%}
+{%- else -%}
+{%- set pair.messages = pair.messages + [{'role': 'user', 'content': said}] -%}
+{%- endif -%}
+{%- else -%}
+{%- set pair.messages = pair.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = pair.messages -%}
+"""
+
+
+def carry_pairs(processor: Any, *, structured: bool, options: dict[str, Any]) -> bool:
+    """Make a processor's chat template render pairs, if it does not.
+
+    Args:
+        processor: A processor or tokenizer with a chat template, which may be changed.
+        structured: Which form of content the template reads.
+        options: Arguments of the template that every call gets.
+
+    Returns:
+        Whether the template was extended.
+    """
+    if not isinstance(getattr(processor, "chat_template", None), str) or _renders(processor, structured, options):
+        return False
+    processor.chat_template = (_STRUCTURED if structured else _FLAT) + processor.chat_template
+    return True
+
+
+def _renders(processor: Any, structured: bool, options: dict[str, Any]) -> bool:
+    """Tell whether both contents of a pair reach the text that the model is given."""
+    limit_templates(processor)
+    said = tuple(f"content-of-the-{role}" for role in PAIR_ROLES)
+    try:
+        text = processor.apply_chat_template(
+            to_messages(said, "text", structured=structured), tokenize=False, **options
+        )
+    except TemplateError:  # templates raise it for roles that they do not know
+        return False
+    return all(content in text for content in said)

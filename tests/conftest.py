@@ -7,8 +7,6 @@ One thread, no network and fixed seeds, so that results do not depend on the mac
 
 import os
 
-for name in ("FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"):  # what is printed is the same everywhere
-    os.environ.pop(name, None)
 os.environ |= {
     "COLUMNS": "120",
     "HF_HUB_OFFLINE": "1",
@@ -31,6 +29,8 @@ from fixtures import checkpoints, st_checkpoints, words
 from fixtures.pages import pages
 
 torch.set_num_threads(1)
+for name in ("FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"):  # what is printed is the same everywhere
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,7 +108,7 @@ def test_embeddings_of_another_model_are_not_mined_with(finished, tmp_path):
 
 def test_near_duplicates_are_left_out(finished):
     dataset = load(finished[0] / "dataset")
-    pages = negatives._Pages(dataset)
+    pages = negatives.TrainingPages(dataset)
     pages.groups[pages.ids.index("garden.pdf#4")] = pages.groups[pages.ids.index("garden.pdf#1")]
     found = pages.excluded(Negatives(count=1, neighbours=0))
     assert list(found) == ["near-duplicate of the right page"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fixtures.tiny_pdfs import Sheet, write_pdf
-from omnitune import CrossEncoder, Retriever
+from omnitune import CrossEncoder, MultiVectorEncoder, Retriever
 from omnitune.documents.dataset import load
 from omnitune.errors import InputError
+from omnitune.finetune import head, scans, windows
 from omnitune.finetune import retriever as steps_of
-from omnitune.finetune import scans, windows
 from omnitune.finetune.candidates import Standing, _Grid, candidates_for, choose_standing, measure, replacing
 from omnitune.finetune.choose import choose
 from omnitune.finetune.dataset import prepare
@@ -26,7 +26,8 @@ from omnitune.finetune.rungs import describe_ladder
 from omnitune.finetune.steps import Done, Steps
 from omnitune.report.ladder import Ladder
 from omnitune.report.parts import Page
-from omnitune.retrieval.stages import RerankStage
+from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.stages import LateStage, RerankStage
 
 RECIPE = """
 prepare: {width: 200, test: [kitchen.pdf], workers: 1}
@@ -287,6 +288,71 @@ def test_trained_candidates_are_judged_on_validation_documents_alone(
     text = [only for trained, only in seen if trained and only is not None]
     assert text and all(only == set(rows.rows) for only in text)  # no other page was encoded to judge it
     assert {one.name for one in ladder_of(run).trained} == {one["name"] for one in result["trained"]}
+
+
+def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, manuals, model, monkeypatch) -> None:
+    """It is trained on their pages alone, is a candidate, and as an encoder gives what the choice was made by."""
+    recipe = RECIPE.replace("test: [kitchen.pdf]", "test: [kitchen.pdf], validation: [garden.pdf]")
+    prepare(manuals, tmp_path / "data", recipe=parse_recipe(recipe, source="tiny.yaml"))
+    monkeypatch.setattr(head, "FEWEST", 4)
+    asked: list[Any] = []
+    learn, original = head.train_head, steps_of.scored
+
+    def watched(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        made = learn(*args, **options)
+        made.best_epoch, made.projection = 1, made.projection.roll(1, dims=0)
+        return made
+
+    def planted(retriever: Retriever, test: Any) -> Any:
+        """What has a head is right, and all else is not."""
+        trained = isinstance(getattr(retriever.stages.get("late"), "loaded", None), MultiVectorEncoder)
+        made, rows = [], np.array(test.rows)
+        for (_, by_stage), right in zip(original(retriever, test), test.relevant, strict=True):
+            best = np.isin(rows, right) + np.linspace(0, 0.1, len(rows))
+            made.append((rows, dict.fromkeys(by_stage, best if trained else np.linspace(1, 0.5, len(rows)))))
+        return made
+
+    monkeypatch.setattr(head, "train_head", watched)
+    monkeypatch.setattr(steps_of, "scored", planted)
+    run = made(tmp_path / "out", tmp_path / "data", model)
+    page = next(iter(run.dataset.pages_of("train")))
+    run.questions = [Question(text="what is asked beside titles", pages=(page,))]
+    run.run()
+    (queries, pages, right, wrong), options = asked[0]
+    training = [number for number, one in enumerate(run.dataset.page_ids) if one in set(run.dataset.pages_of("train"))]
+    assert len(pages) <= len(training) and len(queries) == len(right) == len(wrong)
+    assert any(places and training[places[0]] == run.dataset.page_ids.index(page) for places in right)
+    assert any(wrong) and not any({*some} & {*other} for some, other in zip(right, wrong, strict=True))
+    assert 0 < len(options["validation"]) < len(queries)
+    assert run.steps.done["retriever"].result["name"].endswith("with a head")
+    opened = Retriever.open(tmp_path / "out" / "retriever")
+    stage, index = opened.stages["late"], opened.indexes["late"]
+    assert isinstance(stage, LateStage) and isinstance(stage.encoder(), MultiVectorEncoder)
+    assert isinstance(index, LateIndex)
+    encoded = stage.encode_pages(run.dataset.page_texts[:1])
+    np.testing.assert_allclose(index.vectors(0), encoded.values, atol=0.02)
+    assert opened.search("baking rye bread", top_k=3)
+    again = made(tmp_path / "out", tmp_path / "data", model)
+    again.questions = run.questions
+    again.run()
+    assert not again.steps.done["head"].fresh and len(asked) == 1
+
+
+def test_a_head_that_does_not_help_is_none(tmp_path, manuals, model, monkeypatch) -> None:
+    recipe = RECIPE.replace("test: [kitchen.pdf]", "test: [kitchen.pdf], validation: [garden.pdf]")
+    prepare(manuals, tmp_path / "data", recipe=parse_recipe(recipe, source="tiny.yaml"))
+    run = made(tmp_path / "few", tmp_path / "data", model)
+    monkeypatch.setattr(head, "FEWEST", 10_000)
+    run.run()
+    assert "too few" in run.steps.done["head"].result["why"]
+    monkeypatch.setattr(head, "FEWEST", 4)
+    learn = head.train_head
+    monkeypatch.setattr(head, "train_head", lambda *args, **options: learn(*args, **{**options, "rate": -30}))
+    run = made(tmp_path / "worse", tmp_path / "data", model)
+    run.run()
+    assert "No epoch" in run.steps.done["head"].result["why"]
+    assert not [one for one in run.steps.done["retriever"].result["trained"] if "head" in one["name"]]
 
 
 def test_a_model_of_texts_is_given_texts(dataset) -> None:

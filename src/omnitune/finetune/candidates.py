@@ -121,7 +121,8 @@ def candidates_for(settings: Retrieving, source: Source, there: Sequence[str], s
         if one.main in ("dense", "late"):
             name = one.name if source.reads == "text" else one.name.replace("dense", f"dense on the {sees}")
             name = name.replace(", all windows", "") if source.reads != "text" else name
-            made.append(replace(one, name=f"{name}, finetuned" if source.trained else name, source=source))
+            how = ", with a head" if source.head else ", finetuned" if source.trained else ""
+            made.append(replace(one, name=f"{name}{how}", source=source))
     return made
 
 
@@ -132,7 +133,7 @@ class Standing:
     Attributes:
         name: Of the candidate.
         reads: What its dense stages read ("text" or "images").
-        trained: Whether they are the finetuned model's.
+        trained: Whether they are the finetuned model's, or have the run's head.
         weights: Of its stages: the best of all that were tried.
         value: Mean of `titles` and `questions`, by which it is chosen.
         titles: NDCG@10 of titles.
@@ -145,6 +146,7 @@ class Standing:
         milliseconds: Median time of a query.
         within: Whether that is inside the budgets.
         rerank: Whether the run's reranker orders the first pages anew.
+        head: Whether late interaction has the head that the run trained.
     """
 
     name: str
@@ -161,11 +163,12 @@ class Standing:
     milliseconds: float
     within: bool
     rerank: bool = False
+    head: bool = False
 
     @property
     def source(self) -> Source:
         """The model behind its dense stages."""
-        return Source(reads=self.reads, trained=self.trained)
+        return Source(reads=self.reads, trained=self.trained, head=self.head)
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -312,6 +315,7 @@ def judged(
         name=name,
         reads=source.reads,
         trained=source.trained,
+        head=source.head,
         rerank=rerank,
         weights=weights,
         value=value,

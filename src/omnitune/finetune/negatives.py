@@ -91,7 +91,7 @@ def mine_pages(
     Raises:
         DatasetError: No query has enough negatives.
     """
-    pages = _Pages(dataset)
+    pages = TrainingPages(dataset)
     if known is not None:
         encoded = known[pages.usable]
     else:
@@ -131,10 +131,15 @@ _WORDS = {
 }
 
 
-class _Pages:
-    """Training pages and pairs in numbers: a page is its place in `usable`, a query its place in `queries`."""
+class TrainingPages:
+    """Training pages and pairs in numbers: a page is its place in `usable`, a query its place in `queries`.
 
-    def __init__(self, dataset: DocumentDataset) -> None:
+    Args:
+        dataset: Pages and training pairs.
+        further: Pairs of a query and a page's id that join them; those of other pages are left out.
+    """
+
+    def __init__(self, dataset: DocumentDataset, further: Sequence[tuple[str, str]] = ()) -> None:
         table = dataset.tables["pages"]
         columns = (table["side"], table["left_out_for"])
         free = [side == "train" and not held for side, held in zip(*columns, strict=True)]
@@ -143,10 +148,11 @@ class _Pages:
         self.documents = np.array(table["document"])[self.usable]
         self.numbers = np.array(table["number"])[self.usable]
         self.groups = np.array(table["group"])[self.usable]
-        train = dataset.tables["train"]
-        self.queries = list(dict.fromkeys(train["query"]))
+        train, usable = dataset.tables["train"], set(self.ids)
+        asked = [*zip(train["query"], train["page_id"], strict=True), *(pair for pair in further if pair[1] in usable)]
+        self.queries = list(dict.fromkeys(query for query, _ in asked))
         query, page = ({name: place for place, name in enumerate(names)} for names in (self.queries, self.ids))
-        pairs = sorted({(query[one], page[of]) for one, of in zip(train["query"], train["page_id"], strict=True)})
+        pairs = sorted({(query[one], page[of]) for one, of in asked})
         numbers = torch.tensor(pairs, dtype=torch.int64)
         self.positives = Pairs(numbers[:, 0].contiguous(), numbers[:, 1].contiguous())
 
@@ -188,7 +194,7 @@ def _pairs(queries: Sequence[NDArray[np.int64]], documents: Sequence[NDArray[np.
     return Pairs(torch.from_numpy(np.concatenate(queries)), torch.from_numpy(np.concatenate(documents)))
 
 
-def _listed(mined: Mined, pages: _Pages) -> list[dict[str, Any]]:
+def _listed(mined: Mined, pages: TrainingPages) -> list[dict[str, Any]]:
     """A row a training pair that has all its negatives."""
     found = []
     positives = (mined.positives.queries, mined.positives.documents, mined.positive_scores)

@@ -9,8 +9,9 @@ from typing import Any
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.finetune.choose import ModelChoice, loading
 from omnitune.finetune.measure import has_text, load_test, unit
-from omnitune.finetune.windows import OVERLAP, cut_pages, encode_windows, text_reader
+from omnitune.finetune.windows import OVERLAP, Windows, cut_pages, encode_windows, text_reader, through_head
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import DenseStage, LateStage, LexicalStage, LineStage, ListingStage, SparseStage, Stage
@@ -29,11 +30,16 @@ class Source:
 
     Attributes:
         reads: "text" (all windows of the texts, and their tokens) or "images" (one vector a page).
-        trained: Whether it is the run's finetuned model.
+        trained: Whether it is the run's finetuned model, or has the run's head.
+        head: Whether it is the untrained model with the head for late interaction that the run trained.
     """
 
     reads: str
     trained: bool = False
+    head: bool = False
+
+
+HEAD = Source(reads="text", trained=True, head=True)
 
 
 class Pools:
@@ -90,7 +96,7 @@ class Pools:
             seen = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
             return Retriever.build(items, [*words, sees], encoded=seen, show_progress=False)
         wanted = [text if only is None or row in only else "" for row, text in enumerate(texts)]
-        reader = self._finetuned() if source.trained else self._reader[0]
+        reader = self._finetuned() if source.trained and not source.head else self._reader[0]
         settings = self.chosen.recipe.retriever
         encoded: dict[str, Packed] = {}
         asked_for = settings.stages is None or "sparse" in settings.stages
@@ -104,18 +110,28 @@ class Pools:
             words.append(splade)
         if reader is None:
             return Retriever.build(items, words, encoded=encoded, show_progress=False)
-        windows = encode_windows(
-            reader,
-            cut_pages(reader, wanted),
-            self.out / "embeddings" / "windows",
-            batch_size=self.chosen.recipe.evaluation.batch_size,
-        )
-        dense = DenseStage(model=reader, overlap=OVERLAP)
+        windows = self._windows(reader, wanted)
         late = LateStage(model=reader, overlap=OVERLAP, codec="int8", pooled=POOLED, candidates=PROPOSED)
-        for stage in (dense, late):
+        stages: list[DenseStage | LateStage] = [late]
+        if source.head:
+            late.model = MultiVectorEncoder(str(self.out / "head"), device=str(reader.device))
+            encoded["late"] = through_head(late.model, windows.tokens)
+        else:
+            stages.append(DenseStage(model=reader, overlap=OVERLAP))
+            encoded |= {"dense": windows.dense, "late": windows.tokens}
+        for stage in stages:
             stage.encoder()
-        encoded |= {"dense": windows.dense, "late": windows.tokens}
-        return Retriever.build(items, [*words, dense, late], encoded=encoded, show_progress=False)
+        return Retriever.build(items, [*words, *stages], encoded=encoded, show_progress=False)
+
+    def token_vectors(self, rows: Sequence[int]) -> Packed:
+        """Token vectors of some pages as untrained late interaction has them; the store has them already."""
+        reader = self._reader[0]
+        assert reader is not None, "there is late interaction"
+        return self._windows(reader, [self.dataset.page_texts[row] for row in rows]).tokens
+
+    def _windows(self, reader: SentenceTransformer, texts: Sequence[str]) -> Windows:
+        place, size = self.out / "embeddings" / "windows", self.chosen.recipe.evaluation.batch_size
+        return encode_windows(reader, cut_pages(reader, texts), place, batch_size=size)
 
     def _finetuned(self) -> SentenceTransformer:
         return SentenceTransformer(str(self.out / "model"), **loading(self.chosen.recipe))

@@ -155,7 +155,11 @@ class Retrieving:
         bytes_per_page: Most that a page may take in the index.
         queries: Most validation queries of titles.
         scans: Whether held-out pages with a text layer are recognised and measured as scans, too.
-        seed: Of the draw of these.
+        head_epochs: Most epochs of a head for late interaction; training ends sooner where it no longer helps. 0 trains
+            none.
+        head_negatives: Wrong pages a query that it is trained against: those that lexical search and untrained late
+            interaction find first.
+        seed: Of the draw of queries, and of the head.
     """
 
     build: bool = True
@@ -165,6 +169,8 @@ class Retrieving:
     bytes_per_page: int = 500_000
     queries: int = 200
     scans: bool = True
+    head_epochs: int = 12
+    head_negatives: int = 12
     seed: int = 12
 
 

@@ -3,6 +3,7 @@
     out/
       retriever/            the chosen one, to open with `Retriever.open`
       embeddings/windows/   token vectors and vectors of all windows by content, so that nothing is encoded twice
+      head/                 late interaction with the head that was trained
       ladder.npz            what every rung found for the test queries
 
 No choice sees the test documents. Candidates that were trained on nothing are compared on all other documents. One that
@@ -27,6 +28,7 @@ from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.splits import Side
 from omnitune.finetune.candidates import (
     LEXICAL,
+    TEXT,
     Candidate,
     Standing,
     candidates_for,
@@ -40,6 +42,7 @@ from omnitune.finetune.candidates import (
     stand,
 )
 from omnitune.finetune.choose import ModelChoice, loading, model_identity
+from omnitune.finetune.head import train_late_head
 from omnitune.finetune.measure import (
     METRIC,
     QueryMetrics,
@@ -49,14 +52,14 @@ from omnitune.finetune.measure import (
     score_search,
     test_sets,
 )
-from omnitune.finetune.pools import Pools, Source
+from omnitune.finetune.pools import HEAD, Pools, Source
 from omnitune.finetune.questions import Question, question_set
 from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stages import RerankStage, load_encoder
+from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ _WALL = 60
 _FEW = 30
 """Queries below which captions and headings decide beside titles, and the choice says that they were few."""
 
-_VERSION = 4
+_VERSION = 5
 """Changes when the same inputs would give another retriever."""
 
 
@@ -110,6 +113,10 @@ class RetrieverSteps:
         }
         if self.settings.sparse is not None:
             inputs["sparse"] = model_identity(self.settings.sparse)
+        if self.held_out and self.text and self.settings.stages is None and self.settings.head_epochs:
+            same = ("version", "dataset", "encoder", "settings", "questions")
+            head = {name: inputs[name] for name in same}
+            inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / "head"]).key
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
         inputs = {
             "retriever": made.key,
@@ -120,6 +127,19 @@ class RetrieverSteps:
         self.steps.run("ladder", inputs, lambda _: self._measure(file), makes=[file])
 
     # -- choosing
+
+    def _head(self) -> dict[str, Any]:
+        """Train a head for late interaction, where there is any."""
+        folder = self.out / "head"
+        shutil.rmtree(folder, ignore_errors=True)
+        pool = self.pools.pool(TEXT)
+        if "late" not in pool.stages:
+            return {"why": "No stage reads texts."}
+        asked = [(one.text, page) for one in self.questions for page in one.pages]
+        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.settings, folder, self.log)
+        if "why" in told:
+            self.log(f"No head for late interaction: {told['why']}")
+        return told
 
     def _build(self) -> dict[str, Any]:
         tests = deciding(self.validation())
@@ -175,10 +195,12 @@ class RetrieverSteps:
         }
         rows = set(next(iter(tests.values())).rows)
         standings: list[Standing] = []
-        for source in self.pools.sources:
-            if source.trained:
-                pool = self.pools.make(source, only=rows)
-                standings += self._standings(self._candidates(source, pool), tests, baseline, pool)
+        trained = [source for source in self.pools.sources if source.trained]
+        if "head" in self.steps.done and "why" not in self.steps.done["head"].result:
+            trained.append(HEAD)
+        for source in trained:
+            pool = self.pools.make(source, only=rows)
+            standings += self._standings(self._candidates(source, pool), tests, baseline, pool, encoded=len(rows))
         if "reranker" in self.steps.done and not self._reranker().model.supports(self.dataset.kind.modality):
             standings += self._reranked(best, tests, baseline)
         return standings
@@ -211,8 +233,17 @@ class RetrieverSteps:
         tests: Mapping[str, TestSet],
         baseline: Mapping[str, NDArray[np.float64]] | None,
         pool: Retriever | None = None,
+        encoded: int | None = None,
     ) -> list[Standing]:
-        """Compare candidates on some queries with the first of them, where no other baseline is given."""
+        """Compare candidates on some queries with the first of them, where no other baseline is given.
+
+        Args:
+            listed: The candidates.
+            tests: The queries.
+            baseline: NDCG@10 of what they have to beat, query by query.
+            pool: Where their stages are; None takes that of their source.
+            encoded: Pages of it that models encoded; None for all.
+        """
         against = "lexical" if baseline is None else "it"
         standings = []
         for one in listed:
@@ -221,7 +252,7 @@ class RetrieverSteps:
             if baseline is None:
                 found = {name: measure(scores[name], one.stages, test) for name, test in tests.items()}
                 baseline = {name: metrics.metrics[METRIC] for name, metrics in found.items()}
-            costs = self._costs(made, next(iter(tests.values())).queries)
+            costs = self._costs(made, next(iter(tests.values())).queries, encoded)
             standing = stand(one, scores, tests, baseline, self.evaluation, costs, self.settings)
             standings.append(standing)
             self.log(f"  {standing.name}: {standing.value:.3f} ({standing.low:+.3f} to {standing.high:+.3f} against "
@@ -269,13 +300,18 @@ class RetrieverSteps:
         """Documents that decide, in words."""
         return f"training{' and validation' if self.held_out else ''} {self.dataset.kind.words.document}s"
 
-    def _costs(self, some: Retriever, queries: Sequence[str]) -> tuple[int, float]:
-        """Bytes a page of a retriever, and the median milliseconds of a query.
+    def _costs(self, some: Retriever, queries: Sequence[str], encoded: int | None = None) -> tuple[int, float]:
+        """Bytes a page of a retriever, of which models encoded some pages, and the median milliseconds of a query.
 
         The time is the processor's, so that what else the machine does has no part in the choice; and of one thread,
         because several that wait for one another on a busy machine count their waiting.
         """
-        held = sum(array.nbytes for part in some.segments.parts for name, array in part.arrays.items() if "." in name)
+        held = 0.0
+        for part in some.segments.parts:
+            for name, array in part.arrays.items():
+                vectors = isinstance(some.stages.get(name.split(".")[0]), ModelStage)
+                pages = encoded if vectors and encoded is not None else len(some)
+                held += array.nbytes / max(1, pages) if "." in name else 0
         seconds = []
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -286,7 +322,7 @@ class RetrieverSteps:
                 seconds.append(time.process_time() - started)
         finally:
             torch.set_num_threads(threads)
-        return held // max(1, len(some)), 1000 * statistics.median(seconds[1:])
+        return int(held), 1000 * statistics.median(seconds[1:])
 
     # -- measuring
 

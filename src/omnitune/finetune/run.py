@@ -9,6 +9,7 @@ checkpoint.
       checkpoints/   of the training                    model/        the finetuned model
       report.html    report.json                        negatives.jsonl
       retriever/     the chosen retriever               ladder.npz    what it and simpler ones found
+      head/          late interaction with a trained head
 """
 
 import logging
@@ -56,6 +57,9 @@ _RECOGNISING = 0.5
 
 _QUERY = 0.05
 """Seconds that measuring all rungs of the ladder takes a query."""
+
+_HEAD = 0.03
+"""Seconds that mining for a head and training it take a training query."""
 
 _PASSES = 3.5
 """Forwards that a training step is worth: one forward, a backward of two, and some replay."""
@@ -256,6 +260,8 @@ def estimate(model: SentenceTransformer, chosen: ModelChoice, dataset: DocumentD
         each = again if dataset.as_text else seconds(reader, [windows[-1][0]] * 4)
         encoding += each * (sum(map(len, windows)) - (len(pages) if dataset.as_text else 0))
         choosing = _QUERY * (4 * len(dataset.queries) + recipe.retriever.queries)
+        if recipe.retriever.head_epochs and dataset.validation.queries:
+            choosing += _HEAD * rows
         if scans_of(dataset):
             held_out = len(dataset.pages_of("test"))
             choosing += held_out * (_RECOGNISING / runtime.cores() + each * sum(map(len, windows)) / len(pages))

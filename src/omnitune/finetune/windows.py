@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, text_embedder
 from omnitune.finetune.measure import Matrix, unit
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
+from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.model.windows import window_cutter
 from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.stages import TokenVectors
 from omnitune.retrieval.store import encode_corpus, identity
+from omnitune.training.late_head import LateHead
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,10 @@ kept twice."""
 
 CHUNK = 512
 """Windows between two writes of the store: what a stop can lose."""
+
+
+_TRANSFORMED = 100_000
+"""Token vectors that go through a head at a time."""
 
 
 class BothOf(TokenVectors):
@@ -119,3 +126,14 @@ def encode_windows(
     tokens = Packed(values=made.values[~last], offsets=shorter, dim=made.dim)
     counts = list(map(len, pages))
     return Windows(dense=grouped(windows, counts), tokens=grouped(tokens, counts))
+
+
+def through_head(encoder: MultiVectorEncoder, tokens: Packed) -> Packed:
+    """Kept token vectors of documents as an encoder with a head gives them, in half precision."""
+    head, offsets = LateHead.of(encoder), tokens.offsets
+    projection = head.projection.cpu()
+    made = np.empty((len(tokens.values), len(projection)), dtype=np.float16)
+    for first in range(0, len(made), _TRANSFORMED):
+        some = torch.from_numpy(np.array(tokens.values[first : first + _TRANSFORMED], dtype=np.float32))
+        made[first : first + _TRANSFORMED] = torch.nn.functional.normalize(some @ projection.T, dim=-1).numpy()
+    return Packed(values=made, offsets=offsets, dim=made.shape[1])

@@ -66,11 +66,12 @@ class TokenVectors:
         tokenizer = model.tokenizer
         special = set(getattr(tokenizer, "all_special_ids", ()))
         vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-        self._mute = [
-            number
+        muted = {
+            token: number
             for token, number in vocabulary.items()
             if number not in special and not any(letter.isalnum() for letter in token.lstrip(_JOINERS))
-        ]
+        }
+        self.mute_words, self._mute = list(muted), list(muted.values())
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
         """Token vectors `(tokens, dim)` of every query."""

@@ -59,19 +59,28 @@ class LateHead:
     history: list[float] = field(default_factory=list)
     best_epoch: int = 0
 
-    def modules(self) -> list[nn.Module]:
-        """Modules that follow the backbone in a checkpoint: standard ones, and `TokenWeights` if there are weights."""
+    @classmethod
+    def of(cls, encoder: MultiVectorEncoder) -> "LateHead":
+        """The head of an encoder that `on` made."""
+        projection = next(one.linear.weight for one in encoder if isinstance(one, Dense))
+        weights = next((one for one in encoder if isinstance(one, TokenWeights)), None)
+        return cls(projection.detach(), weights, SCALE)
+
+    def on(self, encoder: MultiVectorEncoder, *, skiplist_words: Sequence[str] = ()) -> MultiVectorEncoder:
+        """A late-interaction encoder of `encoder`'s backbone and this head; it can be saved and loaded as any other.
+
+        Args:
+            encoder: Its first module makes the token vectors.
+            skiplist_words: Tokens of documents that had no vectors in training.
+        """
         dim, hidden = self.projection.shape
         dense = Dense(
             hidden, dim, bias=False, activation_function=None, init_weight=self.projection, module_input_name=TOKENS
         )
-        made: list[nn.Module] = [Normalize(TOKENS), dense, MultiVectorMask(), Normalize(TOKENS)]
-        return made if self.weights is None else [*made, self.weights]
-
-    def on(self, encoder: MultiVectorEncoder) -> MultiVectorEncoder:
-        """A late-interaction encoder of `encoder`'s backbone and this head; it can be saved and loaded as any other."""
+        mask = MultiVectorMask(list(skiplist_words))
+        weights = [] if self.weights is None else [self.weights]
         return MultiVectorEncoder(
-            modules=[encoder[0], *self.modules()],
+            modules=[encoder[0], Normalize(TOKENS), dense, mask, Normalize(TOKENS), *weights],
             prompts=dict(encoder.prompts),
             default_prompt_name=encoder.default_prompt_name,
             similarity_fn_name="meanmaxsim",

@@ -43,6 +43,19 @@ def require(package: str, *, extra: str) -> ModuleType:
         ) from error
 
 
+def installed(package: str) -> str | None:
+    """Version of a package, or of Python ("python"); None where it is not installed."""
+    import platform
+    from importlib import metadata
+
+    if package == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def cache_folder() -> Path:
     """Name the folder of derived results: `OMNITUNE_CACHE`, or `omnitune` under the user's cache folder."""
     explicit = os.environ.get("OMNITUNE_CACHE")

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -389,13 +388,8 @@ def cases(
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, where they are installed."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: runtime.installed(name) for name in PACKAGES}
+    return {"Python": platform.python_version(), **{name: one for name, one in found.items() if one is not None}}
 
 
 def hardware() -> dict[str, str]:

@@ -6,11 +6,9 @@ weights are safetensors, and code that comes with a checkpoint runs only when th
 """
 
 import logging
-import platform
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from torch import nn
 from transformers.dynamic_module_utils import custom_object_save
 
-from omnitune import io
+from omnitune import io, runtime
 from omnitune._version import __version__
 from omnitune.errors import CheckpointError
 from omnitune.model.family import DENSE, Family
@@ -261,7 +259,7 @@ def check_requirements(requirements: Mapping[str, Any], source: Path) -> None:
         if entry.get("unless") == "omnitune":
             continue
         specifier = str(entry.get("specifier", ""))
-        installed = _installed("torch" if package == "pytorch" else package)
+        installed = runtime.installed("torch" if package == "pytorch" else package)
         try:
             met = installed is not None and SpecifierSet(specifier, prereleases=True).contains(installed)
         except InvalidSpecifier:
@@ -272,15 +270,6 @@ def check_requirements(requirements: Mapping[str, Any], source: Path) -> None:
             unmet.append(f"{package}{specifier}, but {found}. {entry.get('reason', '')}".rstrip())
     if unmet:
         raise CheckpointError(f"{source}: it requires {'; '.join(unmet)}")
-
-
-def _installed(package: str) -> str | None:
-    if package == "python":
-        return platform.python_version()
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def save(
@@ -317,7 +306,7 @@ def save(
                 custom_object_save(module, str(fresh))
             entry: dict[str, Any] = {"idx": index, "name": name, "path": path, "type": registry.type_of(module)}
             entries.append({**entry, "kwargs": list(names)} if (names := forward_kwargs.get(name)) else entry)
-        files.write_list(fresh / MODULES, entries)
+        files.write_json(fresh / MODULES, entries)
         files.write_json(fresh / CONFIG, {**config, **_provenance(registry.own_types(modules.values()))})
         if card is not None:
             card(fresh)
@@ -327,8 +316,8 @@ def _provenance(own: Sequence[str]) -> dict[str, Any]:
     """Versions; and for modules that only omnitune has, what stops other readers with one clear sentence."""
     versions = {
         "omnitune": __version__,
-        "transformers": metadata.version("transformers"),
-        "pytorch": metadata.version("torch"),
+        "transformers": runtime.installed("transformers"),
+        "pytorch": runtime.installed("torch"),
     }
     if not own:
         return {"__version__": versions}

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from omnitune.engine import arguments
 from omnitune.engine.inference import Request, check_options, listed, make_request, materialized, stacked
-from omnitune.errors import InputError
 from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
@@ -109,14 +108,13 @@ class SentenceTransformer(DenseOldNames, Encoder):
             model_card_data=model_card_data,
             backend=backend,
         )
-        self.similarity_fn_name = self._saved_similarity if similarity_fn_name is None else similarity_fn_name
+        if similarity_fn_name is not None:
+            self.similarity_fn_name = similarity_fn_name
         arguments.count_or_none("truncate_dim", truncate_dim)
         self.truncate_dim = truncate_dim if truncate_dim is not None else self._saved_truncate_dim
 
     def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
         super()._configure(config, prompts, default_prompt_name)
-        saved = config.get("similarity_fn_name")
-        self._saved_similarity: Any = saved if saved in self.family.similarities else self.family.similarity
         self._saved_truncate_dim: int | None = config.get("truncate_dim")
 
     @classmethod
@@ -247,25 +245,13 @@ class SentenceTransformer(DenseOldNames, Encoder):
 
     # -- similarity
 
-    @property
-    def similarity_fn_name(self) -> Any:
-        """Name of the similarity that `similarity` computes."""
-        return self._similarity.value
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: SimilarityName | SimilarityFunction | None) -> None:
-        name = value.value if isinstance(value, SimilarityFunction) else value or self.family.similarity
-        if name not in self.family.similarities:
-            raise InputError(f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}")
-        self._similarity = SimilarityFunction(name)
-
     def similarity(
         self,
         embeddings1: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
         embeddings2: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
     ) -> Tensor:
         """Similarity of every embedding of the first `(n, dim)` with every one of the second `(m, dim)`: `(n, m)`."""
-        return SimilarityFunction.to_similarity_fn(self._similarity)(embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     def similarity_pairwise(
         self,
@@ -273,7 +259,7 @@ class SentenceTransformer(DenseOldNames, Encoder):
         embeddings2: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
     ) -> Tensor:
         """Similarity of the first embedding with the first, the second with the second, ...: `(n,)`."""
-        return SimilarityFunction.to_similarity_pairwise_fn(self._similarity)(embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     # -- dimensions and pooling
 

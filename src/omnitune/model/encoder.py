@@ -2,16 +2,45 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from omnitune.errors import InputError
 from omnitune.model import pool as pools
 from omnitune.model.base import Model
 from omnitune.modules.pooling import Pooling
+from omnitune.ops.similarity import SimilarityFunction
 
 
 class Encoder(Model, pools.PoolMixin):
     """A model that turns one input into one output of a known size."""
+
+    _similarity: str | None = None
+
+    @property
+    def similarity_fn_name(self) -> Any:
+        """Name of the similarity that `similarity` computes."""
+        return self._similarity or self.family.similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
+        name = value.value if isinstance(value, SimilarityFunction) else value
+        if name is not None and name not in self.family.similarities:
+            hint = self.similarity_hint(name)
+            raise InputError(f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}{hint}")
+        self._similarity = name
+
+    def similarity_hint(self, name: str) -> str:  # noqa: ARG002
+        """Say what to do instead where a similarity is another family's; goes behind the error."""
+        return ""
+
+    def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
+        super()._configure(config, prompts, default_prompt_name)
+        saved = config.get("similarity_fn_name")
+        self._similarity = saved if saved in self.family.similarities else None
+
+    def _model_config(self) -> dict[str, Any]:
+        return {**super()._model_config(), "similarity_fn_name": self._similarity}
 
     def get_embedding_dimension(self) -> int | None:
         """Dimensions of a vector that the model gives, or None where no module says."""

@@ -1,13 +1,67 @@
-"""Giving a model away: the verbs that write it under other names and to the Hugging Face Hub."""
+"""Writing a model: to a directory, and to the Hugging Face Hub."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from omnitune.errors import InputError
+from omnitune.model import checkpoint
+from omnitune.model.graph import Graph
+from omnitune.report import card
 
 
 class HubMixin:
-    """`save` and `push_to_hub` of a model that has `save_pretrained`."""
+    """`save_pretrained`, `save` and `push_to_hub` of a model."""
 
-    save_pretrained: Any
+    graph: Graph | None
+    forward_kwargs: Mapping[str, Sequence[str]]
+    named_children: Any
+    parameters: Any
+    _model_config: Any
+
+    def save_pretrained(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write a directory that omnitune, Sentence Transformers and other readers of its format load.
+
+        Args:
+            path: The directory; made when missing.
+            model_name: Name for the model card.
+            create_model_card: Whether to write `README.md`.
+            train_datasets: Names of training datasets, for the model card.
+            safe_serialization: Must be True: only safetensors are written.
+
+        Raises:
+            InputError: `safe_serialization` is False, weights are sharded over ranks, or a graph stands for them.
+            ResourceError: The disk is full; what `path` held before is kept.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
+        if self.graph is not None:
+            raise InputError(
+                f"save_pretrained: expected weights, got a graph; copy {self.graph.folder.parent}, or load the model "
+                "with backend='torch'"
+            )
+        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
+            raise InputError(
+                "save_pretrained: expected whole weights, got weights that are sharded over ranks; call "
+                "trainer.save_model, or on every rank enter omnitune.engine.fsdp_sync.whole(model) first"
+            )
+        written = partial(card.write, self, model_name=model_name, train_datasets=train_datasets)
+        checkpoint.save(
+            Path(path),
+            dict(self.named_children()),
+            self._model_config(),
+            self.forward_kwargs,
+            card=written if create_model_card else None,
+        )
 
     def save(
         self,

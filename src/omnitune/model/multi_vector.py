@@ -78,7 +78,6 @@ class MultiVectorEncoder(Encoder):
         backend: Backend = "torch",
         similarity_fn_name: str | SimilarityFunction | None = None,
     ) -> None:
-        self._similarity: str | None = None
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -140,14 +139,6 @@ class MultiVectorEncoder(Encoder):
     def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:
         """A bare backbone, a new projection of every token, the mask, and unit length."""
         return late_formats.load(path_or_id, options).modules
-
-    def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
-        super()._configure(config, prompts, default_prompt_name)
-        saved = config.get("similarity_fn_name")
-        self._similarity = saved if saved in self.family.similarities else None
-
-    def _model_config(self) -> dict[str, Any]:
-        return {**super()._model_config(), "similarity_fn_name": self._similarity}
 
     def preprocess_loaded(
         self, inputs: Sequence[Any], prompt: str | None, *, modality: Modality | None, **kwargs: Any
@@ -292,21 +283,9 @@ class MultiVectorEncoder(Encoder):
 
     # -- similarity
 
-    @property
-    def similarity_fn_name(self) -> Any:
-        """Name of the similarity that `similarity` computes."""
-        return self._similarity or self.family.similarity
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
-        name = value.value if isinstance(value, SimilarityFunction) else value
-        if name is not None and name not in self.family.similarities:
-            hint = _XTR if name == "xtr" else ""
-            raise InputError(
-                f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}; {hint}others compare "
-                "single vectors"
-            )
-        self._similarity = name
+    def similarity_hint(self, name: str) -> str:
+        """Say where XTR scores belong, and that single vectors are not compared here."""
+        return f"; {_XTR if name == 'xtr' else ''}others compare single vectors"
 
     def similarity(
         self, embeddings1: token_similarity.TokenVectors, embeddings2: token_similarity.TokenVectors, **kwargs: Any

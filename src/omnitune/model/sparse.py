@@ -81,7 +81,6 @@ class SparseEncoder(Encoder):
         similarity_fn_name: str | SimilarityFunction | None = None,
         max_active_dims: int | None = None,
     ) -> None:
-        self._similarity: str | None = None
         self.max_active_dims = arguments.count_or_none("max_active_dims", max_active_dims)
         super().__init__(
             model_name_or_path,
@@ -134,13 +133,11 @@ class SparseEncoder(Encoder):
 
     def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
         super()._configure(config, prompts, default_prompt_name)
-        saved = config.get("similarity_fn_name")
-        self._similarity = saved if saved in self.family.similarities else None
         if self.max_active_dims is None:
             self.max_active_dims = config.get("max_active_dims")
 
     def _model_config(self) -> dict[str, Any]:
-        config = {**super()._model_config(), "similarity_fn_name": self._similarity}
+        config = super()._model_config()
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
 
     # -- encode
@@ -291,18 +288,9 @@ class SparseEncoder(Encoder):
 
     # -- similarity
 
-    @property
-    def similarity_fn_name(self) -> Any:
-        """Name of the similarity that `similarity` computes."""
-        return self._similarity or self.family.similarity
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: str | SimilarityFunction | None) -> None:
-        name = value.value if isinstance(value, SimilarityFunction) else value
-        if name is not None and name not in self.family.similarities:
-            hint = "; MaxSim compares token vectors: use MultiVectorEncoder" if name in ("maxsim", "meanmaxsim") else ""
-            raise InputError(f"similarity_fn_name: expected one of {self.family.similarities}, got {name!r}{hint}")
-        self._similarity = name
+    def similarity_hint(self, name: str) -> str:
+        """Point from MaxSim to the family that has it."""
+        return "; MaxSim compares token vectors: use MultiVectorEncoder" if name in ("maxsim", "meanmaxsim") else ""
 
     def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Similarity of every vector of the first with every one of the second `(n, m)`, dense, float32.

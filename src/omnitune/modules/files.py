@@ -136,10 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
+    content = _parsed(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got a {type(content).__name__}")
     return content
@@ -151,13 +148,17 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: It is something else; names the file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
+    content = _parsed(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise CheckpointError(f"{path}: expected a JSON list of objects, got {str(content)[:80]}")
     return content
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
 
 
 def inside(root: Path, relative: str | Path) -> Path:
@@ -246,11 +247,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, {"format": "pt"})
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def write_list(path: Path, content: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON list of objects."""
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON object, or a list of them."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

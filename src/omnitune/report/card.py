@@ -7,8 +7,6 @@ nothing and asks no server.
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from omnitune.io import printable, writing
 from omnitune.report.facts import DatasetFacts, EvaluationFacts, ModelFacts, TrainingFacts
 from omnitune.report.wording import SIMILARITY_NAMES, duration
+from omnitune.runtime import installed
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
 """Packages whose versions a card states, where they are installed."""
@@ -334,10 +333,9 @@ def _training(data: SentenceTransformerModelCardData) -> str:
         parts.append(f"### Arguments other than the defaults\n\n{listed}")
     if training.log:
         parts.append(_log(training))
-    versions = f"Python {platform.python_version()}"
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions += f", {name} {metadata.version(name)}"
+    known = {name: installed(name) for name in PACKAGES}
+    versions = ", ".join(f"{name} {version}" for name, version in known.items() if version is not None)
+    versions = f"Python {platform.python_version()}, {versions}"
     parts.append(f"### Time and versions\n\n- Training took {duration(training.seconds)}.\n- {versions}")
     return "## Training\n\n" + "\n\n".join(parts)
 

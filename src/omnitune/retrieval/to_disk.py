@@ -108,16 +108,12 @@ def fill_rows(
         options: Of `encode`.
     """
     keys = row_keys(made_from, content_keys(model, items, queries=role == "query", first_row=first_row))
+    encode: Any = model.encode_query if role == "query" else model.encode_document
     for run in runs(rows.missing(start, keys)):
-        some = encode_rows(model, [items[row] for row in run], first_row + int(run[0]), role, options)
-        check_finite(Packed(values=some, dim=some.shape[1]), first_row + int(run[0]))
+        first = first_row + int(run[0])  # an error names the row of the corpus
+        some = encode([items[row] for row in run], first_row=first, **{**options, "show_progress_bar": False})
+        check_finite(Packed(values=some, dim=some.shape[1]), first)
         rows.write(start + run, some, keys[run])
-
-
-def encode_rows(model: SentenceTransformer, items: list[Any], first: int, role: Role, options: dict[str, Any]) -> Any:
-    """Embeddings `(items, dim)` of rows from number `first` on; an error names the row of the corpus."""
-    encode = model.encode_query if role == "query" else model.encode_document
-    return encode(items, first_row=first, **{**options, "show_progress_bar": False})
 
 
 def check_options(items: int, rows_at_once: int, options: dict[str, Any]) -> None:

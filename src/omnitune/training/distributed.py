@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omnitune.engine.fsdp_sync import shard
 from omnitune.errors import InputError
 from omnitune.model.base import Model
+from omnitune.ops.collectives import world_size
 from omnitune.training.arguments import BaseTrainingArguments
 
 BUCKET_BYTES = 32 * 2**20
@@ -32,7 +33,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     Args:
         parameters: The same parameters in the same order on all ranks.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if world_size() == 1:
         return
     trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]
     if not trained:
@@ -45,9 +46,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-    world = torch.distributed.get_world_size()
     for bucket in _buckets(gradients):
-        flat = torch.cat([g.reshape(-1) for g in bucket]).div_(world)
+        flat = torch.cat([g.reshape(-1) for g in bucket]).div_(world_size())
         torch.distributed.all_reduce(flat)
         for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -59,7 +59,7 @@ def start_alike(module: nn.Module) -> None:
     Args:
         module: Of the same parameters in the same order on all ranks; a loss's own are drawn at random on each.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if world_size() == 1:
         return
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):

@@ -13,7 +13,7 @@ from omnitune.errors import InputError
 from omnitune.evaluation.base import BaseEvaluator
 from omnitune.evaluation.sequential import SequentialEvaluator
 from omnitune.model.base import Model
-from omnitune.ops.collectives import world_size
+from omnitune.ops.collectives import exchanged, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,7 @@ class LossParts:
         """Mean of every part over the steps of all ranks since the last call; parts add up to the loss."""
         local = ({name: float(value) for name, value in self._sums[mode].items()}, self._steps[mode])
         self._sums[mode], self._steps[mode] = {}, 0
-        ranks: list[Any] = [local]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(ranks, local)
+        ranks = exchanged(local)
         steps = sum(count for _, count in ranks)
         names = list(dict.fromkeys(name for sums, _ in ranks for name in sums))
         return {name: sum(sums.get(name, 0.0) for sums, _ in ranks) / steps for name in names}

@@ -166,7 +166,10 @@ def check(
     here = ModelTarget(reference, "torch")
     pairs = reference.family.arity == 2
     if isinstance(target, ModelTarget) and target.model.graph is not None and target.model.graph.whole:
-        verdict.checks.append(_same_modules(reference, target.model))
+        wanted, found = modules_in(reference), list(target.model.graph.facts.get("modules", []))
+        verdict.checks.append(
+            Check(name="modules", found=", ".join(found), expected=", ".join(wanted), passed=wanted == found)
+        )
     if isinstance(target, ModelTarget):
         verdict.checks.append(_same_tokens(reference, target.model, items, pairs=pairs))
     rankings = _compare_pairs if pairs else _compare_vectors
@@ -178,12 +181,6 @@ def check(
 
 
 # --- the same numbers -------------------------------------------------------------------------------------------------
-
-
-def _same_modules(reference: Model, graph: Model) -> Check:
-    assert graph.graph is not None
-    ours, theirs = modules_in(reference), list(graph.graph.facts.get("modules", []))
-    return Check(name="modules", found=", ".join(theirs), expected=", ".join(ours), passed=ours == theirs)
 
 
 def _same_tokens(reference: Model, other: Model, items: Items, *, pairs: bool) -> Check:

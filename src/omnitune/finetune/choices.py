@@ -63,7 +63,12 @@ def measure_choices(
         for precision in precisions:
             for index, search, answer, size in _indexes(embedded, everything, queries, pages, dim, precision):
                 scored = score_search(search, everything)
-                times = _times(answer, queries)
+                answer(queries[0])  # warms up
+                times = []
+                for query in queries[:TIMED]:
+                    start = time.perf_counter()
+                    answer(query)
+                    times.append(1000 * (time.perf_counter() - start))
                 made.append(
                     Choice(
                         dim=dim,
@@ -129,14 +134,3 @@ def _first(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     some = np.argpartition(-scores, top - 1)[:top]
     rows: NDArray[np.int64] = some[np.argsort(-scores[some], kind="stable")]
     return rows
-
-
-def _times(answer: Answer, queries: Matrix) -> list[float]:
-    """Milliseconds of each query, after one that warms up."""
-    answer(queries[0])
-    made = []
-    for query in queries[:TIMED]:
-        start = time.perf_counter()
-        answer(query)
-        made.append(1000 * (time.perf_counter() - start))
-    return made

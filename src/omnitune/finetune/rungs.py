@@ -7,7 +7,6 @@ import numpy as np
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.finetune.candidates import LEXICAL
 from omnitune.finetune.measure import METRIC, QueryMetrics, TestSet, contrast, interval
-from omnitune.finetune.recipe import Evaluation
 from omnitune.finetune.retriever import RetrieverSteps, load_ladder
 from omnitune.ops.bm25 import words
 from omnitune.report.ladder import Asked, Failure, Ladder, Rung, Trial
@@ -35,7 +34,16 @@ def describe_ladder(made: RetrieverSteps, show: Callable[[int], Page], count: in
     def asked(rung: str, name: str) -> Asked | None:
         if name not in tests:
             return None
-        return _asked(found[rung], lexical if rung != LEXICAL else None, tests, name, settings)
+        both = None
+        if lexical is not None and rung != LEXICAL:
+            both = contrast(lexical[name], found[rung][name], tests[name], settings, label=name, dim=0)
+        far = f"{name} in all"
+        return Asked(
+            ndcg=interval(np.asarray(found[rung][name].metrics[METRIC]), tests[name], settings),
+            difference=None if both is None else both.difference,
+            p_value=None if both is None else both.p_value,
+            all_pages=interval(np.asarray(found[rung][far].metrics[METRIC]), tests[far], settings),
+        )
 
     def beside(other: Mapping[str, QueryMetrics] | None, name: str, label: str) -> Contrast | None:
         if other is None or name not in tests:
@@ -137,22 +145,3 @@ def _why(query: str, right: str, first: str, noun: str) -> str:
     if theirs > ours:
         return f"{said}: it uses the words, the right one says it otherwise."
     return f"{said}: words do not tell them apart."
-
-
-def _asked(
-    found: Mapping[str, QueryMetrics],
-    lexical: Mapping[str, QueryMetrics] | None,
-    tests: Mapping[str, TestSet],
-    name: str,
-    settings: Evaluation,
-) -> Asked:
-    both = None
-    if lexical is not None:
-        both = contrast(lexical[name], found[name], tests[name], settings, label=name, dim=0)
-    far = f"{name} in all"
-    return Asked(
-        ndcg=interval(np.asarray(found[name].metrics[METRIC]), tests[name], settings),
-        difference=None if both is None else both.difference,
-        p_value=None if both is None else both.p_value,
-        all_pages=interval(np.asarray(found[far].metrics[METRIC]), tests[far], settings),
-    )

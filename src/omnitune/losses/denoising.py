@@ -61,7 +61,12 @@ class DenoisingAutoEncoderLoss(Loss):
             )
         if tie_encoder_decoder:
             decoder.resize_token_embeddings(len(self.tokenizer))
-            _tie(backbone, decoder.base_model)
+            # The encoder uses the decoder's parameters wherever both have one of the same name.
+            modules = dict(backbone.named_modules())
+            for name, parameter in decoder.base_model.named_parameters():
+                place, _, attribute = name.rpartition(".")
+                if hasattr(modules.get(place), attribute):
+                    setattr(modules[place], attribute, parameter)
         self.decoder: Any = decoder.to(next(model.parameters()).device)
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
@@ -131,12 +136,3 @@ def _tokenizer(name: str) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _tie(encoder: nn.Module, decoder: nn.Module) -> None:
-    """Make the encoder use the decoder's parameters wherever both have one of the same name."""
-    modules = dict(encoder.named_modules())
-    for name, parameter in decoder.named_parameters():
-        place, _, attribute = name.rpartition(".")
-        if hasattr(modules.get(place), attribute):
-            setattr(modules[place], attribute, parameter)

@@ -9,6 +9,7 @@ from omnitune.errors import InputError
 from omnitune.model import pool as pools
 from omnitune.model.base import Model
 from omnitune.modules.pooling import Pooling
+from omnitune.modules.sequence import last_dimension
 from omnitune.ops.similarity import SimilarityFunction
 
 
@@ -44,8 +45,7 @@ class Encoder(Model, pools.PoolMixin):
 
     def get_embedding_dimension(self) -> int | None:
         """Dimensions of a vector that the model gives, or None where no module says."""
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(list(self)))
-        return next((dim for dim in known if dim is not None), None)
+        return last_dimension(list(self))
 
     @property
     def output_size(self) -> int | None:

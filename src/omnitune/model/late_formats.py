@@ -113,7 +113,13 @@ def load(path_or_id: str, options: LoadOptions) -> Checkpoint:
         modules = _on_tokens(modules, folder, settings)
         config = {key: value for key, value in config.items() if key != "similarity_fn_name"}
         return _settled(modules, {}, _with_prompts(config, settings), settings)
-    _dense_on_tokens(modules, folder)
+    # Projections that do not say what they read, as PyLate's, read token vectors.
+    entries = files.read_list(folder / checkpoint.MODULES)
+    for entry, module in zip(entries, modules, strict=True):
+        if isinstance(module, Dense):
+            saved = files.read_json(folder / str(entry["path"]) / "config.json")
+            if "module_input_name" not in saved:
+                module.module_input_name = module.module_output_name = TOKENS
     if kind == PYLATE:
         words = list(string.punctuation) if settings.skiplist is None else settings.skiplist
         modules += [MultiVectorMask(words), Normalize(TOKENS)]
@@ -165,16 +171,6 @@ def _new_projection(backbone: Transformer) -> Dense:
         "vectors of a dense encoder as they are (MultiVectorEncoder.from_dense).", hidden, NEW_DIMENSION,
     )  # fmt: skip
     return Dense(hidden, NEW_DIMENSION, bias=False, activation_function=None, module_input_name=TOKENS)
-
-
-def _dense_on_tokens(modules: list[nn.Module], folder: Path) -> None:
-    """Let projections that do not say what they read, as PyLate's, read token vectors."""
-    entries = files.read_list(folder / checkpoint.MODULES)
-    for entry, module in zip(entries, modules, strict=True):
-        if isinstance(module, Dense):
-            config = files.read_json(folder / str(entry["path"]) / "config.json")
-            if "module_input_name" not in config:
-                module.module_input_name = module.module_output_name = TOKENS
 
 
 # -- PyLate

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnitune.errors import InputError, ShapeError
 from omnitune.model.base import Model
@@ -92,7 +92,10 @@ def merge(
             made = _arc(parts[0].to(kind), parts[1].to(kind), shares[0])
         else:
             made = torch.stack([part.to(kind) * share for part, share in zip(parts, shares, strict=True)]).sum(dim=0)
-        _place(merged, name, made.to(_dtype(out_dtype) or made.dtype))
+        # Where a name of the state points; tied weights share it.
+        owner, _, leaf = name.rpartition(".")
+        found = getattr(merged.get_submodule(owner), leaf)
+        found.data = made.to(_dtype(out_dtype) or made.dtype)
     merged.model_card_data = type(merged.model_card_data)()
     return merged.eval()
 
@@ -126,13 +129,6 @@ def _arc(start: Tensor, end: Tensor, t: float) -> Tensor:
     angle = torch.acos(torch.tensor(cosine, dtype=torch.float64))
     shares = [float(torch.sin(part * angle) / torch.sin(angle)) for part in (1 - t, t)]
     return shares[0] * start + shares[1] * end
-
-
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put a tensor where a name of the state points; tied weights share it."""
-    owner, _, leaf = name.rpartition(".")
-    found = getattr(model.get_submodule(owner), leaf)
-    found.data = value
 
 
 def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:

@@ -21,6 +21,7 @@ from omnitune.model.checkpoint import Checkpoint, LoadOptions
 from omnitune.model.family import DENSE, SPARSE
 from omnitune.modules import files, vocabulary_head
 from omnitune.modules.pooling import Pooling
+from omnitune.modules.sequence import last_dimension
 from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
 from omnitune.modules.splade_pooling import SpladePooling
 from omnitune.modules.transformer import Transformer
@@ -49,9 +50,7 @@ def load(path_or_id: str, options: LoadOptions) -> Checkpoint:
         return checkpoint.load_modules(path_or_id, folder, options)
     if kind == DENSE.name and saved:
         loaded = checkpoint.load_modules(path_or_id, folder, options)
-        modules = list(loaded.modules.values())
-        known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
-        dim: int | None = next((dim for dim in known if dim is not None), None)
+        dim = last_dimension(list(loaded.modules.values()))
         if dim is None:
             raise CheckpointError(
                 f"{folder}: expected a module that says how many dimensions its vectors have, got none"

@@ -17,6 +17,7 @@ from omnitune.modules import files, registry
 from omnitune.modules.base import InputModule, Module, loaded_modality
 from omnitune.modules.sequence import (
     first_input_module,
+    last_dimension,
     modalities_through,
     preprocess_through,
     route_cost_rule,
@@ -235,7 +236,7 @@ class Router(InputModule):
         Raises:
             InputError: Routes differ in it.
         """
-        dims = {_last_dimension(modules) for modules in self._routes()} - {None}
+        dims = {last_dimension(modules) for modules in self._routes()} - {None}
         if len(dims) > 1:
             raise InputError(f"sub_modules: expected routes that end in one dimension, got {sorted(map(str, dims))}")
         return dims.pop() if dims else None
@@ -311,11 +312,3 @@ def _key(text: str) -> RouteKey:
     except (ValueError, SyntaxError, TypeError) as error:
         raise CheckpointError(f"route_mappings: expected keys like \"('query', 'text')\", got {text!r}") from error
     return task, modality
-
-
-def _last_dimension(modules: Sequence[nn.Module]) -> int | None:
-    for module in reversed(modules):
-        dimension = getattr(module, "get_embedding_dimension", None)
-        if dimension is not None:
-            return int(dimension())
-    return None

@@ -19,6 +19,12 @@ UNREAD = 512
 """Tokens that media are taken to become when they are read, where texts are not cut."""
 
 
+def last_dimension(modules: Sequence[nn.Module]) -> int | None:
+    """Dimensions of the vectors that modules in order give: those of the last one that says, or None."""
+    known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
+    return next((int(dim) for dim in known if dim is not None), None)
+
+
 def preprocess_through(
     modules: Sequence[nn.Module],
     inputs: Sequence[Any],

@@ -197,14 +197,33 @@ class _Max(torch.autograd.Function):
         hidden, weight, values, winners = ctx.saved_tensors
         slopes = torch.where(values > 0, gradients[0] * ctx.settings.slope(values), 0)
         of_bias = slopes.sum(dim=0).to(weight.dtype) if ctx.biased and ctx.needs_input_grad[2] else None
-        tokens = ctx.settings.starts(hidden.device)[:, None]
+        starts = ctx.settings.starts(hidden.device)[:, None]
         wanted = ctx.needs_input_grad[:2]
         of_hidden = torch.zeros_like(hidden, dtype=torch.float32 if hidden.element_size() < 4 else hidden.dtype)
         of_weight = torch.zeros_like(weight, dtype=torch.float32 if weight.element_size() < 4 else weight.dtype)
         if int(slopes.count_nonzero()) * DENSE_ADVANTAGE > hidden.shape[0] * weight.shape[0]:
-            _by_products(hidden, weight, slopes, winners, tokens, (of_hidden, of_weight), wanted)
+            # By products with a block's slopes, laid out over all tokens.
+            states = hidden.to(of_hidden.dtype)
+            for block in _blocks(hidden.shape[0], weight.shape[0], hidden.device):
+                spread = torch.zeros(
+                    hidden.shape[0], block.stop - block.start, dtype=states.dtype, device=hidden.device
+                )
+                spread.scatter_(0, winners[:, block] + starts, slopes[:, block].to(states.dtype))
+                if wanted[0]:
+                    of_hidden.addmm_(spread, weight[block].to(states.dtype))
+                if wanted[1]:
+                    of_weight[block] = spread.T @ states
         else:
-            _by_entries(hidden, weight, slopes, winners, tokens, (of_hidden, of_weight), wanted)
+            # Entry by entry: only those above zero cost anything.
+            texts, words = slopes.nonzero(as_tuple=True)
+            size = max(ENTRIES_AT_ONCE // hidden.shape[1], 1)
+            for text, word in zip(torch.split(texts, size), torch.split(words, size), strict=True):
+                tokens = winners[text, word] + starts[text, 0]
+                slope = slopes[text, word].to(of_hidden.dtype)[:, None]
+                if wanted[0]:
+                    of_hidden.index_add_(0, tokens, slope * weight[word].to(of_hidden.dtype))
+                if wanted[1]:
+                    of_weight.index_add_(0, word, (slope * hidden[tokens]).to(of_weight.dtype))
         return (
             of_hidden.to(hidden.dtype) if wanted[0] else None,
             of_weight.to(weight.dtype) if wanted[1] else None,
@@ -241,49 +260,6 @@ def _pooled(
             best = best.to(dtype)
             values[group.texts, block] = settings.activated(best if bias is None else best + bias[block])
     return values, won
-
-
-def _by_products(
-    hidden: Tensor,
-    weight: Tensor,
-    slopes: Tensor,
-    winners: Tensor,
-    starts: Tensor,
-    into: tuple[Tensor, Tensor],
-    wanted: Sequence[bool],
-) -> None:
-    """Add gradients up by products with a block's slopes, laid out over all tokens."""
-    of_hidden, of_weight = into
-    states = hidden.to(of_hidden.dtype)
-    for block in _blocks(hidden.shape[0], weight.shape[0], hidden.device):
-        spread = torch.zeros(hidden.shape[0], block.stop - block.start, dtype=states.dtype, device=hidden.device)
-        spread.scatter_(0, winners[:, block] + starts, slopes[:, block].to(states.dtype))
-        if wanted[0]:
-            of_hidden.addmm_(spread, weight[block].to(states.dtype))
-        if wanted[1]:
-            of_weight[block] = spread.T @ states
-
-
-def _by_entries(
-    hidden: Tensor,
-    weight: Tensor,
-    slopes: Tensor,
-    winners: Tensor,
-    starts: Tensor,
-    into: tuple[Tensor, Tensor],
-    wanted: Sequence[bool],
-) -> None:
-    """Add gradients up entry by entry; only those above zero cost anything."""
-    of_hidden, of_weight = into
-    texts, words = slopes.nonzero(as_tuple=True)
-    size = max(ENTRIES_AT_ONCE // hidden.shape[1], 1)
-    for text, word in zip(torch.split(texts, size), torch.split(words, size), strict=True):
-        tokens = winners[text, word] + starts[text, 0]
-        slope = slopes[text, word].to(of_hidden.dtype)[:, None]
-        if wanted[0]:
-            of_hidden.index_add_(0, tokens, slope * weight[word].to(of_hidden.dtype))
-        if wanted[1]:
-            of_weight.index_add_(0, word, (slope * hidden[tokens]).to(of_weight.dtype))
 
 
 class _Sum(torch.autograd.Function):

@@ -114,7 +114,10 @@ class TokenCodec:
             code = _nearest(block, centroids)
             level = torch.bucketize(block - centroids[code], cuts).numpy().astype(np.uint8)
             codes.append(code.numpy().astype(np.uint16))
-            packed.append(_packed(level, self.bits))
+            per_byte = 8 // self.bits
+            padded = np.pad(level, ((0, 0), (0, -level.shape[1] % per_byte))).reshape(len(level), -1, per_byte)
+            shifts = (np.arange(per_byte) * self.bits).astype(np.uint8)
+            packed.append(np.bitwise_or.reduce(padded << shifts, axis=2).astype(np.uint8))
         width = -(-self.dim * self.bits // 8)
         return {
             "values": np.concatenate(packed) if packed else np.zeros((0, width), np.uint8),
@@ -147,14 +150,6 @@ class TokenCodec:
 
 
 _BYTES_TO_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).float() * 2 - 1
-
-
-def _packed(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    per_byte = 8 // bits
-    padded = np.pad(levels, ((0, 0), (0, -levels.shape[1] % per_byte))).reshape(len(levels), -1, per_byte)
-    shifts = (np.arange(per_byte) * bits).astype(np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded << shifts, axis=2).astype(np.uint8)
-    return packed
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:

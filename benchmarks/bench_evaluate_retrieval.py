@@ -10,16 +10,9 @@ import time
 
 import numpy as np
 import torch
-from support import report
+from support import NoCard, report
 
 DIM = 128
-
-
-class NoCard:
-    """Takes the place of a model card."""
-
-    def set_evaluation_metrics(self, *_args, **_kwargs) -> None:
-        """Nothing is kept."""
 
 
 class Vectors:

@@ -12,16 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from support import report
+from support import NoCard, report
 
 DIM = 64
-
-
-class NoCard:
-    """Takes the place of a model card."""
-
-    def set_evaluation_metrics(self, *_args, **_kwargs) -> None:
-        """Nothing is kept."""
 
 
 class Vectors:

@@ -318,6 +318,16 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     run = made(tmp_path / "out", tmp_path / "data", model)
     page = next(iter(run.dataset.pages_of("train")))
     run.questions = [Question(text="what is asked beside titles", pages=(page,))]
+
+    def killed(self: Any, folder: str) -> None:
+        Path(folder).mkdir()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiVectorEncoder, "save_pretrained", killed)
+        with pytest.raises(Killed):
+            run.run()
+    assert asked.pop() and (tmp_path / "out" / "head").is_dir()
     run.run()
     (queries, pages, right, wrong), options = asked[0]
     training = [number for number, one in enumerate(run.dataset.page_ids) if one in set(run.dataset.pages_of("train"))]

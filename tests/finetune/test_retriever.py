@@ -226,7 +226,7 @@ def test_questions_that_cannot_be_read(tmp_path, text, message):
 
 
 def standing(name: str, value: float, low: float, **changes: Any) -> Standing:
-    given = {"within": True, "trained": False, **changes}
+    given = {"within": True, "trained": False, "gain": low + 0.05, **changes}
     return Standing(name=name, reads="text", weights={}, value=value, titles=value, questions=None, low=low,
                     high=low + 0.1, mean=low + 0.05, bytes_per_page=1, milliseconds=1.0, **given)  # fmt: skip
 
@@ -234,7 +234,8 @@ def standing(name: str, value: float, low: float, **changes: Any) -> Standing:
 def test_the_choice() -> None:
     lexical, sure = standing("lexical", 0.7, 0.0), standing("late interaction", 0.8, 0.05)
     assert choose_standing([lexical, sure])[0] is sure
-    for other in (standing("late", 0.9, -0.01), standing("late", 0.9, 0.05, within=False)):
+    titles = standing("late", 0.9, 0.05, gain=-0.01)  # many titles gain, the fewer questions lose more
+    for other in (standing("late", 0.9, -0.01), standing("late", 0.9, 0.05, within=False), titles):
         assert choose_standing([lexical, sure, other])[0] is sure
         best, why = choose_standing([lexical, other])
         assert best is lexical and why.startswith("Nothing beat lexical search")
@@ -243,6 +244,7 @@ def test_the_choice() -> None:
 def test_what_was_trained_has_to_beat_the_best_of_the_others() -> None:
     best, why = standing("late interaction", 0.8, 0.05), "It was the best."
     trained = [standing("late, finetuned", 0.9, -0.01, trained=True), standing("dear", 0.9, 0.1, within=False)]
+    trained.append(standing("for titles", 0.9, 0.1, gain=-0.01))
     assert replacing(best, why, trained) == (best, why)
     better = standing("dense, finetuned", 0.7, 0.01, trained=True)  # its value is one of other queries
     found, why = replacing(best, why, [*trained, better])

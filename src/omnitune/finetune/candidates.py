@@ -142,6 +142,7 @@ class Standing:
             that were trained on nothing; over all queries.
         high: Upper end.
         mean: That difference itself.
+        gain: The difference where each set of queries counts alike, however many it has.
         bytes_per_page: What a page takes in the index.
         milliseconds: Median time of a query.
         within: Whether that is inside the budgets.
@@ -159,6 +160,7 @@ class Standing:
     low: float
     high: float
     mean: float
+    gain: float
     bytes_per_page: int
     milliseconds: float
     within: bool
@@ -324,6 +326,7 @@ def judged(
         low=contrast.low,
         high=contrast.high,
         mean=contrast.difference,
+        gain=float(np.mean([found[name].mean() - baseline[name].mean() for name in tests])),
         bytes_per_page=size,
         milliseconds=speed,
         within=size <= settings.bytes_per_page and speed <= settings.milliseconds,
@@ -350,7 +353,7 @@ def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> t
     if lexical is None:
         best = max(allowed or standings, key=lambda one: one.value)
         return best, "The pages have no text, so there is nothing to compare it with."
-    better = [one for one in allowed if one.name != LEXICAL and one.low > 0]
+    better = [one for one in allowed if one.name != LEXICAL and one.low > 0 and one.gain > 0]
     if not better:
         return lexical, "Nothing beat lexical search measurably on validation."
     best = max(better, key=lambda one: one.value)
@@ -359,7 +362,8 @@ def choose_standing(standings: Sequence[Standing], *, pinned: bool = False) -> t
 
 def replacing(best: Standing, why: str, trained: Sequence[Standing]) -> tuple[Standing, str]:
     """The trained candidate that is measurably better than the best untrained one within the budgets, or that one."""
-    better = [one for one in trained if one.within and one.low > 0]
+    # Titles are many and questions few: what gains on titles alone and loses on questions is not better.
+    better = [one for one in trained if one.within and one.low > 0 and one.gain > 0]
     if not better:
         return best, why
     first = max(better, key=lambda one: one.value)

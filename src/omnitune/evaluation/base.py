@@ -144,8 +144,10 @@ class EmbeddingEvaluator(BaseEvaluator):
     """Base of evaluators that encode both sides alike, without saying which are queries.
 
     Attributes:
+        name: Put before every metric.
+        write_csv: Whether a call adds a row to the CSV file in its output folder.
         batch_size: Items a forward pass takes.
-        show_progress_bar: Whether to show progress.
+        show_progress_bar: Whether to show progress; None shows it on a terminal.
         truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
     """
 

@@ -23,11 +23,7 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
         sentences1: First item of every pair.
         sentences2: Second item of every pair.
         labels: 1 for pairs that are alike, 0 for others.
-        name: Put before every metric.
-        batch_size: Items a forward pass takes.
-        show_progress_bar: Whether to show progress.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+        name, batch_size, show_progress_bar, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
         similarity_fn_names: Similarities to measure; the model's own by default.
 
     Raises:

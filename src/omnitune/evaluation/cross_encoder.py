@@ -91,11 +91,7 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
             "documents" (what a retriever found, in its order); or such a dict by name.
         at_k: Documents that MRR and NDCG look at.
         always_rerank_positives: With "documents", whether positives that were not found are reranked too.
-        name: Put before every metric.
-        prompt_name: Name of the prompt in the model's.
-        batch_size: Pairs a forward takes.
-        show_progress_bar: Whether to show progress.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        name, prompt_name, batch_size, show_progress_bar, write_csv: As in `PairEvaluator`.
         mrr_at_k: Old name of `at_k`.
 
     Raises:
@@ -190,11 +186,7 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
     Args:
         sentence_pairs: Pairs `(query, document)`.
         labels: 1 and 0 for a model with one label, else classes.
-        name: Put before every metric.
-        prompt_name: Name of the prompt in the model's.
-        batch_size: Pairs a forward takes.
-        show_progress_bar: Whether to show progress; None shows it on a terminal.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        name, prompt_name, batch_size, show_progress_bar, write_csv: As in `PairEvaluator`.
         **kwargs: Accepted for compatibility.
 
     Raises:
@@ -252,11 +244,7 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
     Args:
         sentence_pairs: Pairs `(query, document)`.
         scores: Gold score of every pair, higher is more similar.
-        name: Put before every metric.
-        prompt_name: Name of the prompt in the model's.
-        batch_size: Pairs a forward takes.
-        show_progress_bar: Whether to show progress; None shows it on a terminal.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        name, prompt_name, batch_size, show_progress_bar, write_csv: As in `PairEvaluator`.
 
     Raises:
         ShapeError: There are not as many scores as pairs, or fewer than two.
@@ -304,9 +292,7 @@ class CrossEncoderNanoBEIREvaluator(BaseEvaluator):
         rerank_k: Documents of BM25 that are reranked.
         at_k: Documents that MRR and NDCG look at.
         always_rerank_positives: Whether positives that were not found are reranked too.
-        prompt_name: Name of the prompt in the model's.
-        batch_size: Pairs a forward takes.
-        show_progress_bar: Whether to show progress.
+        prompt_name, batch_size, show_progress_bar: As in `PairEvaluator`.
         write_csv: Whether a call adds rows to the CSV files in its output folder.
         aggregate_fn: Makes one number of the tasks'.
         aggregate_key: What that number is called.

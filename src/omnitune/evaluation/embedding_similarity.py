@@ -23,14 +23,11 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         sentences1: First item of every pair.
         sentences2: Second item of every pair.
         scores: Gold score of every pair, higher is more similar.
-        batch_size: Items a forward pass takes.
+        batch_size, name, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
         main_similarity: Similarity that the primary metric belongs to.
         similarity_fn_names: Similarities to measure; the model's own by default.
-        name: Put before every metric.
         show_progress_bar: Whether to show progress; None shows it at log level INFO or lower.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
         precision: Precision that the embeddings are normalised and quantized to; None leaves them as they are.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
 
     Raises:
         ShapeError: The two sides and the scores differ in number, or there are fewer than two pairs.

@@ -66,11 +66,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         accuracy_at_k: Cut-offs of accuracy.
         precision_recall_at_k: Cut-offs of precision and recall.
         map_at_k: Cut-offs of mean average precision.
-        show_progress_bar: Whether to show progress.
-        batch_size: Items a forward pass takes.
-        name: Put before every metric.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+        show_progress_bar, batch_size, name, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
         score_functions: Name to similarity `(queries, dim), (documents, dim) -> (queries, documents)`; by default that
             of whichever model is measured.
         main_score_function: Which of them the primary metric belongs to; by default the one with the best NDCG.

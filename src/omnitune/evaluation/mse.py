@@ -20,10 +20,7 @@ class MSEEvaluator(EmbeddingEvaluator):
         source_sentences: What the teacher encodes.
         target_sentences: What the model encodes, for example translations.
         teacher_model: The teacher.
-        show_progress_bar: Whether to show progress.
-        batch_size: Items a forward pass takes.
-        name: Put before every metric.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        show_progress_bar, batch_size, name, write_csv: As in `EmbeddingEvaluator`.
         truncate_dim: Dimensions to keep of every embedding; None keeps the models' own setting.
 
     Raises:

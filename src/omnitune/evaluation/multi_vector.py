@@ -191,10 +191,7 @@ class MultiVectorDistillationEvaluator(BaseEvaluator):
         student_temperature: The same for the student alone; by default `temperature`.
         teacher_temperature: The same for the teacher alone; by default `temperature`.
         similarity_fct: Scores `(rows,)` of two lists of token vectors, row by row; None takes the model's similarity.
-        name: Put before every metric.
-        batch_size: Items a forward pass takes.
-        show_progress_bar: Whether to show progress.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        name, batch_size, show_progress_bar, write_csv: As in `EmbeddingEvaluator`.
 
     Raises:
         ShapeError: Queries, documents and scores do not go together.

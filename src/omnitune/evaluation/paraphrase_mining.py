@@ -28,11 +28,7 @@ class ParaphraseMiningEvaluator(EmbeddingEvaluator):
         corpus_chunk_size: Sentences that they are compared with at a time.
         max_pairs: Pairs to look at, at most.
         top_k: Neighbours of each sentence that make pairs.
-        show_progress_bar: Whether to show progress.
-        batch_size: Items a forward pass takes.
-        name: Put before every metric.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
+        show_progress_bar, batch_size, name, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
 
     Raises:
         InputError: There are fewer than two sentences, or no duplicates among them.

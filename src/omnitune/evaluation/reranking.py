@@ -22,14 +22,10 @@ class RerankingEvaluator(BaseEvaluator):
         samples: Each with a `query`, and `positive` and `negative`: a document, or a list of them. Samples without one
             of either are left out.
         at_k: Cut-off of MRR and NDCG.
-        name: Put before every metric.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
+        name, write_csv, batch_size, show_progress_bar, truncate_dim: As in `EmbeddingEvaluator`.
         similarity_fct: `(n, dim), (m, dim) -> (n, m)`, higher is closer.
-        batch_size: Items a forward pass takes.
-        show_progress_bar: Whether to show progress.
         use_batched_encoding: Encode all queries, then all documents; False encodes sample by sample, so that no more
             embeddings than one sample's are held.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
         mrr_at_k: Former name of `at_k`.
 
     Raises:

@@ -22,12 +22,8 @@ class TranslationEvaluator(EmbeddingEvaluator):
     Args:
         source_sentences: One side.
         target_sentences: Their translations.
-        show_progress_bar: Whether to show progress.
-        batch_size: Items a forward pass takes.
-        name: Put before every metric.
+        show_progress_bar, batch_size, name, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
         print_wrong_matches: Log every source that finds another target, with the nearest ones.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
 
     Raises:
         ShapeError: The sides differ in number, or there are none.

@@ -25,11 +25,8 @@ class TripletEvaluator(BaseEvaluator):
         negatives: An irrelevant document for each anchor.
         main_similarity_function: Similarity that the primary metric belongs to.
         margin: By how much the positive has to be closer: one number, or one per similarity; 0 by default.
-        name: Put before every metric.
-        batch_size: Items a forward pass takes.
+        name, batch_size, write_csv, truncate_dim: As in `EmbeddingEvaluator`.
         show_progress_bar: Whether to show progress; None shows it at log level INFO or lower.
-        write_csv: Whether a call adds a row to the CSV file in its output folder.
-        truncate_dim: Dimensions to keep of every embedding; None keeps the model's own setting.
         similarity_fn_names: Similarities to measure; the model's own by default.
         main_distance_function: Former name of `main_similarity_function`.
 

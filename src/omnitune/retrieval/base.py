@@ -39,7 +39,7 @@ class SegmentedIndex:
     """Base of all indexes over `Segments`; a kind says how its rows are stored and compared.
 
     Args:
-        segments: The rows; indexes of several stages can share them.
+        segments: The rows; indexes of several stages can share them. None begins an index in memory.
         prefix: Put before the names of this index's arrays.
         made_by: Names the model whose embeddings these are, and hashes it: `{"model": name, "identity": hash}`.
         settings: JSON values of this kind of index.

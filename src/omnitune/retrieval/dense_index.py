@@ -20,9 +20,7 @@ class DenseIndex(SegmentedIndex):
     """Vectors of documents; a document of several windows scores as its best one.
 
     Args:
-        segments: The rows; None begins an index in memory.
-        prefix: Put before the names of this index's arrays.
-        made_by: See `SegmentedIndex`.
+        segments, prefix, made_by: As in `SegmentedIndex`.
         similarity: "cosine" (vectors are scaled to unit length when they are added), "dot", "euclidean" or "manhattan".
         dtype: Number format on disk, "float32" or "float16".
 

@@ -34,9 +34,7 @@ class LateIndex(SegmentedIndex):
     """Token vectors of documents, compared by MaxSim.
 
     Args:
-        segments: The rows; None begins an index in memory.
-        prefix: Put before the names of this index's arrays.
-        made_by: See `SegmentedIndex`.
+        segments, prefix, made_by: As in `SegmentedIndex`.
         codec: How token vectors are kept: "float32", "float16", "int8", "residual4", "residual2" or "binary"; see
             `token_codec`. A residual codec learns its centroids from the first documents that are added.
         pooled: Pooled vectors a document for stage one; 0 keeps none, and then search is exact unless candidates are

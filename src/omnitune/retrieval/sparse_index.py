@@ -33,9 +33,7 @@ class SparseIndex(SegmentedIndex):
     cut into segments: with float32 weights they are those of the dense product.
 
     Args:
-        segments: The rows; None begins an index in memory.
-        prefix: Put before the names of this index's arrays.
-        made_by: See `SegmentedIndex`.
+        segments, prefix, made_by: As in `SegmentedIndex`.
         dtype: Number format of the weights on disk: "float32", "float16", or "uint8", which keeps 256 steps between
             the least and the greatest weight of each term.
         dim: Columns of a row; None takes those of the first rows.

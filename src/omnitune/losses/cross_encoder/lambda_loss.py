@@ -119,14 +119,12 @@ class LambdaLoss(ListLoss):
     """Logistic loss of the score differences of a list's pairs, each weighted by a scheme.
 
     Args:
-        model: The cross encoder, with one label.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
         weighting_scheme: What the order of a pair is worth; None weighs all alike.
         k: Pairs count when one of them is among the first k by score; None takes all.
         sigma: Steepness of the logistic function.
         eps: Least ideal DCG, for lists without relevant documents.
         reduction_log: "binary" or "natural" logarithms.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
 
     Raises:
         InputError: `reduction_log` is neither.
@@ -175,13 +173,11 @@ class RankNetLoss(LambdaLoss):
     """`LambdaLoss` whose pairs weigh alike.
 
     Args:
-        model: The cross encoder, with one label.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
         k: Pairs count when one of them is among the first k by score; None takes all.
         sigma: Steepness of the logistic function.
         eps: Without effect; there are no gains.
         reduction_log: "binary" or "natural" logarithms.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
 
     Source:
         Burges et al. 2005 (ICML 2005, 89-96).

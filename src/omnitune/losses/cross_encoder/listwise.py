@@ -21,9 +21,7 @@ class ListNetLoss(ListLoss):
     """Cross-entropy between the distributions over a list that labels and scores give.
 
     Args:
-        model: The cross encoder, with one label.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
 
     Source:
         Cao et al. 2007 (ICML 2007, 129-136).
@@ -64,10 +62,8 @@ class PListMLELoss(ListLoss):
     """Likelihood of the right order of a list, its first positions weighing more.
 
     Args:
-        model: The cross encoder, with one label.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
         lambda_weight: Weights of the positions; None weighs all alike.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
         respect_input_order: The documents come in the right order; otherwise labels sort them.
 
     Source:
@@ -102,9 +98,7 @@ class ListMLELoss(PListMLELoss):
     """Likelihood of the right order of a list, all positions weighing alike.
 
     Args:
-        model: The cross encoder, with one label.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
         respect_input_order: The documents come in the right order; otherwise labels sort them.
 
     Source:
@@ -128,10 +122,8 @@ class ADRMSELoss(ListLoss):
     """Squared error between the ranks that labels and scores give, discounted like DCG.
 
     Args:
-        model: The cross encoder, with one label.
+        model, activation_fn, mini_batch_size: As in `ListLoss`.
         alpha: Steepness of the smooth comparison of two scores.
-        activation_fn: Applied to the scores; None for nothing.
-        mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
 
     Source:
         Schlatt et al. 2025 (ECIR 2025, doi:10.1007/978-3-031-88714-7_31).

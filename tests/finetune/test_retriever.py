@@ -321,15 +321,14 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     page = next(iter(run.dataset.pages_of("train")))
     run.questions = [Question(text="what is asked beside titles", pages=(page,))]
 
-    def killed(self: Any, folder: str) -> None:
-        Path(folder).mkdir()
+    def killed(*_: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(MultiVectorEncoder, "save_pretrained", killed)
+        patch.setattr(head, "save_head", killed)
         with pytest.raises(Killed):
             run.run()
-    assert asked.pop() and (tmp_path / "out" / "head").is_dir()
+    assert asked.pop()
     run.run()
     (queries, pages, right, wrong), options = asked[0]
     training = [number for number, one in enumerate(run.dataset.page_ids) if one in set(run.dataset.pages_of("train"))]
@@ -349,6 +348,10 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     again.questions = run.questions
     again.run()
     assert not again.steps.done["head"].fresh and len(asked) == 1
+    file = tmp_path / "out" / "head.safetensors"
+    file.write_bytes(file.read_bytes()[::-1])
+    with pytest.raises(InputError, match="delete it and run again"):
+        windows.load_head(file)
 
 
 def test_a_head_that_does_not_help_is_none(tmp_path, manuals, model, monkeypatch) -> None:

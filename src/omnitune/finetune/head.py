@@ -5,7 +5,6 @@ lexical search and untrained late interaction put first. Training goes on while 
 pages, and whether the head is used is decided on validation documents, which it never saw.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,18 @@ import numpy as np
 import torch
 
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.errors import InputError
 from omnitune.finetune.candidates import scored
 from omnitune.finetune.measure import TestSet
 from omnitune.finetune.negatives import TrainingPages
 from omnitune.finetune.recipe import Negatives, Retrieving
 from omnitune.finetune.steps import Log
+from omnitune.finetune.windows import save_head, with_head
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import Fusion, LateStage, TokenVectors
 from omnitune.training.late_head import LateHead, train_head
 from omnitune.types import Embeddings
-
-logger = logging.getLogger(__name__)
 
 FEWEST = 20
 """Training queries below which a head has nothing to learn from."""
@@ -51,10 +48,10 @@ def train_late_head(
     dataset: DocumentDataset,
     questions: Sequence[tuple[str, str]],
     settings: Retrieving,
-    folder: Path,
+    file: Path,
     log: Log,
 ) -> dict[str, Any]:
-    """Train a head on training pages and save it, with its backbone, as a late-interaction encoder.
+    """Train a head on training pages and save it.
 
     Args:
         pool: Every page with lexical search and untrained late interaction.
@@ -62,7 +59,7 @@ def train_late_head(
         dataset: Pages and training queries.
         questions: Questions and the ids of pages that answer them; those of training pages train beside their queries.
         settings: Epochs, negatives and seed.
-        folder: Where the encoder goes.
+        file: Where the head goes.
         log: Called with what is trained.
 
     Returns:
@@ -112,23 +109,12 @@ def train_late_head(
     told = {"epoch": head.best_epoch, "history": head.history, "queries": count}
     if not head.best_epoch:
         return {**told, "why": "No epoch of training was better than none on the training pages held back."}
-    encoder = encoder_of(head, untrained)
+    encoder = with_head(untrained, head)
     if encoder is None or not _gives(encoder, head, untrained, pages.queries, dataset.page_texts):
         return {**told, "why": "The model's token vectors are made by more than its backbone."}
-    encoder.save_pretrained(str(folder))
+    save_head(head, file)
     log(f"Head: epoch {head.best_epoch} of {len(head.history) - 1} was the best on training pages held back")
     return told
-
-
-def encoder_of(head: LateHead, untrained: TokenVectors) -> MultiVectorEncoder | None:
-    """A late-interaction encoder with the vectors that untrained late interaction has, through a head; None without."""
-    try:
-        encoder = MultiVectorEncoder.from_dense(untrained.model)
-    except InputError as error:
-        logger.info("No head: %s", error)
-        return None
-    prompted = bool((untrained.prompts or {}).get("document"))
-    return head.on(encoder, skiplist_words=() if prompted else untrained.mute_words)
 
 
 def _related(pages: TrainingPages) -> list[set[int]]:

@@ -9,12 +9,29 @@ from typing import Any
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.finetune.choose import ModelChoice, loading
 from omnitune.finetune.measure import has_text, load_test, unit
-from omnitune.finetune.windows import OVERLAP, Windows, cut_pages, encode_windows, text_reader, through_head
+from omnitune.finetune.windows import (
+    OVERLAP,
+    Windows,
+    cut_pages,
+    encode_windows,
+    load_head,
+    text_reader,
+    through_head,
+    with_head,
+)
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stages import DenseStage, LateStage, LexicalStage, LineStage, ListingStage, SparseStage, Stage
+from omnitune.retrieval.stages import (
+    DenseStage,
+    LateStage,
+    LexicalStage,
+    LineStage,
+    ListingStage,
+    SparseStage,
+    Stage,
+    TokenVectors,
+)
 
 PROPOSED = 32
 """Pages of a query that each stage proposes to late interaction: with those of lexical search as good on validation as
@@ -40,6 +57,8 @@ class Source:
 
 
 HEAD = Source(reads="text", trained=True, head=True)
+HEAD_FILE = "head.safetensors"
+"""In the run's folder: the head that it trained."""
 
 
 class Pools:
@@ -114,8 +133,9 @@ class Pools:
         late = LateStage(model=reader, overlap=OVERLAP, codec="int8", pooled=POOLED, candidates=PROPOSED)
         stages: list[DenseStage | LateStage] = [late]
         if source.head:
-            late.model = MultiVectorEncoder(str(self.out / "head"), device=str(reader.device))
-            encoded["late"] = through_head(late.model, windows.tokens)
+            head = load_head(self.out / HEAD_FILE)
+            late.model = with_head(TokenVectors(reader), head)
+            encoded["late"] = through_head(windows.tokens, head)
         else:
             stages.append(DenseStage(model=reader, overlap=OVERLAP))
             encoded |= {"dense": windows.dense, "late": windows.tokens}

@@ -3,7 +3,7 @@
     out/
       retriever/            the chosen one, to open with `Retriever.open`
       embeddings/windows/   token vectors and vectors of all windows by content, so that nothing is encoded twice
-      head/                 late interaction with the head that was trained
+      head.safetensors      the head for late interaction that was trained
       ladder.npz            what every rung found for the test queries
 
 No choice sees the test documents. Candidates that were trained on nothing are compared on all other documents. One that
@@ -52,7 +52,7 @@ from omnitune.finetune.measure import (
     score_search,
     test_sets,
 )
-from omnitune.finetune.pools import HEAD, Pools, Source
+from omnitune.finetune.pools import HEAD, HEAD_FILE, Pools, Source
 from omnitune.finetune.questions import Question, question_set
 from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
@@ -116,7 +116,7 @@ class RetrieverSteps:
         if self.held_out and self.text and self.settings.stages is None and self.settings.head_epochs:
             same = ("version", "dataset", "encoder", "settings", "questions")
             head = {name: inputs[name] for name in same}
-            inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / "head"]).key
+            inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / HEAD_FILE]).key
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
         inputs = {
             "retriever": made.key,
@@ -130,13 +130,13 @@ class RetrieverSteps:
 
     def _head(self) -> dict[str, Any]:
         """Train a head for late interaction, where there is any."""
-        folder = self.out / "head"
-        shutil.rmtree(folder, ignore_errors=True)
+        file = self.out / HEAD_FILE
+        file.unlink(missing_ok=True)
         pool = self.pools.pool(TEXT)
         if "late" not in pool.stages:
             return {"why": "No stage reads texts."}
         asked = [(one.text, page) for one in self.questions for page in one.pages]
-        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.settings, folder, self.log)
+        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.settings, file, self.log)
         if "why" in told:
             self.log(f"No head for late interaction: {told['why']}")
         return told

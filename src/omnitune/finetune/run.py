@@ -9,7 +9,7 @@ checkpoint.
       checkpoints/   of the training                    model/        the finetuned model
       report.html    report.json                        negatives.jsonl
       retriever/     the chosen retriever               ladder.npz    what it and simpler ones found
-      head/          late interaction with a trained head
+      head.safetensors                                  a head for late interaction
 """
 
 import logging

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnitune.errors import MissingExtraError
+from omnitune.errors import InputError, MissingExtraError
 from omnitune.finetune.choose import ModelChoice, text_embedder
 from omnitune.finetune.measure import Matrix, unit
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.model.windows import window_cutter
+from omnitune.modules.token_weights import TokenWeights
+from omnitune.retrieval.arrays import read_arrays, write_arrays
 from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.stages import TokenVectors
 from omnitune.retrieval.store import encode_corpus, identity
@@ -128,12 +130,49 @@ def encode_windows(
     return Windows(dense=grouped(windows, counts), tokens=grouped(tokens, counts))
 
 
-def through_head(encoder: MultiVectorEncoder, tokens: Packed) -> Packed:
+def with_head(untrained: TokenVectors, head: LateHead) -> MultiVectorEncoder | None:
+    """A late-interaction encoder of a model's token vectors through a head; None where it is no single encoder."""
+    try:
+        encoder = MultiVectorEncoder.from_dense(untrained.model)
+    except InputError as error:
+        logger.info("No head: %s", error)
+        return None
+    prompted = bool((untrained.prompts or {}).get("document"))
+    return head.on(encoder, skiplist_words=() if prompted else untrained.mute_words)
+
+
+def through_head(tokens: Packed, head: LateHead) -> Packed:
     """Kept token vectors of documents as an encoder with a head gives them, in half precision."""
-    head, offsets = LateHead.of(encoder), tokens.offsets
-    projection = head.projection.cpu()
-    made = np.empty((len(tokens.values), len(projection)), dtype=np.float16)
+    made = np.empty((len(tokens.values), len(head.projection)), dtype=np.float16)
     for first in range(0, len(made), _TRANSFORMED):
         some = torch.from_numpy(np.array(tokens.values[first : first + _TRANSFORMED], dtype=np.float32))
-        made[first : first + _TRANSFORMED] = torch.nn.functional.normalize(some @ projection.T, dim=-1).numpy()
-    return Packed(values=made, offsets=offsets, dim=made.shape[1])
+        made[first : first + _TRANSFORMED] = torch.nn.functional.normalize(some @ head.projection.T, dim=-1).numpy()
+    return Packed(values=made, offsets=tokens.offsets, dim=made.shape[1])
+
+
+def save_head(head: LateHead, file: Path) -> None:
+    """Write a head as safetensors."""
+    weights = {} if head.weights is None else head.weights.state_dict()
+    arrays = {"projection": head.projection, **{f"weights.{name}": value for name, value in weights.items()}}
+    write_arrays(file, {name: value.cpu().numpy() for name, value in arrays.items()}, {"scale": str(head.scale)})
+
+
+def load_head(file: Path) -> LateHead:
+    """Read a head that `save_head` wrote.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    found = read_arrays(file)
+    if found is None:
+        raise InputError(
+            f"{file}: expected the head that this run trained, got a damaged file; delete it and run again"
+        )
+    arrays, facts = found
+    held = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    projection = held.pop("projection")
+    weights = None
+    if held:
+        weights = TokenWeights(len(projection))
+        weights.load_state_dict({name.removeprefix("weights."): value for name, value in held.items()})
+    return LateHead(projection, weights, float(facts["scale"]))

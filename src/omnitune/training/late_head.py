@@ -59,13 +59,6 @@ class LateHead:
     history: list[float] = field(default_factory=list)
     best_epoch: int = 0
 
-    @classmethod
-    def of(cls, encoder: MultiVectorEncoder) -> "LateHead":
-        """The head of an encoder that `on` made."""
-        projection = next(one.linear.weight for one in encoder if isinstance(one, Dense))
-        weights = next((one for one in encoder if isinstance(one, TokenWeights)), None)
-        return cls(projection.detach(), weights, SCALE)
-
     def on(self, encoder: MultiVectorEncoder, *, skiplist_words: Sequence[str] = ()) -> MultiVectorEncoder:
         """A late-interaction encoder of `encoder`'s backbone and this head; it can be saved and loaded as any other.
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fixtures import hostile_pdfs
-from omnitune.documents import folder
-from omnitune.documents.folder import Document, StoredPage, read_folder
+from omnitune.documents.folder import read_folder
 from omnitune.documents.read import pdf
 from omnitune.documents.read.pages import Rendering, Word, uncovered
 from omnitune.documents.read.text import terms
 from omnitune.documents.reading import counted_sources, source_of, with_texts
+from omnitune.documents.stored import Document, StoredPage, kept_page
 from omnitune.errors import InputError, MissingLanguageError
 from omnitune.modules.readers.text import TextReader
 
@@ -100,7 +100,7 @@ def test_recognised_pages_have_the_headings_that_are_numbered(tmp_path: Path) ->
 
 def test_an_index_without_prose_is_recognised_as_itself(tmp_path: Path) -> None:
     pages = list(pdf.pages(EXAMPLES / "R-data.pdf", 37, 39, tmp_path, Rendering()))
-    kept = tuple(folder._kept(page, []) for page in pages)
+    kept = tuple(kept_page(page, []) for page in pages)
     document = Document(name="a.pdf", key="k", title="", outline=(), pages=kept)
     asked: list[Path] = []
 

@@ -13,27 +13,18 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from omnitune.documents.kinds import Kind, KindName, kind_of
-from omnitune.documents.queries.captions import SIDECARS, Caption
-from omnitune.documents.read.headings import headings
-from omnitune.documents.read.pages import (
-    Description,
-    LostPage,
-    OutlineEntry,
-    Page,
-    Rendering,
-    picture_of,
-    write_words,
-)
-from omnitune.documents.read.text import clean, printable
+from omnitune.documents.queries.captions import SIDECARS
+from omnitune.documents.read.pages import Description, Rendering
+from omnitune.documents.read.text import printable
 from omnitune.documents.read.worker import Job, PagesRead, Workers
+from omnitune.documents.stored import LAYOUT_VERSION, Document, save_document, stored_document
 from omnitune.errors import DatasetError, DocumentError
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
-from omnitune.io import inside, read_json_or_none, writing
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
@@ -57,66 +48,9 @@ READERS = {
 ABOUT_THE_FOLDER = re.compile(r"(?:readme|licen[cs]es?|copying|notice|changelog|authors|contributing)\b", re.IGNORECASE)
 """Names of texts, and of folders of them, that speak of the files beside them and are no documents."""
 
-LAYOUT_VERSION = 4
-"""Raise it when what is stored of a page changes, so that everything is made again."""
-
 PAGES_PER_JOB = 16
 MOST_SHOWN = 5
 """Lost pages of one document that a warning names."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StoredPage:
-    """A page as it is kept.
-
-    Attributes:
-        number: From 1.
-        label: The number printed on it, the times of a segment ("0:30-0:45"), or "".
-        image: File name in the image folder: of its image, or of a segment's recording (`.wav`) or clip (`.mp4`).
-        fingerprint: Difference hash, "" for a page of one colour, or silence.
-        text: Cleaned text layer, "" without one.
-        headings: Lines set like headings, from the top.
-        start: Second at which a segment begins; 0 of a page.
-        end: Second at which it ends; 0 of a page.
-        garbled: Share of the letters of the text layer that stand for nothing, 0 to 1.
-        uncovered: Share of the ink of the page outside of the words of its text layer, 0 to 1.
-        recognised: Whether `text` was recognised on the image instead of taken from the text layer; never on disk.
-    """
-
-    number: int
-    label: str
-    image: str
-    fingerprint: str
-    text: str
-    headings: tuple[str, ...] = ()
-    start: float = 0.0
-    end: float = 0.0
-    garbled: float = 0.0
-    uncovered: float = 0.0
-    recognised: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A document that was read.
-
-    Attributes:
-        name: Path inside the folder, with forward slashes, fit to be printed.
-        key: Hash of its content and of the rendering.
-        title: By its own metadata, or "".
-        outline: In reading order.
-        pages: All that could be read, in order.
-        lost: Pages that could not be read.
-        captions: What people wrote about a recording or clip.
-    """
-
-    name: str
-    key: str
-    title: str
-    outline: tuple[OutlineEntry, ...]
-    pages: tuple[StoredPage, ...]
-    lost: tuple[LostPage, ...] = ()
-    captions: tuple[Caption, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +222,7 @@ def read_folder(
         except OSError as error:
             failed[name] = f"the file cannot be opened ({error.strerror})"
             continue
-        stored = _stored(store, keys[name], name)
+        stored = stored_document(store, keys[name], name)
         if stored is not None:
             done[name] = stored
     todo = {name: path for name, path in listing.paths.items() if name in keys and name not in done}
@@ -355,7 +289,7 @@ def _read(
                 continue
             whole = read.pop(name)
             if whole.pages:
-                done[name] = _save(store, keys[name], name, described[name], whole)
+                done[name] = save_document(store, keys[name], name, described[name], whole)
             else:
                 failed[name] = printable(min(whole.lost, key=lambda one: one.number).reason)
     return done, failed
@@ -384,63 +318,3 @@ def _job(path: Path, rendering: Rendering, **parts: Any) -> Job:
 
 def _reader(path: Path) -> str:
     return READERS[path.suffix.lower()]
-
-
-def _save(store: Path, key: str, name: str, described: Description, read: PagesRead) -> Document:
-    """Keep a document that was read; its marker is written last."""
-    pages = sorted(read.pages, key=lambda page: page.number)
-    lost = sorted(read.lost, key=lambda one: one.number)
-    if described.claimed:
-        first = described.pages + 1
-        reason = f"page {first}: the file says it has {described.claimed:,} pages, {described.pages:,} are there"
-        lost.append(LostPage(number=first, reason=reason))
-    for page in pages:
-        if page.words:
-            write_words(page.words, page.image, store / "images")
-    document = Document(
-        name=name,
-        key=key,
-        title=described.title,
-        outline=described.outline,
-        pages=tuple(_kept(page, lines) for page, lines in zip(pages, headings(pages), strict=True)),
-        lost=tuple(LostPage(number=one.number, reason=printable(one.reason)) for one in lost),
-    )
-    kept = dataclasses.asdict(document)
-    del kept["name"], kept["key"], kept["captions"]
-    with writing(store / "documents" / f"{key}.json") as temporary:
-        temporary.write_text(json.dumps(kept), encoding="utf-8")
-    return document
-
-
-def _kept(page: Page, lines: Sequence[str]) -> StoredPage:
-    return StoredPage(
-        number=page.number,
-        label=page.label,
-        image=page.image,
-        fingerprint=page.fingerprint,
-        text=clean(page.text),
-        headings=tuple(lines),
-        start=page.start,
-        end=page.end,
-        garbled=round(page.garbled, 3),
-        uncovered=round(page.uncovered, 3),
-    )
-
-
-def _stored(store: Path, key: str, name: str) -> Document | None:
-    """The document that is kept under a key; None where it is not done: no whole marker, or an image that is gone."""
-    kept = read_json_or_none(store / "documents" / f"{key}.json")
-    try:
-        document = Document(
-            name=name,
-            key=key,
-            title=kept["title"],
-            outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
-            pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
-            lost=tuple(LostPage(**one) for one in kept["lost"]),
-        )
-        files = {file for page in document.pages for file in (page.image, picture_of(page.image))}
-        whole = bool(files) and all(inside(store / "images", file).stat().st_size for file in files)
-    except (TypeError, KeyError, AttributeError, OSError, DatasetError):
-        return None
-    return document if whole else None

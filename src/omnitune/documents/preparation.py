@@ -33,12 +33,13 @@ from omnitune.documents.dataset import (
     remember_source,
 )
 from omnitune.documents.duplicates import members
-from omnitune.documents.folder import LAYOUT_VERSION, Document, Listing, Skipped, list_folder, read_folder
+from omnitune.documents.folder import Listing, Skipped, list_folder, read_folder
 from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
 from omnitune.documents.queries.captions import Captions
 from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
+from omnitune.documents.stored import LAYOUT_VERSION, Document
 from omnitune.errors import InputError
 from omnitune.io import locked, read_json_or_none, writable_folder, write_json
 

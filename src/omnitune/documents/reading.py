@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.read.headings import recognised_headings
 from omnitune.documents.read.text import clean, script, terms
+from omnitune.documents.stored import Document, StoredPage
 from omnitune.errors import InputError, MissingLanguageError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnitune.documents.duplicates import families, groups
-from omnitune.documents.folder import Document, Listing, StoredPage
+from omnitune.documents.folder import Listing
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import extract
 from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
@@ -20,6 +20,7 @@ from omnitune.documents.queries.extract import Query
 from omnitune.documents.read.text import normalize_key
 from omnitune.documents.reading import source_of
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
+from omnitune.documents.stored import Document, StoredPage
 from omnitune.errors import DatasetError
 from omnitune.ops.bm25 import BM25
 

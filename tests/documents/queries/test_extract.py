@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.queries.extract import (
     acceptable,
     captions,
@@ -21,6 +20,7 @@ from omnitune.documents.queries.extract import (
 from omnitune.documents.read.headings import headings
 from omnitune.documents.read.pages import Line, OutlineEntry, Page
 from omnitune.documents.read.text import words
+from omnitune.documents.stored import Document, StoredPage
 
 PROSE = " ".join(f"filler{n}" for n in range(60))
 

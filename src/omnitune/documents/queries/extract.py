@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from omnitune.documents.folder import Document, StoredPage
 from omnitune.documents.queries.captions import overlapped
 from omnitune.documents.read.pages import OutlineEntry
 from omnitune.documents.read.text import flat, normalize_key, script, sentences, term, terms, words
+from omnitune.documents.stored import Document, StoredPage
 
 Origin = Literal["title", "caption", "heading", "sentence", "model"]
 

@@ -6,9 +6,11 @@ The only module that reads the environment.
 import importlib
 import logging
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -111,6 +113,15 @@ def rank() -> int:
 def ranks() -> int:
     """Number of processes of a distributed run; 1 when there is one process."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started with `start_new_session`, and all that it has started itself."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group that has ended
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def cores() -> int:

@@ -383,15 +383,15 @@ def test_names_that_are_no_utf8_or_hold_markup(tmp_path: Path) -> None:
     write_folder(tmp_path / "in")
     folder = os.fsencode(tmp_path / "in")
     os.rename(folder + b"/garden.pdf", folder + b"/caf\xe9 \x1b[31m<img src=x>.pdf")
-    (tmp_path / "in" / "notes.odt").write_text("x")
+    (tmp_path / "in" / "notes.odg").write_text("x")
     made = prepare(tmp_path / "in", tmp_path / "out", **SMALL)
     name = r"caf\xe9 \x1b[31m<img src=x>.pdf"
     assert name in made.tables["pages"]["document"]
     assert load(tmp_path / "out").texts[f"{name}#1"].startswith("Sowing tomatoes early")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "\x1b" not in card and "<img" not in card and r"caf\xe9 \x1b[31m&lt;img" in card
-    assert "- .odt: 1" in card
-    assert "not read: 1 .odt (" in made.summary()
+    assert "- .odg: 1" in card
+    assert "not read: 1 .odg (" in made.summary()
 
 
 def test_pages_that_cannot_be_read_are_in_the_facts_and_on_the_card(tmp_path: Path) -> None:

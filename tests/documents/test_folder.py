@@ -28,7 +28,7 @@ def markers(store: Path) -> dict[str, int]:
 
 
 def test_documents_are_found_in_order_and_hidden_files_are_not(tmp_path: Path) -> None:
-    for name in ("b.PDF", "a/z.pdf", "a/1.png", "notes.odt", ".hidden/c.pdf", ".d.pdf"):
+    for name in ("b.PDF", "a/z.pdf", "a/1.png", "notes.odg", ".hidden/c.pdf", ".d.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = [path.relative_to(tmp_path).as_posix() for path in find_documents(tmp_path)]
@@ -84,10 +84,10 @@ def test_a_folder_of_bad_documents_only_is_an_error_that_lists_them(tmp_path: Pa
 def test_a_file_that_may_not_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "in", ["garden", "kitchen"])
 
-    def refused(path: Path, rendering: Rendering) -> str:
+    def refused(path: Path, rendering: Rendering, office: str) -> str:
         if path.name == "kitchen.pdf":
             raise PermissionError(13, "Permission denied", str(path))
-        return key_of(path, rendering)
+        return key_of(path, rendering, office)
 
     monkeypatch.setattr(folder_module, "key_of", refused)
     documents, skipped = read_folder(tmp_path / "in", tmp_path / "out", SMALL)
@@ -349,14 +349,14 @@ def test_names_are_bytes(tmp_path: Path) -> None:
 
 
 def test_other_files_are_counted_by_suffix(tmp_path: Path) -> None:
-    for name in ("a.pdf", "b.odt", "c/d.ODT", "e.zip", "LICENCE", ".hidden.odt"):
+    for name in ("a.pdf", "b.odg", "c/d.ODG", "e.zip", "LICENCE", ".hidden.odg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     listing = list_folder(tmp_path)
-    assert listing.others == {".odt": 2, ".zip": 1, "": 1}
-    assert counted(listing.others) == "2 .odt, 1 without a suffix, 1 .zip"
+    assert listing.others == {".odg": 2, ".zip": 1, "": 1}
+    assert counted(listing.others) == "2 .odg, 1 without a suffix, 1 .zip"
     (tmp_path / "a.pdf").unlink()
-    with pytest.raises(DatasetError, match=r"found none but 4 other files \(2 .odt, 1 without a suffix, 1 .zip\)"):
+    with pytest.raises(DatasetError, match=r"found none but 4 other files \(2 .odg, 1 without a suffix, 1 .zip\)"):
         list_folder(tmp_path)
 
 

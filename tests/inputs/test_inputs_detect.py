@@ -241,9 +241,10 @@ def test_typescript_is_text(tmp_path, monkeypatch):
 
 def test_the_folder_reader_takes_what_strings_name():
     from omnitune.documents.folder import READERS
+    from omnitune.documents.read.markup import ALONE, OFFICE
 
     endings = {ending for row in ENDINGS.values() for ending in (*row.common, *row.rarer)}
-    texts = {".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"}
+    texts = {*OFFICE, *ALONE, ".html", ".htm", ".md", ".markdown", ".txt", ".eml"}
     assert endings - READERS.keys() == {".ts", ".mts"} and READERS.keys() - endings == {".pdf", *texts}
 
 

@@ -67,6 +67,11 @@ def write_card(path: Path, facts: Mapping[str, Any]) -> None:
             ("side", "origin", "number"),
             [(side, origin, n) for side, counts in facts["queries"].items() for origin, n in counts.items()],
         ),
+        _section("Office files", (f"drawn by {name}: {count}" for name, count in facts["drawn_by"].items())),
+        _section(
+            "Office files whose text was drawn, because LibreOffice did not convert them",
+            (f"`{name}`: {reason}" for name, reason in facts["fallbacks"].items()),
+        ),
         _section(f"Skipped {document}s", (f"`{one['name']}`: {one['reason']}" for one in facts["skipped"])),
         _section(
             f"{page.capitalize()}s that cannot be read",

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any, Literal
 
 from omnitune.documents.kinds import Kind, KindName, kind_of
 from omnitune.documents.queries.captions import SIDECARS
+from omnitune.documents.read import libreoffice
+from omnitune.documents.read.markup import ALONE, OFFICE
 from omnitune.documents.read.pages import Description, Rendering
 from omnitune.documents.read.text import printable
 from omnitune.documents.read.worker import Job, PagesRead, Workers
@@ -30,10 +33,11 @@ from omnitune.runtime import cores, progress_bar, require
 logger = logging.getLogger(__name__)
 
 _IMAGES, _TEXTS = "omnitune.documents.read.images", "omnitune.documents.read.office"
+_LIBREOFFICE = "omnitune.documents.read.libreoffice"
 READERS = {
     ".pdf": "omnitune.documents.read.pdf",
     **dict.fromkeys(
-        (".docx", ".pptx", ".xlsx", ".html", ".htm", ".md", ".markdown", ".txt", ".eml"),
+        (*OFFICE, *ALONE, ".html", ".htm", ".md", ".markdown", ".txt", ".eml"),
         _TEXTS,
     ),
     **{
@@ -76,6 +80,16 @@ class Listing:
     kind: Kind
     paths: Mapping[str, Path]
     others: Mapping[str, int]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Converted:
+    """Office files that LibreOffice has converted, by name, and why it has not converted others."""
+
+    version: str
+    pdfs: dict[str, Path] = dataclasses.field(default_factory=dict)
+    described: dict[str, Description] = dataclasses.field(default_factory=dict)
+    fallbacks: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def has_documents(folder: Path) -> bool:
@@ -169,14 +183,41 @@ def kind_at(path: Path) -> Kind:
     return kind_of(_reader(path))
 
 
+def is_office(path: Path) -> bool:
+    """Tell by its suffix whether a document is an office file, which LibreOffice can draw."""
+    return path.suffix.lower() in (*OFFICE, *ALONE)
+
+
 def is_drawn(path: Path) -> bool:
     """Tell whether a document has to be drawn on pages first: it is no picture, recording or clip already."""
     return kind_at(path).own_text and _reader(path) != _IMAGES
 
 
-def key_of(path: Path, rendering: Rendering) -> str:
-    """Hash a document's content, its kind, and everything that decides how it is kept."""
+def office_of(listing: Listing, office: Literal["auto", "drawn"]) -> libreoffice.LibreOffice | None:
+    """Find the LibreOffice that draws a folder's office files; None where there are none, or nothing draws them.
+
+    One that is there and does not start is named in a warning.
+    """
+    if office == "drawn" or not any(map(is_office, listing.paths.values())):
+        return None
+    try:
+        return libreoffice.installed()
+    except DocumentError as error:
+        logger.warning("office files are drawn by omnitune, because LibreOffice does not start: %s", error)
+        return None
+
+
+def key_of(path: Path, rendering: Rendering, office: str = "") -> str:
+    """Hash a document's content, its kind, and everything that decides how it is kept.
+
+    Args:
+        path: The document.
+        rendering: Settings of its kind.
+        office: Version of the LibreOffice that draws office files; "" where none does.
+    """
     settings = [getattr(rendering, name) for name in kind_at(path).settings]
+    if office and is_office(path):
+        settings.append(office)
     digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, _reader(path), settings]).encode())
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -213,12 +254,13 @@ def read_folder(
     what = listing.kind
     if what.extra is not None:
         require(what.extra[1], extra=what.extra[0])
+    office = office_of(listing, rendering.office)
     keys: dict[str, str] = {}
     failed: dict[str, str] = {}
     done: dict[str, Document] = {}
     for name, path in listing.paths.items():
         try:
-            keys[name] = key_of(path, rendering)
+            keys[name] = key_of(path, rendering, office.version if office else "")
         except OSError as error:
             failed[name] = f"the file cannot be opened ({error.strerror})"
             continue
@@ -227,8 +269,12 @@ def read_folder(
             done[name] = stored
     todo = {name: path for name, path in listing.paths.items() if name in keys and name not in done}
     if todo:
-        with Workers[tuple[str, int]](workers or cores()) as pool:
-            made, unread = _read(todo, keys, store, rendering, pool, show_progress)
+        with (
+            tempfile.TemporaryDirectory(prefix="omnitune-office-", ignore_cleanup_errors=True) as scratch,
+            Workers[tuple[str, int]](workers or cores()) as pool,
+        ):
+            converted = _converted(todo, office, rendering, Path(scratch), pool, show_progress)
+            made, unread = _read(todo, converted, keys, store, rendering, pool, show_progress)
         done |= made
         failed |= unread
     skipped = [Skipped(name=name, reason=failed[name]) for name in listing.paths if name in failed]
@@ -236,6 +282,8 @@ def read_folder(
         logger.warning("skipped %s: %s", one.name, one.reason)
     documents = [done[name] for name in listing.paths if name in done]
     for document in documents:
+        if document.fallback:
+            logger.warning("%s: drawn by omnitune as text, because %s", document.name, document.fallback)
         if document.lost:
             more = len(document.lost) - MOST_SHOWN
             reasons = "; ".join(one.reason for one in document.lost[:MOST_SHOWN])
@@ -249,8 +297,40 @@ def read_folder(
     return documents, skipped
 
 
+def _converted(
+    todo: Mapping[str, Path],
+    office: libreoffice.LibreOffice | None,
+    rendering: Rendering,
+    scratch: Path,
+    pool: Workers[tuple[str, int]],
+    show_progress: bool | None,
+) -> _Converted:
+    """Have LibreOffice convert the office files among some documents to PDFs in `scratch`."""
+    found = _Converted(version=office.version if office else "")
+    jobs: list[tuple[tuple[str, int], Job]] = []
+    for name, path in todo.items():
+        if office is not None and is_office(path):
+            found.pdfs[name] = scratch / f"{len(jobs)}.pdf"
+            conversion = (office.program, str(found.pdfs[name]))
+            patience = libreoffice.SECONDS + libreoffice.SECONDS_PER_MEGABYTE * path.stat().st_size / 2**20
+            asked = dataclasses.replace(rendering, conversion=conversion)
+            jobs.append(((name, 0), Job(reader=_LIBREOFFICE, path=str(path), rendering=asked, patience=patience)))
+    if not jobs:
+        return found
+    with progress_bar(label="Office files", total=len(jobs), show=show_progress, unit="document") as bar:
+        for (name, _), result in pool.run(jobs):
+            bar.update()
+            if isinstance(result, Description):
+                found.described[name] = result
+            else:
+                del found.pdfs[name]
+                found.fallbacks[name] = f"LibreOffice failed: {_bare(result, todo[name])}"
+    return found
+
+
 def _read(
     todo: Mapping[str, Path],
+    converted: _Converted,
     keys: Mapping[str, str],
     store: Path,
     rendering: Rendering,
@@ -260,25 +340,24 @@ def _read(
     """Read and store documents; returns those that are done, and why the others failed."""
     done: dict[str, Document] = {}
     failed: dict[str, str] = {}
-    described: dict[str, Description] = {}
-
-    def bare(error: DocumentError, name: str) -> str:
-        """The reason without the file's name, which stands beside it already."""
-        return printable(str(error).removeprefix(f"{todo[name].name}: "))
-
-    for (name, _), result in pool.run(((name, 0), _job(path, rendering)) for name, path in todo.items()):
+    described = {**converted.described}
+    sources = {**todo, **converted.pdfs}
+    rest = {name: path for name, path in todo.items() if name not in described}
+    for (name, _), result in pool.run(((name, 0), _job(path, rendering)) for name, path in rest.items()):
         if isinstance(result, Description):
             described[name] = result
+        elif name in converted.fallbacks and todo[name].suffix.lower() in ALONE:
+            failed[name] = converted.fallbacks[name]
         elif isinstance(result, DocumentError):
-            failed[name] = bare(result, name)
+            failed[name] = _bare(result, todo[name])
 
     read: dict[str, PagesRead] = defaultdict(PagesRead)
     total = sum(description.pages for description in described.values())
     unit = kind_at(next(iter(todo.values()))).words.page
     with progress_bar(label=f"{unit.capitalize()}s", total=total, show=show_progress, unit=unit) as bar:
-        for (name, _), result in pool.run(_page_jobs(todo, described, store / "images", rendering)):
+        for (name, _), result in pool.run(_page_jobs(sources, described, store / "images", rendering)):
             if isinstance(result, DocumentError):
-                failed.setdefault(name, bare(result, name))
+                failed.setdefault(name, _bare(result, todo[name]))
                 bar.update(described[name].pages)
                 continue
             assert isinstance(result, PagesRead)
@@ -289,10 +368,17 @@ def _read(
                 continue
             whole = read.pop(name)
             if whole.pages:
-                done[name] = save_document(store, keys[name], name, described[name], whole)
+                drawn = {"drawn_by": converted.version if name in converted.pdfs else ""}
+                fallback = {"fallback": converted.fallbacks.get(name, "")}
+                done[name] = save_document(store, keys[name], name, described[name], whole, **drawn, **fallback)
             else:
                 failed[name] = printable(min(whole.lost, key=lambda one: one.number).reason)
     return done, failed
+
+
+def _bare(error: object, path: Path) -> str:
+    """The reason without the file's name, which stands beside it already."""
+    return printable(str(error).removeprefix(f"{path.name}: "))
 
 
 def _page_jobs(

@@ -33,7 +33,7 @@ from omnitune.documents.dataset import (
     remember_source,
 )
 from omnitune.documents.duplicates import members
-from omnitune.documents.folder import Listing, Skipped, list_folder, read_folder
+from omnitune.documents.folder import Listing, Skipped, is_office, list_folder, read_folder
 from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
 from omnitune.documents.queries.captions import Captions
 from omnitune.documents.read.pages import Rendering
@@ -53,6 +53,7 @@ def prepare(
     kind: KindName | Literal["auto"] = "auto",
     width: int = 900,
     max_pixels: int = 4_000_000,
+    office: Literal["auto", "drawn"] = "auto",
     segments: Segmentation = "auto",
     seconds: float = 15.0,
     split: Literal["documents", "pages"] = "documents",
@@ -80,6 +81,8 @@ def prepare(
         kind: `"pages"`, `"recordings"` or `"clips"`: which files count; `"auto"` takes all, which must be of one kind.
         width: Width of a page image in pixels; most of a clip.
         max_pixels: Most pixels of a page image.
+        office: Pages of Word, PowerPoint, Excel and OpenDocument files: `"auto"` has LibreOffice draw them where it is
+            installed, and draws the text of those that it does not convert; `"drawn"` draws the text of all.
         segments: Where recordings are cut (`"silence"` or `"windows"`), or clips (`"shots"` or `"windows"`).
         seconds: Longest segment.
         split: `"documents"` tests on documents that training never saw; `"pages"` on other pages of the same ones.
@@ -112,7 +115,11 @@ def prepare(
     listing = list_folder(folder, kind)
     what = listing.kind
     rendering = Rendering(
-        width=width, max_pixels=max_pixels, segments=segmentation_of(what, segments, seconds), seconds=float(seconds)
+        width=width,
+        max_pixels=max_pixels,
+        office=office,
+        segments=segmentation_of(what, segments, seconds),
+        seconds=float(seconds),
     )
     captions = captions_for(listing)
     choices = Choices(
@@ -138,6 +145,8 @@ def prepare(
         settings = {**{name: getattr(rendering, name) for name in what.settings}, **dataclasses.asdict(choices)}
         if what.own_text:
             settings["reading"] = reading
+        if any(map(is_office, listing.paths.values())):
+            settings["office"] = office
         mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
         remember_source(out, listing.folder.absolute())
         if _up_to_date(out, mark):
@@ -252,6 +261,10 @@ def _facts(
         "not_read": dict(listing.others),
         "unmatched_captions": {} if captions is None else {n: [*some] for n, some in captions.unmatched.items()},
         "text_source": dict(counted_sources(documents)),
+        "drawn_by": dict(
+            Counter(one.drawn_by or "omnitune" for one in documents if is_office(listing.paths[one.name]))
+        ),
+        "fallbacks": {one.name: one.fallback for one in documents if one.fallback},
         "pages": dict(Counter(row["side"] for row in rows.pages)),
         "queries": {side: dict(Counter(row["origin"] for row in table)) for side, table in asked.items()},
         "dropped": dict(rows.dropped),

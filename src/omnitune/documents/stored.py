@@ -60,6 +60,8 @@ class Document:
         pages: All that could be read, in order.
         lost: Pages that could not be read.
         captions: What people wrote about a recording or clip.
+        drawn_by: Of an office file, the version of LibreOffice that drew its pages; "" where we did.
+        fallback: Why LibreOffice did not draw them though it is there, or "".
     """
 
     name: str
@@ -69,9 +71,20 @@ class Document:
     pages: tuple[StoredPage, ...]
     lost: tuple[LostPage, ...] = ()
     captions: tuple[Caption, ...] = ()
+    drawn_by: str = ""
+    fallback: str = ""
 
 
-def save_document(store: Path, key: str, name: str, described: Description, read: PagesRead) -> Document:
+def save_document(
+    store: Path,
+    key: str,
+    name: str,
+    described: Description,
+    read: PagesRead,
+    *,
+    drawn_by: str = "",
+    fallback: str = "",
+) -> Document:
     """Keep a document that was read; its marker is written last."""
     pages = sorted(read.pages, key=lambda page: page.number)
     lost = sorted(read.lost, key=lambda one: one.number)
@@ -89,6 +102,8 @@ def save_document(store: Path, key: str, name: str, described: Description, read
         outline=described.outline,
         pages=tuple(kept_page(page, lines) for page, lines in zip(pages, headings(pages), strict=True)),
         lost=tuple(LostPage(number=one.number, reason=printable(one.reason)) for one in lost),
+        drawn_by=drawn_by,
+        fallback=fallback,
     )
     kept = dataclasses.asdict(document)
     del kept["name"], kept["key"], kept["captions"]
@@ -124,6 +139,8 @@ def stored_document(store: Path, key: str, name: str) -> Document | None:
             outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
             pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
             lost=tuple(LostPage(**one) for one in kept["lost"]),
+            drawn_by=kept.get("drawn_by", ""),
+            fallback=kept.get("fallback", ""),
         )
         files = {file for page in document.pages for file in (page.image, picture_of(page.image))}
         whole = bool(files) and all(inside(store / "images", file).stat().st_size for file in files)

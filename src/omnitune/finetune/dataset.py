@@ -8,7 +8,7 @@ from typing import Any
 
 from omnitune import documents, runtime
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.documents.folder import list_folder
+from omnitune.documents.folder import list_folder, office_of
 from omnitune.documents.kinds import Kind
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.captions import caption_files
@@ -83,6 +83,9 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
         "settings": recipe.prepare,
         "language": recipe.model.get("language"),
     }
+    office = office_of(files, recipe.prepare.get("office", "auto"))
+    if office is not None:
+        inputs["office"] = office.version
     if kind.captioned:
         inputs["captions"] = [listing(path) for path in caption_files(folder, files.paths)]
         inputs["read"] = _reads(kind, recipe)

@@ -224,6 +224,8 @@ def describe_data(run: RunResults, test: TestSet, everything: TestSet) -> Data:
             f"No queries could be taken from {_named(mute, words.document)}, for want of {reason} with text: "
             f"the numbers say nothing about finding their {words.page}s."
         )
+    if dataset.drawing:
+        notes.append(f"{dataset.drawing[0].upper()}{dataset.drawing[1:]}.")
     notes += [f"{count:,} queries dropped: {reason}." for reason, count in facts["dropped"].items() if count]
     notes += [run.steps.done["text baseline"].result["note"]] if run.steps.done["text baseline"].result["note"] else []
     return Data(

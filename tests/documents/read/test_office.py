@@ -216,7 +216,9 @@ def test_headings_of_a_word_file_are_queries(tmp_path: Path) -> None:
     text = "The seal of the pump is greased every month with the grease of the table. " * 8
     parts = [("Heading1", "Handbook of pumps"), ("Heading2", "Greasing the seal"), ("Normal", text)]
     write_docx(tmp_path / "in" / "a.docx", parts)
-    ((document,), skipped) = read_folder(tmp_path / "in", tmp_path / "out", Rendering(width=300), workers=1)
+    ((document,), skipped) = read_folder(
+        tmp_path / "in", tmp_path / "out", Rendering(width=300, office="drawn"), workers=1
+    )
     assert not skipped
     assert [query.text for query in written_queries(document)] == ["Handbook of pumps", "Greasing the seal"]
 

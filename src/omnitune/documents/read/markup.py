@@ -18,6 +18,12 @@ from omnitune.runtime import require
 MOST_LETTERS = 20_000_000
 """Of one document: 6,000 full pages."""
 
+OFFICE = (".docx", ".pptx", ".xlsx")
+"""Of files that markitdown reads, and LibreOffice too (see `libreoffice`)."""
+
+ALONE = (".odt", ".odp", ".ods", ".doc", ".ppt", ".xls", ".rtf")
+"""Of files that LibreOffice alone reads."""
+
 _CONVERTERS = {
     ".docx": "DocxConverter",
     ".pptx": "PptxConverter",
@@ -85,6 +91,11 @@ def _blocks(path: Path) -> list[Block]:
         return [*parse_markdown(_decoded(path.read_bytes()))]
     if suffix == ".eml":
         return [*_mail(path)]
+    if suffix in ALONE:
+        raise DocumentError(
+            f"{path.name}: LibreOffice alone reads {suffix} files: install it and prepare with office='auto', or save "
+            "the file as PDF"
+        )
     data = path.read_bytes()
     if suffix in (".html", ".htm"):
         data = _decoded(data).encode()

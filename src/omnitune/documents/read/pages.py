@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -46,6 +46,8 @@ class Rendering:
         segments: Where a recording or clip is cut, one of its kind's ways.
         seconds: Longest segment.
         boundaries: Seconds at which the segments of one document begin, and its end, as its description has them.
+        office: `"auto"` has LibreOffice draw office files where it is installed, `"drawn"` draws their text.
+        conversion: Of one office file, the LibreOffice that converts it and the PDF to write.
     """
 
     width: int = 900
@@ -53,6 +55,8 @@ class Rendering:
     segments: str = ""
     seconds: float = 15.0
     boundaries: tuple[float, ...] = ()
+    office: Literal["auto", "drawn"] = "auto"
+    conversion: tuple[str, ...] = ()
 
     def scale(self, width: float, height: float) -> float:
         """Factor from page units to pixels for a page of this width and height."""

@@ -54,7 +54,7 @@ def describe(path: Path, rendering: Rendering | None = None) -> Description:  # 
     Raises:
         DocumentError: It is empty, broken or encrypted, or has no pages, or too many.
     """
-    with _opened(path) as document:
+    with opened(path) as document:
         claimed = len(document)
         found = _last_page(document, min(claimed, MOST_PAGES + 1))
         if not found:
@@ -79,7 +79,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
     Raises:
         DocumentError: The PDF cannot be opened, or the next page cannot be loaded.
     """
-    with _opened(path) as document:
+    with opened(path) as document:
         document.init_forms()  # before any page is loaded, or the values of form fields are not drawn
         for index in range(start, stop):
             try:
@@ -127,7 +127,12 @@ def _page(document: pypdfium2.PdfDocument, index: int, label: str, folder: Path,
     return made
 
 
-def _opened(path: Path) -> pypdfium2.PdfDocument:
+def opened(path: Path) -> pypdfium2.PdfDocument:
+    """Open a PDF.
+
+    Raises:
+        DocumentError: It is empty, broken or encrypted.
+    """
     if path.stat().st_size == 0:
         raise DocumentError(f"{path.name}: the file is empty")
     pdfium.FPDF_LoadDocument(b"", None)  # the last error is never reset, and no pages set none: start from a known one
@@ -194,7 +199,11 @@ def _words(page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage, text: str)
                 corners.append((left.value / 10_000, top.value / 10_000))
         if corners:
             xs, ys = zip(*corners, strict=True)
-            yield Word(text=match[0], box=(max(0.0, min(xs)), max(0.0, min(ys)), min(1.0, max(xs)), min(1.0, max(ys))))
+            sides = (max(0.0, min(xs)), max(0.0, min(ys)), min(1.0, max(xs)), min(1.0, max(ys)))
+            if (
+                sides[0] < sides[2] and sides[1] < sides[3]
+            ):  # else it lies outside of the page, as text that overflows a slide
+                yield Word(text=match[0], box=sides)
 
 
 def _garbled(text_page: pypdfium2.PdfTextPage, letters: int) -> float:

@@ -4,7 +4,8 @@ A worker is `python -m omnitune.documents.read.worker`: one JSON job a line in, 
 page. PDFium must not run in two threads, can crash on a malformed file, can hang in one and can ask for all memory. A
 process that dies, overruns the time of a page or reaches its limit of memory costs the page it was reading: the job
 goes on behind that page in a fresh process. A plain subprocess is used rather than `multiprocessing`, whose `fork` is
-unsafe after torch has started threads and whose `spawn` runs the caller's script again.
+unsafe after torch has started threads and whose `spawn` runs the caller's script again. Each is a process group of its
+own, which is killed as a whole: LibreOffice runs in it. A worker whose caller was killed ends its group itself.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,6 +30,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from omnitune.documents.read.pages import Description, Line, LostPage, OutlineEntry, Page, Reader, Rendering, Word
 from omnitune.errors import DocumentError, ResourceError
+from omnitune.runtime import end_group
 
 Key = TypeVar("Key")
 
@@ -135,7 +138,7 @@ class Worker:
         self._closed = True
         process = self._process
         if process is not None and at_once:
-            process.kill()
+            end_group(process)
         if not at_once:
             self._stop()
             self._complaints.close()
@@ -186,6 +189,7 @@ class Worker:
             stderr=self._complaints,
             text=True,
             encoding="utf-8",
+            start_new_session=True,
         )
         assert process.stdout is not None
         process.stdout.readline()  # it is ready: starting Python on a busy machine is no page's time
@@ -248,7 +252,7 @@ class Workers(Generic[Key]):
 
 def _give_up(process: subprocess.Popen[str], overrun: threading.Event) -> None:
     overrun.set()
-    process.kill()
+    end_group(process)
 
 
 def description(fields: dict[str, Any]) -> Description:
@@ -309,6 +313,13 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def _end_with(caller: int) -> None:
+    """End this group soon after the process that started it: the end of its input is not seen while a file is read."""
+    while os.getppid() == caller:
+        time.sleep(1.0)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _main() -> None:
     # A C library that prints something must not print it among the answers.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -318,6 +329,8 @@ def _main() -> None:
         channel.write(line)
         channel.flush()
 
+    if os.name == "posix":
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     reply("{}\n")
     serve(sys.stdin, reply)
 

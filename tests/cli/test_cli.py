@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,12 @@ from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
 from omnitune import SentenceTransformer
 from omnitune.cli import demo as demo_command
-from omnitune.cli import indexes
+from omnitune.cli import expect, indexes
 from omnitune.cli.main import app
-from omnitune.documents import load
+from omnitune.documents import dataset, load
+from omnitune.errors import DatasetError
+from omnitune.finetune.recipe import bundled_recipes
+from omnitune.retrieval import retriever
 from omnitune.search import open_index
 
 COMMANDS = (
@@ -179,10 +184,10 @@ def test_a_cache_that_cannot_be_written_to_costs_a_search_its_index_and_nothing_
     assert "The index is not kept" in text and text.count(".pdf#") + text.count(".pdf") >= 2
 
 
-def test_a_strangers_recipe_is_asked_about(tmp_path, manuals, model):
+def test_a_strangers_recipe_is_asked_about(tmp_path, manuals, prepared, model):
     path = tmp_path / "stranger.yaml"
     path.write_text(RECIPE + "model: {trust_remote_code: true}\n")
-    for words in (["finetune", manuals], ["distill", manuals], ["prepare", manuals], ["train", manuals]):
+    for words in (["finetune", manuals], ["distill", manuals], ["prepare", manuals], ["train", prepared]):
         text = run(*words, "--out", tmp_path / "out", "--recipe", path, code=1)
         assert "model.trust_remote_code: not taken from a recipe alone" in text
         assert "--allow trust_remote_code" in text
@@ -315,16 +320,63 @@ def test_encode_on_ray_is_asked_for_what_the_command_says(monkeypatch, tmp_path,
     assert given["dim"] == SentenceTransformer(str(model), device="cpu").get_embedding_dimension()
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("empty", "expected documents (PDF, images, Word,"), ("nowhere", "not a folder")]
-)
-def test_a_folder_without_documents_is_named_before_torch_is_imported(tmp_path: Path, name: str, said: str) -> None:
+WRONG = [
+    (["finetune", "empty", "--out", "o"], "expected documents (PDF, images, Word,"),
+    (["finetune", "nowhere", "--out", "o"], "not a folder"),
+    (["finetune", "docs", "--out", "o", "--recipe", "demp"], "got 'demp', which is neither; did you mean 'demo'?"),
+    (["finetune", "docs", "--out", "o", "--model", "./nowhere"], "nothing is there: nowhere"),
+    (["distill", "nowhere", "--out", "o"], "not a folder"),
+    (["prepare", "nowhere", "--out", "o"], "not a folder"),
+    (["generate-queries", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
+    (["train", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
+    (["train", "--out", "o"], "or --recipe with a dataset, got neither"),
+    (["evaluate", "embedded", "nowhere"], "expected a dataset made by `omnitune prepare`"),
+    (["evaluate", "nowhere", "--questions", "q.csv"], "SOURCE: expected a folder with a retriever"),
+    (["encode", "embedded", "nowhere"], "which is not there"),
+    (["encode", "./nowhere", "docs"], "nothing is there: nowhere"),
+    (["index", "nowhere", "docs"], "RUN: expected a folder with a retriever"),
+    (["index", "run", "empty"], "expected documents (PDF, images, Word,"),
+    (["search", "nowhere", "x"], "SOURCE: expected a folder with a retriever for one query"),
+    (["search", "embedded", "nowhere", "x"], "expected a dataset made by `omnitune prepare`"),
+    (["search", "./nowhere", "nowhere", "x"], "nothing is there: nowhere"),
+    (["serve", "nowhere"], "'nowhere' is neither a directory here nor a repository that can be loaded"),
+    (["serve", "./nowhere"], "nothing is there: nowhere"),
+    (["serve", "run", "--port", "PORT"], "--port: expected one that is free on 127.0.0.1"),
+    (["export", "./nowhere", "--out", "o"], "nothing is there: nowhere"),
+    (["check", "./nowhere", "docs"], "nothing is there: nowhere"),
+    (["check", "nowhere", "docs", "--store", "lancedb"], "MODEL: expected a folder with a retriever"),
+]
+"""Words of a command that name something that is not there, and what is said."""
+
+
+def test_what_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> None:
+    """All in one process, because starting one for each takes half a second; what is imported stays imported."""
     (tmp_path / "empty").mkdir()
-    words = ["omnitune", "finetune", str(tmp_path / name), "--out", str(tmp_path / "out")]
-    code = (
-        f"import atexit, sys\nsys.argv = {words!r}\n"
-        "atexit.register(lambda: print('torch' in sys.modules))\n"
-        "from omnitune.cli.main import main\nmain()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and said in " ".join(done.stderr.split()) and done.stdout.strip() == "False"
+    write_folder(tmp_path / "docs", ["garden"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / expect.RETRIEVER).write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        commands = [[str(taken.getsockname()[1]) if one == "PORT" else one for one in words] for words, _ in WRONG]
+        code = (
+            "import json, sys\nfrom typer.testing import CliRunner\nfrom omnitune.cli.main import app\n"
+            f"for words in {commands!r}:\n"
+            "    made = CliRunner().invoke(app, words)\n"
+            "    print(json.dumps([words, made.exit_code, made.output, 'torch' in sys.modules]))\n"
+        )
+        options = {"capture_output": True, "text": True, "check": True, "cwd": tmp_path}
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"}, **options)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (words, said), (_, exit_code, output, imported) in zip(WRONG, answers, strict=True):
+        assert said in " ".join(output.split()) and exit_code == 1, (words, output)
+        assert not imported, words
+
+
+def test_the_names_of_our_files_are_those_of_the_library(tmp_path: Path) -> None:
+    assert (expect.RETRIEVER, expect.DATASET, expect.TABLES) == (retriever.FACTS, dataset.FACTS, dataset.TABLES)
+    with pytest.raises(DatasetError) as early:
+        expect.dataset(tmp_path)
+    with pytest.raises(DatasetError) as late:
+        load(tmp_path)
+    assert str(early.value) == str(late.value)
+    for name in bundled_recipes():
+        expect.recipe(name)

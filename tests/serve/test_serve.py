@@ -26,7 +26,8 @@ from omnitune.cli.main import app as command
 from omnitune.cli.serve import WAITING, sleep_soon
 from omnitune.errors import InputError
 from omnitune.retrieval.stages import DenseStage, LexicalStage
-from omnitune.serve.run import check_address, open_served
+from omnitune.serve.address import check_address
+from omnitune.serve.run import open_served
 from omnitune.serve.served import Served
 from omnitune.serve.worker import QueueFullError, Worker
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 
 def encode(
@@ -36,8 +36,17 @@ def encode(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ray workers; by default one a GPU.")] = None,
 ) -> None:
     """Encode a corpus into embeddings on disk; a run that was stopped goes on when it is started again."""
+    from omnitune.errors import DatasetError, InputError
+
+    if not ray and (address or workers):
+        raise InputError("--address, --workers: expected --ray with them, got none; add --ray")
+    if not source.exists():
+        raise DatasetError(
+            f"source: expected a folder of documents, images or a dataset, or a file, got {str(source)!r}, which is "
+            "not there"
+        )
+    expect.model(model)
     from omnitune.documents.read.pages import Rendering
-    from omnitune.errors import InputError
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
     from omnitune.retrieval.corpus import open_corpus
@@ -45,8 +54,6 @@ def encode(
     from omnitune.retrieval.to_disk import encode_to_disk
 
     console.only_our_bars()
-    if not ray and (address or workers):
-        raise InputError("--address, --workers: expected --ray with them, got none; add --ray")
     store = out if ray else out.with_name(out.name + ".source")
     writable_folder(store if ray else out.parent)
     corpus = open_corpus(source, store, column=column, split=split, rendering=Rendering(width=width))

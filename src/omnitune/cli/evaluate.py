@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 
 def evaluate(
@@ -38,7 +38,6 @@ def evaluate(
     from omnitune.errors import InputError
     from omnitune.io import writable_folder
 
-    console.only_our_bars()
     writable_folder(out.absolute().parent)
     if questions:
         if dataset is not None:
@@ -49,6 +48,9 @@ def evaluate(
             "DATASET: expected a prepared dataset after the model, or --questions after a run, got neither"
         )
     else:
+        expect.model(source)
+        expect.dataset(dataset)
+        console.only_our_bars()
         from omnitune.finetune.measure import evaluate as evaluate_model
 
         found = evaluate_model(source, dataset, out, batch_size=batch_size, log=console.say)
@@ -65,13 +67,17 @@ def evaluate(
 
 
 def _questions(source: str, questions: list[Path], out: Path) -> None:
-    from omnitune.cli.indexes import retriever_of
     from omnitune.errors import InputError
-    from omnitune.finetune.asked import evaluate_questions
 
-    place = retriever_of(source)
+    place = expect.retriever_of(source)
     if place is None:
         raise InputError(f"SOURCE: expected a folder with a retriever for --questions, got {source}")
+    missing = [file for file in questions if not file.is_file()]
+    if missing:
+        raise InputError(f"--questions: expected a file, got {str(missing[0])!r}, which is not there")
+    console.only_our_bars()
+    from omnitune.finetune.asked import evaluate_questions
+
     found = evaluate_questions(place, questions, out, dataset=place.parent / "dataset")
     names = list(found["results"][0]["metrics"])
     rows = [

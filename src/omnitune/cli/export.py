@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 if TYPE_CHECKING:
     from omnitune.export.gate import Items, Verdict
@@ -25,16 +25,20 @@ def export(
 ) -> None:
     """Export a model as a graph with everything in it, then prove on real items that it gives the same."""
     from omnitune.errors import InputError
+
+    if to not in ("onnx", "openvino"):
+        raise InputError(f"--to: expected onnx or openvino, got {to!r}")
+    if out is None and not Path(model).is_dir():
+        raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
+    expect.model(model)
+    if data is not None:
+        expect.dataset(data)
     from omnitune.export.gate import write_verdict
     from omnitune.export.graphs import INT8, copy_checkpoint
     from omnitune.export.graphs import export as export_graphs
     from omnitune.export.targets import ModelTarget, open_model
 
     console.only_our_bars()
-    if to not in ("onnx", "openvino"):
-        raise InputError(f"--to: expected onnx or openvino, got {to!r}")
-    if out is None and not Path(model).is_dir():
-        raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
     reference = open_model(model)
     items = _items(reference, data)
     folder = Path(model) if out is None else out
@@ -76,17 +80,20 @@ def check(
     Exit code 1: they differ.
     """
     if store is not None:
-        from omnitune.cli.indexes import retriever_of
-        from omnitune.cli.stores import judge_store
         from omnitune.errors import InputError
+
+        place = expect.retriever_of(model)
+        if place is None:
+            raise InputError(f"MODEL: expected a folder with a retriever, got {model}; `omnitune finetune` makes one")
+        from omnitune.cli.stores import judge_store
         from omnitune.retrieval.retriever import Retriever
         from omnitune.retrieval.stores import open_store
 
-        place = retriever_of(model)
-        if place is None:
-            raise InputError(f"MODEL: expected a folder with a retriever, got {model}; `omnitune finetune` makes one")
         judge_store(Retriever.open(place), place, open_store(store, target, api_key), target)
         return
+    expect.model(model)
+    if data is not None:
+        expect.dataset(data)
     from omnitune.export.targets import ModelTarget, ServedTarget, Target, open_model
     from omnitune.io import writable_folder, write_json
 

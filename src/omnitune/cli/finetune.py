@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 ModelOption = Annotated[
     str | None,
@@ -144,6 +144,10 @@ def finetune(
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     """Run the pipeline and print what came out; `options` are those of `omnitune.finetune.finetune`."""
     console.expect_documents(folder)
+    if options.get("recipe"):
+        expect.recipe(options["recipe"])
+    if options.get("model"):
+        expect.model(options["model"])
     from omnitune.cli.indexes import index_outcome
     from omnitune.finetune import run as pipeline
 

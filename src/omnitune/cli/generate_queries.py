@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 from omnitune.cli.finetune import AllowOption, QueryModelOption, RecipeOption
 from omnitune.errors import InputError
 
@@ -26,6 +26,7 @@ def generate_queries(
     ] = None,
 ) -> None:
     """Write queries for the training pages of a dataset; answers are kept, so that `finetune` does not pay again."""
+    expect.dataset(dataset)
     from omnitune.documents.dataset import load
     from omnitune.documents.queries.generate import generate
     from omnitune.finetune.dataset import make_writer

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 
 def index(
@@ -26,18 +26,20 @@ def index(
 
     With --store, write all its vectors to a database, and measure that against the retriever.
     """
-    from omnitune.cli.indexes import retriever_of
-    from omnitune.cli.stores import judge_store
     from omnitune.errors import InputError
-    from omnitune.retrieval.retriever import Retriever
-    from omnitune.retrieval.stores import LanceStore, open_store, vector_stages
 
-    console.only_our_bars()
-    place = retriever_of(run)
+    place = expect.retriever_of(run)
     if place is None:
         raise InputError(f"RUN: expected a folder with a retriever, got {run}; `omnitune finetune` makes one")
     if folder is None and store is None:
         raise InputError("FOLDER: expected a folder of documents to add, or --store, got neither")
+    if folder is not None:
+        console.expect_documents(folder)
+    from omnitune.cli.stores import judge_store
+    from omnitune.retrieval.retriever import Retriever
+    from omnitune.retrieval.stores import LanceStore, open_store, vector_stages
+
+    console.only_our_bars()
     retriever = Retriever.open(place)
     if folder is not None:
         added = retriever.add(folder, batch_size=batch_size)

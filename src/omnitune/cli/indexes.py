@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def retriever_of(place: str | Path) -> Path | None:
-    """The folder of a retriever: the one that is named, or `retriever` in the folder of a run; None without one."""
-    from omnitune.retrieval.retriever import is_retriever
-
-    return next((one for one in (Path(place), Path(place) / "retriever") if is_retriever(one)), None)
-
-
 def place_of(model: str, dataset: "DocumentDataset") -> tuple[Path, str]:
     """Folder and key of the index of a dataset's pages, encoded with a model.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 
 
 def serve(
@@ -39,10 +39,15 @@ def serve(
     sleep_soon(os.environ)
     for package in ("starlette", "uvicorn"):
         require(package, extra="serve")
+    from omnitune.serve.address import check_address, check_port
+
+    check_address(host, api_key)
+    check_port(host, port)
+    if expect.retriever_of(source) is None:
+        expect.model(source)
     from omnitune.serve import run
 
     console.only_our_bars()
-    run.check_address(host, api_key)
     served = run.open_served(source, reranker=reranker, documents=documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     routes = {"embeddings": served.encoder is not None, "rerank": bool(served.encoder or served.reranker)}

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console
+from omnitune.cli import console, expect
 from omnitune.cli.finetune import AllowOption, EpochsOption, ModelOption, OutOption, RecipeOption
+from omnitune.errors import InputError
 
 
 def train(
@@ -20,6 +21,16 @@ def train(
     allow: AllowOption = None,
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
+    if dataset is not None:
+        expect.dataset(dataset)
+    elif recipe is None:
+        raise InputError(
+            "DATASET: expected a folder that `omnitune prepare` made, or --recipe with a dataset, got neither"
+        )
+    if recipe is not None:
+        expect.recipe(recipe)
+    if model is not None:
+        expect.model(model)
     from omnitune.finetune.fit import train as train_model
     from omnitune.io import read_json
 

@@ -1,7 +1,6 @@
 """Open what is to be served, and run the server, which gives up a connection whose request does not get on."""
 
 import asyncio
-import ipaddress
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from omnitune.documents.dataset import known_source
-from omnitune.errors import InputError
 from omnitune.finetune.choose import load_model
 from omnitune.model.pair import CrossEncoder
 from omnitune.retrieval.retriever import Retriever, is_retriever
 from omnitune.retrieval.stages import load_encoder
+from omnitune.serve.address import check_address
 from omnitune.serve.app import make_app
 from omnitune.serve.served import Served
 
@@ -56,23 +55,6 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     if isinstance(model, CrossEncoder):
         return Served(name, reranker=model)
     return Served(name, encoder=model, reranker=pairs)
-
-
-def check_address(host: str, api_key: str | None) -> None:
-    """Check that a server that other machines reach has a key.
-
-    Raises:
-        InputError: It has none.
-    """
-    try:
-        here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = host == "localhost"
-    if not here and not api_key:
-        raise InputError(
-            f"--host: expected an address of this machine alone (127.0.0.1) without a key, got {host}; give --api-key "
-            "or OMNITUNE_API_KEY to be reached by others"
-        )
 
 
 def serve(served: Served, *, host: str, port: int, api_key: str | None, grace: int) -> None:

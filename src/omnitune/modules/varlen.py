@@ -5,12 +5,13 @@ precision it is torch's variable-length flash kernel; elsewhere the SDPA of ever
 needs no mask and computes what each item alone would give. A call that is not packed is transformers' own SDPA.
 """
 
-import importlib.util
-from collections.abc import Iterator, Sequence
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -217,18 +218,28 @@ def _has_kernel(query: Tensor, value: Tensor, dropout: float) -> bool:
     halves = (torch.float16, torch.bfloat16)
     dim = query.shape[-1]
     fits = query.is_cuda and query.dtype in halves and dim == value.shape[-1] and dim % 8 == 0 and dim <= 256
-    return fits and not dropout and importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return fits and not dropout and _kernel() is not None
+
+
+@cache
+def _kernel() -> Callable[..., Tensor] | None:
+    """Find torch's kernel; None where it is not there, or is a first form that takes no window or unequal heads."""
+    try:
+        kernel: Callable[..., Tensor] = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:
+        return None
+    return kernel if inspect.signature(kernel).parameters.keys() >= {"scale", "window_size", "enable_gqa"} else None
 
 
 def _by_kernel(
     query: Tensor, key: Tensor, value: Tensor, lengths: Lengths, scaling: float | None, causal: bool, reach: int | None
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+    kernel = _kernel()
+    assert kernel is not None, "it was asked for"
     left = -1 if reach is None else reach
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     where, longest = lengths.cumulative, lengths.longest
-    result = varlen_attn(
+    result = kernel(
         q,
         k,
         v,

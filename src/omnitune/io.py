@@ -8,6 +8,7 @@ made again: see `read_json_or_none`.
 import csv
 import ctypes
 import errno
+import glob
 import hashlib
 import importlib
 import json
@@ -19,7 +20,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -127,8 +130,8 @@ def replacing_folder(
     with full_disk_named(folder):
         home.mkdir(parents=True, exist_ok=True)
         for place in {home, folder} if folder.is_dir() else {home}:
-            for partial in place.glob(f".{folder.name}.*.partial" if place != folder else ".*.partial"):
-                if _abandoned(partial):
+            for partial in place.glob(f".{glob.escape(folder.name)}.*.partial"):
+                if _LEFT.fullmatch(partial.name[len(folder.name) + 2 :]) and _abandoned(partial):
                     shutil.rmtree(partial, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=home))
     try:
@@ -145,6 +148,10 @@ def replacing_folder(
         shutil.rmtree(fresh, ignore_errors=True)
         if not swaps and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+_LEFT = re.compile(r"[a-z0-9_]{8}\.partial(\.old\.partial)?")
+"""How the names of our partial folders end (`mkdtemp`, `_exchange`): a `.model.my-notes.partial` of others stays."""
 
 
 def _swap_in(fresh: Path, folder: Path, new: set[Path], gone: Callable[[Path, set[Path]], bool]) -> None:
@@ -201,6 +208,28 @@ def _move_in(fresh: Path, folder: Path, new: set[Path], gone: Callable[[Path, se
             (folder / name).unlink()
 
 
+def discard(folder: Path, names: Iterable[str]) -> None:
+    """Delete what this library wrote into a folder, and the folder itself once it is empty.
+
+    The one way in which folders are deleted: what others keep there has other names, and stays.
+
+    Args:
+        folder: The folder.
+        names: Files and folders in it that are ours.
+
+    Example:
+        >>> discard(Path("vectors.npy.partial"), ["rows.npy", "rows.keys", ".lock"])
+    """
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds more, or is gone
+        folder.rmdir()
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder, which the system frees when the process ends, however it ends."""
@@ -246,6 +275,23 @@ def writable_folder(folder: Path) -> Path:
         raise ResourceError(
             f"{folder}: expected a folder that can be written to, got: {error.strerror or error}"
         ) from error
+
+
+def writable_or_temporary(folder: Path) -> Path:
+    """Make a folder of a cache; where that cannot be, warn and give one that lasts as long as this process.
+
+    A cache that is read-only, full or not a folder costs time, never a result.
+    """
+    try:
+        return writable_folder(folder)
+    except ResourceError as error:
+        logger.warning("%s; what would be kept there is made for this run alone", error)
+        return Path(_temporary().name) / folder.name
+
+
+@cache
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="omnitune-")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -376,21 +422,25 @@ def append_csv(path: str | Path, row: Mapping[str, object]) -> None:
     Args:
         path: The file; its folder is made if it is not there.
         row: Column name to value, in column order.
+
+    Raises:
+        ResourceError: The disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = list(row)
-    found: list[str] | None = None
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            found = next(csv.reader(file), [])
-    if found not in (None, header):
+    content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if content and next(csv.reader(StringIO(content))) != header:
         kept = next(p for n in range(1, 1 << 30) if not (p := path.with_name(f"{path.stem}.{n}{path.suffix}")).exists())
         path.rename(kept)
         logger.warning("%s had other columns; its rows are kept in %s", path, kept.name)
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(header)
-        writer.writerow(row.values())
+        content = ""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not content:
+        writer.writerow(header)
+    elif not content.endswith("\n"):  # a row that a kill cut off stays a row of its own
+        text.write("\n")
+    writer.writerow(row.values())
+    with full_disk_named(path), path.open("a", newline="", encoding="utf-8") as file:
+        file.write(text.getvalue())

@@ -401,7 +401,7 @@ def test_a_save_that_fails_leaves_what_was_there(encoder, tmp_path, error, raise
 
 def test_what_a_killed_save_left_is_cleared_away(encoder, tmp_path):
     folder = tmp_path / "model"
-    for killed in (folder / ".abc.partial", tmp_path / ".model.abc.partial"):
+    for killed in (folder / ".model.abc12_de.partial", tmp_path / ".model.abc12_de.partial"):
         killed.mkdir(parents=True)
         (killed / "model.safetensors").write_text("half")
         os.utime(killed, (1, 1))

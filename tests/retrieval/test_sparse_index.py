@@ -125,7 +125,7 @@ def test_messages() -> None:
         index.add(entries(1, 9), [np.ones((3, 4))])
     bad = matrix(9)
     bad[7, 3] = np.nan
-    with pytest.raises(InputError, match="rows: expected finite weights, got NaN or infinity in row 7"):
+    with pytest.raises(InputError, match="rows: expected finite numbers, got NaN or infinity in row 7"):
         index.add(entries(9), bad)
     bad[7, 3] = 1e6
     with pytest.raises(InputError, match="dtype: expected weights up to 65504 for float16, got 1000000"):

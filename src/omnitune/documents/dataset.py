@@ -291,8 +291,11 @@ def load(folder: str | Path) -> DocumentDataset:
             f"which has no {FACTS} or no {TABLES}/"
         )
     facts = read_json_or_none(folder / FACTS)
-    tables = load_from_disk(str(folder / TABLES))
-    columns = {*tables["pages"].column_names} if "pages" in tables else set()
+    try:
+        tables = load_from_disk(str(folder / TABLES))
+        columns = {*tables["pages"].column_names} if "pages" in tables else set()
+    except (OSError, ValueError, KeyError, TypeError):  # cut JSON, and pyarrow's errors, are ValueErrors
+        columns = set()
     if not isinstance(facts, dict) or not {*SCHEMA["pages"]} <= columns:
         raise DatasetError(
             f"folder: expected a whole dataset of this version, got {str(folder)!r}, which is damaged or was made by "

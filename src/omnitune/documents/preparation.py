@@ -9,11 +9,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +39,8 @@ from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
 from omnitune.documents.stored import LAYOUT_VERSION, Document
-from omnitune.errors import InputError
-from omnitune.io import locked, read_json_or_none, writable_folder, write_json
+from omnitune.errors import DatasetError, InputError
+from omnitune.io import locked, read_json_or_none, replacing_folder, writable_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +101,8 @@ def prepare(
 
     Raises:
         DatasetError: The folder has no readable documents, too few, or nothing in them to ask about.
-        InputError: This kind of document is not cut so; or `out` lies inside `folder`; or all pages shall be recognised
-            and there is no `reader`.
+        InputError: This kind of document is not cut so; or `out` lies inside `folder`, or holds a file of someone else
+            that would be overwritten; or all pages shall be recognised and there is no `reader`.
         LeakageError: A held-out page, or its near-duplicate, came into training.
         ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to, or another process
             prepares there.
@@ -114,6 +113,7 @@ def prepare(
     out = writable_folder(Path(out).absolute())
     listing = list_folder(folder, kind)
     what = listing.kind
+    _check_ours(out)
     rendering = Rendering(
         width=width,
         max_pixels=max_pixels,
@@ -150,7 +150,8 @@ def prepare(
         mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
         remember_source(out, listing.folder.absolute())
         if _up_to_date(out, mark):
-            return load(out)
+            with suppress(DatasetError):  # its tables are damaged: they are made again
+                return load(out)
         documents = with_texts(documents, out / IMAGES, reader, reading)
         write = None if writer is None else lambda pages: writer([out / IMAGES / page.image for page in pages])
         rows = make_rows(documents, choices, keep, write, what)
@@ -172,19 +173,31 @@ def check_outside(folder: Path, out: Path) -> None:
         )
 
 
+def _check_ours(out: Path) -> None:
+    """Refuse a destination where a file of someone else would be overwritten.
+
+    Raises:
+        InputError: Names the file.
+    """
+    theirs = [name for name in (FACTS, "README.md") if (out / name).exists()]
+    known = isinstance(read_json_or_none(out / FACTS), dict) or any((out / "documents").glob(f"{'?' * 64}.json"))
+    if theirs and not known:
+        raise InputError(
+            f"out: expected a new folder, or one that `omnitune prepare` made, got {str(out)!r}, whose {theirs[0]} "
+            "would be overwritten; name another folder"
+        )
+
+
 def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
     """Write the tables beside those that are there, check them, and only then let them take their place."""
     tables = {"pages": rows.pages, "train": rows.train, **rows.asked}
     made = DatasetDict({name: Dataset.from_list(some, features=SCHEMA[name]) for name, some in tables.items()})
     fresh = DocumentDataset(folder=out, tables=made, facts=facts)
     check_leaks(fresh)
-    partial = out / f".{TABLES}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    with _without_bars():
-        made.save_to_disk(str(partial))
-    (out / FACTS).unlink(missing_ok=True)
-    shutil.rmtree(out / TABLES, ignore_errors=True)
-    partial.rename(out / TABLES)
+    ours = {"dataset_dict.json", *SCHEMA}
+    with replacing_folder(out / TABLES, gone=lambda path, _: path.parts[0] in ours) as place, _without_bars():
+        made.save_to_disk(str(place))
+        (out / FACTS).unlink(missing_ok=True)
     write_card(out / "README.md", facts)
     write_json(out / FACTS, facts)
     return load(out)

@@ -7,9 +7,10 @@ minute. What tracing cannot follow, `torch.export` tries; what neither can is re
 """
 
 import logging
+import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
     lanes = lanes_of(model)
     place = Path(folder) / to
     graphs: dict[str, Any] = {}
-    with io.full_disk_named(place), io.replacing_folder(place, gone=lambda *_: True) as fresh:
+    with io.full_disk_named(place), io.replacing_folder(place, gone=_former(place)) as fresh:
         for lane in lanes:
             # As other programs name it: `model`, or `text_model` and `vision_model` of two towers.
             *scope, kind = lane.names[0].split("/")
@@ -117,6 +118,16 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
             graphs.update(dict.fromkeys(lane.names, entry))
         io.write_json(fresh / FACTS, {**_facts(model, graphs), "weights": weights_of(Path(folder))})
     return place
+
+
+def _former(place: Path) -> Callable[[Path, set[Path]], bool]:
+    """Tell the files of an earlier export from graphs that somebody else keeps in the same folder."""
+    facts = io.read_json_or_none(place / FACTS)
+    graphs = facts.get("graphs") if isinstance(facts, dict) else None
+    entries = [one for one in graphs.values() if isinstance(one, dict)] if isinstance(graphs, dict) else []
+    stems = {str(one[name]).rpartition(".")[0] for one in entries for name in ("file", "int8") if one.get(name)}
+    verdict = re.compile(r"check(_\w+)?\.json")
+    return lambda path, _: path.name.partition(".")[0] in stems or verdict.fullmatch(path.name) is not None
 
 
 def _facts(model: Model, graphs: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from omnitune.documents.queries import shown
 from omnitune.documents.queries.captions import caption_files
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
-from omnitune.errors import RecipeError
+from omnitune.errors import RecipeError, ResourceError
 from omnitune.finetune.choose import ModelChoice, model_identity, page_file_reader
 from omnitune.finetune.measure import has_text
 from omnitune.finetune.recipe import Queries, Recipe, load_recipe
@@ -22,7 +22,7 @@ from omnitune.finetune.steps import Log, Steps
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.processor import ChatTemplate, merged
-from omnitune.io import digest, listing, read_json, write_json
+from omnitune.io import digest, listing, read_json_or_none, write_json
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
 from omnitune.modules.base import Reader
@@ -212,15 +212,20 @@ class LocalWriter:
         """For each file its questions."""
         kinds = [shown.kind_of(page) for page in pages]
         places = [self.cache / f"{file_hash(page)}.json" for page in pages]
+        made = {place: read_json_or_none(place) for place in places}
         asked = zip(pages, kinds, places, strict=True)
-        new = [(page, kind, place) for page, kind, place in asked if not place.is_file()]
+        new = [(page, kind, place) for page, kind, place in asked if not isinstance(made[place], str)]
         count = shown.counted([kind for _, kind, _ in new])
         self.log(f"{self.settings.model} writes {self.settings.per_page} queries for each of {count}")
         if new:
             answer = self._loaded({kind for _, kind, _ in new})
             for page, kind, place in runtime.progress(new, label="Writing queries", unit="item"):
-                write_json(place, answer(page, kind))
-        return [parse(read_json(place), self.settings.per_page) for place in places]
+                made[place] = answer(page, kind)
+                try:
+                    write_json(place, made[place])
+                except (OSError, ResourceError) as error:
+                    logger.warning("an answer cannot be kept for the next run: %s: %s", place, error)
+        return [parse(made[place], self.settings.per_page) for place in places]
 
     def _loaded(self, kinds: Collection[shown.ShownKind]) -> Callable[[Path, shown.ShownKind], str]:
         """Loads the model; returns what answers for one file."""

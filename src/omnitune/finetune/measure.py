@@ -91,6 +91,10 @@ def encode_test(
     save_test(folder, np.asarray(asked), encoded.values)
 
 
+TEST_FILES = ("queries.npy", "pages.npy")
+"""Files of `save_test`."""
+
+
 def save_test(folder: Path, queries: Matrix, pages: Matrix) -> None:
     """Write embeddings of queries and pages for `load_test`."""
     for name, values in (("queries", queries), ("pages", pages)):

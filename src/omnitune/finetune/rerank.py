@@ -35,7 +35,7 @@ from omnitune.finetune.measure import cosine_search, load_test, test_sets
 from omnitune.finetune.negatives import mine_pages
 from omnitune.finetune.recipe import Reranking
 from omnitune.finetune.steps import Log, Steps, checkpoint_folder, remove_checkpoints
-from omnitune.io import read_jsonl, write_jsonl
+from omnitune.io import read_jsonl, write_jsonl, writing
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED, minilm_folder
@@ -177,7 +177,8 @@ class RerankerSteps:
         ]
         self.log(f"Reranking the first {first.shape[1]} {self.words.page}s of {len(test.queries):,} test queries")
         found = model.predict(pairs, batch_size=self.size)
-        np.savez(file, candidates=first, scores=np.asarray(found, dtype=np.float32).reshape(first.shape))
+        with writing(file) as temporary, temporary.open("wb") as opened:
+            np.savez(opened, candidates=first, scores=np.asarray(found, dtype=np.float32).reshape(first.shape))
 
     def _score_candidates(self, place: Path) -> None:
         rows = list(read_jsonl(self.out / "candidates.jsonl"))

@@ -12,7 +12,6 @@ place where it is measurably better there.
 """
 
 import logging
-import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -58,7 +57,7 @@ from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
-from omnitune.retrieval.retriever import Retriever
+from omnitune.retrieval.retriever import SAVED, Retriever, is_retriever
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ class RetrieverSteps:
     def _head(self) -> dict[str, Any]:
         """Train a head for late interaction, where there is any."""
         file = self.out / HEAD_FILE
-        file.unlink(missing_ok=True)
+        io.discard(self.out, [file.name])
         pool = self.pools.pool(TEXT)
         if "late" not in pool.stages:
             return {"why": "No stage reads texts."}
@@ -165,8 +164,9 @@ class RetrieverSteps:
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
-        shutil.rmtree(self.place, ignore_errors=True)
-        retriever.save(self.place)
+        ours = is_retriever(self.place)
+        with io.replacing_folder(self.place, gone=lambda path, _: ours and path.parts[0] in SAVED) as fresh:
+            retriever.save(fresh)
         return {
             "name": best.name,
             "why": why,

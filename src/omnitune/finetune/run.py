@@ -13,7 +13,6 @@ checkpoint.
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from omnitune import runtime
+from omnitune import io, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.preparation import check_outside
 from omnitune.errors import MissingExtraError
@@ -31,7 +30,7 @@ from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import as_given, kind_of_folder, prepare_step, read_pages
 from omnitune.finetune.feedback import divide, encode_votes, read_votes
 from omnitune.finetune.fit import epochs_of, train_on
-from omnitune.finetune.measure import base_inputs, encode_test, has_text, save_test
+from omnitune.finetune.measure import TEST_FILES, base_inputs, encode_test, has_text, save_test
 from omnitune.finetune.questions import read_questions
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps
@@ -280,7 +279,7 @@ def encode_text_layer(steps: Steps, chosen: ModelChoice, dataset: DocumentDatase
     place, words = steps.folder / "embeddings" / "text", dataset.kind.words
 
     def work(_: str) -> dict[str, Any]:
-        shutil.rmtree(place, ignore_errors=True)
+        io.discard(place, TEST_FILES)
         if not wanted:
             return {"encoded": False, "note": ""}
         if not has_text(dataset.page_texts):

@@ -8,7 +8,6 @@ removed before the step begins and written after its last file, so a run that wa
 
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import io, runtime
+from omnitune.errors import InputError
 from omnitune.io import digest, read_json_or_none, write_json
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ Log = Callable[[str], None]
 
 
 _TICK = 1.0
+
+_MADE = ("report.html", "report.json", "negatives.jsonl", "ladder.npz", "model", "retriever", "embeddings")
+"""Names in a run's folder that a run replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +147,15 @@ def open_run(out: Path, *, task: str) -> Iterator[Steps]:
     """Hold a run's folder for this process, and turn a full disk into one sentence.
 
     Raises:
+        InputError: `out` holds what no run has made and this one would overwrite.
         ResourceError: The disk is full, and what was made before is kept; or another process works in `out`.
     """
+    theirs = [name for name in _MADE if (out / name).exists()]
+    if theirs and not (out / ".steps").is_dir():
+        raise InputError(
+            f"out: expected a new folder, or that of an earlier run, got {str(out)!r}, whose {theirs[0]} would be "
+            "overwritten; name another folder"
+        )
     with ExitStack() as stack:
         if runtime.rank() == 0:  # the other ranks belong to the same run
             stack.enter_context(io.locked(out, task=task))
@@ -180,9 +190,7 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a training that is finished, and `checkpoints/` where no other training has some."""
     if runtime.rank() != 0:
         return
-    shutil.rmtree(folder)
-    if not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    io.discard(folder.parent, [folder.name])
 
 
 def announce(

@@ -132,7 +132,9 @@ class Store:
 def _files(folder: Path) -> list[tuple[float, int, Path]]:
     """Time of last use, size and path of every file."""
     facts = []
-    for path in folder.rglob("*" + SUFFIX):
+    for path in folder.glob("*/*" + SUFFIX):
+        if path.stem[:2] != path.parent.name:
+            continue  # somebody else's
         try:
             stat = path.stat()
         except OSError:  # another process makes room, too

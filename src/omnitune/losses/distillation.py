@@ -3,14 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnitune.errors import InputError, ShapeError
+from omnitune.errors import CheckpointError, InputError, ShapeError
+from omnitune.io import writing
 from omnitune.losses.base import Loss, described
 from omnitune.ops.objectives import kl_divergence, margin_mse
 from omnitune.ops.similarity import pairwise_dot_score
@@ -72,16 +75,21 @@ class EmbedDistillLoss(Loss):
         """
         if self.projection is None:
             raise InputError("projection_dim: expected the teacher's dimension, got None, so there is no projection")
-        save_file(dict(self.projection.state_dict()), str(path))
+        with writing(Path(path)) as temporary:
+            save_file(dict(self.projection.state_dict()), temporary)
 
     def load_projection(self, path: str | PathLike[str]) -> None:
         """Take over the projection of a safetensors file.
 
         Raises:
             ShapeError: It maps other dimensions than the student's, or than `projection_dim` says.
+            CheckpointError: The file is damaged, or no projection.
         """
-        stored = load_file(str(path))
-        teacher_dim, student_dim = stored["weight"].shape
+        try:
+            stored = load_file(str(path))
+            teacher_dim, student_dim = stored["weight"].shape
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"path: expected a whole projection, got {path} ({error}); save it again") from error
         if (student_dim, teacher_dim) != (self._student_dim(), self.projection_dim or teacher_dim):
             raise ShapeError(
                 f"path: expected a projection from {self._student_dim()} to {self.projection_dim or 'any'} dimensions, "

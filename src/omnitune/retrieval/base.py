@@ -73,7 +73,7 @@ class SegmentedIndex:
         """
         segments = Segments.open(Path(folder))
         facts = segments.settings
-        if facts.get("kind") != cls.kind:
+        if facts.get("kind") != cls.kind or not {"made_by", "settings"} <= facts.keys():
             raise InputError(f"folder: expected an index of kind {cls.kind!r}, got {facts.get('kind')!r} in {folder}")
         opened = cls(segments, made_by=facts["made_by"], **facts["settings"])
         if made_by is not None:
@@ -162,7 +162,13 @@ class SegmentedIndex:
 
 
 def best_rows(scores: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
-    """Rows of the `top_k` best scores that are not `MISSING`, best first, equal ones by row."""
+    """Rows of the `top_k` best scores that are not `MISSING`, best first, equal ones by row.
+
+    Raises:
+        InputError: A score is no number, because the embedding of the query or of a row is none.
+    """
+    if not scores.max(initial=MISSING) < np.inf:  # of NaN it is NaN
+        raise InputError("queries: expected finite similarities, got NaN or infinity; an embedding is no number")
     if top_k < len(scores):
         # Everything from the last kept score on: `argpartition` picks arbitrarily among equal ones.
         least = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]

@@ -139,7 +139,8 @@ def _table(source: Path, split: str | None) -> datasets.Dataset:
     if not source.stat().st_size:
         raise DatasetError(f"source: expected at least one item, got none in {source}")
     try:
-        return BUILDERS[source.suffix.lower()](str(source), cache_dir=str(runtime.cache_folder() / "tables"))
+        place = io.writable_or_temporary(runtime.cache_folder() / "tables")
+        return BUILDERS[source.suffix.lower()](str(source), cache_dir=str(place))
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         reason = error.__cause__ or error
         raise DatasetError(f"source: expected a table, got {source}, which cannot be read: {reason}") from error

@@ -53,7 +53,7 @@ class DenseIndex(SegmentedIndex):
         Args:
             rows: `(documents, dim)`, or the windows' vectors `(windows, dim)` of every document.
         """
-        packed = Packed.of(rows, "float32")
+        packed = Packed.of(rows, "float32").finite()
         offsets = np.arange(len(packed) + 1) if packed.offsets is None else packed.offsets
         values = packed.values
         if self.settings["similarity"] == "cosine":
@@ -75,7 +75,7 @@ class DenseIndex(SegmentedIndex):
         Raises:
             ShapeError: The queries are of another dimension than the index.
         """
-        asked = torch.from_numpy(np.ascontiguousarray(Packed.of(queries, "float32").values))
+        asked = torch.from_numpy(np.ascontiguousarray(Packed.of(queries, "float32").finite("queries").values))
         made = [np.zeros((len(asked), 0), dtype=np.float32)]
         cosine = self.settings["similarity"] == "cosine"
         asked = F.normalize(asked, dim=1) if cosine else asked

@@ -81,7 +81,7 @@ class LateIndex(SegmentedIndex):
         Raises:
             ShapeError: They are no token vectors, or of another dimension than the index's.
         """
-        packed = Packed.of(rows)
+        packed = Packed.of(rows).finite()
         if packed.offsets is None or packed.indices is not None:
             raise ShapeError(f"rows: expected token vectors (tokens, dim) a document, got shape {packed.values.shape}")
         if self.settings["dim"] not in (None, packed.dim):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omnitune.errors import ShapeError
+from omnitune.errors import InputError, ShapeError
 from omnitune.ops.maxsim import EMPTY_DOCUMENT, streamed_maxima
 from omnitune.retrieval.arrays import Array, offsets_of, take_ranges
 from omnitune.types import Embeddings
@@ -150,6 +150,19 @@ class Packed:
         """The arrays by name, as they are stored."""
         named = {"values": self.values, "offsets": self.offsets, "indices": self.indices}
         return {name: array for name, array in named.items() if array is not None}
+
+    def finite(self, name: str = "rows") -> "Packed":
+        """These rows, all of whose values are numbers.
+
+        Args:
+            name: What they are, for the error.
+
+        Raises:
+            InputError: A row holds NaN or infinity; names it.
+        """
+        if (wrong := self.first_not_finite()) is not None:
+            raise InputError(f"{name}: expected finite numbers, got NaN or infinity in row {wrong}")
+        return self
 
     def first_not_finite(self) -> int | None:
         """Number of the first row that holds NaN or infinity, or None."""

@@ -21,6 +21,7 @@ from omnitune.documents.read.pages import Rendering, Word, write_words
 from omnitune.documents.reading import with_texts
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
+from omnitune.io import writable_or_temporary
 from omnitune.model.embedded import READERS, reader_of
 from omnitune.modules.readers.text import TextReader
 
@@ -42,7 +43,7 @@ def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool
     Raises:
         DatasetError: There are no documents, or none can be read.
     """
-    place = runtime.cache_folder() / "documents" if store is None else store
+    place = writable_or_temporary(runtime.cache_folder() / "documents") if store is None else store
     listing = list_folder(folder, "auto")
     kind, usual = listing.kind, Rendering()
     rendering = replace(usual, segments=segmentation_of(kind, "auto", usual.seconds))

@@ -101,10 +101,14 @@ def open_shards(folder: str | Path) -> list[Vectors]:
     Raises:
         InputError: The folder does not hold a complete corpus.
     """
-    facts = io.read_json_or_none(Path(folder) / FACTS)
-    if facts is None:
-        raise errors.InputError(f"folder: expected a complete corpus, got {folder} without {FACTS}; encode it again")
-    return [np.load(_shard(Path(folder), number), mmap_mode="r") for number in range(facts["shards"])]
+    try:
+        shards = range(io.read_json_or_none(Path(folder) / FACTS)["shards"])
+        return [np.load(_shard(Path(folder), number), mmap_mode="r") for number in shards]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.InputError(
+            f"folder: expected a complete corpus, got {folder} without a whole {FACTS} and all its shards; encode it "
+            "again"
+        ) from error
 
 
 class _Worker:

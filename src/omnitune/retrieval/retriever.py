@@ -41,6 +41,8 @@ from omnitune.retrieval.stages import (
 
 FACTS = "retriever.json"
 FORMAT = 1
+SAVED = (FACTS, "README.md", "index", "model", "pages")
+"""Names of all that a retriever writes into its folder."""
 
 PAGES_AT_ONCE = 1024
 """Pages that are encoded and written together: what a stop can lose, and what is held in memory."""
@@ -174,6 +176,7 @@ class Retriever:
             ResourceError: The disk is full, or the folder cannot be written to.
         """
         place = io.writable_folder(Path(folder))
+        (place / FACTS).unlink(missing_ok=True)  # cut short, it is no retriever, rather than one of old and new parts
         dense, late = self.stages.get("dense"), self.stages.get("late")
         shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
         for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:

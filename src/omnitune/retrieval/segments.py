@@ -12,7 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,7 @@ class Segments:
         """See what another process has written since; segments that are known are kept."""
         assert self.folder is not None, "segments in memory have nothing to refresh from"
         for _ in range(8):  # a segment can go between the two reads when another process compacts
-            facts = io.read_json_or_none(self.folder / FACTS)
-            if facts is None:
-                raise InputError(f"folder: expected an index, got {self.folder} without a whole {FACTS}; make it again")
-            if facts.get("format") != FORMAT:
-                raise InputError(
-                    f"folder: expected an index of format {FORMAT}, got {facts.get('format')} in {self.folder}; make "
-                    "it again"
-                )
+            facts = _whole_facts(self.folder)
             known = {part.name: part for part in self.parts}
             parts = [self._part(one, known.get(one["name"])) for one in facts["segments"]]
             whole = [part for part in parts if part is not None]
@@ -133,7 +126,7 @@ class Segments:
             # The index may be a stranger's: a name that leads out of it would show that file's rows, and removing them
             # would delete it.
             found = read_arrays(io.inside(self.folder, str(facts["name"])), private=True)
-            if found is None:
+            if found is None or len(found[0].get("entries_offsets", ())) != facts["rows"] + 1:
                 return None
             arrays = found[0]
         alive = np.ones(int(facts["rows"]), dtype=bool)
@@ -293,6 +286,25 @@ class Segments:
         if self.folder is None:
             self.folder = folder
             self.refresh()
+
+
+def _whole_facts(folder: Path) -> dict[str, Any]:
+    """Read `index.json`, with all that is looked up in it.
+
+    Raises:
+        InputError: It is missing, torn or of another format.
+    """
+    facts = io.read_json_or_none(folder / FACTS)
+    if isinstance(facts, dict) and facts.get("format") not in (FORMAT, None):
+        raise InputError(
+            f"folder: expected an index of format {FORMAT}, got {facts['format']} in {folder}; make it again"
+        )
+    with suppress(KeyError, TypeError, AttributeError):
+        kinds = {"name": str, "rows": int, "removed": list}
+        named = all(isinstance(one[name], kind) for one in facts["segments"] for name, kind in kinds.items())
+        if named and facts["format"] == FORMAT and isinstance(facts["settings"], dict):
+            return dict(facts)
+    raise InputError(f"folder: expected an index, got {folder} without a whole {FACTS}; make it again")
 
 
 def _runs(rows: NDArray[np.int64]) -> list[list[int]]:

@@ -80,8 +80,7 @@ class SparseIndex(SegmentedIndex):
                 f"rows: expected {self.settings['dim']} dimensions as in the index, got {packed.dim}; add what the "
                 "model that made the index encoded"
             )
-        if (wrong := packed.first_not_finite()) is not None:
-            raise InputError(f"rows: expected finite weights, got NaN or infinity in row {wrong}")
+        packed.finite()
         assert packed.offsets is not None and packed.indices is not None
         self.settings["dim"] = packed.dim
         # Sorting 16-bit numbers is a radix sort in NumPy: a third of the time, and most vocabularies fit.

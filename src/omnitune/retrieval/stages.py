@@ -382,11 +382,18 @@ class RerankStage:
     loaded: Any = field(default=None, repr=False)
 
     def scores(self, query: str, texts: Sequence[str]) -> Scores:
-        """Score of every text for a query `(texts,)`."""
+        """Score of every text for a query `(texts,)`.
+
+        Raises:
+            InputError: A score is NaN or infinite.
+        """
         if self.loaded is None:
             self.loaded = load_encoder(self.model) if isinstance(self.model, str | Path) else self.model
         made = self.loaded.predict([(query, text) for text in texts], show_progress_bar=False)
-        return np.asarray(made, dtype=np.float32).reshape(len(texts))
+        scores: Scores = np.asarray(made, dtype=np.float32).reshape(len(texts))
+        if not np.isfinite(scores).all():
+            raise InputError("rerank: expected finite scores of the model, got NaN or infinity")
+        return scores
 
     def facts(self) -> dict[str, Any]:
         """The settings as JSON, without the model."""

@@ -178,6 +178,8 @@ class Store:
             if found is None:
                 continue
             arrays, facts = found
+            if not {"keys", "values"} <= arrays.keys() or "dim" not in facts:
+                continue  # somebody else's
             held = Packed(
                 values=arrays["values"],
                 offsets=arrays.get("offsets"),

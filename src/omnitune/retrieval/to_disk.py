@@ -1,7 +1,6 @@
 """Encoding a corpus into a file: more vectors than fit in memory, and a run that was stopped goes on."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -70,8 +69,6 @@ def encode_to_disk(
     # The last item is looked at now: a column that turns bad, or a total row, is not found out hours later.
     content_keys(model, [inputs[len(inputs) - 1]], queries=role == "query", first_row=len(inputs) - 1)
     partial = target.with_name(target.name + ".partial")
-    if partial.is_file():  # of a release that kept its rows in a file of this name
-        partial.unlink()
     with io.locked(partial, task="encoding"):
         rows = OrderedRows(partial / "rows.npy", len(inputs))
         made_from = rows_made_from(identity(model), model, role, options)
@@ -81,7 +78,7 @@ def encode_to_disk(
                 fill_rows(model, rows, held, start, start, made_from, role, options)
                 bar.update(len(held))
         rows.path.replace(target)
-    shutil.rmtree(partial, ignore_errors=True)
+    io.discard(partial, [rows.keys.name, ".lock"])
     return open_memmap(target, mode="r")
 
 

@@ -6,7 +6,6 @@ Parameters are copied in place, so an optimizer, a wrapper or a loss that holds 
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -44,8 +43,8 @@ def last_checkpoint(folder: Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
         except (FileNotFoundError, ValueError):  # cut JSON is a ValueError, and so is what is no text
             if runtime.rank() == 0:
-                aside = path.with_name(f"torn-{path.name}")
-                shutil.rmtree(aside, ignore_errors=True)
+                names = (f"torn-{path.name}" + (f".{n}" if n else "") for n in range(1 << 30))
+                aside = next(one for name in names if not (one := path.with_name(name)).exists())
                 path.rename(aside)
                 logger.warning("%s was not written to its end; it is now %s", path, aside.name)
         except OSError as error:
@@ -74,7 +73,8 @@ def restore_loss(losses: Losses, model: nn.Module, folder: Path) -> None:
     """
     state = own_state(losses, model)
     if state:
-        stored = load_file(folder / LOSS_WEIGHTS) if (folder / LOSS_WEIGHTS).is_file() else {}
+        with files.damaged_weights(folder / LOSS_WEIGHTS):
+            stored = load_file(folder / LOSS_WEIGHTS) if (folder / LOSS_WEIGHTS).is_file() else {}
         _copy(stored, state, folder / LOSS_WEIGHTS)
 
 
@@ -102,7 +102,7 @@ def _places(model: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, Path]]:
     listing = folder / "modules.json"
     if not listing.is_file():
         raise CheckpointError(f"{folder}: expected a checkpoint with modules.json, and there is none")
-    paths = {entry["name"]: entry["path"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+    paths = {str(entry.get("name")): str(entry.get("path")) for entry in files.read_list(listing)}
     for name, module in model.named_children():
         if name not in paths:
             raise CheckpointError(f"{listing}: expected the modules of this model, and {name!r} is missing")
@@ -125,7 +125,8 @@ def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
         return
     stored: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
-        stored.update(load_file(path))
+        with files.damaged_weights(path):
+            stored.update(load_file(path))
     # On disk, weights have the names of the published checkpoint, which differ from those in memory for some
     # architectures; the tensors that the renaming hands back tell which is which.
     live = backbone.state_dict(keep_vars=True)
@@ -142,7 +143,8 @@ def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
 
 def _restore_adapter(backbone: PreTrainedModel, path: Path) -> None:
     peft = runtime.require("peft", extra="lora")
-    stored = {re.sub(r"^base_model\.model\.", "", name): t for name, t in load_file(path).items()}
+    with files.damaged_weights(path):
+        stored = {re.sub(r"^base_model\.model\.", "", name): t for name, t in load_file(path).items()}
     result = peft.set_peft_model_state_dict(backbone, stored, adapter_name=backbone.active_adapters()[0])
     if result.unexpected_keys:
         raise CheckpointError(f"{path}: does not fit the adapter; superfluous {result.unexpected_keys[:3]}")

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from omnitune.errors import EndpointError
-from omnitune.io import digest, read_json, write_json
+from omnitune.errors import EndpointError, ResourceError
+from omnitune.io import digest, read_json_or_none, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Endpoint:
 
     def known(self, question: Mapping[str, Any]) -> bool:
         """Tell whether the answer lies on disk."""
-        return self._place(question).is_file()
+        return _kept(self._place(question)) is not None
 
     def ask_all(self, questions: Sequence[Mapping[str, Any]], bodies: Sequence[Any]) -> Iterator[Answer]:
         """The answers, in order, as they come.
@@ -112,8 +112,8 @@ class Endpoint:
         """
         over = threading.Event() if over is None else over
         place = self._place(question)
-        if place.is_file():
-            return Answer(**read_json(place), kept=True)
+        if (kept := _kept(place)) is not None:
+            return kept
         for attempt in range(1, self.attempts + 1):
             try:
                 answer = self._post({"model": self.model, **body()})
@@ -127,9 +127,12 @@ class Endpoint:
                     ) from failure
                 logger.info("%s: attempt %d failed: %s", self.url, attempt, failure)
             else:
-                kept = {"text": answer.text, "prompt_tokens": answer.prompt_tokens,
-                        "completion_tokens": answer.completion_tokens, "counted": answer.counted}  # fmt: skip
-                write_json(place, kept)
+                facts = {"text": answer.text, "prompt_tokens": answer.prompt_tokens,
+                         "completion_tokens": answer.completion_tokens, "counted": answer.counted}  # fmt: skip
+                try:
+                    write_json(place, facts)
+                except (OSError, ResourceError) as error:  # what was paid for serves this run at least
+                    logger.warning("an answer cannot be kept for the next run: %s: %s", place, error)
                 return answer
         raise AssertionError("the last attempt returns or raises")
 
@@ -155,6 +158,15 @@ class Endpoint:
             raise _Passing(str(error) or type(error).__name__) from error
         except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
             raise _Passing(f"an answer that is no chat completion ({type(error).__name__}: {error})") from error
+
+
+def _kept(place: Path) -> Answer | None:
+    """The answer in a file, or None; one that is damaged is asked for again."""
+    facts = read_json_or_none(place)
+    try:
+        return Answer(**facts, kept=True) if isinstance(facts["text"], str) else None
+    except (TypeError, KeyError):
+        return None
 
 
 def _read(reply: Any) -> Answer:

@@ -174,10 +174,8 @@ def _recall(folder: Path, key: str) -> str | None:
     known = _remembered.get((folder, key))  # in one step, as another thread may make room in between
     if known is not None:
         return known
-    try:
-        text = json.loads(_place(folder, key).read_text(encoding="utf-8"))["text"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    kept = io.read_json_or_none(_place(folder, key))
+    text = kept.get("text") if isinstance(kept, dict) else None
     if not isinstance(text, str):
         return None
     _remember(folder, key, text)

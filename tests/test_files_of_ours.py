@@ -1,0 +1,410 @@
+"""Files under faults, a kind a section: each walks all places where the kind could be missed.
+
+What is torn counts as absent or gets a sentence; nothing is deleted that is not ours; a cache that cannot be written
+costs time, never a result; no number leaves that is none. The walks over the source find a new place that misses `io`.
+"""
+
+import ast
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import omnitune
+from fixtures.tiny_pdfs import write_folder
+from omnitune import Retriever, SentenceTransformer, io, losses
+from omnitune.documents import DocumentDataset, load, prepare
+from omnitune.documents.queries.endpoint import Answer, Endpoint
+from omnitune.errors import CheckpointError, DatasetError, InputError, OmnituneError
+from omnitune.finetune.steps import open_run
+from omnitune.inputs.store import Store as TensorStore
+from omnitune.retrieval.arrays import write_arrays
+from omnitune.retrieval.corpus import open_corpus
+from omnitune.retrieval.dense_index import DenseIndex
+from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.ray import open_shards
+from omnitune.retrieval.sparse_index import SparseIndex
+from omnitune.retrieval.stages import LexicalStage, RerankStage
+from omnitune.retrieval.store import Store
+from omnitune.retrieval.to_disk import encode_to_disk
+from omnitune.training.weights import last_checkpoint, restore_model
+
+ROOT = Path(omnitune.__file__).parent
+SMALL: dict[str, Any] = {"width": 120, "show_progress": False, "test": ["kitchen"], "workers": 1}
+
+# -- the source -------------------------------------------------------------------------------------------------------
+
+WRITERS = ("write_text", "write_bytes", "save_file", "savez", "tofile", "save_to_disk", "to_parquet", "to_csv")
+PLAIN = {
+    "modules/files.py": "inside `io.replacing_folder` of `checkpoint.save`, or a folder that a user names",
+    "retrieval/ordered.py": "rows with keys that are zeroed before and written after",
+    "serve/search.py": "votes, a line appended in one write",
+    "io.py": "the place itself",
+    "compat/utilities.py": "inside `io.writing`",
+}
+"""Modules that write without `io.writing`, and the reason."""
+
+DELETERS = {
+    "io.py": "the place itself",
+    "inputs/store.py": "entries of the cache",
+    "documents/preparation.py": "its marker",
+    "export/graphs.py": "an intermediate graph in a fresh folder",
+    "finetune/steps.py": "markers",
+    "retrieval/ordered.py": "keys of its rows",
+    "retrieval/ray.py": "its marker and its shards",
+    "retrieval/retriever.py": "its marker",
+    "retrieval/segments.py": "its marker and its segments",
+}
+"""Modules that delete single files, and which."""
+
+READERS = {
+    "modules/files.py": "checkpoints, which may be others' and get a sentence",
+    "training/weights.py": "the trainer's state: torn is renamed, unreadable is an error",
+    "io.py": "the place itself",
+}
+"""Modules that read JSON files without `io`, and the reason."""
+
+
+def named(call: ast.AST) -> str:
+    function = call.func if isinstance(call, ast.Call) else call
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def calls() -> Iterator[tuple[str, ast.Call, list[ast.AST]]]:
+    """Every call in the source with its module and what encloses it."""
+    for path in sorted(ROOT.rglob("*.py")):
+        stack: list[tuple[ast.AST, list[ast.AST]]] = [(ast.parse(path.read_text()), [])]
+        while stack:
+            node, above = stack.pop()
+            if isinstance(node, ast.Call):
+                yield path.relative_to(ROOT).as_posix(), node, above
+            stack += [(child, [*above, node]) for child in ast.iter_child_nodes(node)]
+
+
+def test_the_source_writes_deletes_and_reads_through_io() -> None:
+    found: dict[str, set[str]] = {"rmtree": set(), "unlink": set(), "write": set(), "read": set()}
+    for module, call, above in calls():
+        name = named(call)
+        within = {named(item.context_expr) for one in above if isinstance(one, ast.With) for item in one.items}
+        modes = [one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)]
+        opens = name == "open" and any(
+            isinstance(mode, str) and set(mode) & set("wax+") and len(mode) < 4 for mode in modes
+        )
+        if opens and ast.unparse(call.func) in ("wave.open", "av.open"):  # into memory
+            continue
+        if name == "rmtree":
+            found["rmtree"].add(module)
+        if name == "unlink" or (name == "remove" and ast.unparse(call.func) == "os.remove"):
+            found["unlink"].add(module)
+        if (opens or name in WRITERS) and not within & {"writing", "replacing_folder", "TemporaryDirectory"}:
+            found["write"].add(module)
+        if name in ("load", "loads") and ast.unparse(call.func) in ("json.load", "json.loads"):
+            inner = {named(one) for one in ast.walk(call) if isinstance(one, ast.Call)}
+            if name == "load" or inner & {"read_text", "read_bytes"}:
+                found["read"].add(module)
+    assert found["rmtree"] == {"io.py"}, "folders are deleted by io.discard alone"
+    assert found["unlink"] <= DELETERS.keys()
+    assert found["write"] <= PLAIN.keys(), "files are written with io.writing"
+    assert found["read"] <= READERS.keys(), "files of ours are read with io.read_json_or_none"
+
+
+# -- torn -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("manuals") / "in")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, manuals: Path) -> DocumentDataset:
+    return prepare(manuals, tmp_path_factory.mktemp("prepared") / "out", **SMALL)
+
+
+@pytest.mark.parametrize("name", ["tables/pages/data-00000-of-00001.arrow", "tables/pages/state.json",
+                                  "tables/dataset_dict.json", "prepared.json"])  # fmt: skip
+def test_a_dataset_that_is_torn_is_named_and_prepared_again(
+    name: str, prepared: DocumentDataset, manuals: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(prepared.folder, out)
+    (out / name).write_bytes((out / name).read_bytes()[:200][:-3])
+    with pytest.raises(DatasetError, match="damaged or was made by an earlier one"):
+        load(out)
+    assert prepare(manuals, out, **SMALL).page_ids == prepared.page_ids
+
+
+SEGMENT = '{"format": 2, "settings": {}, "segments": [%s]}'
+
+
+@pytest.mark.parametrize("facts", ["", "[]", "3", '{"format": 2}', '{"format": 2, "segments": [], "settings": []}',
+                                   SEGMENT % "{}", SEGMENT % "3", SEGMENT % '{"name": 1, "rows": 3, "removed": []}',
+                                   SEGMENT % ""])  # fmt: skip
+def test_an_index_with_torn_facts_is_no_index(facts: str, tmp_path: Path) -> None:
+    index = DenseIndex(similarity="cosine")
+    index.add([{"id": str(row)} for row in range(3)], np.eye(3, dtype=np.float32))
+    index.save(tmp_path)
+    (tmp_path / "index.json").write_text(facts)
+    with pytest.raises(InputError, match="folder: expected an index"):
+        DenseIndex.open(tmp_path)
+
+
+def test_a_segment_of_others_is_none(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "x.safetensors", {"x": np.zeros(3)})
+    store = Store(tmp_path)
+    assert store.rows(["a"], np.array([b"a" * 32]), lambda items: np.ones((1, 2), np.float32)).values.tolist() == [
+        [1, 1]
+    ]
+    index = DenseIndex(similarity="cosine")
+    index.add([{"id": "a"}], np.ones((1, 3), np.float32))
+    index.save(tmp_path / "index")
+    (segment,) = (tmp_path / "index").glob("*.safetensors")
+    write_arrays(segment, {"x": np.zeros(3)})
+    with pytest.raises(InputError, match="missing or cut"):
+        DenseIndex.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("facts", ["[]", "{}", '{"shards": "x"}', '{"shards": 2}', '{"shards": 3}'])
+def test_shards_that_are_torn_are_no_corpus(facts: str, tmp_path: Path) -> None:
+    (tmp_path / "corpus.json").write_text(facts)
+    np.save(tmp_path / "00000000.npy", np.eye(2))
+    (tmp_path / "00000001.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(InputError, match="folder: expected a complete corpus"):
+        open_shards(tmp_path)
+
+
+class Paid(Endpoint):
+    """Answers without a server."""
+
+    __slots__ = ()
+
+    def _post(self, body: Any) -> Answer:
+        return Answer(text="new")
+
+
+def asked(cache: Path, kept: str | None = None) -> Answer:
+    endpoint = Paid(url="http://x", key="", model="m", cache=cache)
+    if kept is not None:
+        endpoint._place({}).parent.mkdir(parents=True)
+        endpoint._place({}).write_text(kept)
+        assert not endpoint.known({})
+    return endpoint.ask({}, dict)
+
+
+@pytest.mark.parametrize("kept", ["{", "[]", '{"other": 1}', '{"text": 5}', '{"text": "x", "more": 1}'])
+def test_an_answer_that_is_torn_is_asked_for_again(kept: str, tmp_path: Path) -> None:
+    assert asked(tmp_path, kept) == Answer(text="new")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"a,b\n1,2\n3", "a,b\n1,2\n3\n5,6\n"), (b"", "a,b\n5,6\n"), (b"\xff\xfe,b\n", "a,b\n5,6\n")],
+)
+def test_a_log_that_is_torn_gets_rows_of_their_own(content: bytes, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    io.append_csv(tmp_path / "log.csv", {"a": 5, "b": 6})
+    assert (tmp_path / "log.csv").read_text() == expected
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(tiny_bert), device="cpu")
+
+
+def test_a_checkpoint_that_is_torn_is_named(model: SentenceTransformer, tmp_path: Path) -> None:
+    for name in ("modules.json", "model.safetensors"):
+        model.save_pretrained(str(tmp_path / name))
+        content = (tmp_path / name / name).read_bytes()
+        (tmp_path / name / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(CheckpointError, match=name if name.endswith("json") else "damaged file"):
+            restore_model(model, tmp_path / name)
+    loss = losses.EmbedDistillLoss(model, projection_dim=8)
+    loss.save_projection(tmp_path / "projection")
+    (tmp_path / "projection").write_bytes((tmp_path / "projection").read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="path: expected a whole projection"):
+        loss.load_projection(tmp_path / "projection")
+
+
+def test_a_retriever_that_is_saved_over_another_is_never_a_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [{"id": f"a#{row}", "text": text} for row, text in enumerate(["bread", "soup", "salt"])]
+    Retriever.build(pages, [LexicalStage()]).save(tmp_path)
+    other = Retriever.build(pages[:2], [LexicalStage()])
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(other.segments, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
+    with pytest.raises(InputError, match="folder: expected a retriever with a whole"):
+        Retriever.open(tmp_path)
+
+
+# -- others' files ----------------------------------------------------------------------------------------------------
+
+
+def _swap(folder: Path) -> None:
+    with io.replacing_folder(folder / "model") as fresh:
+        (fresh / "config.json").write_text("new")
+
+
+def _clear_tables(folder: Path, prepared: DocumentDataset, manuals: Path) -> None:
+    shutil.copytree(prepared.folder, folder / "out", dirs_exist_ok=True)
+    prepare(manuals, folder / "out", **{**SMALL, "test": ["garden"]})
+
+
+@pytest.mark.parametrize(
+    ("files", "work"),
+    [
+        (["model.safetensors", "ab/adapter.safetensors"], lambda at, *_: TensorStore(10, at, 1)),
+        ([".model.notes.partial/x", "model/.download.partial/x", "model/notes.txt"], lambda at, *_: _swap(at)),
+        (["torn-checkpoint-3/x", "checkpoint-3/x"], lambda at, *_: last_checkpoint(at)),
+        (["v.npy.partial/notes.txt"], lambda at, model, *_: encode_to_disk(model, ["a"], at / "v.npy")),
+        (["out/tables/notes.txt", "out/images/notes.txt"], lambda at, _, *given: _clear_tables(at, *given)),
+        (["run/embeddings/text/notes.txt"], lambda at, *_: io.discard(at / "run/embeddings/text", ["pages.npy"])),
+    ],
+    ids=["cache", "save", "checkpoints", "to_disk", "prepare", "discard"],
+)
+def test_nothing_of_others_is_deleted(
+    files: list[str],
+    work: Callable[..., Any],
+    model: SentenceTransformer,
+    prepared: DocumentDataset,
+    manuals: Path,
+    tmp_path: Path,
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        os.utime((tmp_path / name).parent, (1, 1))
+    work(tmp_path, model, prepared, manuals)
+    there = {
+        path.name: path.read_text() for path in tmp_path.rglob("*") if path.name in {Path(one).name for one in files}
+    }
+    assert there == {Path(name).name: "mine" for name in files}
+    if "checkpoint-3/x" in files:
+        assert (tmp_path / "torn-checkpoint-3.1" / "x").is_file() and (tmp_path / files[0]).is_file()
+
+
+@pytest.mark.parametrize("name", ["README.md", "prepared.json"])
+def test_a_dataset_overwrites_no_file_of_others(name: str, manuals: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        InputError, match=f"out: expected a new folder, or one that .* whose {name} would be overwritten"
+    ):
+        prepare(manuals, tmp_path, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["report.html", "model/x", "retriever/x"])
+def test_a_run_overwrites_no_file_of_others(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="would be overwritten"), open_run(tmp_path, task="training"):
+        pytest.fail("it began")
+    (tmp_path / ".steps").mkdir()
+    with open_run(tmp_path, task="training"):
+        pass
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+
+def _table(at: Path) -> Any:
+    (at / "rows.csv").write_text("a\nx\ny\n")
+    return list(open_corpus(at / "rows.csv", at / "store").items)
+
+
+def _kept(at: Path, manuals: Path) -> Any:
+    store = TensorStore(0, at / "file" / "cache", 1000)
+    return store.put("ab", {"x": torch.ones(1)}), store.get("ab")
+
+
+def _vectors(at: Path, manuals: Path) -> Any:
+    store, keys = Store(at / "file" / "cache"), np.array([b"a" * 32])
+    return [store.rows(["a"], keys, lambda items: np.ones((1, 2), np.float32)).values.tolist() for _ in range(2)]
+
+
+CACHES: dict[str, tuple[Callable[[Path, Path], Any], Any]] = {
+    "documents": (
+        lambda at, manuals: Retriever.build(manuals, [LexicalStage()], show_progress=False).search("rye bread")[0].id,
+        "kitchen.pdf#1",
+    ),
+    "tables": (lambda at, manuals: _table(at), ["x", "y"]),
+    "answers": (lambda at, manuals: asked(at / "file" / "cache").text, "new"),
+    "tensors": (_kept, (False, None)),
+    "vectors": (_vectors, [[[1, 1]], [[1, 1]]]),
+}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_that_cannot_be_written_costs_no_result(
+    name: str, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file lies where the folder should be, because a root user may write whatever permissions say."""
+    monkeypatch.setenv("OMNITUNE_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "file").write_text("")
+    work, expected = CACHES[name]
+    assert work(tmp_path, manuals) == expected
+
+
+def test_a_cache_that_is_deleted_in_the_middle_costs_no_result(tmp_path: Path) -> None:
+    tensors, vectors, keys = (
+        TensorStore(0, tmp_path / "t", 1000),
+        Store(tmp_path / "v"),
+        np.array([b"a" * 32, b"b" * 32]),
+    )
+
+    def encode(items: list[Any]) -> Any:
+        return np.array([[len(item), 1] for item in items], np.float32)
+
+    tensors.put("ab", {"x": torch.ones(1)})
+    vectors.rows(["a"], keys[:1], encode)
+    for name in "tv":
+        shutil.rmtree(tmp_path / name)
+    assert tensors.get("ab") is None and tensors.put("ac", {"x": torch.ones(1)}) and tensors.get("ac") is not None
+    assert vectors.rows(["a", "bb"], keys, encode).values.tolist() == [[1, 1], [2, 1]]
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+NAN = np.full((1, 4), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "good"),
+    [(partial(DenseIndex, similarity=name), np.eye(4, dtype=np.float32)) for name in ("cosine", "dot", "euclidean")]
+    + [
+        (partial(LateIndex, codec="float32"), [np.eye(4, dtype=np.float32)] * 4),
+        (partial(LateIndex, codec="int8"), [np.eye(4, dtype=np.float32)] * 4),
+        (SparseIndex, np.eye(4, dtype=np.float32)),
+    ],
+)
+def test_no_index_takes_or_gives_what_is_no_number(make: Callable[[], Any], good: Any) -> None:
+    index = make()
+    bad = [NAN] if isinstance(good, list) else NAN
+    with pytest.raises(InputError, match="NaN or infinity in row 0"):
+        index.add([{"id": "x"}], bad)
+    index.add([{"id": str(row)} for row in range(4)], good)
+    for wrong in (NAN, np.where(np.eye(4)[:1] > 0, np.inf, 0.0).astype(np.float32)):
+        with pytest.raises(OmnituneError, match="NaN or infinity|finite"):
+            index.search([wrong] if isinstance(good, list) else wrong)
+
+
+def test_no_rerank_gives_what_is_no_number() -> None:
+    class Blind:
+        def predict(self, pairs: list[Any], **options: Any) -> Any:
+            return np.full(len(pairs), np.nan)
+
+    pages = [{"id": "a#1", "text": "bread"}]
+    retriever = Retriever.build(pages, [LexicalStage()], rerank=RerankStage(model=Blind()))
+    with pytest.raises(InputError, match="rerank: expected finite scores of the model"):
+        retriever.search("bread")

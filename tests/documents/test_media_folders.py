@@ -135,6 +135,12 @@ def test_the_transcript_is_the_baselines_text_and_not_the_caption(heard):
     assert systems == {"finetuned": "sound", "base": "sound", "BM25": "transcript", "MiniLM": "transcript"}
 
 
+def test_a_ladder_of_recordings_holds_each_retriever_once(heard):
+    names = [one["name"] for one in numbers(heard[0])["ladder"]["rungs"]]
+    assert [name for name in names if "on the sound" in name] == ["dense on the sound, finetuned"]
+    assert "dense, all windows" in names and len(set(names)) == len(names)
+
+
 def test_what_a_run_on_recordings_says(heard):
     said = "\n".join(heard[1])
     for line in (
@@ -345,8 +351,7 @@ def test_a_folder_without_captions_says_which_are_understood(tmp_path):
     with pytest.raises(
         DatasetError, match=r"expected captions of the recordings .* NAME.txt .* captions.csv .*\s+a.srt: no sub"
     ):
-        prepare(tmp_path / "in", tmp_path / "out")
-    assert not (tmp_path / "out" / "documents").exists(), "said before anything is read"
+        prepare(tmp_path / "in", tmp_path / "out", reader=lambda paths: pytest.fail("nothing is recognised before"))
 
 
 def test_a_held_out_file_without_captions(tmp_path):

@@ -34,10 +34,10 @@ from omnitune.documents.dataset import (
 from omnitune.documents.duplicates import members
 from omnitune.documents.folder import Listing, Skipped, is_office, list_folder, read_folder
 from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
-from omnitune.documents.queries.captions import Captions
+from omnitune.documents.queries.captions import Captions, read_captions
 from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
-from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, captions_for, make_rows
+from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, check_captions, make_rows
 from omnitune.documents.stored import LAYOUT_VERSION, Document
 from omnitune.errors import DatasetError, InputError
 from omnitune.io import locked, read_json_or_none, replacing_folder, writable_folder, write_json
@@ -121,7 +121,7 @@ def prepare(
         segments=segmentation_of(what, segments, seconds),
         seconds=float(seconds),
     )
-    captions = captions_for(listing)
+    captions = read_captions(listing.folder, listing.paths) if what.captioned else None
     choices = Choices(
         split=split,
         test=test if isinstance(test, float | int) else tuple(test),
@@ -135,8 +135,10 @@ def prepare(
         documents, skipped = read_folder(listing, out, rendering, workers=workers, show_progress=show_progress)
         if captions is not None:
             documents = [
-                replace(document, captions=tuple(captions.of.get(document.name, ()))) for document in documents
+                replace(document, captions=(*document.captions, *captions.of.get(document.name, ())))
+                for document in documents
             ]
+            check_captions(documents, captions, listing)
             skipped += [Skipped(name=name, reason=reason) for name, reason in captions.broken.items()]
             for name, strangers in captions.unmatched.items():
                 logger.warning(

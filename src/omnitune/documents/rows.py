@@ -15,7 +15,7 @@ from omnitune.documents.duplicates import families, groups
 from omnitune.documents.folder import Listing
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import extract
-from omnitune.documents.queries.captions import UNDERSTOOD, Captions, read_captions
+from omnitune.documents.queries.captions import UNDERSTOOD, Captions
 from omnitune.documents.queries.extract import Query
 from omnitune.documents.read.text import normalize_key
 from omnitune.documents.reading import source_of
@@ -69,22 +69,18 @@ def page_id(document: str, number: int) -> str:
     return f"{document}#{number}"
 
 
-def captions_for(listing: Listing) -> Captions | None:
-    """Read what people wrote about recordings or clips; None for pages, which say themselves what they are about.
+def check_captions(documents: Sequence[Document], captions: Captions, listing: Listing) -> None:
+    """Stop where nobody wrote about any recording or clip, before any is recognised: pages say it themselves.
 
     Raises:
-        DatasetError: They wrote nothing.
+        DatasetError: There are no captions.
     """
-    if not listing.kind.captioned:
-        return None
-    found = read_captions(listing.folder, listing.paths)
-    if not any(found.of.values()):
-        broken = "".join(f"\n  {name}: {reason}" for name, reason in found.broken.items())
+    if not any(document.captions for document in documents):
+        broken = "".join(f"\n  {name}: {reason}" for name, reason in captions.broken.items())
         raise DatasetError(
             f"folder: expected captions of the {listing.kind.name} in {str(listing.folder)!r}, which become the "
             f"queries, found none. They are read from {UNDERSTOOD}{broken}"
         )
-    return found
 
 
 def make_rows(
@@ -204,7 +200,9 @@ def _answers(written: Iterator[Query], pages: Sequence[SplitPage]) -> dict[str, 
 
 def _askable(document: Document, written: Mapping[str, Sequence[Query]]) -> Iterator[Query]:
     """Questions about a document that may measure a model."""
-    allowed = ("title", "caption") if document.outline else ("title", "caption", "heading")
+    allowed = ["title", "caption"] if document.outline else ["title", "caption", "heading"]
+    if not any(query.origin in allowed for query in written[document.name]):
+        allowed.append("sentence")  # of the subtitles of a recording: those of a page come later, for training alone
     yield from (query for query in written[document.name] if query.origin in allowed)
 
 

@@ -13,7 +13,7 @@ from omnitune.documents.read.worker import PagesRead
 from omnitune.errors import DatasetError
 from omnitune.io import inside, read_json_or_none, writing
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
 
@@ -59,7 +59,7 @@ class Document:
         outline: In reading order.
         pages: All that could be read, in order.
         lost: Pages that could not be read.
-        captions: What people wrote about a recording or clip.
+        captions: What people wrote about a recording or clip: the chapters in its file, then what lies beside it.
         drawn_by: Of an office file, the version of LibreOffice that drew its pages; "" where we did.
         fallback: Why LibreOffice did not draw them though it is there, or "".
     """
@@ -102,11 +102,12 @@ def save_document(
         outline=described.outline,
         pages=tuple(kept_page(page, lines) for page, lines in zip(pages, headings(pages), strict=True)),
         lost=tuple(LostPage(number=one.number, reason=printable(one.reason)) for one in lost),
+        captions=tuple(Caption(text=title, start=start, end=end) for title, start, end in described.chapters),
         drawn_by=drawn_by,
         fallback=fallback,
     )
     kept = dataclasses.asdict(document)
-    del kept["name"], kept["key"], kept["captions"]
+    del kept["name"], kept["key"]
     with writing(store / "documents" / f"{key}.json") as temporary:
         temporary.write_text(json.dumps(kept), encoding="utf-8")
     return document
@@ -139,6 +140,7 @@ def stored_document(store: Path, key: str, name: str) -> Document | None:
             outline=tuple(OutlineEntry(**entry) for entry in kept["outline"]),
             pages=tuple(StoredPage(**{**page, "headings": tuple(page["headings"])}) for page in kept["pages"]),
             lost=tuple(LostPage(**one) for one in kept["lost"]),
+            captions=tuple(Caption(**one) for one in kept["captions"]),
             drawn_by=kept.get("drawn_by", ""),
             fallback=kept.get("fallback", ""),
         )

@@ -20,6 +20,7 @@ from omnitune.finetune.windows import (
     with_head,
 )
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import (
@@ -83,7 +84,9 @@ class Pools:
     def sources(self) -> list[Source]:
         """List the sources that there are, the untrained first."""
         made = [Source(reads="text")] if self.text else []
-        images = [] if self.dataset.as_text else [Source(reads="images"), Source(reads="images", trained=True)]
+        # Behind its reader the embedded model is the one that reads the texts: it would be there twice.
+        same = self.dataset.as_text or (self.text and self.chosen.name == EMBEDDED)
+        images = [] if same else [Source(reads="images"), Source(reads="images", trained=True)]
         own = [Source(reads="text", trained=True)] if self._reader[1] else []
         return sorted([*made, *images, *own], key=lambda one: one.trained)
 

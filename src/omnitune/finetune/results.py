@@ -78,7 +78,7 @@ ORIGINS = {
     "title": "outline titles",
     "caption": "captions",
     "heading": "headings",
-    "sentence": "words of sentences",
+    "sentence": "sentences of subtitles and transcripts",
     "model": "questions that a model wrote",
     "vote": "questions that people voted on",
 }

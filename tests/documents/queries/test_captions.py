@@ -70,6 +70,36 @@ def test_txt_is_a_caption_a_line_of_the_whole() -> None:
     ]
 
 
+def test_a_line_with_a_time_before_it_is_a_chapter() -> None:
+    text = "A talk about pumps\n0:00 Welcome\n[1:30] - Greasing the bearing\n(1:02:03.5) Questions\n12:30\n"
+    assert found(text, ".txt") == [
+        ("A talk about pumps", 0, math.inf),
+        ("Welcome", 0, 90),
+        ("Greasing the bearing", 90, 3723.5),
+        ("Questions", 3723.5, math.inf),
+        ("12:30", 0, math.inf),
+    ]
+
+
+def test_notes_give_their_headings() -> None:
+    text = "# Pumps\nNot this.\n## 2:00 Greasing the bearing ##\n#no heading\n"
+    assert found(text, ".md") == [("Pumps", 0, math.inf), ("Greasing the bearing", 120, math.inf)]
+
+
+def test_what_was_said_becomes_sentences() -> None:
+    cues = ["So the bearing has to be", "greased once a week.", "Who has never", "done that? Well.", "and yet [noise]"]
+    times = [(0, 2), (2, 4), (4, 5), (5, 7), (20, 21)]
+    text = "".join(f"\n00:{a:02}.000 --> 00:{b:02}.000\n{cue}\n" for (a, b), cue in zip(times, cues, strict=True))
+    assert [*SIDECARS[".vtt"].captions("WEBVTT\n" + text)] == [
+        Caption(text="So the bearing has to be greased once a week.", start=0, end=4, spoken=True),
+        Caption(text="Who has never done that? Well.", start=4, end=7, spoken=True),
+        Caption(text="and yet", start=20, end=21, spoken=True),
+    ]
+    paragraph = "The bearing is greased once a week. " + "It is done slowly and with care by one who knows. " * 2
+    assert [one.text for one in SIDECARS[".txt"].captions(paragraph)][0] == "The bearing is greased once a week."
+    assert all(one.spoken for one in SIDECARS[".txt"].captions(paragraph))
+
+
 def test_subtitles_without_cues() -> None:
     with pytest.raises(DocumentError, match="no subtitles in it: expected lines such as"):
         found("just words", ".srt")

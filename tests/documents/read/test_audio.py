@@ -2,8 +2,10 @@
 
 import io
 import wave
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from PIL import Image
 from fixtures.media_folders import write_sound
 from fixtures.recordings import tone, wav
 from omnitune.documents.duplicates import groups
+from omnitune.documents.folder import read_folder
+from omnitune.documents.queries.captions import Caption
 from omnitune.documents.read import audio as recordings
 from omnitune.documents.read import media
 from omnitune.documents.read.pages import Page, Rendering, picture_of
@@ -210,3 +214,29 @@ def test_levels_are_decibels() -> None:
 def test_wav_is_a_file(tmp_path: Path) -> None:
     with wave.open(io.BytesIO(media.wav(np.array([1, -2, 3], np.int16)))) as file:
         assert np.frombuffer(file.readframes(3), "<i2").tolist() == [1, -2, 3]
+
+
+@pytest.mark.parametrize("ending", [".m4a", ".mp3", ".mka"])
+def test_chapters_inside_a_file_are_its_captions(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "in").mkdir()
+    marks = [("Greasing the bearing", 0, 2000), (" ", 2000, 2500), ("Changing\nthe oil", 2500, 4000)]
+    with av.open(
+        str(tmp_path / "in" / f"a{ending}"), "w", format={".m4a": "mp4", ".mka": "matroska"}.get(ending)
+    ) as made:
+        stream = made.add_stream("mp3" if ending == ".mp3" else "aac", rate=RATE, layout="mono")
+        made.set_chapters(
+            [
+                {"id": n, "start": a, "end": b, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
+                for n, (title, a, b) in enumerate(marks)
+            ]
+        )
+        frame = av.AudioFrame.from_ndarray(noise(4, 0)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    for _ in range(2):  # the second time from what is kept
+        ((found,), _) = read_folder(tmp_path / "in", tmp_path / "out", Rendering(segments="silence"), workers=1)
+        assert found.captions == (
+            Caption(text="Greasing the bearing", start=0, end=2),
+            Caption(text="Changing the oil", start=2.5, end=4),
+        )

@@ -2,9 +2,13 @@
 
 | file | what is in it |
 |---|---|
-| `talk.txt`, `talk.mp3.txt` | a caption a line, each of the whole file |
+| `talk.txt`, `talk.mp3.txt` | a caption a line, of the whole file; with a time before it, of what follows that time |
+| `talk.md` | notes, of which the headings are captions, with or without a time |
 | `talk.srt`, `talk.vtt`, `talk.en.vtt` | subtitles with their times |
 | `captions.csv`, `manifest.csv`, `metadata.csv`, or `.jsonl`, in the folder itself | a row a caption: `file`, `caption`, and perhaps `start` and `end` |
+
+What was said is told from what it is about: paragraphs, and subtitles that are punctuated, become sentences
+(`Caption.spoken`), which are queries where nothing better is there.
 """  # noqa: E501 - a table row is one line
 
 import csv
@@ -20,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from omnitune.documents.read.text import printable
+from omnitune.documents.read.text import printable, sentences, words
 from omnitune.errors import DocumentError
 
 MANIFESTS = ("captions", "manifest", "metadata")
@@ -30,9 +34,17 @@ FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "video")
 TEXT_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
 
 UNDERSTOOD = (
-    "NAME.txt (a caption a line), NAME.srt or NAME.vtt beside the file NAME.*, or a captions.csv or captions.jsonl "
-    "with the columns file, caption and perhaps start and end"
+    "NAME.txt (a caption a line), NAME.md (headings), NAME.srt or NAME.vtt beside the file NAME.*, chapters inside it, "
+    "or a captions.csv or captions.jsonl with the columns file, caption and perhaps start and end"
 )
+
+MOST_WORDS = 24
+"""Words of a caption; a longer line of a text file is a paragraph of a transcript."""
+PUNCTUATED = 1 / 3
+"""Share of the cues that end as sentences do, from which subtitles are speech: a third or more of those of films and
+talks, none of those that name chapters."""
+PAUSE = 2.0
+"""Seconds between two cues that end a sentence, whatever its punctuation."""
 
 _LANGUAGE = re.compile(r"\.[a-z]{2,3}(?:-[A-Za-z]+)?$")
 _CLOCK = re.compile(r"(?:(?P<hours>\d+):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
@@ -40,6 +52,10 @@ _TIMES = re.compile(r"^\s*([\d:.,]+)\s*-->\s*([\d:.,]+)")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _NO_SPEECH = re.compile(r"\[[^\]]*\]|^\s*\([^)]*\)\s*$|[♪♫]+")
 """Remarks about the sound: "[Music]", or "(applause)" alone in its line."""
+_MARK = re.compile(r"^[(\[]?((?:\d+:)?\d{1,2}:\d{2}(?:[.,]\d+)?)[)\]]?(?:\s*[-–—:|]\s*|\s+)(?=\S)")
+"""A time that a line begins with: "12:30 Bearings", "[0:12:30] - Bearings"."""
+_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+_SENTENCE_ENDS = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _SPEAKER = re.compile(r"^\s*(?:>>+|-)\s*")
 
 
@@ -51,11 +67,13 @@ class Caption:
         text: In one line.
         start: Second at which the part begins; 0 where the whole is meant.
         end: Second at which it ends; infinity where the whole, or all that follows, is meant.
+        spoken: Whether it is a sentence of what was said, not what someone wrote about it.
     """
 
     text: str
     start: float = 0.0
     end: float = math.inf
+    spoken: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +127,26 @@ def caption_files(folder: Path, paths: Mapping[str, Path]) -> list[Path]:
 
 
 def lines(text: str) -> Iterator[Caption]:
-    """Captions of a text file: one a line, each of the whole recording or clip."""
-    yield from (Caption(text=line) for line in map(_plain, text.splitlines()) if line)
+    """Captions of a text file: one a line, of the whole recording or clip, or of what follows the time before it.
+
+    A paragraph gives its sentences, because it is what was said.
+    """
+    timed = [(line, _MARK.match(line)) for line in map(str.strip, text.splitlines())]
+    starts = sorted({seconds(mark[1]) for _, mark in timed if mark})
+    for line, mark in timed:
+        start, end = (seconds(mark[1]), math.inf) if mark else (0.0, math.inf)
+        if mark:
+            end = next((later for later in starts if later > start), end)
+        written = _plain(line[mark.end() :] if mark else line)
+        spoken = len(words(written)) > MOST_WORDS
+        for one in sentences(written) if spoken else [written]:
+            if one:
+                yield Caption(text=one, start=start, end=end, spoken=spoken)
+
+
+def notes(text: str) -> Iterator[Caption]:
+    """Captions of notes in Markdown: their headings, as `lines` takes them."""
+    yield from lines("\n".join(_HEADING.findall(text)))
 
 
 def subtitles(text: str) -> Iterator[Caption]:
@@ -134,11 +170,25 @@ def subtitles(text: str) -> Iterator[Caption]:
             spoken.append(line)
     if not cues and text.strip():
         raise DocumentError("no subtitles in it: expected lines such as 00:01:02.000 --> 00:01:04.500")
+    captions: list[Caption] = []
     for begin, stop, parts in cues:
         said = _plain(" ".join(_SPEAKER.sub("", line) for line in parts))
         start, end = seconds(begin), seconds(stop)
         if said and end > start:
-            yield Caption(text=said, start=start, end=end)
+            captions.append(Caption(text=said, start=start, end=end))
+    closed = sum(_SENTENCE_ENDS.search(one.text) is not None for one in captions)
+    yield from captions if closed < PUNCTUATED * len(captions) or not closed else _spoken(captions)
+
+
+def _spoken(cues: Sequence[Caption]) -> Iterator[Caption]:
+    """Join cues to sentences: until one ends as a sentence does, or a pause follows."""
+    run: list[Caption] = []
+    for cue, after in zip(cues, [*cues[1:], None], strict=True):
+        run.append(cue)
+        if after is None or _SENTENCE_ENDS.search(cue.text) or after.start - cue.end > PAUSE:
+            text = " ".join(one.text for one in run)
+            yield Caption(text=text, start=run[0].start, end=cue.end, spoken=True)
+            run = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +206,7 @@ class Sidecar:
 
 SIDECARS: Mapping[str, Sidecar] = {
     ".txt": Sidecar(captions=lines),
+    ".md": Sidecar(captions=notes),
     ".srt": Sidecar(captions=subtitles, languages=True),
     ".vtt": Sidecar(captions=subtitles, languages=True),
 }

@@ -7,11 +7,12 @@ Four origins, from the most to the least like what a person asks:
 - `caption`: what stands beside "Figure 3" or "Table 2"; of recordings and clips, what people wrote about them.
 - `heading`: a line set like a heading that the outline does not have.
 - `sentence`: the most telling words of one of a page's most telling sentences, in their order, never six words in a row
-  of the page.
+  of the page; of recordings and clips, a sentence out of their subtitles or transcript.
 - `model`: what a vision-language model asked about the page (`writers`).
 
 Only human-written lines measure a model: tests take titles and captions, and headings of documents that have no
-outline. Sentences are for training alone, and their word statistics are those of the training pages.
+outline. Sentences are for training alone, and their word statistics are those of the training pages; those of a
+recording without captions are its test, because a person wrote them down, and a model has to hear them.
 """
 
 import math
@@ -30,6 +31,8 @@ from omnitune.documents.stored import Document, StoredPage
 Origin = Literal["title", "caption", "heading", "sentence", "model"]
 
 FEWEST_LETTERS = 4
+FEWEST_TERMS = 5
+"""Words of a sentence that was said: "That is all right." is said everywhere."""
 MOST_WORDS = 24
 TITLE_PAGE_WORDS = 40
 """A page with fewer words carries a title, an author, a dedication: its large lines are no headings of a text."""
@@ -140,9 +143,17 @@ def caption_queries(document: Document) -> tuple[list[Query], list[str]]:
             refused.append("a caption without words")
         elif not places:
             refused.append("a caption after the end of its file")
+        elif caption.spoken and not _stands_alone(caption.text):
+            refused.append("a sentence that says little alone")
         else:
-            found += [_query(caption.text, "caption", document, document.pages[place]) for place in places]
+            origin: Origin = "sentence" if caption.spoken else "caption"
+            found += [_query(caption.text, origin, document, document.pages[place]) for place in places]
     return sorted(_once(found), key=lambda query: query.page), refused
+
+
+def _stands_alone(sentence: str) -> bool:
+    """Tell whether a spoken sentence can be looked for: some words of its own, and none that point elsewhere first."""
+    return acceptable(sentence) and len(set(terms(sentence))) >= FEWEST_TERMS and not _ANAPHORA.match(sentence)
 
 
 def titles(document: Document, listings: set[int]) -> Iterator[Query]:

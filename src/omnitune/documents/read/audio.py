@@ -19,7 +19,8 @@ def describe(path: Path, rendering: Rendering) -> Description:
         boundaries = segments.windows(duration, rendering.seconds)
     else:
         boundaries = segments.at_pauses(levels, duration, rendering.seconds)
-    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries))
+    chapters = media.chapters(path, "audio")
+    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries), chapters=chapters)
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:

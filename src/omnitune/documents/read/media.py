@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from omnitune import runtime
 from omnitune.documents.read.segments import HOP, SILENT
+from omnitune.documents.read.text import flat
 from omnitune.errors import DocumentError, MediaError
 from omnitune.inputs.container import Opened, blocks, opened
 from omnitune.inputs.policy import MediaPolicy
@@ -28,6 +29,8 @@ RATE = 16_000
 
 POLICY = MediaPolicy(max_bytes=1 << 62, max_clip_bytes=1 << 62, max_seconds=7 * 86_400.0)
 """A file that someone put into a folder may be as long as a conference; it is never in memory at once."""
+
+MOST_CHAPTERS = 2000
 
 FULL = 32_768
 FAINT = 0.001
@@ -70,6 +73,22 @@ def document(path: Path, kind: str) -> Iterator[Opened]:
     """
     with readable(path), opened(path, POLICY, kind) as found:
         yield found
+
+
+def chapters(path: Path, kind: str) -> tuple[tuple[str, float, float], ...]:
+    """Titles of the chapters that are marked inside a file, and the seconds at which they begin and end.
+
+    Raises:
+        DocumentError: It cannot be read.
+    """
+    found = []
+    with document(path, kind) as file:
+        for one in file.container.chapters()[:MOST_CHAPTERS]:
+            title = flat(one["metadata"].get("title", ""))
+            start, end = (float(one[edge] * one["time_base"]) for edge in ("start", "end"))
+            if title and 0 <= start < end:
+                found.append((title, start, end))
+    return tuple(found)
 
 
 def sound(path: Path) -> Iterator[Samples]:

@@ -88,6 +88,7 @@ class Description:
         outline: In reading order.
         boundaries: Of a recording or clip, the seconds at which its segments begin, and its end.
         claimed: Number of pages by its own count, where that is more than are there; else 0.
+        chapters: Of a recording or clip, the titles of its chapters and the seconds at which they begin and end.
     """
 
     pages: int
@@ -95,6 +96,7 @@ class Description:
     outline: tuple[OutlineEntry, ...] = ()
     boundaries: tuple[float, ...] = ()
     claimed: int = 0
+    chapters: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

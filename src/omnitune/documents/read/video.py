@@ -65,7 +65,8 @@ def describe(path: Path, rendering: Rendering) -> Description:
         boundaries = segments.windows(course.duration, rendering.seconds)
     else:
         boundaries = segments.even([*_cuts(path, course)], course.duration, rendering.seconds)
-    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries))
+    chapters = media.chapters(path, "video")
+    return Description(pages=len(boundaries) - 1, boundaries=tuple(boundaries), chapters=chapters)
 
 
 def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering) -> Iterator[Page]:

@@ -45,14 +45,16 @@ def test_the_sides_hold_whole_documents(made: DocumentDataset) -> None:
     assert set(made.tables["train"]["origin"]) == {"title", "sentence"}
 
 
-def test_a_small_test_says_so_and_what_to_do(made: DocumentDataset) -> None:
-    assert (
-        made.doubt() == "The test has 5 queries about 5 pages and tells large differences only: hold out more documents"
-    )
+def test_a_test_that_tells_little_says_so_and_what_to_do(made: DocumentDataset) -> None:
+    (said,) = made.doubts()
+    assert said == "The test has 5 queries about 5 pages and tells large differences only: hold out more documents"
     shared = {**made.facts, "settings": {**made.facts["settings"], "test": 0.2}}
-    assert "half of the pages stay for training, so add documents, name those" in replace(made, facts=shared).doubt()
+    (said,) = replace(made, facts=shared).doubts()
+    assert "half of the pages stay for training, so add documents, name those" in said
     large = {**shared, "pages": {"test": 30}, "queries": {"test": {"title": 20, "caption": 10}}}
-    assert not replace(made, facts=large).doubt()
+    assert not replace(made, facts=large).doubts()
+    (said,) = replace(made, facts={**large, "queries": {"test": {"caption": 10, "sentence": 20}}}).doubts()
+    assert said.startswith("20 of the 30 test queries are sentences of what is said")
 
 
 def test_test_queries_are_titles_with_their_pages(made: DocumentDataset) -> None:

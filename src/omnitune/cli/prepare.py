@@ -38,6 +38,6 @@ def prepare(
     settings = settings.changed(queries__writer=queries, queries__model=query_model)
     dataset = prepare_folder(folder, out, recipe=settings, language=language, log=console.say, kind=kind, split=split)
     console.say(dataset.summary())
-    if doubt := dataset.doubt():
+    for doubt in dataset.doubts():
         console.say(doubt)
     console.places("Results", {"dataset": out})

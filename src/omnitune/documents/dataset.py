@@ -237,19 +237,25 @@ class DocumentDataset:
             f"{self.tables['train'].num_rows:,} training pairs, {asked:,} test queries{left_out}"
         )
 
-    def doubt(self) -> str:
-        """Say in one sentence that the test is too small to tell much, and what to do; "" where it is not."""
-        facts, words = self.facts, self.kind.words
+    def doubts(self) -> list[str]:
+        """Say why the test tells less than it seems to and what to do, a sentence each; empty where it does not."""
+        facts, words, found = self.facts, self.kind.words, list[str]()
         pages, asked = facts["pages"].get("test", 0), sum(facts["queries"]["test"].values())
-        if not too_few(pages, asked):
-            return ""
-        remedy = f"hold out more {words.document}s"
-        if facts["settings"]["split"] == "documents" and isinstance(facts["settings"]["test"], float | int):
-            remedy = (
-                f"half of the {words.page}s stay for training, so add {words.document}s, name those to hold out "
-                "(prepare: {test: [NAME, ...]} in a recipe), or bring questions (--questions FILE)"
+        if too_few(pages, asked):
+            remedy = f"hold out more {words.document}s"
+            if facts["settings"]["split"] == "documents" and isinstance(facts["settings"]["test"], float | int):
+                remedy = (
+                    f"half of the {words.page}s stay for training, so add {words.document}s, name those to hold out "
+                    "(prepare: {test: [NAME, ...]} in a recipe), or bring questions (--questions FILE)"
+                )
+            told = f"The test has {asked} queries about {pages} {words.page}s and tells large differences only"
+            found.append(f"{told}: {remedy}")
+        if quoted := facts["queries"]["test"].get("sentence", 0):
+            found.append(
+                f"{quoted} of the {asked} test queries are sentences of what is said, whose words speak for lexical "
+                "search: chapters or captions beside the files, or questions (--questions FILE), tell more"
             )
-        return f"The test has {asked} queries about {pages} {words.page}s and tells large differences only: {remedy}"
+        return found
 
     def to_datasets(self) -> DatasetDict:
         """The tables with `image` as `datasets.Image`, for `push_to_hub` or `save_to_disk`, which embed the images."""

@@ -119,7 +119,8 @@ def candidates_for(settings: Retrieving, source: Source, there: Sequence[str], s
     made = []
     for one in found:
         if one.main in ("dense", "late"):
-            name = one.name if source.reads == "text" else one.name.replace("dense", f"dense on the {sees}")
+            first = {"dense": "dense", "late": "late interaction"}[one.main]
+            name = one.name if source.reads == "text" else one.name.replace(first, f"{first} on the {sees}")
             name = name.replace(", all windows", "") if source.reads != "text" else name
             how = ", with a head" if source.head else ", finetuned" if source.trained else ""
             made.append(replace(one, name=f"{name}{how}", source=source))

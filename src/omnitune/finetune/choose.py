@@ -13,10 +13,11 @@ from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.errors import InputError
 from omnitune.finetune.recipe import Recipe, load_recipe
-from omnitune.io import listing
+from omnitune.io import listing, read_json_or_none
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED, READERS, embedded_modules, minilm_folder, text_modules
-from omnitune.model.family import DENSE
+from omnitune.model.family import DENSE, MULTI_VECTOR
+from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.modules import files
 from omnitune.retrieval.pages import read_texts
 
@@ -75,6 +76,16 @@ class ModelChoice:
             CheckpointError: It cannot be loaded.
         """
         return load_model(self.recipe.model, self.kind)
+
+    @property
+    def late(self) -> bool:
+        """Whether it is a directory of a late-interaction model, of which a run finetunes the dense form."""
+        facts = read_json_or_none(Path(self.name) / "config_sentence_transformers.json")
+        return isinstance(facts, dict) and facts.get("model_type") == MULTI_VECTOR.name
+
+    def load_late(self) -> MultiVectorEncoder:
+        """The late-interaction model itself."""
+        return MultiVectorEncoder(self.name, **loading(self.recipe))
 
     def identity(self) -> Any:
         """Identity of the starting point: a directory's files, or the name and revision of a repository."""

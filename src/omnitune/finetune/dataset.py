@@ -102,7 +102,7 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
     steps.run("prepare", inputs, work, makes=[place])
     dataset = documents.load(place)
     log(dataset.summary())
-    if doubt := dataset.doubt():
+    for doubt in dataset.doubts():
         log(doubt)
     mute = [one["name"] for one in dataset.facts["documents"] if not one["queries"]]
     if mute:

@@ -116,7 +116,18 @@ class Pools:
             sees.encoder()
             _, pages = load_test(self.out / "embeddings" / folder)
             seen = {"dense": Packed(values=unit(pages), dim=pages.shape[1])}
-            return Retriever.build(items, [*words, sees], encoded=seen, show_progress=False)
+            words.append(sees)
+            if self.chosen.late and not source.trained:
+                tokens = LateStage(model=self.chosen.load_late(), reads="path", windows=False, codec="int8",
+                                   pooled=POOLED, candidates=PROPOSED)  # fmt: skip
+                seen["late"] = tokens.encode_pages(
+                    [item["path"] for item in items],
+                    folder=self.out / "embeddings" / "tokens",
+                    label=f"Encoding {self.dataset.kind.words.page}s (late interaction)",
+                    batch_size=self.chosen.recipe.evaluation.batch_size,
+                )
+                words.append(tokens)
+            return Retriever.build(items, words, encoded=seen, show_progress=False)
         wanted = [text if only is None or row in only else "" for row, text in enumerate(texts)]
         reader = self._finetuned() if source.trained and not source.head else self._reader[0]
         settings = self.chosen.recipe.retriever

@@ -217,7 +217,7 @@ def describe_data(run: RunResults, test: TestSet, everything: TestSet) -> Data:
         f"Test queries are {asked} of {_named(held_out, words.document)}, as their authors wrote them.",
         f"Intervals and p-values are about queries to {those}; another collection is another question.",
     ]
-    notes += [f"{doubt}."] if (doubt := dataset.doubt()) else []
+    notes += [f"{doubt}." for doubt in dataset.doubts()]
     if mute:
         reason = "captions" if dataset.kind.captioned else "outline titles, captions or headings"
         notes.append(

@@ -161,6 +161,8 @@ def finetune(
     chosen = chosen.changed(settings)
     with open_run(out, task="finetuning") as steps:
         log(f"Model: {chosen.shown}. {chosen.why}")
+        if chosen.late:
+            log("Its late interaction on the pages is a candidate as it is; what is finetuned is its dense form")
         log(f"Settings: {Path(settings.source).name}")
         chosen.fetch()
         dataset = as_given(prepare_step(steps, folder, settings, log), chosen)

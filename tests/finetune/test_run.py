@@ -103,6 +103,8 @@ def test_what_a_run_leaves(finished):
     assert found["headline"] == found["dimensions"][0]
     ladder = found["ladder"]
     assert {"lexical", "late interaction", "dense on the page image, finetuned"} <= {r["name"] for r in ladder["rungs"]}
+    seen = [r["name"] for r in ladder["rungs"] if r["name"].startswith("dense on the page image")]
+    assert "dense on the page image, base" not in seen, "the candidate is the same retriever"
     assert [one["name"] for one in ladder["rungs"] if one["chosen"]] == [ladder["name"]]
     assert Retriever.open(out / "retriever").search("baking rye bread", top_k=1)[0].id == "kitchen.pdf#1"
     assert "From lexical search to the chosen retriever" in (out / "report.html").read_text()

@@ -311,6 +311,9 @@ def test_a_ladder_takes_the_headline(report):
     assert "7 queries are too few to tell" in replace(report, ladder=few).sentence
     rungs = [replace(rung, chosen=rung.titles.difference is None) for rung in ladder.rungs]
     same = replace(ladder, why="Nothing beat it.", rungs=rungs)
-    assert "Lexical search is enough for these documents: Nothing beat it." in render_report(
-        replace(report, ladder=same)
-    )
+    html = render_report(replace(report, ladder=same))
+    assert "Lexical search is enough for these documents: Nothing beat it." in html
+    # It is not compared with itself: one number, no arrow from it to itself, no p-value.
+    headline = html[html.index('class="card headline"') : html.index("</section>")]
+    assert headline.count("<small>") == 1 and "&rarr;" not in headline.split("the model alone")[0]
+    assert "p-value" not in headline

@@ -397,8 +397,8 @@ class RetrieverSteps:
         """Embeddings of titles, pages and questions of the model alone, one vector a page, by the rung's name."""
         made = {}
         given = "first window" if self.dataset.as_text else f"{self.dataset.kind.words.sees}"
-        # Of recordings the base model reads the transcripts whole, as dense search does: that rung is there already.
-        again = self.text and self.chosen.name == EMBEDDED and not self.dataset.as_text
+        # What reads the same as a dense candidate, pages whole, is there already: an image, or the words of a segment.
+        again = self.text and not self.dataset.as_text and self.settings.stages is None
         for name, folder in (("base", "base"), ("finetuned", "finetuned"))[again:]:
             queries, pages = load_test(self.out / "embeddings" / folder)
             asked = queries[:0]

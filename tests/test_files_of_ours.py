@@ -408,3 +408,18 @@ def test_no_rerank_gives_what_is_no_number() -> None:
     retriever = Retriever.build(pages, [LexicalStage()], rerank=RerankStage(model=Blind()))
     with pytest.raises(InputError, match="rerank: expected finite scores of the model"):
         retriever.search("bread")
+
+
+def test_a_device_or_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """By root a rename would put a file in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        io.write_json(pipe, {"a": 1})
+        assert b'"a"' in os.read(reading, 100)
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
+    io.write_json(Path("/dev/null"), {"a": 1})
+    assert Path("/dev/null").is_char_device()

@@ -73,6 +73,8 @@ def full_disk_named(path: Path) -> Iterator[None]:
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends well.
 
+    A device or a pipe is written to as it is: a file in its place would be no device (`--out /dev/null`, by root).
+
     Raises:
         ResourceError: The disk is full; names the path and the megabytes that are free.
 
@@ -80,6 +82,10 @@ def writing(path: Path) -> Iterator[Path]:
         >>> with writing(folder / "page.json") as temporary:
         ...     temporary.write_text("{}")
     """
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+        with full_disk_named(path):
+            yield path
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         with full_disk_named(path):

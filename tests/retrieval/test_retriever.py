@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from omnitune import CrossEncoder, MultiVectorEncoder, Retriever, SentenceTransformer, SparseEncoder
-from omnitune.errors import InputError
+from omnitune.errors import InputError, MissingLanguageError
 from omnitune.model.windows import window_cutter
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
@@ -150,6 +151,26 @@ def test_a_moved_folder_opens_and_another_model_is_told(
         InputError, match=r"model: expected 'that of stage dense' \(\w+\), which made the index, got '.*dense'"
     ):
         Retriever.open(tmp_path / "second").search("bread")
+
+
+def test_what_is_added_is_recognised_in_the_retrievers_language(
+    pages: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNITUNE_CACHE", str(tmp_path / "cache"))
+    built = Retriever.build(pages, [LexicalStage()], show_progress=False)
+    built.language = "xyz"
+    built.save(tmp_path / "retriever")
+    (tmp_path / "scans").mkdir()
+    scan = Image.new("L", (400, 560), 255)
+    ImageDraw.Draw(scan).text((20, 20), "Brotteig ruht lange.", font_size=30)
+    scan.save(tmp_path / "scans" / "scan.png")
+    opened = Retriever.open(tmp_path / "retriever")
+    with pytest.raises(MissingLanguageError, match="'xyz'"):
+        opened.add(tmp_path / "scans")
+    facts = json.loads((tmp_path / "retriever" / "retriever.json").read_text())
+    (tmp_path / "retriever" / "retriever.json").write_text(json.dumps({**facts, "language": 3}))
+    with pytest.raises(InputError, match="language: expected a name such as 'deu', got 3"):
+        Retriever.open(tmp_path / "retriever")
 
 
 def test_a_masked_language_model_is_a_sparse_stage(

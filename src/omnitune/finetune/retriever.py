@@ -164,6 +164,7 @@ class RetrieverSteps:
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
+        retriever.language = self.chosen.recipe.model.get("language")
         ours = is_retriever(self.place)
         with io.replacing_folder(self.place, gone=lambda path, _: ours and path.parts[0] in SAVED) as fresh:
             retriever.save(fresh)

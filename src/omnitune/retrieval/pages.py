@@ -28,12 +28,15 @@ from omnitune.modules.readers.text import TextReader
 logger = logging.getLogger(__name__)
 
 
-def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool | None = None) -> list[dict[str, Any]]:
+def pages_of_folder(
+    folder: Path, store: Path | None = None, *, language: str | None = None, show_progress: bool | None = None
+) -> list[dict[str, Any]]:
     """Read all documents below a folder, those that were read before from the store.
 
     Args:
         folder: Of PDFs, images, recordings or clips.
         store: Where page images and readings are kept; None takes the cache folder.
+        language: Of pages, or of speech, that have to be recognised; None takes English.
         show_progress: Whether to show a bar; None decides by the terminal.
 
     Returns:
@@ -49,7 +52,9 @@ def pages_of_folder(folder: Path, store: Path | None = None, show_progress: bool
     rendering = replace(usual, segments=segmentation_of(kind, "auto", usual.seconds))
     documents, _ = read_folder(listing, place, rendering, show_progress=show_progress)
     missing = [name for name in READERS[kind.modality].packages if importlib.util.find_spec(name) is None]
-    documents = with_texts(documents, place / "images", None if missing else partial(read_texts, kind=kind))
+    documents = with_texts(
+        documents, place / "images", None if missing else partial(read_texts, kind=kind, language=language)
+    )
     mute = sum(not page.text for document in documents for page in document.pages)
     if mute and missing:
         logger.warning(

@@ -65,6 +65,7 @@ class Retriever:
         fusion: How their scores become one; None where there is one stage.
         rerank: Orders the first pages anew.
         segments: The pages.
+        language: Of pages or speech that `add` has to recognise, as the reader names it; None takes English.
 
     Raises:
         InputError: There is no stage, two are of one kind, or the fusion names others than there are.
@@ -77,6 +78,7 @@ class Retriever:
         fusion: Fusion | None = None,
         rerank: RerankStage | None = None,
         segments: Segments | None = None,
+        language: str | None = None,
     ) -> None:
         self.stages: dict[str, Stage] = {stage.kind: stage for stage in stages}
         if not stages or len(self.stages) != len(stages):
@@ -87,7 +89,7 @@ class Retriever:
             fusion = Fusion(weights=dict.fromkeys(self.stages, 1.0))
         if fusion is not None and set(fusion.weights) - set(self.stages):
             raise InputError(f"fusion: expected weights of {list(self.stages)}, got {dict(fusion.weights)}")
-        self.fusion, self.rerank = fusion, rerank
+        self.fusion, self.rerank, self.language = fusion, rerank, language
         self.segments = Segments() if segments is None else segments
         self.files = PageFiles()
         settings = self.segments.settings.get("stages", {})
@@ -164,7 +166,10 @@ class Retriever:
         except (KeyError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
             raise InputError(f"{place / FACTS}: expected stages as `save` writes them, got {said}") from error
-        opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"))
+        language = facts.get("language")
+        if not isinstance(language, str | None):
+            raise InputError(f"{place / FACTS}: language: expected a name such as 'deu', got {language!r}")
+        opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"), language=language)
         named = [files] if isinstance(files, str | Path) else files
         opened.files = PageFiles.of_opened(place, *map(Path, named))
         return opened
@@ -196,6 +201,7 @@ class Retriever:
             if self.fusion is None
             else {"weights": dict(self.fusion.weights), "method": self.fusion.method, "k": self.fusion.k},
             "rerank": None if self.rerank is None else self.rerank.facts(),
+            "language": self.language,
         }
         with io.writing(place / "README.md") as temporary:
             temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
@@ -266,7 +272,8 @@ class Retriever:
             ResourceError: The disk is full, or another process is changing the retriever.
         """
         if isinstance(items, str | Path):
-            items = pages_of_folder(Path(items), None if self.folder is None else self.folder / "pages", show_progress)
+            place = None if self.folder is None else self.folder / "pages"
+            items = pages_of_folder(Path(items), place, language=self.language, show_progress=show_progress)
         pages = [_page(item, number) for number, item in enumerate(items)]
         known = self.segments.ids()
         new = [number for number, page in enumerate(pages) if not self._holds(page, known)]

@@ -53,6 +53,8 @@ def test_a_moved_run_names_its_images_where_they_are(folder: Path, tmp_path: Pat
 def test_a_document_and_an_explanation(folder: Path) -> None:
     text = run("search", folder, "bearing", "--document", "oven.pdf", "--explain")
     assert "oven.pdf" in text and "pump.pdf" not in text and "lexical 0." in text and "matches: bearing" in text
+    text = run("search", folder, "bearing", "--document", "oven.pfd", code=1)
+    assert "--document: expected one of the retriever's 2 documents, got 'oven.pfd'; did you mean 'oven.pdf'?" in text
 
 
 def test_a_sheet_for_each_query(folder: Path, tmp_path: Path) -> None:

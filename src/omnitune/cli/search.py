@@ -1,5 +1,6 @@
 """`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
+import difflib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,11 +63,18 @@ def search(
 def _with_retriever(
     place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool, html: Path | None
 ) -> None:
+    from omnitune.errors import InputError
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.base import Found
     from omnitune.retrieval.retriever import Retriever
 
     retriever = Retriever.open(place)
+    there = set(retriever.documents)
+    for name in document or []:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--document: expected one of the retriever's {len(there):,} documents, got {name!r}{hint}")
     where = {"document": document} if document else None
     for number, (query, hits) in enumerate(
         zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)
@@ -96,6 +104,7 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
     from omnitune.errors import ResourceError
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
+    from omnitune.errors import InputError
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.hits import snippet
     from omnitune.search import build_index, is_index, open_index

@@ -74,7 +74,9 @@ def _with_retriever(
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"--document: expected one of the retriever's {len(there):,} documents, got {name!r}{hint}")
+            raise InputError(
+                f"--document: expected one of the retriever's {len(there):,} documents, got {name!r}{hint}"
+            )
     where = {"document": document} if document else None
     for number, (query, hits) in enumerate(
         zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)
@@ -104,7 +106,6 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
     from omnitune.errors import ResourceError
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder
-    from omnitune.errors import InputError
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.hits import snippet
     from omnitune.search import build_index, is_index, open_index

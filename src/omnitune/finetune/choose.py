@@ -79,7 +79,7 @@ class ModelChoice:
 
     @property
     def late(self) -> bool:
-        """Whether it is a directory of a late-interaction model, of which a run finetunes the dense form."""
+        """Say whether it is a directory of a late-interaction model, of which a run finetunes the dense form."""
         facts = read_json_or_none(Path(self.name) / "config_sentence_transformers.json")
         return isinstance(facts, dict) and facts.get("model_type") == MULTI_VECTOR.name
 

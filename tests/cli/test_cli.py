@@ -20,7 +20,7 @@ from omnitune.cli import demo as demo_command
 from omnitune.cli import expect, indexes
 from omnitune.cli.main import app
 from omnitune.documents import dataset, load
-from omnitune.errors import DatasetError
+from omnitune.errors import DatasetError, InputError
 from omnitune.finetune.recipe import bundled_recipes
 from omnitune.retrieval import retriever
 from omnitune.search import open_index
@@ -236,8 +236,13 @@ def test_train_needs_a_dataset(tmp_path, model, recipe):
 
 def test_demo_runs_on_the_documents_of_a_checkout(monkeypatch, tmp_path):
     given = {}
-    monkeypatch.setattr(demo_command, "run", lambda *args, **kwargs: given.update(args=args, **kwargs))
-    run("demo", "--out", tmp_path)
+
+    def reached(*args, **kwargs):
+        given.update(args=args, **kwargs)
+        raise InputError("all that the command does before the run is done")
+
+    monkeypatch.setattr("omnitune.finetune.run.finetune", reached)
+    assert "before the run is done" in run("demo", "--out", tmp_path, code=1)
     (folder, out), recipe = given["args"], given["recipe"]
     assert (folder.name, out) == ("documents", tmp_path)
     assert all((folder / name).is_file() for name in recipe.prepare["test"])

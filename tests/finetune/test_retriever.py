@@ -18,6 +18,7 @@ from omnitune.finetune.candidates import Standing, _Grid, candidates_for, choose
 from omnitune.finetune.choose import choose
 from omnitune.finetune.dataset import prepare
 from omnitune.finetune.measure import TestSet
+from omnitune.finetune.negatives import TrainingPages
 from omnitune.finetune.pools import Pools, Source
 from omnitune.finetune.questions import Question, question_set, read_questions
 from omnitune.finetune.recipe import parse_recipe
@@ -352,6 +353,32 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     file.write_bytes(file.read_bytes()[::-1])
     with pytest.raises(InputError, match="delete it and run again"):
         windows.load_head(file)
+
+
+def test_without_validation_a_training_document_judges_the_head(tmp_path, dataset, model, monkeypatch) -> None:
+    monkeypatch.setattr(head, "FEWEST", 4)
+    monkeypatch.setattr(steps_of, "_FEW", 3)
+    asked: list[Any] = []
+    learn, related = head.train_head, head._related
+
+    def watched(*args: Any, **options: Any) -> Any:
+        made = learn(*args, **options)
+        made.best_epoch = 1
+        return made
+
+    monkeypatch.setattr(head, "train_head", watched)
+    monkeypatch.setattr(head, "_related", lambda pages: asked.append(pages) or related(pages))
+    run = made(tmp_path, dataset, model)
+    run.run()
+    (judge,) = run.judges
+    known = TrainingPages(run.dataset)
+    assert not run.held_out and judge in known.documents and judge not in asked[0].documents
+    assert 0 < len(asked[0].queries) < len(known.queries)
+    judging = run.validation(held_out=True)["titles"]
+    assert judging is not None
+    assert {run.dataset.tables["pages"][row]["document"] for row in judging.rows} == {judge}
+    names = [one["name"] for one in run.steps.done["retriever"].result["trained"]]
+    assert names and all(name.endswith("with a head") for name in names)
 
 
 def test_a_head_that_does_not_help_is_none(tmp_path, manuals, model, monkeypatch) -> None:

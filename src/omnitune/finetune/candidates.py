@@ -369,6 +369,6 @@ def replacing(best: Standing, why: str, trained: Sequence[Standing]) -> tuple[St
         return best, why
     first = max(better, key=lambda one: one.value)
     return first, (
-        f"On validation documents that training did not see it was measurably better than {best.name}, the best of "
+        f"On documents that its training did not see it was measurably better than {best.name}, the best of "
         f"what was trained on nothing ({first.low:+.3f} to {first.high:+.3f})."
     )

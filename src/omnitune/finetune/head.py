@@ -2,10 +2,11 @@
 
 The backbone is not run: its token vectors of all windows lie in the run's store already. Negatives are the pages that
 lexical search and untrained late interaction put first. Training goes on while it helps on a tenth of the training
-pages, and whether the head is used is decided on validation documents, which it never saw.
+pages, and whether the head is used is decided on documents that it never saw: the validation documents or, without any,
+a training document that is kept from it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def train_late_head(
     vectors: Callable[[Sequence[int]], Packed],
     dataset: DocumentDataset,
     questions: Sequence[tuple[str, str]],
+    without: Collection[str],
     settings: Retrieving,
     file: Path,
     log: Log,
@@ -58,6 +60,7 @@ def train_late_head(
         vectors: From rows of pages to their token vectors, as untrained late interaction has them.
         dataset: Pages and training queries.
         questions: Questions and the ids of pages that answer them; those of training pages train beside their queries.
+        without: Training documents that it must not see, because they judge it.
         settings: Epochs, negatives and seed.
         file: Where the head goes.
         log: Called with what is trained.
@@ -69,7 +72,7 @@ def train_late_head(
     untrained = stage.encoder() if isinstance(stage, LateStage) else None
     if not isinstance(untrained, TokenVectors):
         return {"why": "The model has token vectors of its own."}
-    pages = TrainingPages(dataset, questions)
+    pages = TrainingPages(dataset, questions, without)
     count, rows = len(pages.queries), pages.usable.tolist()
     right: list[list[int]] = [[] for _ in pages.queries]
     for query, page in zip(pages.positives.queries.tolist(), pages.positives.documents.tolist(), strict=True):

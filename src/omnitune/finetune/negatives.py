@@ -4,7 +4,7 @@ A page that follows or precedes the right one, or nearly is it, often answers th
 neither is a page of a held-out document, nor one that is left out of training. `negatives.jsonl` lists what was taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +137,23 @@ class TrainingPages:
     Args:
         dataset: Pages and training pairs.
         further: Pairs of a query and a page's id that join them; those of other pages are left out.
+        without: Training documents that are left out.
     """
 
-    def __init__(self, dataset: DocumentDataset, further: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, dataset: DocumentDataset, further: Sequence[tuple[str, str]] = (), without: Collection[str] = ()
+    ) -> None:
         table = dataset.tables["pages"]
-        columns = (table["side"], table["left_out_for"])
-        free = [side == "train" and not held for side, held in zip(*columns, strict=True)]
+        columns = (table["side"], table["left_out_for"], table["document"])
+        free = [side == "train" and not held and of not in without for side, held, of in zip(*columns, strict=True)]
         self.usable: NDArray[np.int64] = np.flatnonzero(free)
         self.ids = [dataset.page_ids[row] for row in self.usable]
         self.documents = np.array(table["document"])[self.usable]
         self.numbers = np.array(table["number"])[self.usable]
         self.groups = np.array(table["group"])[self.usable]
         train, usable = dataset.tables["train"], set(self.ids)
-        asked = [*zip(train["query"], train["page_id"], strict=True), *(pair for pair in further if pair[1] in usable)]
+        asked = [*zip(train["query"], train["page_id"], strict=True), *further]
+        asked = [pair for pair in asked if pair[1] in usable]
         self.queries = list(dict.fromkeys(query for query, _ in asked))
         query, page = ({name: place for place, name in enumerate(names)} for names in (self.queries, self.ids))
         pairs = sorted({(query[one], page[of]) for one, of in asked})

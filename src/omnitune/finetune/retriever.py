@@ -7,7 +7,7 @@
       ladder.npz            what every rung found for the test queries
 
 No choice sees the test documents. Candidates that were trained on nothing are compared on all other documents. One that
-was trained is compared with the best of those on validation documents, which its training did not see, and takes its
+was trained is compared with the best of those on documents that its training did not see (`judges`), and takes its
 place where it is measurably better there.
 """
 
@@ -15,6 +15,7 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from omnitune.finetune.measure import (
     score_search,
     test_sets,
 )
+from omnitune.finetune.negatives import TrainingPages
 from omnitune.finetune.pools import HEAD, HEAD_FILE, Pools, Source
 from omnitune.finetune.questions import Question, question_set
 from omnitune.finetune.scans import as_scans
@@ -112,7 +114,7 @@ class RetrieverSteps:
         }
         if self.settings.sparse is not None:
             inputs["sparse"] = model_identity(self.settings.sparse)
-        if self.held_out and self.text and self.settings.stages is None and self.settings.head_epochs:
+        if self.judges and self.text and self.settings.stages is None and self.settings.head_epochs:
             same = ("version", "dataset", "encoder", "settings", "questions")
             head = {name: inputs[name] for name in same}
             inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / HEAD_FILE]).key
@@ -135,7 +137,8 @@ class RetrieverSteps:
         if "late" not in pool.stages:
             return {"why": "No stage reads texts."}
         asked = [(one.text, page) for one in self.questions for page in one.pages]
-        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.settings, file, self.log)
+        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.judges, self.settings,
+                               file, self.log)  # fmt: skip
         if "why" in told:
             self.log(f"No head for late interaction: {told['why']}")
         return told
@@ -155,7 +158,7 @@ class RetrieverSteps:
             listed = [one for source in untrained for one in self._candidates(source, self.pools.pool(source))]
             standings = self._standings(listed, tests, None)
             best, why = choose_standing(standings, pinned=self.settings.stages is not None)
-            if self.held_out and self.settings.stages is None:
+            if self.judges and self.settings.stages is None:
                 trained = self._trained(best)
                 best, why = replacing(best, why, trained)
         decided = sum(len(test.queries) for test in tests.values())
@@ -189,20 +192,24 @@ class RetrieverSteps:
         tests = deciding(self.validation(held_out=True))
         if not tests:
             return []
-        self.log(f"Comparing what was trained with {best.name} on validation {self.dataset.kind.words.document}s alone")
+        self.log(f"Comparing what was trained with {best.name} on {', '.join(self.judges)} alone, which it did not see")
         own = self.pools.pool(best.source).only(best.weights)
         baseline = {
             name: measure(scored(own, test), best.weights, test).metrics[METRIC] for name, test in tests.items()
         }
         rows = set(next(iter(tests.values())).rows)
         standings: list[Standing] = []
-        trained = [source for source in self.pools.sources if source.trained]
+        trained = [source for source in self.pools.sources if source.trained and self.held_out]
         if "head" in self.steps.done and "why" not in self.steps.done["head"].result:
             trained.append(HEAD)
         for source in trained:
             pool = self.pools.make(source, only=rows)
             standings += self._standings(self._candidates(source, pool), tests, baseline, pool, encoded=len(rows))
-        if "reranker" in self.steps.done and not self._reranker().model.supports(self.dataset.kind.modality):
+        if (
+            self.held_out
+            and "reranker" in self.steps.done
+            and not self._reranker().model.supports(self.dataset.kind.modality)
+        ):
             standings += self._reranked(best, tests, baseline)
         return standings
 
@@ -265,15 +272,18 @@ class RetrieverSteps:
         """Queries that decide: titles, and questions where some were brought, of documents outside the test.
 
         Args:
-            held_out: Only of the validation documents, which training did not see.
+            held_out: Only of the documents that judge what was trained.
         """
         row = {page: number for number, page in enumerate(self.dataset.page_ids)}
-        sides: list[Side] = ["validation"] if held_out else ["train", "validation"]
+        sides: list[Side] = ["validation"] if held_out and self.held_out else ["train", "validation"]
         rows = sorted(row[page] for side in sides for page in self.dataset.pages_of(side))
+        if held_out and not self.held_out:
+            documents = self.dataset.tables["pages"]["document"]
+            rows = [number for number in rows if documents[number] in self.judges]
         among = set(rows)
         asked = self.dataset.validation
         pairs = {text: {row[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
-        if not held_out:
+        if not (held_out and self.held_out):
             table = self.dataset.tables["train"]
             asking = list(zip(table["origin"], table["query"], table["page_id"], strict=True))
             taken = 0
@@ -295,6 +305,27 @@ class RetrieverSteps:
             clusters=[pages[0] for _, pages in kept],
         )
         return {"titles": titles if kept else None, "questions": question_set(self.dataset, self.questions, rows)}
+
+    @cached_property
+    def judges(self) -> list[str]:
+        """Documents that judge what was trained: those of validation or, without any, a training one kept from a head.
+
+        That is the smallest with queries enough, where the others keep more than half of all.
+        """
+        if self.held_out:
+            pages = set(self.dataset.pages_of("validation"))
+            table = self.dataset.tables["pages"]
+            named = zip(table["page_id"], table["document"], strict=True)
+            return sorted({document for page, document in named if page in pages})
+        if not len(self.dataset.tables["train"]):
+            return []
+        known = TrainingPages(self.dataset)
+        asked = known.documents[known.positives.documents.numpy()]
+        names, counts = np.unique(asked, return_counts=True)
+        for place in np.argsort(counts, kind="stable"):
+            if counts[place] >= _FEW and 2 * counts[place] < counts.sum():
+                return [str(names[place])]
+        return []
 
     @property
     def sides(self) -> str:

@@ -261,7 +261,7 @@ def estimate(model: SentenceTransformer, chosen: ModelChoice, dataset: DocumentD
         each = again if dataset.as_text else seconds(reader, [windows[-1][0]] * 4)
         encoding += each * (sum(map(len, windows)) - (len(pages) if dataset.as_text else 0))
         choosing = _QUERY * (4 * len(dataset.queries) + recipe.retriever.queries)
-        if recipe.retriever.head_epochs and dataset.validation.queries:
+        if recipe.retriever.head_epochs:
             choosing += _HEAD * rows
         if scans_of(dataset):
             held_out = len(dataset.pages_of("test"))

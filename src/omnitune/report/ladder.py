@@ -53,7 +53,7 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A trained candidate beside the best untrained one, on validation documents that its training did not see.
+    """A trained candidate beside the best untrained one, on documents that its training did not see.
 
     Attributes:
         name: As shown.
@@ -102,7 +102,7 @@ class Ladder:
         asked: The same as `headline` on questions; None without them.
         dense: The chosen retriever against the best of dense search alone, on titles and on questions.
         scans: Chosen retriever and lexical search on held-out pages, their text layers against recognised images.
-        trained: Trained candidates on validation documents.
+        trained: Trained candidates on documents that their training did not see.
         failures: Queries that the chosen retriever answers worst, worst first.
         wall: Milliseconds of a query by the clock: half of them and 95% of them take no longer.
     """

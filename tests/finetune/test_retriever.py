@@ -149,6 +149,7 @@ def test_killed_anywhere_it_ends_where_it_would_have(tmp_path, dataset, model, w
 
 def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, dataset, manuals, model, monkeypatch):
     encoded: list[str] = []
+    said: list[str] = []
     original = windows.BothOf.encode_document
 
     def watched(self: Any, inputs: Any, **options: Any) -> Any:
@@ -162,6 +163,18 @@ def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, datase
     again = made(out, dataset, model, more=PINNED)
     again.run()
     assert not encoded and not again.steps.done["retriever"].fresh and not again.steps.done["ladder"].fresh
+    Retriever.open(out / "retriever").add([{"id": "x#1", "document": "x", "page": 1, "text": "sharpening chisels"}])
+    encoded.clear()
+    again = made(out, dataset, model, more=PINNED)
+    again.run()  # what somebody added is no reason to make it anew, and stays
+    assert not again.steps.done["retriever"].fresh
+    assert Retriever.open(out / "retriever").search("sharpening chisels", top_k=1)[0].id == "x#1"
+    segment = next((out / "retriever" / "index").glob("*.safetensors"))
+    segment.write_bytes(segment.read_bytes()[:-8])
+    again = made(out, dataset, model, more=PINNED)
+    again.run()
+    assert again.steps.done["retriever"].fresh and not encoded
+    Retriever.open(out / "retriever").add([{"id": "x#1", "document": "x", "page": 1, "text": "sharpening chisels"}])
     larger = tmp_path / "manuals"
     larger.mkdir()
     for path in manuals.glob("*.pdf"):
@@ -169,7 +182,11 @@ def test_it_is_made_once_and_a_new_document_costs_its_own_pages(tmp_path, datase
     sheets = [Sheet("Tuning old pianos", ["Strings are tightened slowly."]), Sheet("Felt hammers", ["Steam helps."])]
     write_pdf(larger / "music.pdf", sheets)
     prepare(larger, tmp_path / "more", recipe=parse_recipe(RECIPE, source="tiny.yaml"))
-    made(out, tmp_path / "more", model, more=PINNED).run()
+    encoded.clear()
+    changed = made(out, tmp_path / "more", model, more=PINNED)
+    changed.log = said.append
+    changed.run()
+    assert any("not in the new one: x; add them again" in line for line in said)
     assert len(encoded) == 2 and all("Tuning" in text or "Felt" in text for text in encoded)
     opened = Retriever.open(out / "retriever")
     assert opened.search("tuning pianos", top_k=1)[0].id == "music.pdf#1"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from omnitune import io
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.splits import Side
+from omnitune.errors import OmnituneError
 from omnitune.finetune.candidates import (
     LEXICAL,
     TEXT,
@@ -59,7 +60,7 @@ from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import EMBEDDED
-from omnitune.retrieval.retriever import SAVED, Retriever, is_retriever
+from omnitune.retrieval.retriever import FACTS, SAVED, Retriever, is_retriever
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,11 @@ class RetrieverSteps:
             same = ("version", "dataset", "encoder", "settings", "questions")
             head = {name: inputs[name] for name in same}
             inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / HEAD_FILE]).key
-        made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=[self.place])
+        # Its index changes where somebody adds documents, and is no reason to make it anew while it is whole.
+        stays = [self.place / FACTS, self.place / "model"]
+        if self._former() is None:
+            self.steps.forget("retriever")
+        made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=stays)
         inputs = {
             "retriever": made.key,
             "base": self.steps.done["base"].key,
@@ -126,6 +131,13 @@ class RetrieverSteps:
         }
         file = self.out / "ladder.npz"
         self.steps.run("ladder", inputs, lambda _: self._measure(file), makes=[file])
+
+    def _former(self) -> Retriever | None:
+        """The retriever that lies there, where it is whole."""
+        try:
+            return Retriever.open(self.place)
+        except OmnituneError:
+            return None
 
     # -- choosing
 
@@ -167,6 +179,14 @@ class RetrieverSteps:
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
+        if (former := self._former()) is not None:
+            own = set(self.dataset.tables["pages"]["document"])
+            added = [document for document in former.documents if document not in own]
+            if added:
+                self.log(
+                    f"{len(added)} document(s) that were added to the former retriever are not in the new one: "
+                    f"{', '.join(added[:5])}; add them again by omnitune index"
+                )
         retriever.language = self.chosen.recipe.model.get("language")
         ours = is_retriever(self.place)
         with io.replacing_folder(self.place, gone=lambda path, _: ours and path.parts[0] in SAVED) as fresh:

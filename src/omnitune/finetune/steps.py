@@ -92,6 +92,10 @@ class Steps:
             self.done[name] = Done(key, marker["seconds"], marker["result"], fresh=False)
         return self.done[name]
 
+    def forget(self, name: str) -> None:
+        """Have a step done again, whatever its marker says."""
+        self._path(name).unlink(missing_ok=True)
+
     @contextmanager
     def _clock(self, name: str, key: str) -> Iterator[Callable[[], float]]:
         """Measure a step, with the time that tries of it took which were killed.

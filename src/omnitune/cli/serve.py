@@ -37,14 +37,14 @@ def serve(
     from omnitune.runtime import require
 
     sleep_soon(os.environ)
+    if expect.retriever_of(source) is None:
+        expect.model(source)
     for package in ("starlette", "uvicorn"):
         require(package, extra="serve")
     from omnitune.serve.address import check_address, check_port
 
     check_address(host, api_key)
     check_port(host, port)
-    if expect.retriever_of(source) is None:
-        expect.model(source)
     from omnitune.serve import run
 
     console.only_our_bars()

@@ -12,7 +12,7 @@ from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune import CrossEncoder, MultiVectorEncoder, Retriever
 from omnitune.documents.dataset import load
 from omnitune.errors import InputError
-from omnitune.finetune import head, scans, windows
+from omnitune.finetune import head, query_sets, scans, windows
 from omnitune.finetune import retriever as steps_of
 from omnitune.finetune.candidates import Standing, _Grid, candidates_for, choose_standing, measure, replacing
 from omnitune.finetune.choose import choose
@@ -198,12 +198,12 @@ def test_few_titles_have_captions_and_headings_beside_them(tmp_path, dataset, mo
     run = made(tmp_path / "out", dataset, model)
     table = run.dataset.tables["train"]
     origins, queries = list(table["origin"]), list(table["query"])
-    assert {"title", "sentence"} <= set(origins) and origins.count("title") < steps_of._FEW
-    few = set(run.validation()["titles"].queries)
+    assert {"title", "sentence"} <= set(origins) and origins.count("title") < query_sets.FEW
+    few = set(run.sets.validation()["titles"].queries)
     assert {query for query, origin in zip(queries, origins, strict=True) if origin != "sentence"} <= few
     assert not few & {query for query, origin in zip(queries, origins, strict=True) if origin == "sentence"}
-    monkeypatch.setattr(steps_of, "_FEW", 1)
-    enough = set(run.validation()["titles"].queries)
+    monkeypatch.setattr(query_sets, "FEW", 1)
+    enough = set(run.sets.validation()["titles"].queries)
     assert {query for query, origin in zip(queries, origins, strict=True) if origin == "title"} <= enough <= few
 
 
@@ -217,9 +217,11 @@ def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
     (tmp_path / "same.csv").write_text("question,pages\nboth,garden.pdf#1 kitchen.pdf#1\n")
     assert read_questions(tmp_path / "same.csv") == [asked[2]] == [Question("both", ("garden.pdf#1", "kitchen.pdf#1"))]
     run = made(tmp_path / "out", dataset, model, questions=asked)
-    validation, test = run.validation()["questions"], run.tests()["questions"]
+    validation, test = run.sets.validation()["questions"], run.sets.tests()["questions"]
     assert validation is not None and list(validation.queries) == ["when to sow?"]
-    assert list(test.queries) == ["how is rye baked?"] and list(run.tests()["questions in all"].rows) == [*range(20)]
+    assert list(test.queries) == ["how is rye baked?"] and list(run.sets.tests()["questions in all"].rows) == [
+        *range(20)
+    ]
     assert question_set(run.dataset, asked[3:], range(20)) is None
     run.run()
     ladder = ladder_of(run)
@@ -303,7 +305,7 @@ def test_trained_candidates_are_judged_on_validation_documents_alone(
     run.run()
     result = run.steps.done["retriever"].result
     assert result["name"].endswith("finetuned") == good
-    rows = run.validation(held_out=True)["titles"]
+    rows = run.sets.validation(held_out=True)["titles"]
     assert rows is not None and set(rows.queries) == held
     text = [only for trained, only in seen if trained and only is not None]
     assert text and all(only == set(rows.rows) for only in text)  # no other page was encoded to judge it
@@ -337,7 +339,7 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     monkeypatch.setattr(steps_of, "scored", planted)
     run = made(tmp_path / "out", tmp_path / "data", model)
     page = next(iter(run.dataset.pages_of("train")))
-    run.questions = [Question(text="what is asked beside titles", pages=(page,))]
+    run.sets.questions = [Question(text="what is asked beside titles", pages=(page,))]
 
     def killed(*_: Any) -> None:
         raise Killed
@@ -363,7 +365,7 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
     np.testing.assert_allclose(index.vectors(0), encoded.values, atol=0.02)
     assert opened.search("baking rye bread", top_k=3)
     again = made(tmp_path / "out", tmp_path / "data", model)
-    again.questions = run.questions
+    again.sets.questions = run.sets.questions
     again.run()
     assert not again.steps.done["head"].fresh and len(asked) == 1
     file = tmp_path / "out" / "head.safetensors"
@@ -374,7 +376,7 @@ def test_a_head_learns_from_near_wrong_pages_of_training_documents(tmp_path, man
 
 def test_without_validation_a_training_document_judges_the_head(tmp_path, dataset, model, monkeypatch) -> None:
     monkeypatch.setattr(head, "FEWEST", 4)
-    monkeypatch.setattr(steps_of, "_FEW", 3)
+    monkeypatch.setattr(query_sets, "FEW", 3)
     asked: list[Any] = []
     learn, related = head.train_head, head._related
 
@@ -387,12 +389,12 @@ def test_without_validation_a_training_document_judges_the_head(tmp_path, datase
     monkeypatch.setattr(head, "_related", lambda pages: asked.append(pages) or related(pages))
     run = made(tmp_path, dataset, model)
     run.run()
-    (judge,) = run.judges
+    (judge,) = run.sets.judges
     known = TrainingPages(run.dataset)
-    assert not run.held_out and judge in known.documents and judge not in asked[0].documents
+    assert not run.sets.held_out and judge in known.documents and judge not in asked[0].documents
     assert 0 < len(asked[0].queries) < len(known.queries)
-    judging = run.validation(held_out=True)["titles"]
-    assert judging is not None
+    judging = run.sets.validation(held_out=True)["titles"]
+    assert judging is not None and len(judging.queries) >= query_sets.FEW
     assert {run.dataset.tables["pages"][row]["document"] for row in judging.rows} == {judge}
     names = [one["name"] for one in run.steps.done["retriever"].result["trained"]]
     assert names and all(name.endswith("with a head") for name in names)

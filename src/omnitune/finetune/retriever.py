@@ -7,15 +7,14 @@
       ladder.npz            what every rung found for the test queries
 
 No choice sees the test documents. Candidates that were trained on nothing are compared on all other documents. One that
-was trained is compared with the best of those on documents that its training did not see (`judges`), and takes its
-place where it is measurably better there.
+was trained is compared with the best of those on documents that its training did not see (`QuerySets.judges`), and
+takes its place where it is measurably better there.
 """
 
 import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 
 from omnitune import io
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.documents.splits import Side
 from omnitune.errors import OmnituneError
 from omnitune.finetune.candidates import (
     LEXICAL,
@@ -51,11 +49,10 @@ from omnitune.finetune.measure import (
     cosine_search,
     load_test,
     score_search,
-    test_sets,
 )
-from omnitune.finetune.negatives import TrainingPages
 from omnitune.finetune.pools import HEAD, HEAD_FILE, Pools, Source
-from omnitune.finetune.questions import Question, question_set
+from omnitune.finetune.query_sets import FEW, QuerySets
+from omnitune.finetune.questions import Question
 from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
@@ -68,9 +65,6 @@ logger = logging.getLogger(__name__)
 _TIMED = 12
 _WALL = 60
 """Queries that are timed for the choice, and by the clock for the report."""
-
-_FEW = 30
-"""Queries below which captions and headings decide beside titles, and the choice says that they were few."""
 
 _VERSION = 5
 """Changes when the same inputs would give another retriever."""
@@ -91,17 +85,17 @@ class RetrieverSteps:
     def __init__(
         self, steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, questions: Sequence[Question], log: Log
     ) -> None:
-        self.steps, self.chosen, self.dataset, self.questions, self.log = steps, chosen, dataset, questions, log
+        self.steps, self.chosen, self.dataset, self.log = steps, chosen, dataset, log
         self.settings, self.evaluation = chosen.recipe.retriever, chosen.recipe.evaluation
         self.out = steps.folder
         self.place = self.out / "retriever"
-        self.held_out = bool(dataset.validation.queries)
+        self.sets = QuerySets(dataset, questions, chosen.recipe.retriever)
         self.pools = Pools(chosen, dataset, self.out)
         self.text = self.pools.text
 
     def run(self) -> None:
         """Choose, build and save the retriever, then measure the ladder on the test documents."""
-        asked = [[one.text, *one.pages] for one in self.questions]
+        asked = [[one.text, *one.pages] for one in self.sets.questions]
         inputs = {
             "version": _VERSION,
             "dataset": self.dataset.fingerprint,
@@ -110,12 +104,14 @@ class RetrieverSteps:
             "intervals": [self.evaluation.resamples, self.evaluation.confidence, self.evaluation.seed],
             "questions": asked,
             # Only a retriever that could use the finetuned model changes with it.
-            "train": self.steps.done["train"].key if self.held_out or not self.text else None,
-            "reranker": self.steps.done["reranker"].key if "reranker" in self.steps.done and self.held_out else None,
+            "train": self.steps.done["train"].key if self.sets.held_out or not self.text else None,
+            "reranker": self.steps.done["reranker"].key
+            if "reranker" in self.steps.done and self.sets.held_out
+            else None,
         }
         if self.settings.sparse is not None:
             inputs["sparse"] = model_identity(self.settings.sparse)
-        if self.judges and self.text and self.settings.stages is None and self.settings.head_epochs:
+        if self.sets.judges and self.text and self.settings.stages is None and self.settings.head_epochs:
             same = ("version", "dataset", "encoder", "settings", "questions")
             head = {name: inputs[name] for name in same}
             inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / HEAD_FILE]).key
@@ -148,17 +144,17 @@ class RetrieverSteps:
         pool = self.pools.pool(TEXT)
         if "late" not in pool.stages:
             return {"why": "No stage reads texts."}
-        asked = [(one.text, page) for one in self.questions for page in one.pages]
-        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.judges, self.settings,
+        asked = [(one.text, page) for one in self.sets.questions for page in one.pages]
+        told = train_late_head(pool, self.pools.token_vectors, self.dataset, asked, self.sets.judges, self.settings,
                                file, self.log)  # fmt: skip
         if "why" in told:
             self.log(f"No head for late interaction: {told['why']}")
         return told
 
     def _build(self) -> dict[str, Any]:
-        tests = deciding(self.validation())
+        tests = deciding(self.sets.validation())
         counted = " and ".join(f"{len(test.queries):,} {name}" for name, test in tests.items())
-        self.log(f"Choosing a retriever by {counted} of {self.sides}")
+        self.log(f"Choosing a retriever by {counted} of {self.sets.sides}")
         trained: list[Standing] = []
         if not self.text:
             source = next(one for one in self.pools.sources if one.trained)
@@ -170,11 +166,11 @@ class RetrieverSteps:
             listed = [one for source in untrained for one in self._candidates(source, self.pools.pool(source))]
             standings = self._standings(listed, tests, None)
             best, why = choose_standing(standings, pinned=self.settings.stages is not None)
-            if self.judges and self.settings.stages is None:
+            if self.sets.judges and self.settings.stages is None:
                 trained = self._trained(best)
                 best, why = replacing(best, why, trained)
         decided = sum(len(test.queries) for test in tests.values())
-        if best.name == LEXICAL and decided < _FEW and self.settings.stages is None:
+        if best.name == LEXICAL and decided < FEW and self.settings.stages is None:
             why += f" {decided} queries are few to tell it by: bring your own with --questions FILE."
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
@@ -198,7 +194,7 @@ class RetrieverSteps:
             "standings": [one.plain() for one in standings],
             "trained": [one.plain() for one in trained],
             "validation": {name: len(test.queries) for name, test in tests.items()},
-            "held_out": self.held_out,
+            "held_out": self.sets.held_out,
         }
 
     def _candidates(self, source: Source, pool: Retriever) -> list[Candidate]:
@@ -209,24 +205,26 @@ class RetrieverSteps:
 
         Only these documents' windows are encoded with the trained model; all others once it is chosen.
         """
-        tests = deciding(self.validation(held_out=True))
+        tests = deciding(self.sets.validation(held_out=True))
         if not tests:
             return []
-        self.log(f"Comparing what was trained with {best.name} on {', '.join(self.judges)} alone, which it did not see")
+        self.log(
+            f"Comparing what was trained with {best.name} on {', '.join(self.sets.judges)} alone, which it did not see"
+        )
         own = self.pools.pool(best.source).only(best.weights)
         baseline = {
             name: measure(scored(own, test), best.weights, test).metrics[METRIC] for name, test in tests.items()
         }
         rows = set(next(iter(tests.values())).rows)
         standings: list[Standing] = []
-        trained = [source for source in self.pools.sources if source.trained and self.held_out]
+        trained = [source for source in self.pools.sources if source.trained and self.sets.held_out]
         if "head" in self.steps.done and "why" not in self.steps.done["head"].result:
             trained.append(HEAD)
         for source in trained:
             pool = self.pools.make(source, only=rows)
             standings += self._standings(self._candidates(source, pool), tests, baseline, pool, encoded=len(rows))
         if (
-            self.held_out
+            self.sets.held_out
             and "reranker" in self.steps.done
             and not self._reranker().model.supports(self.dataset.kind.modality)
         ):
@@ -288,70 +286,6 @@ class RetrieverSteps:
                      f"{standing.milliseconds:.0f} ms a query")  # fmt: skip
         return standings
 
-    def validation(self, *, held_out: bool = False) -> dict[str, TestSet | None]:
-        """Queries that decide: titles, and questions where some were brought, of documents outside the test.
-
-        Args:
-            held_out: Only of the documents that judge what was trained.
-        """
-        row = {page: number for number, page in enumerate(self.dataset.page_ids)}
-        sides: list[Side] = ["validation"] if held_out and self.held_out else ["train", "validation"]
-        rows = sorted(row[page] for side in sides for page in self.dataset.pages_of(side))
-        if held_out and not self.held_out:
-            documents = self.dataset.tables["pages"]["document"]
-            rows = [number for number in rows if documents[number] in self.judges]
-        among = set(rows)
-        asked = self.dataset.validation
-        pairs = {text: {row[page] for page in asked.relevant[name]} for name, text in asked.queries.items()}
-        if not (held_out and self.held_out):
-            table = self.dataset.tables["train"]
-            asking = list(zip(table["origin"], table["query"], table["page_id"], strict=True))
-            taken = 0
-            for best in ("title", "caption", "heading", "model", "sentence"):
-                if taken >= _FEW or (best == "sentence" and taken):
-                    break  # sentences share their words with their page, so they speak for lexical search
-                for origin, query, page in asking:
-                    if origin == best:
-                        pairs.setdefault(query, set()).add(row[page])
-                        taken += 1
-        kept = [(query, sorted(pages & among)) for query, pages in sorted(pairs.items()) if pages & among]
-        if len(kept) > self.settings.queries:
-            drawn = np.random.default_rng(self.settings.seed).choice(len(kept), self.settings.queries, replace=False)
-            kept = [kept[number] for number in sorted(drawn)]
-        titles = TestSet(
-            queries=[query for query, _ in kept],
-            relevant=[pages for _, pages in kept],
-            rows=rows,
-            clusters=[pages[0] for _, pages in kept],
-        )
-        return {"titles": titles if kept else None, "questions": question_set(self.dataset, self.questions, rows)}
-
-    @cached_property
-    def judges(self) -> list[str]:
-        """Documents that judge what was trained: those of validation or, without any, a training one kept from a head.
-
-        That is the smallest with queries enough, where the others keep more than half of all.
-        """
-        if self.held_out:
-            pages = set(self.dataset.pages_of("validation"))
-            table = self.dataset.tables["pages"]
-            named = zip(table["page_id"], table["document"], strict=True)
-            return sorted({document for page, document in named if page in pages})
-        if not len(self.dataset.tables["train"]):
-            return []
-        known = TrainingPages(self.dataset)
-        asked = known.documents[known.positives.documents.numpy()]
-        names, counts = np.unique(asked, return_counts=True)
-        for place in np.argsort(counts, kind="stable"):
-            if counts[place] >= _FEW and 2 * counts[place] < counts.sum():
-                return [str(names[place])]
-        return []
-
-    @property
-    def sides(self) -> str:
-        """Documents that decide, in words."""
-        return f"training{' and validation' if self.held_out else ''} {self.dataset.kind.words.document}s"
-
     def _costs(self, some: Retriever, queries: Sequence[str], encoded: int | None = None) -> tuple[int, float]:
         """Bytes a page of a retriever, of which models encoded some pages, and the median milliseconds of a query.
 
@@ -381,7 +315,7 @@ class RetrieverSteps:
     def _measure(self, file: Path) -> dict[str, Any]:
         """Measure every rung for titles and questions, among held-out pages and among all."""
         result = self.steps.done["retriever"].result
-        tests = self.tests()
+        tests = self.sets.tests()
         self.log(f"Measuring the retriever on {len(tests['titles'].queries):,} test queries")
         standings = [Standing(**one) for one in result["standings"]]
         best = Standing(**result["chosen"])
@@ -433,17 +367,6 @@ class RetrieverSteps:
                     found = measure(scored(retriever, test), one.weights, test)
                     kept |= _named(f"{one.name}, as scans", name, found)
         return [one.name for one in some]
-
-    def tests(self) -> dict[str, TestSet]:
-        """Test queries by name: titles and questions, each among held-out pages and, with " in all", among all."""
-        near, far = test_sets(self.dataset)
-        made = {"titles": near, "titles in all": far}
-        asked = question_set(self.dataset, self.questions, near.rows)
-        if asked is not None:
-            everywhere = question_set(self.dataset, self.questions, far.rows, only=near.rows)
-            assert everywhere is not None, "their pages are among all"
-            made |= {"questions": asked, "questions in all": everywhere}
-        return made
 
     def _alone(self, tests: Mapping[str, TestSet]) -> dict[str, tuple[Any, Any, Any]]:
         """Embeddings of titles, pages and questions of the model alone, one vector a page, by the rung's name."""

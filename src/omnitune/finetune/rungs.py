@@ -26,7 +26,7 @@ def describe_ladder(made: RetrieverSteps, show: Callable[[int], Page], count: in
         count: Failures to show.
     """
     chosen, measured = made.steps.done["retriever"].result, made.steps.done["ladder"].result
-    tests, settings = made.tests(), made.evaluation
+    tests, settings = made.sets.tests(), made.evaluation
     found = load_ladder(made.out / "ladder.npz", measured["rungs"], list(tests))
     lexical, own = found.get(LEXICAL), found[chosen["name"]]
     standings = {one["name"]: one for one in [*chosen["standings"], chosen["chosen"]]}
@@ -102,7 +102,7 @@ def describe_ladder(made: RetrieverSteps, show: Callable[[int], Page], count: in
         why=chosen["why"],
         queries=len(tests["titles"].queries),
         questions=len(tests["questions"].queries) if "questions" in tests else 0,
-        validation=f"{counted} of {made.sides}",
+        validation=f"{counted} of {made.sets.sides}",
     )
 
 

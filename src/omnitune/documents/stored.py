@@ -13,7 +13,7 @@ from omnitune.documents.read.worker import PagesRead
 from omnitune.errors import DatasetError
 from omnitune.io import inside, read_json_or_none, writing
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
 

@@ -63,8 +63,10 @@ def write_docx(path: Path, paragraphs: list[tuple[str, str]]) -> Path:
         f'<w:p><w:pPr><w:pStyle w:val="{style}"/></w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>'
         for style, text in paragraphs
     )
+    names = {"Heading1": "heading 1", "Heading2": "heading 2", "HTMLPreformatted": "HTML Preformatted"}
     styles = "".join(
-        f'<w:style w:type="paragraph" w:styleId="Heading{n}"><w:name w:val="heading {n}"/></w:style>' for n in (1, 2)
+        f'<w:style w:type="paragraph" w:styleId="{style}"><w:name w:val="{name}"/></w:style>'
+        for style, name in names.items()
     )
     kind = "application/vnd.openxmlformats-officedocument.wordprocessingml"
     parts = {
@@ -98,6 +100,24 @@ def test_markdown_is_taken_apart() -> None:
 def test_any_text_is_markdown(text: str) -> None:
     for block in parse_markdown(text):
         assert "\n" not in block.text
+
+
+def test_text_that_looks_like_markdown_is_text(tmp_path: Path) -> None:
+    lines = ["# a comment", "A_B_C and *_B", "1. May", "- 3 degrees", "[x](y) &amp; z"]
+    texts = [line.replace("&amp;", "&") for line in lines]
+    code = [("HTMLPreformatted", "# compile"), ("HTMLPreformatted", "  make all")]
+    pytest.importorskip("markitdown")
+    word = write_docx(tmp_path / "a.docx", [*(("Normal", line) for line in lines), *code])
+    assert read_blocks(word) == [
+        *(Block(text=text) for text in texts),
+        Block(text="# compile", code=True),
+        Block(text="  make all", code=True),
+    ]
+    page = tmp_path / "a.html"
+    page.write_text(
+        "".join(f"<p>{line}</p>" for line in lines) + "<table><tr><th>a | b</th><td>c_d_e</td></tr></table>"
+    )
+    assert read_blocks(page) == [*(Block(text=text) for text in texts), Block(text="a | b | c_d_e")]
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a.pptx", "a.xlsx", "a.html", "a.eml", "a.txt", "a.md"])

@@ -45,7 +45,14 @@ _LINK = re.compile(r"!?\[([^\]]{0,400})\]\((?:[^()]|\([^()]*\)){0,2000}\)")
 _IMAGE_DATA = re.compile(r"!\[[^\]]{0,400}\]\(data:[^()]*\)")
 _MARKS = re.compile(r"(\*\*|__|~~|`)(?=\S)(.{1,400}?)(?<=\S)\1")
 _EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_]{1,400}?)(?<=\S)\1(?![\w*])")
-_ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~])")
+_ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|<>~&=])")
+_PLANE = 0xF0000  # of private use: a letter there is in no word
+_HIDDEN = re.compile(f"[{chr(_PLANE)}-{chr(_PLANE + 127)}]")
+_CELLS = re.compile(r"(?<!\\)\|")
+_STYLE_MAP = "".join(
+    f"p[style-name='{name}'] => pre:separator('\\n')\n"
+    for name in ("Source Code", "HTML Preformatted", "Preformatted Text", "Code")  # pandoc's, Word's, LibreOffice's
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +147,7 @@ def _alone(line: str) -> Iterator[Block]:
     elif _SLIDE.match(line):
         yield Block(text="")
     elif line.lstrip().startswith("|") and not _TABLE_RULE.match(line):
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        cells = [cell.strip() for cell in _CELLS.split(line)]
         if any(cells):
             yield Block(text=_inline(" | ".join(cell for cell in cells if cell)))
 
@@ -186,20 +193,22 @@ def _markdown(data: bytes, suffix: str, name: str) -> str:
     converter = getattr(markitdown.converters, _CONVERTERS[suffix])()
     stream_info = markitdown.StreamInfo(extension=suffix, charset="utf-8" if suffix in (".html", ".htm") else None)
     try:
-        text = str(converter.convert(io.BytesIO(data), stream_info).markdown)
+        # Without escapes a line of text that begins with "#", such as a comment of a program, would be a heading.
+        markdown = converter.convert(io.BytesIO(data), stream_info, escape_misc=True, style_map=_STYLE_MAP).markdown
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # noqa: BLE001 - parsers of five packages, on files that anyone may have written
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DocumentError(f"{name}: not a {suffix} file that can be read ({last})") from error
-    return _IMAGE_DATA.sub("", text)
+    return _IMAGE_DATA.sub("", str(markdown))
 
 
 def _inline(text: str) -> str:
+    text = _ESCAPED.sub(lambda found: chr(_PLANE + ord(found[1])), text)  # so that it is no mark
     text = _LINK.sub(r"\1", _COMMENT.sub("", text))
     for _ in range(3):  # marks inside of marks
         text = _EMPHASIS.sub(r"\2", _MARKS.sub(r"\2", text))
-    return " ".join(_ESCAPED.sub(r"\1", text).split())
+    return " ".join(_HIDDEN.sub(lambda found: chr(ord(found[0]) - _PLANE), text).split())
 
 
 def _decoded(data: bytes) -> str:

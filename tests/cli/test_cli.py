@@ -15,14 +15,12 @@ from typer.testing import CliRunner
 
 from fixtures.tiny_pdfs import write_folder
 from fixtures.tiny_reader import write_tiny_bert, write_tiny_reader
-from omnitune import SentenceTransformer
+from omnitune import SentenceTransformer, places
 from omnitune.cli import demo as demo_command
-from omnitune.cli import expect, indexes
+from omnitune.cli import indexes
 from omnitune.cli.main import app
-from omnitune.documents import dataset, load
-from omnitune.errors import DatasetError, InputError
-from omnitune.finetune.recipe import bundled_recipes
-from omnitune.retrieval import retriever
+from omnitune.documents import load
+from omnitune.errors import InputError
 from omnitune.search import open_index
 
 COMMANDS = (
@@ -265,9 +263,10 @@ def test_options_reach_the_pipeline_and_the_reports_command(monkeypatch, tmp_pat
 
     monkeypatch.setattr("omnitune.finetune.run.finetune", stop)
     out = tmp_path / "out"
-    words = ["--negatives", "4", "--queries", "local", "--query-model", "m", "--reranker", "--reranker-model", "r"]
+    words = ["--negatives", "4", "--queries", "endpoint", "--query-model", "m", "--reranker"]
+    words += ["--reranker-model", "embedded"]
     run("finetune", manuals, "--out", out, *words, code=130)
-    expected = {"negatives": 4, "queries": "local", "query_model": "m", "reranker": True, "reranker_model": "r"}
+    expected = {"negatives": 4, "queries": "endpoint", "query_model": "m", "reranker_model": "embedded"}
     assert {name: given[name] for name in expected} == expected
     assert given["command"] == " ".join(["omnitune", "finetune", str(manuals), "--out", str(out), *words])
     given.clear()
@@ -330,8 +329,17 @@ WRONG = [
     (["finetune", "nowhere", "--out", "o"], "not a folder"),
     (["finetune", "docs", "--out", "o", "--recipe", "demp"], "got 'demp', which is neither; did you mean 'demo'?"),
     (["finetune", "docs", "--out", "o", "--model", "./nowhere"], "nothing is there: nowhere"),
+    (["finetune", "docs", "--out", "o", "--model", "embeded"], "did you mean 'embedded'?"),
+    (["finetune", "docs", "--out", "o", "--reranker-model", "embeded"], "did you mean 'embedded'?"),
+    (["finetune", "docs", "--out", "docs/o"], "expected a folder outside the documents"),
     (["distill", "nowhere", "--out", "o"], "not a folder"),
     (["prepare", "nowhere", "--out", "o"], "not a folder"),
+    (["prepare", "docs", "--out", "docs/o"], "expected a folder outside the documents"),
+    (["prepare", "docs", "--out", "o", "--recipe", "demp"], "did you mean 'demo'?"),
+    (
+        ["prepare", "docs", "--out", "o", "--queries", "local", "--query-model", "./nowhere"],
+        "nothing is there: nowhere",
+    ),
     (["generate-queries", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
     (["train", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
     (["train", "--out", "o"], "or --recipe with a dataset, got neither"),
@@ -346,6 +354,8 @@ WRONG = [
     (["search", "./nowhere", "nowhere", "x"], "nothing is there: nowhere"),
     (["serve", "nowhere"], "'nowhere' is neither a directory here nor a repository that can be loaded"),
     (["serve", "./nowhere"], "nothing is there: nowhere"),
+    (["serve", "run", "--reranker", "embeded"], "did you mean 'embedded'?"),
+    (["encode", "run", "docs"], "got neither"),
     (["serve", "run", "--port", "PORT"], "--port: expected one that is free on 127.0.0.1"),
     (["export", "./nowhere", "--out", "o"], "nothing is there: nowhere"),
     (["check", "./nowhere", "docs"], "nothing is there: nowhere"),
@@ -359,7 +369,7 @@ def test_what_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     write_folder(tmp_path / "docs", ["garden"])
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / expect.RETRIEVER).write_text("{}")
+    (tmp_path / "run" / places.RETRIEVER).write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         commands = [[str(taken.getsockname()[1]) if one == "PORT" else one for one in words] for words, _ in WRONG]
         code = (
@@ -374,14 +384,3 @@ def test_what_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> 
     for (words, said), (_, exit_code, output, imported) in zip(WRONG, answers, strict=True):
         assert said in " ".join(output.split()) and exit_code == 1, (words, output)
         assert not imported, words
-
-
-def test_the_names_of_our_files_are_those_of_the_library(tmp_path: Path) -> None:
-    assert (expect.RETRIEVER, expect.DATASET, expect.TABLES) == (retriever.FACTS, dataset.FACTS, dataset.TABLES)
-    with pytest.raises(DatasetError) as early:
-        expect.dataset(tmp_path)
-    with pytest.raises(DatasetError) as late:
-        load(tmp_path)
-    assert str(early.value) == str(late.value)
-    for name in bundled_recipes():
-        expect.recipe(name)

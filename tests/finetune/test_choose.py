@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omnitune import SentenceTransformer
 from omnitune.documents.kinds import KINDS
-from omnitune.errors import CheckpointError, InputError, MissingExtraError
+from omnitune.errors import CheckpointError, CheckpointNotFoundError, InputError, MissingExtraError
 from omnitune.finetune import choose as default_model
 from omnitune.finetune.choose import choose, load_model, loading, model_identity
 from omnitune.finetune.recipe import load_recipe, parse_recipe
-from omnitune.model.embedded import minilm_folder
+from omnitune.places import minilm_folder
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_vision_language_model_by_name_takes_its_recipe():
 
 
 def test_a_path_where_nothing_is():
-    with pytest.raises(InputError, match="got './nowhere', where nothing is"):
+    with pytest.raises(CheckpointNotFoundError, match="nothing is there: nowhere"):
         choose("./nowhere", None)
 
 

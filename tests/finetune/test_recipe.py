@@ -8,8 +8,9 @@ from typing import Literal
 import pytest
 
 from omnitune.errors import RecipeError
-from omnitune.finetune.recipe import Evaluation, Recipe, bundled_recipes, load_recipe, parse_recipe
+from omnitune.finetune.recipe import Evaluation, Recipe, load_recipe, parse_recipe
 from omnitune.finetune.settings_file import fits
+from omnitune.places import bundled_recipes
 
 
 def refused(text: str) -> str:

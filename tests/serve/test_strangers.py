@@ -17,11 +17,12 @@ from fixtures.recordings import tone, wav
 from fixtures.servers import error, post, running
 from omnitune import MultiVectorEncoder, Retriever
 from omnitune.cli.main import app as command
-from omnitune.documents.dataset import FACTS, remember_source
+from omnitune.documents.dataset import remember_source
 from omnitune.documents.read.pages import Word, write_words
 from omnitune.errors import DatasetError
 from omnitune.io import read_json, write_json
 from omnitune.modules import MultiVectorMask, Normalize, Transformer
+from omnitune.places import PREPARED
 from omnitune.retrieval.reasons import reason_of
 from omnitune.retrieval.stages import LateStage, LexicalStage
 from omnitune.serve.run import open_served
@@ -61,7 +62,7 @@ def run(tmp_path: Path, secrets: Path) -> Path:
         for number, path in enumerate(named)
     ]
     Retriever.build(pages, [LexicalStage()], show_progress=False).save(place)
-    write_json(made / "dataset" / FACTS, {"source": str(secrets)})
+    write_json(made / "dataset" / PREPARED, {"source": str(secrets)})
     (made / "feedback.jsonl").symlink_to(secrets / "profile")
     return made
 
@@ -98,7 +99,7 @@ def test_a_run_that_was_made_here_knows_its_documents(run: Path, secrets: Path, 
     remember_source(run / "dataset", secrets)
     assert open_served(str(run)).documents == secrets
     shutil.copytree(run, tmp_path / "other", symlinks=True)
-    write_json(run / "dataset" / FACTS, {"source": str(tmp_path)})
+    write_json(run / "dataset" / PREPARED, {"source": str(tmp_path)})
     assert [open_served(str(one)).documents for one in (run, tmp_path / "other")] == [None, None]
 
 

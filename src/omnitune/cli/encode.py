@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 
 def encode(
@@ -45,7 +46,7 @@ def encode(
             f"source: expected a folder of documents, images or a dataset, or a file, got {str(source)!r}, which is "
             "not there"
         )
-    expect.model(model)
+    places.expect_model(model)
     from omnitune.documents.read.pages import Rendering
     from omnitune.finetune.choose import load_model
     from omnitune.io import writable_folder

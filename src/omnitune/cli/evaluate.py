@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 
 def evaluate(
@@ -48,8 +49,8 @@ def evaluate(
             "DATASET: expected a prepared dataset after the model, or --questions after a run, got neither"
         )
     else:
-        expect.model(source)
-        expect.dataset(dataset)
+        places.expect_model(source)
+        places.dataset_folder(dataset)
         console.only_our_bars()
         from omnitune.finetune.measure import evaluate as evaluate_model
 
@@ -69,7 +70,7 @@ def evaluate(
 def _questions(source: str, questions: list[Path], out: Path) -> None:
     from omnitune.errors import InputError
 
-    place = expect.retriever_of(source)
+    place = places.retriever_folder(source)
     if place is None:
         raise InputError(f"SOURCE: expected a folder with a retriever for --questions, got {source}")
     missing = [file for file in questions if not file.is_file()]

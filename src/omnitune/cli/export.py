@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 if TYPE_CHECKING:
     from omnitune.export.gate import Items, Verdict
@@ -30,9 +31,9 @@ def export(
         raise InputError(f"--to: expected onnx or openvino, got {to!r}")
     if out is None and not Path(model).is_dir():
         raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
-    expect.model(model)
+    places.expect_model(model)
     if data is not None:
-        expect.dataset(data)
+        places.dataset_folder(data)
     from omnitune.export.gate import write_verdict
     from omnitune.export.graphs import INT8, copy_checkpoint
     from omnitune.export.graphs import export as export_graphs
@@ -82,7 +83,7 @@ def check(
     if store is not None:
         from omnitune.errors import InputError
 
-        place = expect.retriever_of(model)
+        place = places.retriever_folder(model)
         if place is None:
             raise InputError(f"MODEL: expected a folder with a retriever, got {model}; `omnitune finetune` makes one")
         from omnitune.cli.stores import judge_store
@@ -91,9 +92,9 @@ def check(
 
         judge_store(Retriever.open(place), place, open_store(store, target, api_key), target)
         return
-    expect.model(model)
+    places.expect_model(model)
     if data is not None:
-        expect.dataset(data)
+        places.dataset_folder(data)
     from omnitune.export.targets import ModelTarget, ServedTarget, Target, open_model
     from omnitune.io import writable_folder, write_json
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 ModelOption = Annotated[
     str | None,
@@ -144,10 +145,14 @@ def finetune(
 def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
     """Run the pipeline and print what came out; `options` are those of `omnitune.finetune.finetune`."""
     console.expect_documents(folder)
+    places.check_outside(folder, out)
     if isinstance(options.get("recipe"), str):  # the demo brings one that is read
-        expect.recipe(options["recipe"])
-    if options.get("model"):
-        expect.model(options["model"])
+        places.recipe_file(options["recipe"])
+    # An endpoint names its models in its own way.
+    local = ["query_model"] if options.get("queries") == "local" else []
+    for name in ("model", "reranker_model", *local):
+        if options.get(name):
+            places.expect_model(options[name])
     from omnitune.cli.indexes import index_outcome
     from omnitune.finetune import run as pipeline
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 from omnitune.cli.finetune import AllowOption, QueryModelOption, RecipeOption
 from omnitune.errors import InputError
 
@@ -26,7 +27,11 @@ def generate_queries(
     ] = None,
 ) -> None:
     """Write queries for the training pages of a dataset; answers are kept, so that `finetune` does not pay again."""
-    expect.dataset(dataset)
+    places.dataset_folder(dataset)
+    if recipe is not None:
+        places.recipe_file(recipe)
+    if writer == "local" and query_model is not None:
+        places.expect_model(query_model)
     from omnitune.documents.dataset import load
     from omnitune.documents.queries.generate import generate
     from omnitune.finetune.dataset import make_writer

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 
 def index(
@@ -28,7 +29,7 @@ def index(
     """
     from omnitune.errors import InputError
 
-    place = expect.retriever_of(run)
+    place = places.retriever_folder(run)
     if place is None:
         raise InputError(f"RUN: expected a folder with a retriever, got {run}; `omnitune finetune` makes one")
     if folder is None and store is None:

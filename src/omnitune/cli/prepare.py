@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from omnitune import places
 from omnitune.cli import console
 from omnitune.cli.finetune import (
     AllowOption,
@@ -31,6 +32,11 @@ def prepare(
 ) -> None:
     """Make a dataset of pages, splits and queries from a folder of documents, recordings or clips."""
     console.expect_documents(folder)
+    places.check_outside(folder, out)
+    if recipe is not None:
+        places.recipe_file(recipe)
+    if queries == "local" and query_model is not None:
+        places.expect_model(query_model)
     from omnitune.finetune.dataset import prepare as prepare_folder
     from omnitune.finetune.recipe import Recipe, load_recipe
 

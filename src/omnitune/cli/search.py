@@ -36,13 +36,13 @@ def search(
     `omnitune search RUN "QUERY" ["QUERY" ...]` asks the retriever of a run. `omnitune search MODEL DATASET "QUERY" ...`
     asks a model about a dataset that `omnitune prepare` made; the first search indexes it.
     """
-    from omnitune.cli import expect
+    from omnitune import places
     from omnitune.errors import InputError
     from omnitune.io import writable_folder
 
     if html is not None:
         writable_folder(html.parent)
-    place = expect.retriever_of(source)
+    place = places.retriever_folder(source)
     if place is not None:
         console.only_our_bars()
         _with_retriever(place, words, top_k, document, explain, html)
@@ -54,8 +54,8 @@ def search(
     elif document or explain:
         raise InputError(f"--document, --explain: expected a folder with a retriever with them, got {source}")
     else:
-        expect.model(source)
-        expect.dataset(words[0])
+        places.expect_model(source)
+        places.dataset_folder(words[0])
         console.only_our_bars()
         _with_model(source, Path(words[0]), words[1:], top_k, html)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 
 
 def serve(
@@ -37,8 +38,10 @@ def serve(
     from omnitune.runtime import require
 
     sleep_soon(os.environ)
-    if expect.retriever_of(source) is None:
-        expect.model(source)
+    if places.retriever_folder(source) is None and not (Path(source) / "model" / "modules.json").is_file():
+        places.expect_model(source)
+    if reranker is not None:
+        places.expect_model(reranker)
     for package in ("starlette", "uvicorn"):
         require(package, extra="serve")
     from omnitune.serve.address import check_address, check_port

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from omnitune.cli import console, expect
+from omnitune import places
+from omnitune.cli import console
 from omnitune.cli.finetune import AllowOption, EpochsOption, ModelOption, OutOption, RecipeOption
 from omnitune.errors import InputError
 
@@ -22,15 +23,15 @@ def train(
 ) -> None:
     """Finetune a model on a prepared dataset, resuming from its last checkpoint."""
     if dataset is not None:
-        expect.dataset(dataset)
+        places.dataset_folder(dataset)
     elif recipe is None:
         raise InputError(
             "DATASET: expected a folder that `omnitune prepare` made, or --recipe with a dataset, got neither"
         )
     if recipe is not None:
-        expect.recipe(recipe)
+        places.recipe_file(recipe)
     if model is not None:
-        expect.model(model)
+        places.expect_model(model)
     from omnitune.finetune.fit import train as train_model
     from omnitune.io import read_json
 

@@ -40,12 +40,13 @@ from omnitune.documents.rows import page_groups
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks, too_few
 from omnitune.errors import DatasetError
 from omnitune.io import digest, inside, read_json_or_none
+from omnitune.places import PREPARED, TABLES, dataset_folder
 from omnitune.runtime import cache_folder
 
 READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"
 """Advice about files of other types."""
 
-TABLES, IMAGES, FACTS = "tables", "images", "prepared.json"
+IMAGES = "images"
 
 _TEXT = Value("string")
 _ASKED = {"query_id": _TEXT, "query": _TEXT, "page_ids": List(_TEXT), "origin": _TEXT, "document": _TEXT}
@@ -290,13 +291,8 @@ def load(folder: str | Path) -> DocumentDataset:
         DatasetError: There is none in `folder`, it is damaged or of an earlier version, or a page of it names a file
             outside.
     """
-    folder = Path(folder).absolute()
-    if not (folder / FACTS).is_file() or not (folder / TABLES).is_dir():
-        raise DatasetError(
-            f"folder: expected a dataset made by `omnitune prepare`, got {str(folder)!r}, "
-            f"which has no {FACTS} or no {TABLES}/"
-        )
-    facts = read_json_or_none(folder / FACTS)
+    folder = dataset_folder(folder)
+    facts = read_json_or_none(folder / PREPARED)
     try:
         tables = load_from_disk(str(folder / TABLES))
         columns = {*tables["pages"].column_names} if "pages" in tables else set()
@@ -339,7 +335,7 @@ def known_source(folder: Path) -> Path | None:
 
     A dataset says itself what it was made of. That of a stranger could say any folder, whose files a server would open.
     """
-    facts = read_json_or_none(folder / FACTS)
+    facts = read_json_or_none(folder / PREPARED)
     source = facts.get("source") if isinstance(facts, dict) else None
     if not isinstance(source, str) or not _note(folder, source).is_file():
         return None

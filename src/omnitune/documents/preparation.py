@@ -22,10 +22,8 @@ from datasets import Dataset, DatasetDict
 
 from omnitune.documents.card import write_card
 from omnitune.documents.dataset import (
-    FACTS,
     IMAGES,
     SCHEMA,
-    TABLES,
     DocumentDataset,
     check_leaks,
     load,
@@ -41,6 +39,7 @@ from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Ro
 from omnitune.documents.stored import LAYOUT_VERSION, Document
 from omnitune.errors import DatasetError, InputError
 from omnitune.io import locked, read_json_or_none, replacing_folder, writable_folder, write_json
+from omnitune.places import PREPARED, TABLES, check_outside
 
 logger = logging.getLogger(__name__)
 
@@ -162,27 +161,14 @@ def prepare(
         return _save(out, rows, facts)
 
 
-def check_outside(folder: Path, out: Path) -> None:
-    """Refuse a destination inside the folder of documents.
-
-    Raises:
-        InputError: `out` is `folder` or lies inside it.
-    """
-    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
-        raise InputError(
-            f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
-            "its page images would be taken for documents in the next run"
-        )
-
-
 def _check_ours(out: Path) -> None:
     """Refuse a destination where a file of someone else would be overwritten.
 
     Raises:
         InputError: Names the file.
     """
-    theirs = [name for name in (FACTS, "README.md") if (out / name).exists()]
-    known = isinstance(read_json_or_none(out / FACTS), dict) or any((out / "documents").glob(f"{'?' * 64}.json"))
+    theirs = [name for name in (PREPARED, "README.md") if (out / name).exists()]
+    known = isinstance(read_json_or_none(out / PREPARED), dict) or any((out / "documents").glob(f"{'?' * 64}.json"))
     if theirs and not known:
         raise InputError(
             f"out: expected a new folder, or one that `omnitune prepare` made, got {str(out)!r}, whose {theirs[0]} "
@@ -199,9 +185,9 @@ def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
     ours = {"dataset_dict.json", *SCHEMA}
     with replacing_folder(out / TABLES, gone=lambda path, _: path.parts[0] in ours) as place, _without_bars():
         made.save_to_disk(str(place))
-        (out / FACTS).unlink(missing_ok=True)
+        (out / PREPARED).unlink(missing_ok=True)
     write_card(out / "README.md", facts)
-    write_json(out / FACTS, facts)
+    write_json(out / PREPARED, facts)
     return load(out)
 
 
@@ -240,9 +226,9 @@ def _fingerprint(
 
 
 def _up_to_date(out: Path, mark: str) -> bool:
-    if not (out / FACTS).is_file() or not (out / TABLES).is_dir():
+    if not (out / PREPARED).is_file() or not (out / TABLES).is_dir():
         return False
-    facts = read_json_or_none(out / FACTS)
+    facts = read_json_or_none(out / PREPARED)
     return isinstance(facts, dict) and facts.get("fingerprint") == mark
 
 

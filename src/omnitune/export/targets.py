@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from omnitune.errors import InputError
 from omnitune.model.base import Backend, Model
 from omnitune.model.checkpoint import CONFIG, read_config
-from omnitune.model.embedded import EMBEDDED
 from omnitune.model.family import MULTI_VECTOR, SPARSE, class_of
 from omnitune.modules import files
+from omnitune.places import is_embedded
 
 Role = str
 """`"query"` or `"document"`."""
@@ -82,7 +82,7 @@ def open_model(path: str, *, backend: Backend = "torch", file_name: str | None =
     """
     options: dict[str, Any] = {} if file_name is None else {"model_kwargs": {"file_name": file_name}}
     kind = "SentenceTransformer"
-    if path != EMBEDDED:
+    if not is_embedded(path):
         folder = files.resolve(path, files.HubOptions())
         named = read_config(folder / CONFIG).get("model_type")
         heads = files.read_json(folder / "config.json").get("architectures") or [""]

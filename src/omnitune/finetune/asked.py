@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import io
-from omnitune.documents.dataset import FACTS, load
+from omnitune.documents.dataset import load
 from omnitune.errors import InputError
 from omnitune.finetune.candidates import found_search
 from omnitune.finetune.measure import METRIC, METRIC_SHOWN, OTHERS, TestSet, contrast, interval, score_search
 from omnitune.finetune.questions import Question, read_questions
 from omnitune.finetune.recipe import Evaluation
+from omnitune.places import PREPARED
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import LexicalStage
 
@@ -84,7 +85,7 @@ def evaluate_questions(
 
 def _groups(questions: Sequence[Question], dataset: str | Path | None) -> dict[str, list[Question]]:
     """The questions, those about held-out documents apart from others where that is known."""
-    if dataset is None or not (Path(dataset) / FACTS).is_file():
+    if dataset is None or not (Path(dataset) / PREPARED).is_file():
         return {"documents": list(questions)}
     table = load(dataset).tables["pages"]
     side = dict(zip(table["page_id"], table["side"], strict=True))

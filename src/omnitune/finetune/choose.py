@@ -11,14 +11,14 @@ import torch
 
 from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
-from omnitune.errors import InputError
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.io import listing, read_json_or_none
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED, READERS, embedded_modules, minilm_folder, text_modules
+from omnitune.model.embedded import READERS, embedded_modules, text_modules
 from omnitune.model.family import DENSE, MULTI_VECTOR
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.modules import files
+from omnitune.places import EMBEDDED, MINILM, is_embedded, local_model, minilm_folder
 from omnitune.retrieval.pages import read_texts
 
 VISION_LANGUAGE = "Qwen/Qwen3-VL-Embedding-2B"
@@ -45,7 +45,7 @@ class ModelChoice:
     @property
     def shown(self) -> str:
         """The model's name as people read it."""
-        return f"MiniLM behind {READERS[self.kind.modality].shown} (embedded)" if self.name == EMBEDDED else self.name
+        return f"MiniLM behind {READERS[self.kind.modality].shown} (embedded)" if is_embedded(self.name) else self.name
 
     def changed(self, recipe: Recipe) -> "ModelChoice":
         """Choose the same model with another recipe."""
@@ -58,7 +58,7 @@ class ModelChoice:
             MissingExtraError: The embedded model's packages are not installed.
             CheckpointError: It cannot be had.
         """
-        if self.name == EMBEDDED:
+        if is_embedded(self.name):
             minilm_folder()
             for package, extra in READERS[self.kind.modality].packages.items():
                 runtime.require(package, extra=extra)
@@ -101,13 +101,10 @@ def choose(model: str | None, recipe: Recipe | None, kind: Kind = PAGES) -> Mode
         kind: What is to be found.
 
     Raises:
-        InputError: `model` looks like a path and nothing is there.
+        CheckpointNotFoundError: `model` looks like a path and nothing is there.
     """
     if model is not None:
-        local = model.startswith((".", "/", "~")) or model.count("/") > 1
-        if model != EMBEDDED and local and not Path(model).is_dir():
-            raise InputError(f"model: expected a directory, a repository such as {VISION_LANGUAGE}, or {EMBEDDED!r}, "
-                             f"got {model!r}, where nothing is")  # fmt: skip
+        local_model(model)
         fitting = recipe or load_recipe("vdr-lora" if model == VISION_LANGUAGE else "demo")
         named = fitting.model.get("model_name_or_path")
         if named != model and (recipe is None or named == EMBEDDED):
@@ -157,7 +154,7 @@ def load_model(settings: Mapping[str, Any], kind: Kind = PAGES) -> SentenceTrans
     tokens = arguments.pop("max_seq_length", None)
     language = arguments.pop("language", None)
     name = arguments.pop("model_name_or_path", None) or EMBEDDED
-    model = page_retriever(kind, language, **arguments) if name == EMBEDDED else SentenceTransformer(name, **arguments)
+    model = page_retriever(kind, language, **arguments) if is_embedded(name) else SentenceTransformer(name, **arguments)
     if tokens is not None:
         model.max_seq_length = tokens
     return model
@@ -181,7 +178,9 @@ def page_retriever(kind: Kind = PAGES, language: str | None = None, **arguments:
         MissingExtraError: The packages of the extra `demo` are not installed.
         CheckpointError: The packaged weights are not the published ones.
     """
-    return SentenceTransformer(modules=embedded_modules([kind.modality], language), **arguments)
+    model = SentenceTransformer(modules=embedded_modules([kind.modality], language), **arguments)
+    model.model_card_data.base_model = MINILM
+    return model
 
 
 def text_embedder() -> SentenceTransformer:

@@ -24,10 +24,12 @@ from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.processor import ChatTemplate, merged
 from omnitune.io import digest, listing, read_json_or_none, write_json
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED
+from omnitune.modules import files
 from omnitune.modules.base import Reader
 from omnitune.modules.costs import sampling
+from omnitune.modules.loading import upstream
 from omnitune.modules.sequence import sampling_through
+from omnitune.places import EMBEDDED, is_embedded
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ def as_given(dataset: DocumentDataset, chosen: ModelChoice) -> DocumentDataset:
     pages without one were recognised when the dataset was prepared. Recordings and clips have no text of their own.
     """
     own = dataset.kind.own_text and has_text(dataset.page_texts)
-    return replace(dataset, as_text=chosen.name == EMBEDDED and own)
+    return replace(dataset, as_text=is_embedded(chosen.name) and own)
 
 
 def read_pages(model: SentenceTransformer, dataset: DocumentDataset, log: Log) -> None:
@@ -156,7 +158,7 @@ def kind_of_folder(folder: Path, recipe: Recipe | None) -> Kind:
 
 def _reads(kind: Kind, recipe: Recipe) -> bool:
     """Tell whether pages without text are read; recordings, which takes their own length, only for a reader's model."""
-    return kind.own_text or recipe.model.get("model_name_or_path", EMBEDDED) == EMBEDDED
+    return kind.own_text or is_embedded(recipe.model.get("model_name_or_path", EMBEDDED))
 
 
 # --- query writers ----------------------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class LocalWriter:
     def __init__(self, settings: Queries, log: Log) -> None:
         assert settings.model is not None
         self.settings, self.log = settings, log
+        self.folder = files.resolve(settings.model, files.HubOptions())
         self.prompts = {kind: shown.request(kind, settings.per_page, whole=True) for kind in shown.SUBJECTS}
         self.identity = digest(["local", model_identity(settings.model), self.prompts, settings.max_tokens])
         self.cache = runtime.cache_folder() / "answers" / self.identity
@@ -232,10 +235,11 @@ class LocalWriter:
         import torch
         import transformers
 
-        processor = transformers.AutoProcessor.from_pretrained(self.settings.model, trust_remote_code=False)
         images = all(kind == "image" for kind in kinds)
         loader = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForMultimodalLM
-        model = loader.from_pretrained(self.settings.model, dtype="auto", trust_remote_code=False)
+        with upstream(self.folder, "vision-language model"):
+            processor = transformers.AutoProcessor.from_pretrained(self.folder, trust_remote_code=False)
+            model = loader.from_pretrained(self.folder, dtype="auto", trust_remote_code=False)
         model.to(runtime.best_device()).eval()
         sampled = sampling(processor, model.config, {})
         options = merged({"common": {"return_tensors": "pt"}, "chat_template": {"add_generation_prompt": True}})

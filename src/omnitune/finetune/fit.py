@@ -32,6 +32,7 @@ from omnitune.finetune.recipe import DEFAULT_LOSS, Recipe, load_recipe
 from omnitune.finetune.steps import Log, Steps, checkpoint_folder, open_run, remove_checkpoints
 from omnitune.io import digest, write_json
 from omnitune.model.dense import SentenceTransformer
+from omnitune.places import hint
 from omnitune.report.results import LossPoint, Skipped
 from omnitune.training.arguments import SentenceTransformerTrainingArguments
 from omnitune.training.base import BaseTrainer
@@ -375,7 +376,7 @@ def load_rows(settings: Mapping[str, Any], *, evaluation: bool = False) -> Datas
         evaluation: Take the evaluation rows, by `eval_name`, `eval_split` and `eval_columns`.
 
     Raises:
-        DatasetError: A column that it names is not there, or there are no rows.
+        DatasetError: It cannot be reached or read, a column that it names is not there, or there are no rows.
     """
     prefix = "eval_" if evaluation else ""
     split = settings.get(f"{prefix}split") or "train"
@@ -385,7 +386,15 @@ def load_rows(settings: Mapping[str, Any], *, evaluation: bool = False) -> Datas
         rows = loaded[split] if isinstance(loaded, DatasetDict) else loaded
     else:
         options = {"data_files": settings.get("data_files"), "revision": settings.get("revision"), "split": split}
-        rows = load_dataset(settings["path"], settings.get(f"{prefix}name"), **options)
+        try:
+            rows = load_dataset(settings["path"], settings.get(f"{prefix}name"), **options)
+        except (OSError, ValueError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            beside = [str(one) for one in place.parent.iterdir()] if place.parent.is_dir() else []
+            raise DatasetError(
+                f"dataset.path: expected a folder, or a dataset of the hub that can be reached, with the split "
+                f"{split!r}, got {settings['path']!r}: {said[:300]}{hint(str(place), beside)}"
+            ) from error
     columns = settings.get(f"{prefix}columns") or rows.column_names
     missing = [name for name in columns if name not in rows.column_names]
     if missing:

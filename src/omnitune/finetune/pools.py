@@ -20,7 +20,7 @@ from omnitune.finetune.windows import (
     with_head,
 )
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED
+from omnitune.places import is_embedded
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import (
@@ -85,7 +85,7 @@ class Pools:
         """List the sources that there are, the untrained first."""
         made = [Source(reads="text")] if self.text else []
         # Behind its reader the embedded model is the one that reads the texts: it would be there twice.
-        same = self.dataset.as_text or (self.text and self.chosen.name == EMBEDDED)
+        same = self.dataset.as_text or (self.text and is_embedded(self.chosen.name))
         images = [] if same else [Source(reads="images"), Source(reads="images", trained=True)]
         own = [Source(reads="text", trained=True)] if self._reader[1] else []
         return sorted([*made, *images, *own], key=lambda one: one.trained)

@@ -10,17 +10,16 @@ Trade-off: checking a recipe imports the training room (about as long as torch's
 """
 
 import dataclasses
-import difflib
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from omnitune.errors import RecipeError
 from omnitune.finetune.settings_file import described, fits, read_yaml, shown, unknown
 from omnitune.ops.quantize import Precision
+from omnitune.places import recipe_file
 from omnitune.runtime import require
 
 DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
@@ -247,21 +246,8 @@ def load_recipe(name_or_path: str | Path, *, allow: Collection[str] = ()) -> Rec
         RecipeError: There is no such recipe, it is not YAML, a key or value in it is unknown (names the file, the
             key's path and the nearest known key), or it turns on what `allow` does not name.
     """
-    name, bundled = str(name_or_path), bundled_recipes()
-    path = Path(name) if Path(name).is_file() else bundled.get(name)
-    if path is None:
-        near = difflib.get_close_matches(name, bundled, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(
-            f"recipe: expected a YAML file or one of {', '.join(bundled)}, got {name!r}, which is neither{hint}"
-        )
+    path = recipe_file(str(name_or_path))
     return parse_recipe(path.read_text(encoding="utf-8"), source=str(path), allow=allow)
-
-
-def bundled_recipes() -> dict[str, Path]:
-    """The recipes that come with omnitune, by name."""
-    folder = Path(str(resources.files("omnitune"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def parse_recipe(text: str, *, source: str, allow: Collection[str] = ()) -> Recipe:

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import nn
-from transformers import AutoConfig
-from transformers.utils import cached_file
 
 from omnitune import losses, runtime
 from omnitune.documents.dataset import FEATURES, DocumentDataset
@@ -38,10 +36,10 @@ from omnitune.finetune.steps import Log, Steps, checkpoint_folder, remove_checkp
 from omnitune.io import read_jsonl, write_jsonl, writing
 from omnitune.losses import cross_encoder as pair_losses
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED, minilm_folder
 from omnitune.model.pair import ANSWERS, CrossEncoder
-from omnitune.modules import Transformer
+from omnitune.modules import Transformer, files
 from omnitune.modules.logit_score import LogitScore
+from omnitune.places import EMBEDDED, is_embedded
 from omnitune.training.arguments import CrossEncoderTrainingArguments, SentenceTransformerTrainingArguments
 from omnitune.training.trainer import CrossEncoderTrainer, SentenceTransformerTrainer
 
@@ -118,7 +116,7 @@ class RerankerSteps:
     def _train(self, key: str) -> str:
         rows = list(read_jsonl(self.out / "candidates.jsonl"))
         recipe = self.chosen.recipe
-        if self.name == EMBEDDED:
+        if is_embedded(self.name):
             model = load_reranker(self.name, self.settings.max_length)
         else:  # the retriever's precision, pixels and adapters: what fits the machine for one fits it for the other
             kept = {name: recipe.model.get(name) for name in ("model_kwargs", "processor_kwargs")}
@@ -231,7 +229,7 @@ class RerankerSteps:
     @property
     def shown(self) -> str:
         """The reranker's name as people read it."""
-        return f"MiniLM on the read text of a {self.words.page}" if self.name == EMBEDDED else self.name
+        return f"MiniLM on the read text of a {self.words.page}" if is_embedded(self.name) else self.name
 
     def _arguments(self, folder: Path, epochs: float, rate: float, batch: int) -> dict[str, Any]:
         return {
@@ -298,15 +296,17 @@ def load_reranker(
         processor_kwargs: For the processor, such as `max_pixels`.
 
     Raises:
+        CheckpointNotFoundError: Neither a directory nor a repository that can be reached.
         CheckpointError: It is a bare vision-language model whose tokenizer lacks the answers.
     """
-    if name == EMBEDDED:
-        return CrossEncoder(str(minilm_folder()), num_labels=1, max_length=max_length)
-    saved = cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False)
-    if saved is not None or not hasattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "vision_config"):
+    if is_embedded(name):
+        return CrossEncoder(EMBEDDED, num_labels=1, max_length=max_length)
+    folder = files.resolve(name, files.HubOptions())
+    saved = (folder / "modules.json").is_file()
+    if saved or "vision_config" not in files.read_json(folder / "config.json"):
         return CrossEncoder(
             name,
-            num_labels=1 if saved is None else None,
+            num_labels=None if saved else 1,
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
         )

@@ -56,8 +56,8 @@ from omnitune.finetune.questions import Question
 from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED
-from omnitune.retrieval.retriever import FACTS, SAVED, Retriever, is_retriever
+from omnitune.places import EMBEDDED, RETRIEVER, is_embedded
+from omnitune.retrieval.retriever import SAVED, Retriever, is_retriever
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RetrieverSteps:
         inputs = {
             "version": _VERSION,
             "dataset": self.dataset.fingerprint,
-            "encoder": self.chosen.identity() if self.chosen.name != EMBEDDED else model_identity(EMBEDDED),
+            "encoder": model_identity(EMBEDDED) if is_embedded(self.chosen.name) else self.chosen.identity(),
             "settings": self.chosen.recipe.settings()["retriever"],
             "intervals": [self.evaluation.resamples, self.evaluation.confidence, self.evaluation.seed],
             "questions": asked,
@@ -116,7 +116,7 @@ class RetrieverSteps:
             head = {name: inputs[name] for name in same}
             inputs["head"] = self.steps.run("head", head, lambda _: self._head(), makes=[self.out / HEAD_FILE]).key
         # Its index changes where somebody adds documents, and is no reason to make it anew while it is whole.
-        stays = [self.place / FACTS, self.place / "model"]
+        stays = [self.place / RETRIEVER, self.place / "model"]
         if self._former() is None:
             self.steps.forget("retriever")
         made = self.steps.run("retriever", inputs, lambda _: self._build(), makes=stays)

@@ -24,7 +24,6 @@ import numpy as np
 
 from omnitune import io, runtime
 from omnitune.documents.dataset import DocumentDataset
-from omnitune.documents.preparation import check_outside
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
 from omnitune.finetune.dataset import as_given, kind_of_folder, prepare_step, read_pages
@@ -40,6 +39,8 @@ from omnitune.finetune.scans import scans_of
 from omnitune.finetune.steps import Log, Steps, about, open_run
 from omnitune.finetune.windows import cut_pages, encode_windows, text_reader, unread_share
 from omnitune.model.dense import SentenceTransformer
+from omnitune.modules.files import HubOptions, resolve
+from omnitune.places import check_outside
 from omnitune.report.html import write_report
 from omnitune.report.results import Report
 
@@ -165,6 +166,8 @@ def finetune(
             log("Its late interaction on the pages is a candidate as it is; what is finetuned is its dense form")
         log(f"Settings: {Path(settings.source).name}")
         chosen.fetch()
+        if (reranker or distill) and settings.reranker.model:
+            resolve(settings.reranker.model, HubOptions())
         dataset = as_given(prepare_step(steps, folder, settings, log), chosen)
         encode_with_base(steps, chosen, dataset, log)
         encode_text_layer(steps, chosen, dataset, log)

@@ -13,10 +13,10 @@ from omnitune.errors import InputError, MissingExtraError
 from omnitune.finetune.choose import ModelChoice, text_embedder
 from omnitune.finetune.measure import Matrix, unit
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.model.windows import window_cutter
 from omnitune.modules.token_weights import TokenWeights
+from omnitune.places import is_embedded
 from omnitune.retrieval.arrays import read_arrays, write_arrays
 from omnitune.retrieval.packed import Packed, grouped
 from omnitune.retrieval.stages import TokenVectors
@@ -84,7 +84,7 @@ def text_reader(chosen: ModelChoice) -> tuple[SentenceTransformer | None, bool]:
 
     Otherwise it is MiniLM, where the run's own takes no text or is large; None where that is not installed.
     """
-    if chosen.name != EMBEDDED:
+    if not is_embedded(chosen.name):
         model = chosen.load()
         if model.supports("text") and sum(weight.numel() for weight in model.parameters()) < LARGE:
             return model, True
@@ -93,9 +93,9 @@ def text_reader(chosen: ModelChoice) -> tuple[SentenceTransformer | None, bool]:
     except MissingExtraError as error:
         logger.warning("No dense stages over texts: %s", error)
         return None, False
-    if chosen.name == EMBEDDED:
+    if is_embedded(chosen.name):
         model.max_seq_length = chosen.recipe.model.get("max_seq_length") or model.max_seq_length
-    return model, chosen.name == EMBEDDED
+    return model, is_embedded(chosen.name)
 
 
 def unread_share(pages: Sequence[Sequence[str]], texts: Sequence[str]) -> float:

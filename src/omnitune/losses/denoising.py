@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
+from omnitune.places import local_model, no_repository
 from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,11 @@ def _decoder(name: str) -> nn.Module:
     """The causal form of a checkpoint, with cross-attention; only safetensors are read."""
     from transformers import AutoConfig, AutoModelForCausalLM  # heavy, and for this loss alone
 
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    name = str(local_model(name) or name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:
+        raise no_repository(name, error) from error
     config.is_decoder = True
     config.add_cross_attention = True
     try:
@@ -132,7 +137,11 @@ def _decoder(name: str) -> nn.Module:
 def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    name = str(local_model(name) or name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:
+        raise no_repository(name, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

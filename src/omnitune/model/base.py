@@ -37,6 +37,7 @@ from omnitune.modules.sequence import (
     preprocess_through,
     route_cost_rule,
 )
+from omnitune.places import MINILM, is_embedded
 from omnitune.report import card
 from omnitune.types import Features, Modality
 
@@ -117,7 +118,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self._configure(loaded.config, prompts, default_prompt_name)
         self._settle(device, model_kwargs)
         if model_name_or_path and not self.model_card_data.base_model:
-            self.model_card_data.base_model = model_name_or_path
+            self.model_card_data.base_model = MINILM if is_embedded(model_name_or_path) else model_name_or_path
 
     @classmethod
     def _loaded(

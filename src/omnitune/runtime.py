@@ -252,6 +252,15 @@ def _headroom_of(folder: Path, limit: str, used: str, cached: tuple[str, str]) -
         return NO_LIMIT
 
 
+def about(seconds: float) -> str:
+    """Write a rough duration: `"20 s"`, `"4 min"`, `"1.5 h"`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def progress(
     items: Iterable[Item], *, label: str, total: int | None = None, show: bool | None = None, unit: str = "it"
 ) -> Iterator[Item]:
@@ -295,9 +304,8 @@ class _ProgressLines:
             return
         self._said = now
         left = ""
-        if self.total and self.n > self._from:
-            minutes = (now - self._started) / (self.n - self._from) * (self.total - self.n) / 60
-            left = f", about {max(1, round(minutes))} min left"
+        if self.total and self._from < self.n < self.total:
+            left = f", about {about((now - self._started) / (self.n - self._from) * (self.total - self.n))} left"
         of = f" of {self.total:,}" if self.total else ""
         PROGRESS.info("%s: %s%s %ss%s%s", self.label, f"{self.n:,}", of, self.unit, left, self._postfix)
 

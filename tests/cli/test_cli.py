@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_settings_on_the_command_line(tmp_path, manuals, recipe):
     run("prepare", manuals, "--out", tmp_path / "pages", "--recipe", own, "--split", "pages", "--kind", "pages")
     assert load(tmp_path / "pages").facts["settings"]["split"] == "pages"
     text = run("prepare", manuals, "--out", tmp_path / "x", "--recipe", own, "--split", "chapters", code=1)
-    assert "options: prepare.split: expected one of 'documents', 'pages', got 'chapters'" in text
+    assert "--split: expected documents or pages, got 'chapters'" in text
     (manuals / "scan.png").write_bytes(_png())
     try:
         text = run("prepare", manuals, "--out", tmp_path / "y", "--recipe", own, "--language", "xyz", code=1)
@@ -324,6 +325,8 @@ def test_encode_on_ray_is_asked_for_what_the_command_says(monkeypatch, tmp_path,
     assert given["dim"] == SentenceTransformer(str(model), device="cpu").get_embedding_dimension()
 
 
+COMMANDS = [one.name or str(getattr(one.callback, "__name__", "")).replace("_", "-") for one in app.registered_commands]
+
 WRONG = [
     (["finetune", "empty", "--out", "o"], "expected documents (PDF, images, Word,"),
     (["finetune", "nowhere", "--out", "o"], "not a folder"),
@@ -332,6 +335,17 @@ WRONG = [
     (["finetune", "docs", "--out", "o", "--model", "embeded"], "did you mean 'embedded'?"),
     (["finetune", "docs", "--out", "o", "--reranker-model", "embeded"], "did you mean 'embedded'?"),
     (["finetune", "docs", "--out", "docs/o"], "expected a folder outside the documents"),
+    (
+        ["finetune", "docs", "--out", "o", "--split", "page"],
+        "--split: expected documents or pages, got 'page'; did you",
+    ),
+    (["finetune", "docs", "--out", "o", "--kind", "page"], "--kind: expected pages, recordings or clips, got 'page'"),
+    (
+        ["finetune", "docs", "--out", "o", "--queries", "x"],
+        "--queries: expected extractive, endpoint or local, got 'x'",
+    ),
+    (["export", "embedded", "--to", "onx"], "--to: expected onnx or openvino, got 'onx'; did you mean 'onnx'?"),
+    (["distill", "docs", "--out", "o", "--loss", "mse"], "--loss: expected margin_mse or kl, got 'mse'"),
     (["distill", "nowhere", "--out", "o"], "not a folder"),
     (["prepare", "nowhere", "--out", "o"], "not a folder"),
     (["prepare", "docs", "--out", "docs/o"], "expected a folder outside the documents"),
@@ -384,3 +398,11 @@ def test_what_is_not_there_is_named_before_torch_is_imported(tmp_path: Path) -> 
     for (words, said), (_, exit_code, output, imported) in zip(WRONG, answers, strict=True):
         assert said in " ".join(output.split()) and exit_code == 1, (words, output)
         assert not imported, words
+
+
+def test_the_help_shows_placeholders_that_a_person_knows() -> None:
+    shown = {name: CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "120"}).output for name in COMMANDS}
+    for name, text in shown.items():
+        assert not re.search(r"<\w|\{\w|TEXT range", text), (name, text)
+    for words in ("FOLDER", "--out  PATH", "--reranker --no-reranker", "--kind pages|recordings|clips", "Documents"):
+        assert words.replace("  ", " ") in re.sub(r"[ │]+", " ", shown["finetune"])

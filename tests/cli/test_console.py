@@ -74,10 +74,17 @@ def test_a_log_file_gets_a_line_a_minute_with_the_time_that_is_left(monkeypatch,
         for _ in range(6):
             bar.update(1)
     assert lines == [
-        "Training: 2 of 1,000 steps, about 499 min left, loss 0.5",
-        "Training: 4 of 1,000 steps, about 498 min left, loss 0.5",
-        "Training: 6 of 1,000 steps, about 497 min left, loss 0.5",
+        "Training: 2 of 1,000 steps, about 8.3 h left, loss 0.5",
+        "Training: 4 of 1,000 steps, about 8.3 h left, loss 0.5",
+        "Training: 6 of 1,000 steps, about 8.3 h left, loss 0.5",
     ]
+    lines.clear()
+    with runtime.progress_bar(label="Training", total=4, unit="step") as bar:
+        for _ in range(2):
+            bar.update(1)
+        bar.update(0)
+        bar.update(2)  # a step of half a minute, and the end
+    assert lines == ["Training: 2 of 4 steps, about 60 s left", "Training: 4 of 4 steps"]
     lines.clear()
     with runtime.progress_bar(label="Inner", total=9, show=False) as bar:
         bar.update(9)
@@ -105,14 +112,15 @@ def test_a_full_standard_output_is_one_sentence(tmp_path, words):
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_every_way_to_be_stopped_says_how_to_go_on(tmp_path, name, code):
-    (tmp_path / "a.txt").write_text("a page")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("a page")
     script = (
         "import sys, time\n"
         "from omnitune.cli import main as m, prepare\n"
         "import omnitune.finetune.dataset as d\n"
         "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
         "d.prepare = wait\n"
-        f"sys.argv = ['omnitune', 'prepare', {str(tmp_path)!r}, '--out', {str(tmp_path / 'out')!r}]\n"
+        f"sys.argv = ['omnitune', 'prepare', {str(tmp_path / 'docs')!r}, '--out', {str(tmp_path / 'out')!r}]\n"
         "m.main()\n"
     )
     process = subprocess.Popen(

@@ -68,6 +68,7 @@ def test_a_language_without_a_model_stops_only_pages_that_must_be_recognised(
         return TextReader(language="xyz").read([Image.open(path) for path in paths])
 
     images = tmp_path / "out" / "images"
+    caplog.set_level("INFO", "omnitune")
     shifted = read_one(tmp_path, lambda letter: letter + 7)  # doubted, but it may be a language without small words
     assert with_texts([shifted], images, foreign) == [shifted]
     assert "cannot be compared with a recognition and keep" in caplog.text and "got 'xyz'" in caplog.text

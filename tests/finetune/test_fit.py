@@ -19,7 +19,8 @@ from omnitune.finetune.fit import (
 )
 from omnitune.finetune.measure import default_dims, measured_dims
 from omnitune.finetune.recipe import Recipe, parse_recipe
-from omnitune.finetune.steps import about, announce, checkpoint_folder, remove_checkpoints
+from omnitune.finetune.steps import announce, checkpoint_folder, remove_checkpoints
+from omnitune.runtime import about
 from omnitune.training.weights import last_checkpoint
 
 

@@ -115,12 +115,20 @@ def expect_documents(folder: Path) -> None:
 
 
 def only_our_bars() -> None:
-    """Turn off bars and remarks of transformers and datasets; commands call it, because it imports both."""
+    """Turn off bars and remarks of transformers and datasets; commands call it, because it imports both.
+
+    A download, which can take minutes, keeps its bar in a terminal.
+    """
     import datasets
+    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # public in its documents
     from transformers.utils import logging as transformers_logging
 
     datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # and, with its own, those of the hub
+    if sys.stderr.isatty():
+        with warnings.catch_warnings():  # of a bar that the user has turned off by HF_HUB_DISABLE_PROGRESS_BARS
+            warnings.simplefilter("ignore")
+            enable_progress_bars()
     if not logging.getLogger("omnitune").isEnabledFor(logging.DEBUG):
         transformers_logging.set_verbosity_error()  # it sets its level when it is imported
 

@@ -21,6 +21,7 @@ from omnitune.cli.finetune import (
     command_of,
     run,
 )
+from omnitune.cli.options import one_of
 
 
 def distill(
@@ -38,7 +39,12 @@ def distill(
     reranker_model: RerankerModelOption = None,
     loss: Annotated[
         str | None,
-        typer.Option("--loss", help="margin_mse or kl; by default the recipe's.", metavar="LOSS"),
+        typer.Option(
+            "--loss",
+            help="Loss on the reranker's scores; by default the recipe's.",
+            metavar="margin_mse|kl",
+            callback=one_of("margin_mse", "kl"),
+        ),
     ] = None,
     allow: AllowOption = None,
 ) -> None:

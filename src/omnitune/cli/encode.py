@@ -8,6 +8,7 @@ import typer
 
 from omnitune import places
 from omnitune.cli import console
+from omnitune.cli.options import one_of
 
 
 def encode(
@@ -23,14 +24,26 @@ def encode(
     ),
     column: Annotated[str | None, typer.Option("--column", help="Column of a table; not needed for one.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Split of a saved dataset; not needed for one.")] = None,
-    query: Annotated[bool, typer.Option("--query", help="Items are queries, not documents.")] = False,
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every embedding to unit length.")] = False,
+    query: Annotated[bool, typer.Option("--query/--no-query", help="Items are queries, not documents.")] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Scale every embedding to unit length.")
+    ] = False,
     dim: Annotated[int | None, typer.Option("--dim", min=1, help="Dimensions to keep; all by default.")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="float32, binary or ubinary.")] = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="float32, or a bit a dimension: binary, ubinary.",
+            metavar="PRECISION",
+            callback=one_of("float32", "binary", "ubinary"),
+        ),
+    ] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items encoded at once.")] = 32,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows written together, or of a shard.")] = 8_192,
     width: Annotated[int, typer.Option("--width", min=32, help="Width of a rendered page in pixels.")] = 900,
-    ray: Annotated[bool, typer.Option("--ray", help="Encode on a Ray cluster, a shard a block of rows.")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray/--no-ray", help="Encode on a Ray cluster, a shard a block of rows.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option("--address", help="Running Ray cluster, such as 'auto'; none starts one here.")
     ] = None,

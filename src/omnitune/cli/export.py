@@ -7,6 +7,7 @@ import typer
 
 from omnitune import places
 from omnitune.cli import console
+from omnitune.cli.options import one_of
 
 if TYPE_CHECKING:
     from omnitune.export.gate import Items, Verdict
@@ -17,8 +18,10 @@ _DATA = typer.Option("--data", help="Folder that `omnitune prepare` made: its he
 
 def export(
     model: Annotated[str, typer.Argument(help="Model directory, Hugging Face repository, or 'embedded'.")],
-    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
-    int8: Annotated[bool, typer.Option("--int8", help="Also with weights in 8 bits (onnx).")] = False,
+    to: Annotated[
+        str, typer.Option("--to", help="Runtime.", metavar="onnx|openvino", callback=one_of("onnx", "openvino"))
+    ] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Also with weights in 8 bits (onnx).")] = False,
     data: Annotated[Path | None, _DATA] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the checkpoint with its graphs; by default the model's own.")
@@ -27,8 +30,6 @@ def export(
     """Export a model as a graph with everything in it, then prove on real items that it gives the same."""
     from omnitune.errors import InputError
 
-    if to not in ("onnx", "openvino"):
-        raise InputError(f"--to: expected onnx or openvino, got {to!r}")
     if out is None and not Path(model).is_dir():
         raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
     places.expect_model(model)
@@ -64,15 +65,30 @@ def check(
         str, typer.Argument(help="Folder with graphs, or address of a server, such as http://127.0.0.1:8000.")
     ],
     data: Annotated[Path | None, _DATA] = None,
-    backend: Annotated[str, typer.Option("--backend", help="Of a folder: onnx, openvino or torch.")] = "onnx",
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            help="Of a folder: what computes.",
+            metavar="onnx|openvino|torch",
+            callback=one_of("onnx", "openvino", "torch"),
+        ),
+    ] = "onnx",
     file_name: Annotated[
         str | None, typer.Option("--file", help="Graph in the folder, such as model_int8.onnx.")
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Judge lengths and rankings, not the last digits.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Judge lengths and rankings, not the last digits.")
+    ] = False,
     api_key: Annotated[str | None, typer.Option("--api-key", help="Key of the server.")] = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help="MODEL is a run, TARGET its vectors in lancedb (folder) or qdrant (address)."),
+        typer.Option(
+            "--store",
+            help="MODEL is a run, TARGET its vectors in lancedb (folder) or qdrant (address).",
+            metavar="lancedb|qdrant",
+            callback=one_of("lancedb", "qdrant"),
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="JSON file of the results.")] = Path("check.json"),
 ) -> None:
@@ -90,6 +106,7 @@ def check(
         from omnitune.retrieval.retriever import Retriever
         from omnitune.retrieval.stores import open_store
 
+        console.only_our_bars()
         judge_store(Retriever.open(place), place, open_store(store, target, api_key), target)
         return
     places.expect_model(model)

@@ -9,6 +9,10 @@ import typer
 
 from omnitune import places
 from omnitune.cli import console
+from omnitune.cli.options import one_of
+
+DOCUMENTS, QUERIES, TRAINING, RERANKER = "Documents", "Queries and questions", "Training", "Reranker"
+"""Groups of options in the help."""
 
 ModelOption = Annotated[
     str | None,
@@ -26,29 +30,47 @@ QueriesOption = Annotated[
     str | None,
     typer.Option(
         "--queries",
-        help="Who writes training queries: extractive, endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) or local.",
-        metavar="WRITER",
+        help="Training queries: headings of the documents (extractive), or questions of a model behind an API "
+        "(OPENAI_BASE_URL, OPENAI_API_KEY) or on this machine; by default the recipe's.",
+        metavar="extractive|endpoint|local",
+        callback=one_of("extractive", "endpoint", "local"),
+        rich_help_panel=QUERIES,
     ),
 ]
 QueryModelOption = Annotated[
-    str | None, typer.Option("--query-model", help="The vision-language model that writes them.", metavar="ID")
+    str | None,
+    typer.Option(
+        "--query-model", help="The vision-language model that writes them.", metavar="ID", rich_help_panel=QUERIES
+    ),
 ]
 RerankerModelOption = Annotated[
     str | None,
     typer.Option(
-        "--reranker-model", help="What the reranker starts from; by default what fits this machine.", metavar="ID"
+        "--reranker-model",
+        help="What the reranker starts from: a directory, a Hugging Face repository, or 'embedded'; by default what "
+        "fits this machine.",
+        metavar="ID",
+        rich_help_panel=RERANKER,
     ),
 ]
 KindOption = Annotated[
     str | None,
-    typer.Option("--kind", help="Files that count in a mixed folder: pages, recordings or clips.", metavar="KIND"),
+    typer.Option(
+        "--kind",
+        help="Files that count in a folder of several kinds.",
+        metavar="pages|recordings|clips",
+        callback=one_of("pages", "recordings", "clips"),
+        rich_help_panel=DOCUMENTS,
+    ),
 ]
 SplitOption = Annotated[
     str | None,
     typer.Option(
         "--split",
-        help="Test on documents that training never saw (documents), or on other pages of the same ones (pages).",
-        metavar="SPLIT",
+        help="Test on documents that training never saw, or on other pages of the same ones; by default on documents.",
+        metavar="documents|pages",
+        callback=one_of("documents", "pages"),
+        rich_help_panel=DOCUMENTS,
     ),
 ]
 LanguageOption = Annotated[
@@ -57,11 +79,17 @@ LanguageOption = Annotated[
         "--language",
         help="Language of scanned pages, as its model in Tesseract is called: eng, deu, eng+fra; English by default.",
         metavar="CODE",
+        rich_help_panel=DOCUMENTS,
     ),
 ]
 EpochsOption = Annotated[
     float | None,
-    typer.Option("--epochs", min=0.0, help="Passes of training over the queries; by default the recipe's."),
+    typer.Option(
+        "--epochs",
+        min=0.0,
+        help="Passes of training over the queries; by default the recipe's.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 AllowOption = Annotated[
     list[str] | None,
@@ -74,15 +102,21 @@ AllowOption = Annotated[
 ]
 NegativesOption = Annotated[
     int | None,
-    typer.Option("--negatives", min=0, help="Hard negatives a query, 0 for none; by default the recipe's."),
+    typer.Option(
+        "--negatives",
+        min=0,
+        help="Hard negatives a query, 0 for none; by default the recipe's.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 QuestionsOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--questions",
         help="Questions people ask (JSON Lines or CSV: question, pages): to training documents they help to choose the "
-        "retriever, to held-out documents they test it.",
+        "retriever, to held-out documents they test it. Can be given several times.",
         metavar="FILE",
+        rich_help_panel=QUERIES,
     ),
 ]
 FeedbackOption = Annotated[
@@ -91,6 +125,7 @@ FeedbackOption = Annotated[
         "--feedback",
         help="Votes that `omnitune serve` wrote (RUN/feedback.jsonl): part of them train, part test what it gained.",
         metavar="FILE",
+        rich_help_panel=QUERIES,
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Where everything goes; the same folder resumes.")]
@@ -109,7 +144,12 @@ def finetune(
     queries: QueriesOption = None,
     query_model: QueryModelOption = None,
     reranker: Annotated[
-        bool, typer.Option("--reranker", help="Also train a reranker, and measure it behind the retriever.")
+        bool,
+        typer.Option(
+            "--reranker/--no-reranker",
+            help="Also train a reranker, and measure it behind the retriever.",
+            rich_help_panel=RERANKER,
+        ),
     ] = False,
     reranker_model: RerankerModelOption = None,
     allow: AllowOption = None,
@@ -122,6 +162,9 @@ def finetune(
     validation queries, and the best within the recipe's budgets becomes RUN/retriever: `omnitune search RUN "..."`.
 
     Stopped runs go on where they were: give the same command again.
+
+    Examples: `omnitune finetune manuals --out run`, and of German scans with a reranker behind the retriever:
+    `omnitune finetune scans --out run --language deu --reranker`.
     """
     options = {
         "model": model,

@@ -8,6 +8,7 @@ import typer
 from omnitune import places
 from omnitune.cli import console
 from omnitune.cli.finetune import AllowOption, QueryModelOption, RecipeOption
+from omnitune.cli.options import one_of
 from omnitune.errors import InputError
 
 
@@ -16,7 +17,12 @@ def generate_queries(
     out: Annotated[Path, typer.Option("--out", help="JSONL file: page_id, query, and why it would be dropped.")],
     writer: Annotated[
         str,
-        typer.Option("--queries", help="endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) or local.", metavar="WRITER"),
+        typer.Option(
+            "--queries",
+            help="A model behind an API (OPENAI_BASE_URL, OPENAI_API_KEY), or on this machine.",
+            metavar="endpoint|local",
+            callback=one_of("endpoint", "local", "extractive"),
+        ),
     ] = "endpoint",
     query_model: QueryModelOption = None,
     recipe: RecipeOption = None,
@@ -37,6 +43,7 @@ def generate_queries(
     from omnitune.finetune.dataset import make_writer
     from omnitune.finetune.recipe import Recipe, load_recipe
 
+    console.only_our_bars()
     settings = Recipe() if recipe is None else load_recipe(recipe, allow=allow or ())
     settings = settings.changed(queries__writer=writer, queries__model=query_model, queries__per_page=per_page)
     asker = make_writer(settings.queries, console.say)

@@ -7,13 +7,22 @@ import typer
 
 from omnitune import places
 from omnitune.cli import console
+from omnitune.cli.options import one_of
 
 
 def index(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of a retriever.")],
     folder: Annotated[Path | None, typer.Argument(help="Folder of documents to add.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Windows encoded at once.")] = 32,
-    store: Annotated[str | None, typer.Option("--store", help="Write the vectors to lancedb or qdrant.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            help="Database to write the vectors to.",
+            metavar="lancedb|qdrant",
+            callback=one_of("lancedb", "qdrant"),
+        ),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder of the LanceDB database; by default RUN/lancedb.")
     ] = None,

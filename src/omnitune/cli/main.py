@@ -22,6 +22,7 @@ from omnitune.cli.export import check, export
 from omnitune.cli.finetune import finetune
 from omnitune.cli.generate_queries import generate_queries
 from omnitune.cli.index import index
+from omnitune.cli.options import Command, with_nouns
 from omnitune.cli.prepare import prepare
 from omnitune.cli.search import search
 from omnitune.cli.serve import serve
@@ -49,6 +50,10 @@ _process = os.getpid()
 
 class Commands(TyperGroup):
     """The commands; turns errors raised on purpose into one red sentence."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of all commands, with placeholders that a person knows."""
+        return with_nouns(super().get_params(ctx), ctx)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command.
@@ -91,7 +96,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="From a folder of documents to a measurably better retriever.",
 )
 
 
@@ -103,12 +107,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all log lines.")] = False,
+    debug: Annotated[bool, typer.Option("--debug/--no-debug", help="Show tracebacks and all log lines.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of all commands."""
+    """From a folder of documents to a measurably better retriever.
+
+    First: `omnitune demo`, or `omnitune finetune FOLDER --out RUN`, then `omnitune search RUN "what you look for"`.
+    `omnitune COMMAND --help` has the options of a command.
+    """
     del debug, version  # read by Commands.invoke and by the callback
 
 
@@ -127,7 +135,7 @@ for command in (
     export,
     check,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:

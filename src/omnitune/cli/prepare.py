@@ -40,6 +40,7 @@ def prepare(
     from omnitune.finetune.dataset import prepare as prepare_folder
     from omnitune.finetune.recipe import Recipe, load_recipe
 
+    console.only_our_bars()
     settings = Recipe() if recipe is None else load_recipe(recipe, allow=allow or ())
     settings = settings.changed(queries__writer=queries, queries__model=query_model)
     dataset = prepare_folder(folder, out, recipe=settings, language=language, log=console.say, kind=kind, split=split)

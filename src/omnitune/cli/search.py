@@ -27,7 +27,7 @@ def search(
         list[str] | None, typer.Option("--document", help="Only pages of this document; may be given several times.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show every stage's score and the words that match.")
+        bool, typer.Option("--explain/--no-explain", help="Show every stage's score and the words that match.")
     ] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
 ) -> None:

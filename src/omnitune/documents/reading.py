@@ -104,7 +104,8 @@ def with_texts(
         read |= _recognised([*(page for page in wanted if page.image in layered), *sampled], images, reader)
     except MissingLanguageError as error:
         doubted = len(layered | {page.image for page in sampled})
-        logger.warning("%d page(s) cannot be compared with a recognition and keep their text layer: %s", doubted, error)
+        # Said at the start of a run already, and nothing is lost: a text layer is there.
+        logger.info("%d page(s) cannot be compared with a recognition and keep their text layer: %s", doubted, error)
         wanted = [page for page in wanted if page.image not in layered]
         foreign = {}
     unsound = {

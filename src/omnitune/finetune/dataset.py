@@ -9,12 +9,12 @@ from typing import Any
 from omnitune import documents, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.folder import list_folder, office_of
-from omnitune.documents.kinds import Kind
+from omnitune.documents.kinds import PAGES, Kind
 from omnitune.documents.queries import shown
 from omnitune.documents.queries.captions import caption_files
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
-from omnitune.errors import RecipeError, ResourceError
+from omnitune.errors import MissingLanguageError, RecipeError, ResourceError
 from omnitune.finetune.choose import ModelChoice, model_identity, page_file_reader
 from omnitune.finetune.measure import has_text
 from omnitune.finetune.recipe import Queries, Recipe, load_recipe
@@ -28,6 +28,7 @@ from omnitune.modules import files
 from omnitune.modules.base import Reader
 from omnitune.modules.costs import sampling
 from omnitune.modules.loading import upstream
+from omnitune.modules.readers.text import ENGINES
 from omnitune.modules.sequence import sampling_through
 from omnitune.places import EMBEDDED, is_embedded
 
@@ -70,6 +71,11 @@ def prepare(
     made = made.changed(model__language=language, **{f"prepare__{name}": value for name, value in settings.items()})
     folder, kind = Path(folder), kind_of_folder(Path(folder), made)
     reader = page_file_reader(kind, made.model.get("language")) if _reads(kind, made) else None
+    if reader is not None and kind is PAGES:
+        try:
+            ENGINES["tesseract"](language=made.model.get("language") or "eng", segmentation=3, dpi=110)
+        except MissingLanguageError as error:
+            log(f"Pages with a text layer are read as they are; one that must be recognised would end the run: {error}")
     return documents.prepare(folder, out, reader=reader, writer=make_writer(made.queries, log), **made.prepare)
 
 

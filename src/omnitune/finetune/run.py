@@ -36,13 +36,14 @@ from omnitune.finetune.rerank import RerankerSteps
 from omnitune.finetune.results import RunResults, make_report
 from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.scans import scans_of
-from omnitune.finetune.steps import Log, Steps, about, open_run
+from omnitune.finetune.steps import Log, Steps, open_run
 from omnitune.finetune.windows import cut_pages, encode_windows, text_reader, unread_share
 from omnitune.model.dense import SentenceTransformer
 from omnitune.modules.files import HubOptions, resolve
 from omnitune.places import check_outside
 from omnitune.report.html import write_report
 from omnitune.report.results import Report
+from omnitune.runtime import about
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,10 @@ def estimate(model: SentenceTransformer, chosen: ModelChoice, dataset: DocumentD
         return (time.perf_counter() - started) / max(1, len(some))
 
     seconds(model, pages[:1])  # the first call is slower than all others
-    sample = pages[1 - SAMPLE :]  # the last ones: an earlier run that was killed has read the first
+    # Spread over all, because the last pages of a document are short. Those that are read are the last ones: an earlier
+    # run that was killed has read the first.
+    spread = pages[:: max(1, len(pages) // (SAMPLE - 1))][: SAMPLE - 1]
+    sample = spread if dataset.as_text else pages[1 - SAMPLE :]
     first, again = seconds(model, sample), seconds(model, sample)  # what is read once is kept: this is encoding alone
     # Texts are not read again: what the first time took more is noise.
     reading = 0.0 if dataset.as_text else max(0.0, first - again) * len(pages)

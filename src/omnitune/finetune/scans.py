@@ -6,7 +6,7 @@ from pathlib import Path
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.kinds import PAGES
 from omnitune.documents.read.text import clean
-from omnitune.errors import InputError
+from omnitune.errors import MissingLanguageError
 from omnitune.finetune.choose import read_page_files
 from omnitune.finetune.steps import Log
 from omnitune.model.embedded import READERS
@@ -31,8 +31,8 @@ def as_scans(dataset: DocumentDataset, language: str | None, log: Log) -> list[s
     paths = [Path(dataset.pages[row]["path"]) for row in rows]
     try:
         read = read_page_files(paths, dataset.kind, language)
-    except InputError as error:  # no model for the language: the row is missing, the run is not
-        log(f"Scans are not measured: {error}")
+    except MissingLanguageError:  # the row is missing, the run is not
+        log(f"Scans are not measured: Tesseract has no model of {language!r}")
         return None
     texts = list(dataset.page_texts)
     for row, text in zip(rows, read, strict=True):

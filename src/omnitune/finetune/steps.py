@@ -215,13 +215,4 @@ def announce(
     started = time.perf_counter()
     work(timed)
     each = (time.perf_counter() - started) / len(timed)
-    log(f"{what}: about {about(each * len(items))} ({each:.2g} s each)")
-
-
-def about(seconds: float) -> str:
-    """Write a rough duration: `"20 s"`, `"4 min"`, `"1.5 h"`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+    log(f"{what}: about {runtime.about(each * len(items))} ({each:.2g} s each)")

@@ -1,8 +1,9 @@
-"""Private names of transformers, accelerate and datasets that omnitune leans on, and the upstream lines it relies on.
+"""Private and undocumented names of upstream packages that omnitune leans on, and the upstream lines it relies on.
 
 `HookedTrainer` holds the overrides of `transformers.Trainer`'s private methods and hands each to a public method, so
-the rest of the room never names one. `RELIANCES` and `ELSEWHERE` give each private name the line of upstream's source
-that makes it work; `tests/training/test_hooks.py` fails when such a line changes or a name is used that is not listed.
+the rest of the room never names one. `RELIANCES`, `ELSEWHERE` and `UNDOCUMENTED` give each name the line of upstream's
+source that makes it work; `tests/training/test_hooks.py` fails when such a line changes, or when a private name or an
+inner module of upstream is used that is not listed.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ class Reliance:
     """One private name and the upstream code that gives it its meaning.
 
     Attributes:
-        name: The private name, as it is spelled in our source.
+        name: The name, as it is spelled in our source.
         upstream: Where the line stands, as `module:object`.
         line: Text in the source of that object.
         reason: Purpose that has no public way.
@@ -131,8 +132,156 @@ ELSEWHERE = (
         "self._fingerprint",
         "whether rows are the rows of an earlier run (training.feed, finetune.train)",
     ),
+    Reliance(
+        "_get_template_variables",
+        "transformers.utils.chat_template_utils:_get_template_variables",
+        "meta.find_undeclared_variables(",
+        "arguments that a chat template reads are told from those of the processor (inputs.processor)",
+    ),
+    Reliance(
+        "_keys_to_ignore_on_load_unexpected",
+        "transformers.modeling_utils:PreTrainedModel",
+        "self._keys_to_ignore_on_load_unexpected or set()",
+        "an encoder taken from an encoder-decoder expects the decoder's weights (modules.loading)",
+    ),
+    Reliance(
+        "_no_split_modules",
+        "transformers.modeling_utils:PreTrainedModel",
+        "self._no_split_modules = set(self._no_split_modules or [])",
+        "a backbone names the blocks that are sharded one by one (engine.fsdp_sync)",
+    ),
+    Reliance(
+        "_supports_attention_backend",
+        "transformers.modeling_utils:PreTrainedModel",
+        "return cls._supports_attention_backend",
+        "a backbone that takes an attention function of ours can pack (modules.packing)",
+    ),
+    Reliance(
+        "_supports_flash_attn",
+        "transformers.modeling_utils:PreTrainedModel",
+        "if not self._supports_flash_attn:",
+        "the same: one that flash attention runs hands on where items begin (modules.packing)",
+    ),
+    Reliance(
+        "_get_feature_vector_attention_mask",
+        "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2Model.forward",
+        "self._get_feature_vector_attention_mask(",
+        "a backbone of samples says which vectors are of the recording (modules.transformer)",
+    ),
+    Reliance(
+        "_parameters",
+        "torch.nn.modules.module:Module.register_parameter",
+        "self._parameters[name] = param",
+        "whole weights stand in for shards while a checkpoint is written (engine.fsdp_sync)",
+    ),
+    Reliance(
+        "_version",
+        "torch.autograd.graph:_get_sid",
+        "return (data_ptr, tensor._version)",
+        "weights that changed in place are not taken for those of before (engine.tower_cache)",
+    ),
 )
 """Private names of upstream that other rooms use; they stand below this one and cannot import it."""
+
+UNDOCUMENTED = (
+    Reliance(
+        "revert_weight_conversion",
+        "transformers.core_model_loading:revert_weight_conversion",
+        "def revert_weight_conversion(model: PreTrainedModel, state_dict: dict[str, torch.Tensor])",
+        "names in memory become the names in a published checkpoint (training.weights)",
+    ),
+    Reliance(
+        "custom_object_save",
+        "transformers.dynamic_module_utils:custom_object_save",
+        "def custom_object_save(obj: Any, folder: str | os.PathLike",
+        "a user's own module is saved with its code (model.checkpoint)",
+    ),
+    Reliance(
+        "get_class_from_dynamic_module",
+        "transformers.dynamic_module_utils:get_class_from_dynamic_module",
+        "class_reference: str,\n    pretrained_model_name_or_path: str | os.PathLike,",
+        "and loaded with it, where the caller trusts it (modules.registry)",
+    ),
+    Reliance(
+        "get_vision_position_ids",
+        "transformers.vision_utils:get_vision_position_ids",
+        "spatial_merge_size:",
+        "positions of image patches are made on the host, so that no device is waited for (modules.host_positions)",
+    ),
+    Reliance(
+        "get_vision_interpolation_indices_and_weights",
+        "transformers.vision_utils:get_vision_interpolation_indices_and_weights",
+        "num_grid_per_side: int,",
+        "the same, for learnt positions",
+    ),
+    Reliance(
+        "get_vision_cu_seqlens",
+        "transformers.vision_utils:get_vision_cu_seqlens",
+        "grid_thw: torch.Tensor",
+        "the same, for where images begin",
+    ),
+    Reliance(
+        "get_rope_index",
+        "transformers.models.qwen3_vl.modeling_qwen3_vl:Qwen3VLModel.get_rope_index",
+        "mm_token_type_ids:",
+        "positions of three axes are made before the row is packed (modules.packing, modules.host_positions)",
+    ),
+    Reliance(
+        "sdpa_mask",
+        "transformers.masking_utils:sdpa_mask",
+        "def sdpa_mask(",
+        "a batch that is not packed gets the mask that SDPA takes (modules.varlen)",
+    ),
+    Reliance(
+        "sdpa_attention_forward",
+        "transformers.integrations.sdpa_attention:sdpa_attention_forward",
+        "attention_mask: torch.Tensor | None,\n    dropout: float = 0.0,\n    scaling: float | None = None,",
+        "and is attended to as SDPA does (modules.varlen)",
+    ),
+    Reliance(
+        "MIN_PEFT_VERSION",
+        "transformers.integrations.peft:PeftAdapterMixin.add_adapter",
+        "check_peft_version(min_version=MIN_PEFT_VERSION)",
+        "a peft that is too old is named with the way out (runtime)",
+    ),
+    Reliance(
+        "BaseTunerLayer",
+        "peft.tuners.tuners_utils:BaseTunerLayer",
+        "def get_base_layer(self)",
+        "layers with an adapter are found, and merged into their base (model.adapters)",
+    ),
+    Reliance(
+        "AuxiliaryTrainingWrapper",
+        "peft.utils.other:AuxiliaryTrainingWrapper",
+        "class AuxiliaryTrainingWrapper(torch.nn.Module)",
+        "an adapter that replaces whole modules cannot be merged (model.adapters)",
+    ),
+    Reliance(
+        "fsdp_plugin_args",
+        "transformers.trainer:Trainer",
+        "if self.args.fsdp_plugin_args is not None:",
+        "None keeps accelerate from sharding what is sharded already (training.distributed)",
+    ),
+    Reliance(
+        "even_batches",
+        "accelerate.accelerator:Accelerator.prepare_data_loader",
+        "even_batches=self.even_batches",
+        "ranks fill up their last batch in evaluation alone (training.base)",
+    ),
+    Reliance(
+        "training_bar",
+        "transformers.trainer_callback:ProgressCallback",
+        "self.training_bar.close()",
+        "a bar is closed when training raises (training.base)",
+    ),
+    Reliance(
+        "root_render_func",
+        "jinja2.environment:Template.render",
+        "self.root_render_func(ctx)",
+        "the rendering of a chat template is stopped after a while (inputs.templates)",
+    ),
+)
+"""Names without an underscore that upstream documents nowhere, and so may move as well."""
 
 
 class HookedTrainer(Trainer):  # type: ignore[misc]  # transformers has no types

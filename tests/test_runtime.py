@@ -26,6 +26,12 @@ def test_a_package_that_is_there_and_broken_says_why(
     assert not isinstance(caught.value, MissingExtraError)
 
 
+def test_a_peft_that_transformers_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(MissingExtraError, match=r"peft: expected 99.0 or newer, .* pip install 'omnitune\[lora\]'"):
+        runtime.require_peft()
+
+
 def test_a_folder_that_cannot_be_written_to_is_named_before_long_work(tmp_path: Path) -> None:
     assert list(io.writable_folder(tmp_path / "new" / "one").iterdir()) == []
     (tmp_path / "file").write_text("")

@@ -45,6 +45,25 @@ def require(package: str, *, extra: str) -> ModuleType:
         ) from error
 
 
+def require_peft() -> ModuleType:
+    """Import peft, of a version that the installed transformers takes.
+
+    Raises:
+        MissingExtraError: It is not installed, or too old; the message has the command that mends it.
+    """
+    peft = require("peft", extra="lora")
+    import transformers
+    from packaging.version import Version
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+
+    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
+        raise MissingExtraError(
+            f"peft: expected {MIN_PEFT_VERSION} or newer, as transformers {transformers.__version__} takes adapters "
+            f"with no older one, got {peft.__version__}: pip install 'omnitune[lora]' installs two that go together"
+        )
+    return peft
+
+
 def installed(package: str) -> str | None:
     """Version of a package, or of Python ("python"); None where it is not installed."""
     import platform

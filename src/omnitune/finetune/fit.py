@@ -227,7 +227,7 @@ def fit(
         DatasetError: A page cannot be read and the recipe says `on_bad_item: raise`, which is the default.
     """
     if recipe.lora is not None:
-        model.add_adapter(runtime.require("peft", extra="lora").LoraConfig(**recipe.lora))
+        model.add_adapter(runtime.require_peft().LoraConfig(**recipe.lora))
     loss = make_loss(model, recipe)
     trainer = SentenceTransformerTrainer(
         model=model,

@@ -20,7 +20,7 @@ from omnitune.errors import RecipeError
 from omnitune.finetune.settings_file import described, fits, read_yaml, shown, unknown
 from omnitune.ops.quantize import Precision
 from omnitune.places import recipe_file
-from omnitune.runtime import require
+from omnitune.runtime import require_peft
 
 DEFAULT_LOSS = "CachedMultipleNegativesRankingLoss"
 
@@ -317,7 +317,7 @@ def _fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     if name in _CLASSES:
         return _parameters(_CLASSES[name])
     if name == "lora":
-        return _parameters(require("peft", extra="lora").LoraConfig)
+        return _parameters(require_peft().LoraConfig)
     if name == "model":
         from omnitune.model.dense import SentenceTransformer
 

@@ -122,7 +122,7 @@ class RerankerSteps:
             kept = {name: recipe.model.get(name) for name in ("model_kwargs", "processor_kwargs")}
             model = load_reranker(self.name, **kept)
             if recipe.lora is not None:
-                model.add_adapter(runtime.require("peft", extra="lora").LoraConfig(**recipe.lora))
+                model.add_adapter(runtime.require_peft().LoraConfig(**recipe.lora))
         documents, column = self._documents(model)
         pages = [[row["page_id"], *row["negatives"]] for row in rows]
         self.log(

@@ -43,12 +43,12 @@ class AdapterMixin:
 
         Raises:
             InputError: There is no transformers model among the modules.
-            MissingExtraError: peft is not installed.
+            MissingExtraError: peft is not installed, or too old for transformers.
         """
         if not self.has_peft_compatible_model():
             found = type(self.transformers_model).__name__
             raise InputError(f"adapters: expected a transformers model among the modules, got {found}")
-        runtime.require("peft", extra="lora")
+        runtime.require_peft()
 
     @property
     def _adapted(self) -> Any:
@@ -115,7 +115,7 @@ class AdapterMixin:
             raise InputError(
                 "merge_adapter: expected a model with an adapter in use, got none; add, load or enable it first"
             )
-        whole = runtime.require("peft", extra="lora").utils.other.AuxiliaryTrainingWrapper
+        whole = runtime.require_peft().utils.other.AuxiliaryTrainingWrapper
         if any(isinstance(module, whole) for module in backbone.modules()):
             raise InputError("merge_adapter: expected an adapter without modules_to_save, which cannot be added up")
         model = cast(EncodingModel, self)
@@ -171,7 +171,7 @@ class AdapterMixin:
 
 def _adapters(module: nn.Module) -> Iterable[tuple[str, Any]]:
     """The layers with an adapter within a module, by name."""
-    kind = runtime.require("peft", extra="lora").tuners.tuners_utils.BaseTunerLayer
+    kind = runtime.require_peft().tuners.tuners_utils.BaseTunerLayer
     return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, kind))
 
 

@@ -160,11 +160,11 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
     Raises:
         CheckpointError: There is none.
         CheckpointNotFoundError: The base model of an adapter is not there.
-        MissingExtraError: The directory holds an adapter and peft is not installed.
+        MissingExtraError: The directory holds an adapter, and peft is not installed or too old for transformers.
     """
     source: str = str(folder)
     if (folder / ADAPTER_CONFIG).is_file():
-        runtime.require("peft", extra="lora")
+        runtime.require_peft()
         source = files.read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or source
     elif not (folder / "config.json").is_file():
         raise no_model(folder)

@@ -142,7 +142,7 @@ def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
 
 
 def _restore_adapter(backbone: PreTrainedModel, path: Path) -> None:
-    peft = runtime.require("peft", extra="lora")
+    peft = runtime.require_peft()
     with files.damaged_weights(path):
         stored = {re.sub(r"^base_model\.model\.", "", name): t for name, t in load_file(path).items()}
     result = peft.set_peft_model_state_dict(backbone, stored, adapter_name=backbone.active_adapters()[0])

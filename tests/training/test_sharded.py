@@ -191,6 +191,8 @@ def on_a_rank(path: str, vision: str, folder: Path) -> dict[str, Any]:
 def two_ranks(
     bert: Path, tiny_qwen3_vl: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("torch 2.6 shards on GPUs alone")
     folder = tmp_path_factory.mktemp("ranks")
     return folder, run_on_two_ranks(__file__, folder, bert, tiny_qwen3_vl)
 
@@ -307,6 +309,14 @@ def test_a_model_that_others_wrap_is_refused(wrapped: str) -> None:
     trainer = SimpleNamespace(**{"is_deepspeed_enabled": False, "is_fsdp_enabled": False, wrapped: True})
     with pytest.raises(InputError, match="deepspeed, fsdp: expected torchrun, got a launcher that wraps the model"):
         keep_unwrapped(trainer)
+
+
+def test_a_torch_that_shards_on_no_cpu_is_named(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnitune.engine.fsdp_sync import shard
+
+    monkeypatch.setattr(torch.cpu, "Stream", object)
+    with pytest.raises(InputError, match="fsdp: expected a GPU, as torch .* shards on no CPU; install a newer torch"):
+        shard(encoder(bert))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from omnitune import SentenceTransformer, losses
 from omnitune.data.columns import RoundRobinStreams, StreamRows
@@ -25,6 +26,9 @@ def logged(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+CHECKPOINTING = next(  # transformers 5.20 has the older name alone
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 Pairs = Callable[..., Dataset]
 Arguments = Callable[..., Any]
 
@@ -206,9 +210,7 @@ def test_workers_read_for_training_and_evaluation(
     assert trainer.get_eval_dataloader("a") is trainer.get_eval_dataloader("a") is not trainer.get_eval_dataloader("b")
 
 
-@pytest.mark.parametrize(
-    "settings", [pytest.param({"activation_checkpointing": True}, marks=pytest.mark.slow), {"bf16": True}]
-)
+@pytest.mark.parametrize("settings", [pytest.param({CHECKPOINTING: True}, marks=pytest.mark.slow), {"bf16": True}])
 def test_settings_of_the_forward(bert: Path, pairs: Pairs, arguments: Arguments, settings: dict[str, bool]) -> None:
     found = []
     for changes in ({}, settings):

@@ -45,8 +45,10 @@ def shard(model: Sharded, blocks: Sequence[str] | None = None, *, reshard_after_
         reshard_after_forward: Whether a block is gathered again for its backward, and not held until then.
 
     Raises:
-        InputError: No module is of such a class.
+        InputError: No module is of such a class, or torch cannot shard on CPUs.
     """
+    if next(model.parameters()).is_cpu and not hasattr(torch.cpu.Stream, "record_event"):
+        raise InputError(f"fsdp: expected a GPU, as torch {torch.__version__} shards on no CPU; install a newer torch")
     from torch.distributed.fsdp import fully_shard
 
     wanted = set(blocks or ())

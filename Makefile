@@ -1,4 +1,5 @@
 # demo: finetune and report on real pages    test: everything CI runs    check: format, lint, types, layers
+# oldest: tests on the oldest releases that pyproject.toml allows
 # bench: speed and memory against Sentence Transformers    gpu: the same and more on a machine with a GPU
 # clean: what can be made again    docs: the site, in docs/_build
 #
@@ -6,7 +7,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs gpu clean
+.PHONY: help demo test oldest check bench docs gpu clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -27,6 +28,7 @@ INSTALL = set -o pipefail; $(BIN)/python -m pip install --progress-bar off --edi
 help:
 	@echo "make demo    finetune a page retriever on some manuals and open the report (minutes, no GPU)"
 	@echo "make test    everything CI runs: make check, tests, parity with Sentence Transformers"
+	@echo "make oldest  tests on the oldest releases of upstream that pyproject.toml allows, in .venv-oldest"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   speed and memory against Sentence Transformers"
 	@echo "make docs    the documentation site in docs/_build"
@@ -39,6 +41,13 @@ demo: $(DEMO_STAMP)
 test: check
 	@echo "== tests and parity with Sentence Transformers ($(WORKERS) workers; some minutes)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+
+# Without the frameworks of tests/integrations and tests/export, which ask for newer releases.
+oldest:
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install -q -e '.[demo,late,lora,office,optuna,serve,speech,video,parity]' \
+	    pytest hypothesis httpx espeakng-loader -c tests/oldest.txt
+	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(or $(ARGS),tests/training tests/model tests/modules tests/parity)
 
 check: .venv/.dev
 	@echo "== format and lint (ruff)"
@@ -79,5 +88,5 @@ gpu:
 clean:
 	@rm -rf build dist docs/_build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
-	@$(if $(ALL),rm -rf .venv,true)
+	@$(if $(ALL),rm -rf .venv .venv-oldest,true)
 	@echo "Clean. What runs made stays in runs/."

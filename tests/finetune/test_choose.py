@@ -10,11 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omnitune import SentenceTransformer
 from omnitune.documents.kinds import KINDS
+from omnitune.documents.read.pages import read_words
 from omnitune.errors import CheckpointError, CheckpointNotFoundError, InputError, MissingExtraError
 from omnitune.finetune import choose as default_model
 from omnitune.finetune.choose import choose, load_model, loading, model_identity
 from omnitune.finetune.recipe import load_recipe, parse_recipe
 from omnitune.places import minilm_folder
+from omnitune.retrieval.pages import read_texts
 
 
 @pytest.fixture
@@ -189,3 +191,14 @@ def test_the_text_baseline_is_the_text_route(embedded):
     texts = ["one sentence", "another one"]
     with torch.inference_mode():
         assert np.allclose(default_model.text_embedder().encode(texts), embedded.encode(texts), atol=1e-6)
+
+
+def test_words_beside_a_page_are_written_only_where_they_shall_be(tmp_path):
+    pytest.importorskip("tesserocr")
+    page = tmp_path / "page.png"
+    image = Image.new("L", (600, 120), "white")
+    ImageDraw.Draw(image).text((20, 30), "Grease the bearing", font=ImageFont.load_default(48))
+    image.save(page)
+    assert "bearing" in read_texts([page], keep_words=False)[0] and list(tmp_path.iterdir()) == [page]
+    assert "bearing" in read_texts([page])[0]
+    assert "bearing" in [word.text for word in read_words(page.name, tmp_path)]

@@ -11,7 +11,7 @@ import pytest
 from fixtures.tiny_pdfs import Sheet, write_pdf
 from omnitune import CrossEncoder, MultiVectorEncoder, Retriever
 from omnitune.documents.dataset import load
-from omnitune.errors import InputError
+from omnitune.errors import InputError, MissingLanguageError
 from omnitune.finetune import head, query_sets, scans, windows
 from omnitune.finetune import retriever as steps_of
 from omnitune.finetune.candidates import Standing, _Grid, candidates_for, choose_standing, measure, replacing
@@ -430,11 +430,12 @@ def test_held_out_pages_are_measured_as_scans(tmp_path, dataset, model, monkeypa
     """Recognition that loses every word of the right pages shows in the row; other pages keep their layers."""
     asked: list[Path] = []
 
-    def read(paths: Any, *_: Any) -> list[str]:
+    def read(paths: Any, *_: Any, keep_words: bool) -> list[str]:
+        assert not keep_words, "the exact words of a text layer stay where they are"
         asked.extend(paths)
         return ["an unreadable page"] * len(paths)
 
-    monkeypatch.setattr(scans, "read_page_files", read)
+    monkeypatch.setattr(scans, "read_texts", read)
     run = made(tmp_path, dataset, model, more=PINNED, scanned=True)
     run.run()
     held = [page for page in run.dataset.page_ids if page.startswith("kitchen.pdf")]
@@ -443,8 +444,8 @@ def test_held_out_pages_are_measured_as_scans(tmp_path, dataset, model, monkeypa
     layer, recognised = next((one.base.value, one.finetuned.value) for one in ladder.scans if "titles" in one.label)
     assert layer > recognised
     said: list[str] = []
-    monkeypatch.setattr(scans, "read_page_files", lambda *_: (_ for _ in ()).throw(InputError("no model for deu")))
-    assert scans.as_scans(run.dataset, "deu", said.append) is None and "no model for deu" in said[-1]
+    monkeypatch.setattr(scans, "read_texts", lambda *_, **__: (_ for _ in ()).throw(MissingLanguageError("deu")))
+    assert scans.as_scans(run.dataset, "deu", said.append) is None and "no model of 'deu'" in said[-1]
 
 
 @pytest.mark.parametrize("budget", [500.0, 0.0])

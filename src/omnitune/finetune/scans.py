@@ -7,9 +7,9 @@ from omnitune.documents.dataset import DocumentDataset
 from omnitune.documents.kinds import PAGES
 from omnitune.documents.read.text import clean
 from omnitune.errors import MissingLanguageError
-from omnitune.finetune.choose import read_page_files
 from omnitune.finetune.steps import Log
 from omnitune.model.embedded import READERS
+from omnitune.retrieval.pages import read_texts
 
 
 def scans_of(dataset: DocumentDataset) -> list[int]:
@@ -30,7 +30,8 @@ def as_scans(dataset: DocumentDataset, language: str | None, log: Log) -> list[s
     log(f"Recognising {len(rows):,} held-out {dataset.kind.words.page}s, to measure them as scans")
     paths = [Path(dataset.pages[row]["path"]) for row in rows]
     try:
-        read = read_page_files(paths, dataset.kind, language)
+        # The words of their layers, which are exact, stay as they are.
+        read = read_texts(paths, dataset.kind, language, keep_words=False)
     except MissingLanguageError:  # the row is missing, the run is not
         log(f"Scans are not measured: Tesseract has no model of {language!r}")
         return None

@@ -76,13 +76,16 @@ def pages_of_folder(
     return made
 
 
-def read_texts(paths: Sequence[Path], kind: Kind = PAGES, language: str | None = None) -> list[str]:
+def read_texts(
+    paths: Sequence[Path], kind: Kind = PAGES, language: str | None = None, *, keep_words: bool = True
+) -> list[str]:
     """Read the texts of page images, recordings or clips; what was read before is taken from the cache.
 
     Args:
         paths: Of one kind.
         kind: Which.
         language: Of the pages, or of the speech, as the reader names it; None takes English.
+        keep_words: Write the places of the words beside each page image.
     """
     reader, texts, chunk = reader_of(kind.modality, language), list[str](), 4 * runtime.cores()
     label = "Reading scanned pages" if kind is PAGES else f"Reading {kind.name}"
@@ -92,7 +95,9 @@ def read_texts(paths: Sequence[Path], kind: Kind = PAGES, language: str | None =
             some = paths[start : start + chunk]
             items = [load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some]
             texts += reader.read(items)
-            if isinstance(reader, TextReader):  # so that a search can box them, as it does those of a text layer
+            if keep_words and isinstance(
+                reader, TextReader
+            ):  # so that a search can box them, as it does those of a text layer
                 for path, words in zip(some, reader.words(items), strict=True):
                     placed = [Word(text=word, box=(x, y, right, end)) for word, x, y, right, end in words]
                     write_words(placed, path.name, path.parent)

@@ -5,8 +5,10 @@ costs time, never a result; no number leaves that is none. The walks over the so
 """
 
 import ast
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,19 +20,24 @@ import torch
 
 import omnitune
 from fixtures.tiny_pdfs import write_folder
-from omnitune import Retriever, SentenceTransformer, io, losses
+from omnitune import Retriever, SentenceTransformer, io, losses, quantize_embeddings
 from omnitune.documents import DocumentDataset, load, prepare
 from omnitune.documents.queries.endpoint import Answer, Endpoint
-from omnitune.errors import CheckpointError, DatasetError, InputError, OmnituneError
+from omnitune.documents.read import office
+from omnitune.errors import CheckpointError, DatasetError, InputError, OmnituneError, ResourceError
 from omnitune.finetune.steps import open_run
+from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.store import Store as TensorStore
+from omnitune.modules.files import read_json
 from omnitune.retrieval.arrays import write_arrays
 from omnitune.retrieval.corpus import open_corpus
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.ray import open_shards
+from omnitune.retrieval.retriever import is_ours
 from omnitune.retrieval.sparse_index import SparseIndex
-from omnitune.retrieval.stages import LexicalStage, RerankStage
+from omnitune.retrieval.stages import DenseStage, Fusion, LexicalStage, LineStage, RerankStage
 from omnitune.retrieval.store import Store
 from omnitune.retrieval.to_disk import encode_to_disk
 from omnitune.training.weights import last_checkpoint, restore_model
@@ -53,13 +60,10 @@ PLAIN = {
 DELETERS = {
     "io.py": "the place itself",
     "inputs/store.py": "entries of the cache",
-    "documents/preparation.py": "its marker",
     "export/graphs.py": "an intermediate graph in a fresh folder",
-    "finetune/steps.py": "markers",
-    "retrieval/ordered.py": "keys of its rows",
-    "retrieval/ray.py": "its marker and its shards",
-    "retrieval/retriever.py": "its marker",
-    "retrieval/segments.py": "its marker and its segments",
+    "finetune/steps.py": "its clock",
+    "retrieval/ray.py": "its shards",
+    "retrieval/segments.py": "its segments",
 }
 """Modules that delete single files, and which."""
 
@@ -423,3 +427,196 @@ def test_a_device_or_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     io.write_json(Path("/dev/null"), {"a": 1})
     assert Path("/dev/null").is_char_device()
+
+
+# -- others in the way, and what kills leave --------------------------------------------------------------------------
+
+
+def _into(path: Path) -> None:
+    with io.replacing_folder(path.parent) as fresh:
+        (fresh / path.name).write_text("new")
+
+
+def _hold(folder: Path) -> None:
+    with io.locked(folder, task="testing"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "work", [partial(io.write_json, value=1), io.remove_file, _into], ids=["write", "remove", "swap"]
+)
+def test_a_folder_in_the_place_of_a_file_is_named(work: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "out" / "x.json").mkdir(parents=True)
+    with pytest.raises(ResourceError, match="x.json: expected a file or nothing, got a folder; move it away"):
+        work(tmp_path / "out" / "x.json")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.json"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ResourceError, match="out: expected a folder or nothing, got a file"):
+        io.write_json(tmp_path / "out" / "x.json", 1)
+    (tmp_path / "run" / ".lock").mkdir(parents=True)
+    with pytest.raises(ResourceError, match="lock: expected a file or nothing, got a folder"):
+        _hold(tmp_path / "run")
+
+
+def test_a_lock_that_somebody_deletes_still_holds(tmp_path: Path) -> None:
+    with io.locked(tmp_path, task="testing"):
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(ResourceError, match="another process is testing here"):
+            _hold(tmp_path)
+    _hold(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(io.fcntl, "flock", refuse)
+    with pytest.raises(ResourceError, match="lock: expected a file that can be locked"):
+        _hold(tmp_path / "run")
+    io.write_json(tmp_path / "a.json", 1)
+    with io.replacing_folder(tmp_path / "model") as fresh:
+        (fresh / "a").write_text("")
+    assert (tmp_path / "model" / "a").is_file() and io.read_json(tmp_path / "a.json") == 1
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "JUST_MADE", -1.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in (".x.json.1.2.partial", ".y.1.2.partial", ".notes.partial", "z.1.2.partial"):
+        (tmp_path / name).write_text("")
+    for name in ("omnitune-office-abcd_123", "omnitune-office-busy_123", "omnitune-office-notes"):
+        (tmp_path / name).mkdir()
+    with io._held(tmp_path / ".y.1.2.partial"), io._held(tmp_path / "omnitune-office-busy_123"):
+        io.write_json(tmp_path / "new.json", 1)
+        with io.scratch("omnitune-office-") as folder:
+            assert folder.parent == tmp_path and folder.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".y.1.2.partial", ".notes.partial", "z.1.2.partial", "new.json", "omnitune-office-busy_123",
+        "omnitune-office-notes"}  # fmt: skip
+
+
+def test_nesting_without_end_is_torn(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    assert io.read_json_or_none(tmp_path / "config.json") is None
+    with pytest.raises(CheckpointError, match="config.json: expected JSON"):
+        read_json(tmp_path / "config.json")
+
+
+def test_damage_that_no_size_shows(tmp_path: Path) -> None:
+    index = DenseIndex(similarity="cosine")
+    index.add([{"id": "first"}], np.ones((1, 3), np.float32))
+    index.save(tmp_path)
+    (segment,) = tmp_path.glob("*.safetensors")
+    segment.write_bytes(segment.read_bytes().replace(b'{"id": "first"}', b'{"id": \xff\xfeirst"}'))
+    with pytest.raises(InputError, match="expected whole segments, got one whose entries are damaged"):
+        DenseIndex.open(tmp_path).search(np.ones((1, 3), np.float32))
+    with open_run(tmp_path / "run", task="training") as steps:
+        file, made = tmp_path / "run" / "ladder.npz", list[str]()
+
+        def work(key: str) -> int:
+            made.append(key)
+            np.savez(file, values=np.arange(100.0))
+            return 1
+
+        steps.run("ladder", {}, work, makes=[file])
+        content = bytearray(file.read_bytes())
+        content[300:310] = b"0123456789"
+        file.write_bytes(content)
+        assert not steps.holds("ladder", {})
+
+
+def test_a_new_retriever_deletes_what_a_retriever_wrote_alone() -> None:
+    ours = ["retriever.json", f"index/{'0a' * 16}.safetensors", "model/late/config.json", "pages/images/ab/x.png"]
+    theirs = ["notes.txt", "index/notes.txt", "index/a/b.txt", "model/notes.txt", "pages/notes.txt", "index/.lock"]
+    assert all(is_ours(Path(name)) for name in ours) and not any(is_ours(Path(name)) for name in theirs)
+
+
+def test_a_file_with_the_size_and_time_of_the_former_one_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    keys = []
+    for content in (b"\x89PNG first", b"\x89PNG other"):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+        keys.append(fingerprint(path, "image"))
+    assert keys[0] != keys[1]
+
+
+def test_tokens_that_are_not_there_change_no_score() -> None:
+    pages, none = [np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1]], np.zeros((0, 3), np.float32)
+    for codec in ("float32", "int8", "binary"):
+        index = LateIndex(codec=codec)
+        index.add([{"id": str(row)} for row in range(3)], [*pages, none])
+        alone = [found.score for found in index.search([pages[0]])[0]]
+        first, nothing, last = index.search([pages[0], none, pages[0]])
+        assert [found.score for found in first] == [found.score for found in last] == alone
+        assert [found.score for found in nothing][:2] == [0.0, 0.0]
+        assert [found.score for found in index.search([none])[0]][:2] == [0.0, 0.0]
+        empty = LateIndex(codec=codec)
+        empty.add([{"id": "a"}], [none])
+        assert [found.score for found in empty.search([pages[0]])[0]] == [-1e9]
+    sparse = SparseIndex()
+    sparse.add([{"id": "a"}], np.zeros((1, 4), np.float32))
+    assert sparse.search(np.eye(4, dtype=np.float32)[:1]) == [[]]
+
+
+@pytest.mark.parametrize(
+    "index", [DenseIndex(similarity="dot", dtype="float16"), LateIndex(codec="float16"), LateIndex(codec="int8")]
+)
+def test_no_index_keeps_what_half_precision_does_not_hold(index: Any) -> None:
+    rows = np.full((1, 4), 1e12, np.float32)
+    with pytest.raises(InputError, match="rows as .*: expected finite numbers, got NaN or infinity in row 0"):
+        index.add([{"id": "a"}], rows if isinstance(index, DenseIndex) else [rows])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(lambda value=value: Fusion(weights={"lexical": value, "dense": 1.0}), "weights: expected numbers")
+     for value in (np.nan, np.inf, -1.0, 1e39, "1", None)]
+    + [(lambda value=value: Fusion(weights={"lexical": 1.0}, method="rrf", k=value), "k: expected a number from 0")
+       for value in (-60, np.nan, "x")]
+    + [(lambda value=value: LexicalStage(k1=value), "k1: expected a number") for value in (np.nan, -1.0, "x")]
+    + [(lambda: LexicalStage(b=1.5), "b: expected a number from 0 to 1"),
+       (lambda: LineStage(beta=np.inf), "beta: expected a number"),
+       (lambda: DenseStage(model="m", overlap=np.nan), "overlap: expected a number from 0 to 0.9"),
+       (lambda: LexicalIndex().search(["x"], top_k=np.nan), "top_k: expected"),
+       (lambda: quantize_embeddings(np.eye(2), "int8", ranges=np.full((2, 2), np.nan)), "ranges: expected numbers"),
+       (lambda: quantize_embeddings(np.eye(2), "int8", ranges=np.eye(2)), "ranges: expected the smallest"),
+       (lambda: quantize_embeddings(np.eye(2), "int8", calibration_embeddings=np.full((2, 2), np.nan)), "calibration")],
+)  # fmt: skip
+def test_settings_that_are_no_numbers_are_refused(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        make()
+
+
+def test_a_rerank_without_one_score_a_text_is_named() -> None:
+    class Odd:
+        def predict(self, pairs: list[Any], **options: Any) -> Any:
+            return ["high"] * len(pairs)
+
+    retriever = Retriever.build([{"id": "a", "text": "x"}], [LexicalStage()], rerank=RerankStage(model=Odd()))
+    with pytest.raises(InputError, match="rerank: expected one score of the model for each text, got"):
+        retriever.search("x")
+
+
+def test_encoding_that_is_killed_after_its_last_row_is_whole(model: SentenceTransformer, tmp_path: Path) -> None:
+    path, texts = tmp_path / "v.npy", ["a", "b"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omnitune.retrieval.to_disk.io.discard", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            encode_to_disk(model, texts, path)
+    with pytest.raises(InputError, match="expected a file that is not there yet"):
+        encode_to_disk(model, ["a", "c"], path)
+    assert encode_to_disk(model, texts, path).shape[0] == 2 and not (tmp_path / "v.npy.partial").exists()
+    with pytest.raises(InputError, match="expected a file that is not there yet"):
+        encode_to_disk(model, texts, path)
+
+
+def test_a_word_of_a_million_letters_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(office, "_width", lambda word, face, size: asked.append(len(word)) or 0.5 * len(word))
+    pieces = list(office._pieces("a" * 1_000_001, "", 46.0))
+    assert "".join(pieces) == "a" * 1_000_001 and max(asked) <= office.MOST_WORD

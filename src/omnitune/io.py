@@ -5,6 +5,7 @@ of ours that is torn all the same (a disk that failed, a copy that was cut) coun
 made again: see `read_json_or_none`.
 """
 
+import atexit
 import csv
 import ctypes
 import errno
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path, PurePosixPath
@@ -75,8 +76,12 @@ def writing(path: Path) -> Iterator[Path]:
 
     A device or a pipe is written to as it is: a file in its place would be no device (`--out /dev/null`, by root).
 
+    The temporary file is locked while it is written, so that those of processes that were killed can be told from
+    others; the first write of a process into a folder removes them.
+
     Raises:
-        ResourceError: The disk is full; names the path and the megabytes that are free.
+        ResourceError: The disk is full, and the sentence names the path and the megabytes that are free; or a folder
+            lies where the file goes, or a file where its folder goes.
 
     Example:
         >>> with writing(folder / "page.json") as temporary:
@@ -89,13 +94,48 @@ def writing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         with full_disk_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            _flush(temporary)
-            temporary.replace(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _in_the_way(path.parent, "file") from error
+            if path.is_dir():
+                raise _in_the_way(path, "folder")
+            _sweep(path.parent.absolute(), os.getpid())
+            temporary.touch()
+            with _held(temporary):
+                yield temporary
+                _flush(temporary)
+                temporary.replace(path)
     finally:
         if temporary.is_file():
             temporary.unlink()
+
+
+def _in_the_way(path: Path, kind: str) -> ResourceError:
+    meant = "folder" if kind == "file" else "file"
+    return ResourceError(f"{path}: expected a {meant} or nothing, got a {kind}; move it away and run the same again")
+
+
+_WRITTEN = re.compile(r"\..+\.\d+\.\d+\.partial", re.DOTALL)
+
+
+@cache
+def _sweep(folder: Path, process: int) -> None:  # noqa: ARG001 - once a folder in each process
+    """Remove temporary files of `writing` whose processes were killed: each could be as large as an index."""
+    for left in folder.glob(".*.partial"):
+        if _WRITTEN.fullmatch(left.name) and left.is_file() and not left.is_symlink() and _abandoned(left):
+            left.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file of ours, such as the marker that says of others that they are whole; nothing there is well.
+
+    Raises:
+        ResourceError: A folder lies in its place.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise _in_the_way(path, "folder")
+    path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -178,6 +218,8 @@ def _link_others(old: Path, fresh: Path, new: set[Path], gone: Callable[[Path, s
         name = path.relative_to(old)
         target = fresh / name
         if path.is_dir() and not path.is_symlink():
+            if name in new:
+                raise _in_the_way(path, "folder")
             target.mkdir(parents=True, exist_ok=True)
         elif name not in new and not os.path.lexists(target) and not gone(name, new):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -238,21 +280,22 @@ def discard(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which the system frees when the process ends, however it ends."""
+    """Hold a lock on a folder or file, which the system frees when the process ends, however it ends."""
     if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks, where nobody takes it for abandoned either
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
 
 
 def _abandoned(folder: Path) -> bool:
-    """Tell whether nobody holds a folder any more; where that cannot be told, somebody does."""
-    if fcntl is None or not folder.is_dir() or time.time() - folder.stat().st_mtime < JUST_MADE:
+    """Tell whether nobody holds a folder or file any more; where that cannot be told, somebody does."""
+    if fcntl is None or time.time() - folder.stat().st_mtime < JUST_MADE:
         return False
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -292,12 +335,40 @@ def writable_or_temporary(folder: Path) -> Path:
         return writable_folder(folder)
     except ResourceError as error:
         logger.warning("%s; what would be kept there is made for this run alone", error)
-        return Path(_temporary().name) / folder.name
+        return _temporary() / folder.name
 
 
 @cache
-def _temporary() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="omnitune-")
+def _temporary() -> Path:
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(scratch("omnitune-cache-"))
+
+
+@contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """Yield a folder for temporary files; it goes at the end, and those that killed processes of this user left go now.
+
+    Args:
+        prefix: Of its name, which tells the folders of one use from all others.
+
+    Raises:
+        ResourceError: There is no folder for temporary files.
+    """
+    try:
+        home = Path(tempfile.gettempdir())
+        for left in home.glob(f"{glob.escape(prefix)}*") if fcntl is not None else ():
+            random = re.fullmatch(r"[a-z0-9_]{8}", left.name[len(prefix) :])
+            with suppress(OSError):
+                if random and left.is_dir() and left.lstat().st_uid == os.getuid() and _abandoned(left):
+                    shutil.rmtree(left, ignore_errors=True)
+        made = tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ResourceError(
+            f"TMPDIR: expected a folder for temporary files, got: {error.strerror}; set TMPDIR to one"
+        ) from error
+    with made as name, _held(Path(name)):
+        yield Path(name)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -333,16 +404,33 @@ def locked(folder: Path, *, task: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(writable_folder(folder) / ".lock", timeout=0)
+    place = writable_folder(folder) / ".lock"
+    if place.exists() and not place.is_file():
+        raise _in_the_way(place, "folder" if place.is_dir() else "device or pipe")
+    lock, handle = FileLock(place, timeout=0), -1
     try:
         lock.acquire()
-    except Timeout:
+        if fcntl is not None:  # the folder too, because people delete a file named .lock to get on
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (Timeout, BlockingIOError):
+        lock.release()
+        if handle >= 0:
+            os.close(handle)
         raise ResourceError(
             f"{folder}: another process is {task} here; wait until it has ended, or name another folder"
         ) from None
+    except OSError as error:
+        if not lock.is_locked:
+            reason = error.strerror or error
+            raise ResourceError(
+                f"{place}: expected a file that can be locked, got: {reason}; name another folder"
+            ) from error
     try:
         yield
     finally:
+        if handle >= 0:
+            os.close(handle)
         lock.release()
 
 
@@ -384,7 +472,7 @@ def read_json_or_none(path: str | Path) -> Any:
     """Read a JSON file of our own; None when it is missing, cut or not JSON, so that its owner makes it again."""
     try:
         return read_json(path)
-    except (OSError, ValueError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         return None
 
 

@@ -87,7 +87,7 @@ class Commands(TyperGroup):
             raise typer.Exit(128 + number) from error
 
 
-_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 """What is wrong with a place, not with the program."""
 
 app = typer.Typer(

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from omnitune.documents.read.worker import Job, PagesRead, Workers
 from omnitune.documents.stored import LAYOUT_VERSION, Document, save_document, stored_document
 from omnitune.errors import DatasetError, DocumentError
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
+from omnitune.io import scratch
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
@@ -270,10 +270,10 @@ def read_folder(
     todo = {name: path for name, path in listing.paths.items() if name in keys and name not in done}
     if todo:
         with (
-            tempfile.TemporaryDirectory(prefix="omnitune-office-", ignore_cleanup_errors=True) as scratch,
+            scratch("omnitune-office-") as place,
             Workers[tuple[str, int]](workers or cores()) as pool,
         ):
-            converted = _converted(todo, office, rendering, Path(scratch), pool, show_progress)
+            converted = _converted(todo, office, rendering, place, pool, show_progress)
             made, unread = _read(todo, converted, keys, store, rendering, pool, show_progress)
         done |= made
         failed |= unread

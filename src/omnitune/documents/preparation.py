@@ -38,7 +38,7 @@ from omnitune.documents.reading import PageReader, Reading, counted_sources, wit
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, check_captions, make_rows
 from omnitune.documents.stored import LAYOUT_VERSION, Document
 from omnitune.errors import DatasetError, InputError
-from omnitune.io import locked, read_json_or_none, replacing_folder, writable_folder, write_json
+from omnitune.io import locked, read_json_or_none, remove_file, replacing_folder, writable_folder, write_json
 from omnitune.places import PREPARED, TABLES, check_outside
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _save(out: Path, rows: Rows, facts: dict[str, Any]) -> DocumentDataset:
     ours = {"dataset_dict.json", *SCHEMA}
     with replacing_folder(out / TABLES, gone=lambda path, _: path.parts[0] in ours) as place, _without_bars():
         made.save_to_disk(str(place))
-        (out / PREPARED).unlink(missing_ok=True)
+        remove_file(out / PREPARED)
     write_card(out / "README.md", facts)
     write_json(out / PREPARED, facts)
     return load(out)

@@ -57,7 +57,7 @@ from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.places import EMBEDDED, RETRIEVER, is_embedded
-from omnitune.retrieval.retriever import SAVED, Retriever, is_retriever
+from omnitune.retrieval.retriever import Retriever, is_ours, is_retriever
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class RetrieverSteps:
                 )
         retriever.language = self.chosen.recipe.model.get("language")
         ours = is_retriever(self.place)
-        with io.replacing_folder(self.place, gone=lambda path, _: ours and path.parts[0] in SAVED) as fresh:
+        with io.replacing_folder(self.place, gone=lambda path, _: ours and is_ours(path)) as fresh:
             retriever.save(fresh)
         return {
             "name": best.name,

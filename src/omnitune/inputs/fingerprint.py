@@ -100,12 +100,13 @@ def _of_media(item: Any, modality: str) -> str:
     content = source(item, ANY_SIZE, modality)
     if isinstance(content, Path):
         status = content.stat()
-        return _of_file(str(content.absolute()), status.st_mtime_ns, status.st_size)
+        # The time of the last change cannot be set back, as that of the last writing can.
+        return _of_file(str(content.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return _digest(b"file", content)
 
 
 @functools.lru_cache(maxsize=REMEMBERED_FILES)
-def _of_file(path: str, modified: int, size: int) -> str:  # noqa: ARG001  # a changed file is another key
+def _of_file(path: str, size: int, *changed: int) -> str:  # noqa: ARG001  # a changed file is another key
     made = _begun(b"file")
     made.update(size.to_bytes(8, "little"))
     with Path(path).open("rb") as file:

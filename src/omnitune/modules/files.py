@@ -152,7 +152,9 @@ def read_list(path: Path) -> list[dict[str, Any]]:
 def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a file that can be read, got: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, got something else ({error})") from error
 
 

@@ -109,10 +109,15 @@ def _quantize(
         return embeddings.astype(precision)
     if ranges is None:
         calibrated = calibration_embeddings is not None
+        if calibration_embeddings is not None:
+            expect_numbers(calibration_embeddings, "calibration_embeddings")
         ranges = _ranges(calibration_embeddings if calibrated else embeddings, precision, calibrated=calibrated)
     if ranges.shape != (2, embeddings.shape[-1]):
         raise ShapeError(f"ranges: expected the shape (2, {embeddings.shape[-1]}), got {ranges.shape}")
+    expect_numbers(ranges, "ranges")
     lowest, highest = ranges.astype(np.float32, copy=False)
+    if (lowest > highest).any():
+        raise InputError("ranges: expected the smallest value of each dimension first, then the largest, got another")
     step = (highest - lowest) / _STEPS
     steps = np.floor((embeddings - lowest) / np.where(step == 0, 1, step)).clip(0, _STEPS)
     quantized: Matrix = (steps - 128).astype(np.int8) if precision == "int8" else steps.astype(np.uint8)

@@ -125,8 +125,7 @@ class SegmentedIndex:
         Raises:
             InputError: `where` names a value that no entry has, or `top_k` is not positive.
         """
-        if top_k < 1:
-            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        check_top_k(top_k)
         allowed = self.segments.allowed(where)
         found: list[list[Found]] = []
         for scores in self.scores(queries, allowed, **options):
@@ -159,6 +158,16 @@ class SegmentedIndex:
     ) -> Iterable[NDArray[np.float32]]:
         """For every query, the scores of all rows `(size,)`, `MISSING` where a row was not compared."""
         raise NotImplementedError
+
+
+def check_top_k(top_k: Any) -> None:
+    """Refuse what is no number of rows.
+
+    Raises:
+        InputError: It is not whole, or not positive.
+    """
+    if not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise InputError(f"top_k: expected at least 1, got {top_k}")
 
 
 def best_rows(scores: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:

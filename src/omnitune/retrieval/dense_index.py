@@ -58,8 +58,11 @@ class DenseIndex(SegmentedIndex):
         values = packed.values
         if self.settings["similarity"] == "cosine":
             values = F.normalize(torch.from_numpy(np.ascontiguousarray(values)), dim=1).numpy()
+        with np.errstate(over="ignore"):
+            values = values.astype(self.settings["dtype"])
+        Packed(values=values, offsets=packed.offsets, dim=packed.dim).finite(f"rows as {values.dtype}")
         return {
-            f"{self.prefix}vectors": values.astype(self.settings["dtype"]),
+            f"{self.prefix}vectors": values,
             f"{self.prefix}vectors_offsets": offsets.astype(np.int64),
         }
 

@@ -92,7 +92,15 @@ class LateIndex(SegmentedIndex):
         vectors = np.asarray(packed.values, dtype=np.float32)
         if not codec.ready:
             codec.fit(vectors, expected=self.settings["expected"])
-        made = codec.encode(vectors)
+        with np.errstate(over="ignore"):
+            made = codec.encode(vectors)
+        for name in made.keys() & {
+            "values",
+            "scales",
+        }:  # what half precision cannot hold would lose its page in silence
+            Packed(values=made[name], offsets=packed.offsets, dim=packed.dim).finite(
+                f"rows as {self.settings['codec']}"
+            )
         arrays: dict[str, Array] = {"tokens": made["values"], "tokens_offsets": packed.offsets}
         if "scales" in made:
             arrays["scales"] = made["scales"]

@@ -61,7 +61,7 @@ class OrderedRows:
             if layout is None or layout[1:] != (values.dtype, values.shape[1]):
                 # Both files at full size, all rows not done; the keys go first, so that none outlives its row.
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.keys.unlink(missing_ok=True)
+                io.remove_file(self.keys)
                 with self.path.open("wb") as file:
                     shape = (self.rows, values.shape[1])
                     head = {"descr": npy.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}

@@ -166,12 +166,12 @@ class Packed:
 
     def first_not_finite(self) -> int | None:
         """Number of the first row that holds NaN or infinity, or None."""
-        if self.values.dtype.kind != "f":
+        if self.values.dtype.kind != "f" or not self.values.size:
             return None
         flat = self.values.reshape(len(self.values), -1)
         # A sum is finite only when all it adds are, and needs no matrix of booleans.
         with np.errstate(all="ignore"):
-            if not flat.size or np.isfinite(flat.sum(dtype=np.float64)):
+            if np.isfinite(flat.sum(dtype=np.float64)):
                 return None
         wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
         if not len(wrong):
@@ -228,7 +228,7 @@ def maxsim_blocks(
         scales: See `streamed_maxima`.
 
     Returns:
-        Scores `(queries, documents)`; -1e9 for documents without vectors.
+        Scores `(queries, documents)`; -1e9 for documents without vectors, else 0 for queries without any.
 
     Example:
         >>> q, d = torch.eye(3), torch.eye(3)
@@ -238,8 +238,11 @@ def maxsim_blocks(
                [0., 1.]], dtype=float32)
     """
     made = np.full((len(query_offsets) - 1, len(offsets) - 1), EMPTY_DOCUMENT, dtype=np.float32)
-    for filled, best in streamed_maxima(queries, decode, offsets, scales):
-        made[:, filled] = np.add.reduceat(best, query_offsets[:-1], axis=0)
+    made[:, np.diff(offsets) > 0] = 0.0
+    asked = np.flatnonzero(np.diff(query_offsets))  # `reduceat` would give a query without vectors the next one's first
+    if len(asked):
+        for filled, best in streamed_maxima(queries, decode, offsets, scales):
+            made[np.ix_(asked, filled)] = np.add.reduceat(best, query_offsets[asked], axis=0)
     return made
 
 

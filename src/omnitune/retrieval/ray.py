@@ -80,7 +80,7 @@ def encode_on_ray(
         _cluster(ray, address),
         runtime.progress_bar(label="Encoding", total=total, show=show_progress_bar, unit="item") as bar,
     ):
-        (place / FACTS).unlink(missing_ok=True)
+        io.remove_file(place / FACTS)
         made = data.from_items(blocks, override_num_blocks=len(blocks)).map(
             _Worker,
             fn_constructor_args=(load, reopen, total, str(place), rows_at_once, role, options),

@@ -21,13 +21,13 @@ from omnitune import io
 from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
 from omnitune.places import RETRIEVER
-from omnitune.retrieval.base import SegmentedIndex, best_rows
+from omnitune.retrieval.base import SegmentedIndex, best_rows, check_top_k
 from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import PageFiles, pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
-from omnitune.retrieval.segments import Part, Segments, Where
+from omnitune.retrieval.segments import SEGMENT, Part, Segments, Where
 from omnitune.retrieval.stages import (
     KINDS,
     REFINING,
@@ -181,9 +181,7 @@ class Retriever:
             ResourceError: The disk is full, or the folder cannot be written to.
         """
         place = io.writable_folder(Path(folder))
-        (place / RETRIEVER).unlink(
-            missing_ok=True
-        )  # cut short, it is no retriever, rather than one of old and new parts
+        io.remove_file(place / RETRIEVER)  # cut short, it is no retriever, rather than one of old and new parts
         dense, late = self.stages.get("dense"), self.stages.get("late")
         shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
         for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
@@ -370,8 +368,7 @@ class Retriever:
             if not said:
                 shown = repr(one)[:80]
                 raise InputError(f"query: expected text to look for, got {shown} as number {place}")
-        if top_k < 1:
-            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        check_top_k(top_k)
         allowed = self.segments.allowed(where)
         if not queries or not allowed.any():
             nothing: list[list[Hit]] = [[] for _ in queries]
@@ -436,6 +433,18 @@ class Retriever:
 def is_retriever(folder: str | Path) -> bool:
     """Tell whether a folder holds a retriever."""
     return (Path(folder) / RETRIEVER).is_file()
+
+
+def is_ours(name: Path) -> bool:
+    """Tell whether a file in a retriever's folder, by its path there, has a name that a retriever gives."""
+    first, *rest = name.parts
+    if first == "index":
+        return len(rest) == 1 and (rest[0] == "index.json" or SEGMENT.fullmatch(rest[0]) is not None)
+    if first == "model":
+        return len(rest) > 1 and rest[0] in {*KINDS, RerankStage.kind}
+    if first == "pages":
+        return len(rest) > 1 and rest[0] in ("documents", "images")
+    return first in SAVED
 
 
 def _page(item: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omnitune.errors import InputError
 from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, write_arrays
 
 FACTS = "index.json"
-_SEGMENT = re.compile(r"[0-9a-f]{32}\.safetensors")
+SEGMENT = re.compile(r"[0-9a-f]{32}\.safetensors")
 FORMAT = 2
 
 Entry = Mapping[str, Any]
@@ -248,10 +248,10 @@ class Segments:
         with io.locked(self.folder, task="changing the index"):
             settings = self.settings
             if anew:
-                (self.folder / FACTS).unlink(missing_ok=True)
+                io.remove_file(self.folder / FACTS)
                 self.parts, self._rows = [], None
                 # Segments that a stopped change left go too; files of other names are not ours.
-                before = {path.name for path in self.folder.iterdir() if _SEGMENT.fullmatch(path.name)}
+                before = {path.name for path in self.folder.iterdir() if SEGMENT.fullmatch(path.name)}
             else:
                 if (self.folder / FACTS).is_file():
                     self.refresh()
@@ -322,7 +322,12 @@ def _blobs(name: str, objects: Sequence[Entry]) -> dict[str, Array]:
 
 def _object(arrays: Mapping[str, Array], name: str, row: int) -> dict[str, Any]:
     start, stop = arrays[f"{name}_offsets"][row : row + 2]
-    found: dict[str, Any] = json.loads(arrays[name][start:stop].tobytes().decode("utf-8", "surrogatepass"))
+    try:
+        found = json.loads(arrays[name][start:stop].tobytes().decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"folder: expected whole segments, got one whose {name} are damaged; make the index again")
     return found
 
 

@@ -32,6 +32,10 @@ REFINING = frozenset({"lines", "listing"})
 """Stages that score the candidates of others and propose none."""
 
 
+MOST_WEIGHT = 1e30
+"""Of a stage, and of its settings: sums of scores that are weighed so are still numbers in single precision."""
+
+
 def load_encoder(folder: str | Path, **options: Any) -> Any:
     """Load a saved model as what it was saved as: dense, multi-vector, or of pairs.
 
@@ -43,6 +47,16 @@ def load_encoder(folder: str | Path, **options: Any) -> Any:
     kind = facts.get("model_type", "SentenceTransformer")
     encoder = class_of(MULTI_VECTOR.name if kind == "ColBERT" else kind) or SentenceTransformer
     return encoder(str(folder), **options)
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float | np.number) and bool(low <= value <= high)
+
+
+def _expect(value: Any, name: str, low: float, high: float = MOST_WEIGHT) -> None:
+    if not _is_number(value, low, high):
+        span = f"from {low:g}" if high == MOST_WEIGHT else f"from {low:g} to {high:g}"
+        raise InputError(f"{name}: expected a number {span}, got {value!r}")
 
 
 _JOINERS = "#▁ĠĊ"
@@ -121,6 +135,10 @@ class LexicalStage:
     k1: float = 1.2
     b: float = 0.75
 
+    def __post_init__(self) -> None:
+        _expect(self.k1, "k1", 0.0)
+        _expect(self.b, "b", 0.0, 1.0)
+
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
         return {"k1": self.k1, "b": self.b}
@@ -136,6 +154,9 @@ class LineStage:
 
     kind: ClassVar[str] = "lines"
     beta: float = BETA
+
+    def __post_init__(self) -> None:
+        _expect(self.beta, "beta", 0.0)
 
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
@@ -172,6 +193,9 @@ class ModelStage:
     overlap: float = OVERLAP
     identity: str = ""
     loaded: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _expect(self.overlap, "overlap", 0.0, 0.9)
 
     def encoder(self, found: Any = None) -> Any:
         """The encoder, loaded at the first call.
@@ -333,8 +357,9 @@ class Fusion:
         if self.method not in ("z", "rrf"):
             raise InputError(f"method: expected 'z' or 'rrf', got {self.method!r}")
         values = list(self.weights.values())
-        if not sum(values) > 0 or any(not weight >= 0 for weight in values):
+        if not all(_is_number(weight, 0.0, MOST_WEIGHT) for weight in values) or not any(values):
             raise InputError(f"weights: expected numbers from 0, one of them positive, got {dict(self.weights)}")
+        _expect(self.k, "k", 0.0)
         if self.method == "rrf" and set(self.weights) & REFINING:
             raise InputError(f"method: expected 'z' with weights of {sorted(REFINING)}, which have no ranks, got 'rrf'")
 
@@ -390,7 +415,10 @@ class RerankStage:
         if self.loaded is None:
             self.loaded = load_encoder(self.model) if isinstance(self.model, str | Path) else self.model
         made = self.loaded.predict([(query, text) for text in texts], show_progress_bar=False)
-        scores: Scores = np.asarray(made, dtype=np.float32).reshape(len(texts))
+        try:
+            scores: Scores = np.asarray(made, dtype=np.float32).reshape(len(texts))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"rerank: expected one score of the model for each text, got {str(made)[:80]}") from error
         if not np.isfinite(scores).all():
             raise InputError("rerank: expected finite scores of the model, got NaN or infinity")
         return scores

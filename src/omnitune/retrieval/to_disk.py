@@ -64,11 +64,16 @@ def encode_to_disk(
     """
     target = Path(path)
     check_options(len(inputs), rows_at_once, options)
+    partial = target.with_name(target.name + ".partial")
     if target.exists():
-        raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
+        done = OrderedRows(target, len(inputs))
+        done.keys = partial / "rows.keys"  # still there where a call was killed after its last row
+        if not done.keys.is_file() or not _holds(done, model, inputs, role, options, rows_at_once):
+            raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
+        io.discard(partial, [done.keys.name, ".lock"])
+        return open_memmap(target, mode="r")
     # The last item is looked at now: a column that turns bad, or a total row, is not found out hours later.
     content_keys(model, [inputs[len(inputs) - 1]], queries=role == "query", first_row=len(inputs) - 1)
-    partial = target.with_name(target.name + ".partial")
     with io.locked(partial, task="encoding"):
         rows = OrderedRows(partial / "rows.npy", len(inputs))
         made_from = rows_made_from(identity(model), model, role, options)
@@ -80,6 +85,24 @@ def encode_to_disk(
         rows.path.replace(target)
     io.discard(partial, [rows.keys.name, ".lock"])
     return open_memmap(target, mode="r")
+
+
+def _holds(
+    rows: OrderedRows,
+    model: SentenceTransformer,
+    inputs: Sequence[Any],
+    role: Role,
+    options: dict[str, Any],
+    at_once: int,
+) -> bool:
+    """Tell whether a file holds all rows as this call would make them."""
+    made_from = rows_made_from(identity(model), model, role, options)
+    for start in range(0, len(inputs), at_once):
+        held = [inputs[row] for row in range(start, min(start + at_once, len(inputs)))]
+        contents = content_keys(model, held, queries=role == "query", first_row=start)
+        if len(rows.missing(start, row_keys(made_from, contents))):
+            return False
+    return True
 
 
 def fill_rows(

@@ -24,7 +24,7 @@ from omnitune.documents.read.markup import read_blocks
 from omnitune.documents.read.pages import Description, Page, Rendering
 from omnitune.documents.read.text import terms
 from omnitune.errors import DocumentError
-from omnitune.io import printable
+from omnitune.io import printable, scratch
 from omnitune.runtime import end_group
 
 SECONDS, SECONDS_PER_MEGABYTE = 120.0, 10.0
@@ -94,8 +94,8 @@ def installed() -> LibreOffice | None:
 
 @functools.lru_cache(8)
 def _started(program: str) -> LibreOffice:
-    with tempfile.TemporaryDirectory(prefix="omnitune-office-") as folder:
-        said = _run(program, ["--version"], Path(folder), seconds=START_SECONDS)
+    with scratch("omnitune-office-") as folder:
+        said = _run(program, ["--version"], folder, seconds=START_SECONDS)
     found = re.search(r"LibreOffice \d[\d.]*\d", said)
     if found is None:
         raise DocumentError(f"{program} --version says {_last_line(said)}, which is no version")

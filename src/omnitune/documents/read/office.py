@@ -37,6 +37,10 @@ LEADING, GAP = 1.35, 0.5
 """Height of a line, and of the space before a block, by type size."""
 
 
+MOST_WORD = 100
+"""Letters of a word that are set together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Set:
     """A line as it is set: its words with their left edges, on a page, all in points."""
@@ -145,6 +149,9 @@ def _wrapped(block: Block, face: str, size: float) -> Iterator[tuple[tuple[str, 
 
 def _pieces(word: str, face: str, room: float) -> Iterator[str]:
     """A word that is wider than a line, such as an address, in pieces that are not; `room` is for type of size 1."""
+    while len(word) > MOST_WORD:  # Pillow measures no text of a million letters, such as the data of a picture
+        yield from _pieces(word[:MOST_WORD], face, room)
+        word = word[MOST_WORD:]
     while len(word) > 1 and _width(word, face, 1.0) > room:
         fits = max(1, int(len(word) * room / _width(word, face, 1.0)) - 1)
         yield word[:fits]

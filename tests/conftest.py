@@ -37,8 +37,9 @@ for name in ("FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE"):  # what is p
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Derived results go to a folder of this run."""
+    """Derived results, and the key that signs what was made here, go to folders of this run."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("OMNITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

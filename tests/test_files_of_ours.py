@@ -25,9 +25,11 @@ from omnitune.documents import DocumentDataset, load, prepare
 from omnitune.documents.queries.endpoint import Answer, Endpoint
 from omnitune.documents.read import office
 from omnitune.errors import CheckpointError, DatasetError, InputError, OmnituneError, ResourceError
+from omnitune.export.gate import Check, Verdict
 from omnitune.finetune.steps import open_run
 from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.store import Store as TensorStore
+from omnitune.modules import files
 from omnitune.modules.files import read_json
 from omnitune.retrieval.arrays import write_arrays
 from omnitune.retrieval.corpus import open_corpus
@@ -53,6 +55,7 @@ PLAIN = {
     "retrieval/ordered.py": "rows with keys that are zeroed before and written after",
     "serve/search.py": "votes, a line appended in one write",
     "io.py": "the place itself",
+    "documents/sources.py": "the user's key, made once by the first process",
     "compat/utilities.py": "inside `io.writing`",
 }
 """Modules that write without `io.writing`, and the reason."""
@@ -71,6 +74,7 @@ READERS = {
     "modules/files.py": "checkpoints, which may be others' and get a sentence",
     "training/weights.py": "the trainer's state: torn is renamed, unreadable is an error",
     "io.py": "the place itself",
+    "installation.py": "pip's note of where a package came from",
 }
 """Modules that read JSON files without `io`, and the reason."""
 
@@ -412,6 +416,27 @@ def test_no_rerank_gives_what_is_no_number() -> None:
     retriever = Retriever.build(pages, [LexicalStage()], rerank=RerankStage(model=Blind()))
     with pytest.raises(InputError, match="rerank: expected finite scores of the model"):
         retriever.search("bread")
+
+
+def test_no_json_of_ours_has_what_is_no_number(tmp_path: Path) -> None:
+    """Python would write `NaN`, which is no JSON: browsers, jq and databases refuse the whole file."""
+    for number in (float("nan"), float("inf"), float("-inf")):
+        value = {"scores": [{"ndcg": 0.5}, {"ndcg": number}]}
+        for write in (io.write_json, lambda path, one: io.write_jsonl(path, [one]), files.write_json):
+            with pytest.raises(InputError, match=rf"a.json: expected finite numbers, got {number} at 'scores.1.ndcg'"):
+                write(tmp_path / "a.json", value)
+        assert not any(tmp_path.iterdir())
+        check = Check(name="vectors", found=str(number), value=number)
+        verdict = Verdict(target="onnx", precision="float32", items=1, checks=[check])
+        io.write_json(tmp_path / "verdict.json", verdict.to_json())
+        assert io.read_json(tmp_path / "verdict.json")["checks"][0]["value"] is None
+        (tmp_path / "verdict.json").unlink()
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(ValueError, match="Circular"):
+        io.write_json(tmp_path / "a.json", circle)
+    io.write_json(tmp_path / "a.json", {os.fsdecode(b"caf\xe9"): "é"})  # names are bytes
+    assert io.read_json(tmp_path / "a.json") == {os.fsdecode(b"caf\xe9"): "é"}
 
 
 def test_a_device_or_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:

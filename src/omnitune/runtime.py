@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from omnitune.errors import InputError, MissingExtraError
+from omnitune.installation import pip_install
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -40,9 +41,7 @@ def require(package: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (package + ".").startswith(error.name + "."):
             raise
-        raise MissingExtraError(
-            f"{package} is needed here and is not installed: pip install 'omnitune[{extra}]'"
-        ) from error
+        raise MissingExtraError(f"{package} is needed here and is not installed: {pip_install(extra)}") from error
 
 
 def require_peft() -> ModuleType:
@@ -83,6 +82,11 @@ def cache_folder() -> Path:
     if explicit:
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omnitune"
+
+
+def state_folder() -> Path:
+    """Name the folder of what must outlive the caches: `omnitune` under `XDG_STATE_HOME`, or `~/.local/state`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "omnitune"
 
 
 def endpoint() -> tuple[str, str]:

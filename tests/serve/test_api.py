@@ -221,7 +221,7 @@ def test_a_request_that_does_not_get_on_is_given_up(
     model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run.PatientProtocol, "seconds", 0.3)
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     whole = head + b"Content-Length: 13\r\n\r\n"
     with running(Served("tiny", encoder=model), patience=0.3) as (url, _):
         place = ("127.0.0.1", int(url.rpartition(":")[2]))

@@ -1,6 +1,10 @@
 """A server: its API, its queue, its gate and its search routes, over real HTTP where a real client is used."""
 
+import dataclasses
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -8,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -21,13 +26,15 @@ from typer.testing import CliRunner
 
 from fixtures.browser import Browser
 from fixtures.servers import data_uri, error, post, running
+from fixtures.tiny_pdfs import write_folder
 from omnitune import CrossEncoder, Retriever, SentenceTransformer
 from omnitune.cli.main import app as command
 from omnitune.cli.serve import WAITING, sleep_soon
+from omnitune.documents import prepare
 from omnitune.errors import InputError
 from omnitune.retrieval.stages import DenseStage, LexicalStage
 from omnitune.serve.address import check_address
-from omnitune.serve.run import open_served
+from omnitune.serve.run import links_of, open_served
 from omnitune.serve.served import Served
 from omnitune.serve.worker import QueueFullError, Worker
 
@@ -72,10 +79,100 @@ def test_bodies_that_cannot_work(address: str) -> None:
     assert "input_type: expected one of" in error(url, input="a", input_type=["query"])
     assert "encoding_format" in error(url, input="a", encoding_format="bytes")
     assert post(url, input="\U0001f600")["data"]
-    for body in (b'{"input": "a\\ud800"}', b"{", b"[" * 100_000, b"[1]", b"\xff"):
-        assert httpx.post(url, content=body).status_code == 400
-    assert httpx.get(url).status_code == 405
+    for body in (b'{"input": "a\\ud800"}', b"{", b"[" * 100_000, b"[1]", b"\xff", b"", b'{"input": NaN}'):
+        assert (
+            httpx.post(url, content=body, headers={"Content-Type": "Application/JSON; charset=utf-8"}).status_code
+            == 400
+        )
+    answer = httpx.get(url)
+    assert answer.status_code == 405 and "expected POST, got GET" in answer.json()["error"]["message"]
     assert httpx.get(f"{address}/nowhere").json()["error"]["type"] == "not_found_error"
+    said = httpx.get(f"{address}/v1/embedding").json()["error"]["message"]
+    assert said.startswith("path: expected one of /v1/embeddings, ") and said.endswith(
+        "; did you mean '/v1/embeddings'?"
+    )
+    for other in ({"output_dtype": ""}, {"encoding_format": 0}, {"input_type": ""}, {"truncate": False}):
+        assert next(iter(other)) in error(url, input="a", **other)
+    assert "got both" in error(url, input="a", messages=[{"content": "b"}])
+    assert "got 'dimension'; did you mean 'dimensions'?" in error(url, input="a", dimension=4)
+    assert post(url, input="a", user="me", dimension=None)["data"]
+    assert "return_documents" in error(f"{address}/rerank", query="a", documents=["a"], return_documents=0)
+    assert "max_chunks_per_doc" in error(f"{address}/rerank", query="a", documents=["a"], max_chunks_per_doc=2)
+    assert "queries and text_1, got both" in error(f"{address}/score", queries="a", text_1="b", documents=["a"])
+
+
+def test_what_a_form_of_another_site_can_send_is_refused(run: Path) -> None:
+    """Without JSON's own type a browser sends it to any site unasked; the header of the origin is not always there."""
+    vote = json.dumps({"query": "grease", "page": "oven.pdf#1", "label": "yes", "rank": 1})
+    types = (
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain",
+        "text/plain; application/json",
+        "",
+    )
+    with running(open_served(str(run))) as (url, _):
+        for path in ("/feedback", "/rerank", "/score", "/search", "/v1/embeddings", "/v2/embed"):
+            for kind in types:
+                answer = httpx.post(url + path, content=vote, headers={"Content-Type": kind})
+                assert answer.status_code == 415
+                said = answer.json()["error"]["message"]
+                assert f"got {kind or 'none'}; send the header Content-Type: application/json (curl -H 'C" in said
+        other = {"Content-Type": "application/json", "Origin": "null"}
+        assert httpx.post(f"{url}/feedback", content=vote, headers=other).status_code == 403
+    assert not (run / "feedback.jsonl").exists()
+
+
+def test_parameters_that_mean_nothing_are_refused(run: Path) -> None:
+    with running(open_served(str(run))) as (url, _):
+
+        def said(path: str, status: int = 400) -> str:
+            answer = httpx.get(url + path)
+            assert answer.status_code == status, answer.text
+            return str(answer.json()["error"]["message"])
+
+        for given in ("0", "-1", "x", "101", "9" * 5000, "", "1.5"):
+            shown = f"top_k: expected a number from 1 to 100, got {given!r}"[:100]
+            assert said(f"/search?q=a&top_k={given}").startswith(shown)
+        assert said("/search?q=") == "query: expected text, got ''"
+        assert said("/search") == "query: expected text, got None"
+        assert "got 'topk'; did you mean 'top_k'?" in said("/search?q=a&topk=3")
+        assert said("/search?q=a&q=b") == "q: expected it once, got 2 of it"
+        assert said("/search?q=a&query=b") == "q: expected one of query and q and image, got both"
+        near = "document: expected one of the retriever's 2 documents, got 'oven.pfd'; did you mean 'oven.pdf'?"
+        assert said("/search?q=a&document=oven.pfd") == near
+        assert "got ''" in said("/search?q=a&document=oven.pdf&document=")
+        assert "ranking: expected one of" in said("/search?q=a&ranking=")
+        assert said("/documents/oven.pfd", 404) == near and "none of the folders" in said("/documents/oven.pdf", 404)
+        assert said("/why?q=a", 404).endswith("got ''") and "query" in said("/why?page=oven.pdf%231")
+        assert "got 'p'" in said("/why?q=a&p=oven.pdf%231")
+        for body in ({"document": []}, {"document": 7}, {"document": {}}, {"where": []}, {"where": 0},
+                     {"where": {"document": []}}, {"where": {"page": None}}, {"where": {"pages": 1}}, {"top_k": 0},
+                     {"top_k": True}, {"top_k": 10.0}, {"ranking": 0}, {"explain": True}, {"image": "data:,x"},
+                     {"document": "oven.pdf", "where": {"document": "oven.pdf"}}, {"query": ["a"]}):  # fmt: skip
+            assert ":" in error(f"{url}/search", **{"query": "a", **body}), body
+        assert error(f"{url}/search", query="a", where={"document": "oven.pfd"}) == near
+        assert post(f"{url}/search", q="bearing", where={"page": 1, "document": ["oven.pdf"]})["hits"]
+        vote = {"query": "grease", "page": "oven.pdf#1", "label": "yes", "rank": 1}
+        for body in ({"rank": 101}, {"page": 7}, {"label": ["yes"]}, {"comment": "good"}, {"query": " "}):
+            assert next(iter(body)) in error(f"{url}/feedback", **{**vote, **body})
+
+
+def test_numbers_and_texts_that_are_none_never_leave(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = open_served(str(run))
+    found = served.retriever.search("bearing", explain=True) if served.retriever else []
+    with running(served) as (url, _):
+        for number in (float("nan"), float("inf")):
+            broken = [dataclasses.replace(hit, score=number) for hit in found]
+            monkeypatch.setattr(served.retriever, "search", lambda *_, **__: broken)  # noqa: B023  # one at a time
+            answer = httpx.get(f"{url}/search?q=bearing")
+            said = answer.json()["error"]
+            assert (answer.status_code, said["type"]) == (500, "server_error")
+            assert f"expected finite numbers, got {number} at 'hits.0.score'" in said["message"]
+        strange = [dataclasses.replace(hit, id="\ud800", document=os.fsdecode(b"caf\xe9.pdf")) for hit in found]
+        monkeypatch.setattr(served.retriever, "search", lambda *_, **__: strange)
+        hit = httpx.get(f"{url}/search?q=bearing").json()["hits"][0]
+        assert (hit["id"], hit["document"], hit["link"]) == ("\ud800", "caf\udce9.pdf", None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +264,8 @@ def test_other_sites_names_and_bodies_are_refused(model: SentenceTransformer) ->
         assert httpx.get(f"{url}/info", headers={"Origin": url}).status_code == 200
         assert "at most 1,000 bytes" in error(f"{url}/v1/embeddings", 413, input="a" * 2000)
         parts = (b"x" * 100 for _ in range(20))
-        assert httpx.post(f"{url}/v1/embeddings", content=parts).status_code == 413
+        headers = {"Content-Type": "application/json"}
+        assert httpx.post(f"{url}/v1/embeddings", content=parts, headers=headers).status_code == 413
 
 
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
@@ -177,6 +275,7 @@ def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.com"):
         with pytest.raises(InputError, match="--api-key"):
             check_address(host, "")
+    (tmp_path / "config.json").touch()
     result = CliRunner().invoke(command, ["serve", str(tmp_path), "--host", "0.0.0.0"])
     assert result.exit_code == 1 and "--api-key" in result.output
 
@@ -359,11 +458,60 @@ def test_search_pages_documents_and_votes(run: Path) -> None:
         post(f"{url}/feedback", 201, **{**vote, "label": "no", "rank": 2, "query": "zwei\nlines"})
         assert "label" in error(f"{url}/feedback", **{**vote, "label": "maybe"})
         assert "id of a page" in error(f"{url}/feedback", 404, **{**vote, "page": "x"})
-        assert httpx.post(f"{url}/feedback", content=json.dumps(vote)).status_code == 400
         assert httpx.get(f"{url}/documents/pump one.pdf/").status_code == 404
     kept = [json.loads(line) for line in (run / "feedback.jsonl").read_text().splitlines() if line.endswith("}")]
     assert [one["label"] for one in kept] == ["yes", "no"]
     assert {name: kept[0][name] for name in vote} == vote and kept[0]["time"].endswith("+00:00")
+
+
+def test_a_moved_run_links_its_documents_and_those_that_were_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made with relative names, its caches emptied, moved, and served from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMNITUNE_CACHE", str(tmp_path / "cache"))
+    write_folder(tmp_path / "manuals")
+    (tmp_path / "more").mkdir()
+    shutil.copy(next((tmp_path / "manuals").glob("*.pdf")), Path("more", os.fsdecode(b"caf\xe9.pdf")))
+    prepare("manuals", "run/dataset", width=120, show_progress=False, test=["kitchen"], workers=1)
+    Retriever.build("manuals", [LexicalStage()], show_progress=False).save("run/retriever")
+    Retriever.open("run/retriever").add("more", show_progress=False)
+    shutil.rmtree("cache")
+    shutil.copytree("run", "moved")  # what lies in the first one is another run's files to the second
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    served = open_served("../moved")
+    assert served.retriever is not None and len(served.retriever.documents) > 2
+    assert (
+        links_of(served, "../moved")
+        == f"Hits link to their documents in {tmp_path / 'more'} and {tmp_path / 'manuals'}"
+    )
+    with running(served) as (url, _):
+        for name in served.retriever.documents:
+            hit = httpx.get(f"{url}/search", params={"q": "the of a and", "document": name}).json()["hits"][0]
+            assert hit["link"] == f"/documents/{quote(name)}#page={hit['page']}"
+            assert httpx.get(url + hit["link"]).content.startswith(b"%PDF")
+        added = httpx.get(f"{url}/search", params={"q": "the of a and", "document": r"caf\xe9.pdf"}).json()["hits"][0]
+        assert httpx.get(url + added["image"]).headers["content-type"].startswith("image/")  # it lies in the retriever
+        (tmp_path / "more").rename(tmp_path / "gone")
+        assert "in none of the folders" in httpx.get(url + added["link"]).json()["error"]["message"]
+    assert r"caf\xe9.pdf is not there" in links_of(served, "../moved")
+    (tmp_path / "manuals").rename(tmp_path / "gone too")
+    assert f"none is in {tmp_path / 'more'} and {tmp_path / 'manuals'} any more" in links_of(served, "../moved")
+    named = open_served("../moved", documents=tmp_path / "gone")
+    assert "Hits link to 1 of" in links_of(named, "../moved") and "and others are not there" in links_of(named, "")
+
+
+def test_the_curls_of_the_docs(run: Path) -> None:
+    curl = shutil.which("curl") or pytest.skip("curl is not installed")
+    lines = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    curl ")]
+    assert len(commands) == 3
+    with running(open_served(str(run))) as (url, _):
+        for command in commands:
+            words = shlex.split(command.replace("http://127.0.0.1:8000", url))
+            answer = json.loads(subprocess.run([curl, "-sS", *words[1:]], check=True, capture_output=True).stdout)  # noqa: S603
+            assert "error" not in answer and any(answer.get(name) for name in ("hits", "data", "results")), answer
 
 
 def test_what_is_opened(run: Path, model: SentenceTransformer, tmp_path: Path) -> None:
@@ -379,6 +527,8 @@ def test_the_page_in_a_browser(run: Path, browser: Browser) -> None:
         browser.open(f"{url}/?q=grease+the+bearing")
         browser.wait("document.querySelectorAll('#hits > li').length === 3")
         page = browser.run("document.documentElement.outerHTML")
+        browser.open(f"{url}/?q=bearing&document=oven.pfd")
+        browser.wait("document.getElementById('status')?.textContent.includes(\"did you mean 'oven.pdf'?\")")
     assert page.count("<li ") == 3 and '<option value="oven.pdf">' in page
     assert '<i title="Grease" style="left: 10%; top: 10%; width: 20%; height: 10%;">' in page
     assert "<mark>Grease</mark> <mark>the</mark> <mark>bearing</mark>" in page and "pump one.pdf · page 1 (i)" in page

@@ -17,15 +17,15 @@ from fixtures.recordings import tone, wav
 from fixtures.servers import error, post, running
 from omnitune import MultiVectorEncoder, Retriever
 from omnitune.cli.main import app as command
-from omnitune.documents.dataset import remember_source
 from omnitune.documents.read.pages import Word, write_words
+from omnitune.documents.sources import note_source
 from omnitune.errors import DatasetError
 from omnitune.io import read_json, write_json
 from omnitune.modules import MultiVectorMask, Normalize, Transformer
 from omnitune.places import PREPARED
 from omnitune.retrieval.reasons import reason_of
 from omnitune.retrieval.stages import LateStage, LexicalStage
-from omnitune.serve.run import open_served
+from omnitune.serve.run import links_of, open_served
 
 
 @pytest.fixture
@@ -95,12 +95,14 @@ def test_a_folder_that_the_user_names_is_shown(run: Path, secrets: Path) -> None
 
 
 def test_a_run_that_was_made_here_knows_its_documents(run: Path, secrets: Path, tmp_path: Path) -> None:
-    assert open_served(str(run)).documents is None
-    remember_source(run / "dataset", secrets)
-    assert open_served(str(run)).documents == secrets
+    served = open_served(str(run))
+    assert served.documents == ()
+    assert f"the run names {secrets}, but has no note that you made it" in links_of(served, str(run))
+    assert f"the run names {secrets}" in links_of(served, str(run / "retriever"))
+    note_source(run / "dataset", secrets)
     shutil.copytree(run, tmp_path / "other", symlinks=True)
     write_json(run / "dataset" / PREPARED, {"source": str(tmp_path)})
-    assert [open_served(str(one)).documents for one in (run, tmp_path / "other")] == [None, None]
+    assert [open_served(str(one)).documents for one in (run, tmp_path / "other")] == [(secrets,)] * 2
 
 
 def test_a_sheet_shows_no_image_from_outside(run: Path, tmp_path: Path) -> None:

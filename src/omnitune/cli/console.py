@@ -114,16 +114,21 @@ def expect_documents(folder: Path) -> None:
         list_folder(folder)
 
 
-def only_our_bars() -> None:
+def only_our_bars(*, with_datasets: bool = True) -> None:
     """Turn off bars and remarks of transformers and datasets; commands call it, because it imports both.
 
     A download, which can take minutes, keeps its bar in a terminal.
+
+    Args:
+        with_datasets: False for a command that needs no datasets: its import, with that of pandas, takes 0.6 s.
     """
-    import datasets
     from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # public in its documents
     from transformers.utils import logging as transformers_logging
 
-    datasets.disable_progress_bars()
+    if with_datasets:
+        import datasets
+
+        datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()  # and, with its own, those of the hub
     if sys.stderr.isatty():
         with warnings.catch_warnings():  # of a bar that the user has turned off by HF_HUB_DISABLE_PROGRESS_BARS

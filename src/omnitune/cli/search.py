@@ -1,6 +1,5 @@
 """`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
-import difflib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +43,7 @@ def search(
         writable_folder(html.parent)
     place = places.retriever_folder(source)
     if place is not None:
-        console.only_our_bars()
+        console.only_our_bars(with_datasets=False)
         _with_retriever(place, words, top_k, document, explain, html)
     elif len(words) < 2:
         raise InputError(
@@ -63,20 +62,14 @@ def search(
 def _with_retriever(
     place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool, html: Path | None
 ) -> None:
-    from omnitune.errors import InputError
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.base import Found
+    from omnitune.retrieval.hits import check_documents
     from omnitune.retrieval.retriever import Retriever
 
     retriever = Retriever.open(place)
-    there = set(retriever.documents)
-    for name in document or []:
-        if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(
-                f"--document: expected one of the retriever's {len(there):,} documents, got {name!r}{hint}"
-            )
+    if document:
+        check_documents(retriever.documents, document, "--document")
     where = {"document": document} if document else None
     for number, (query, hits) in enumerate(
         zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)

@@ -50,15 +50,19 @@ def serve(
     check_port(host, port)
     from omnitune.serve import run
 
-    console.only_our_bars()
+    console.only_our_bars(with_datasets=False)
     served = run.open_served(source, reranker=reranker, documents=documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    routes = {"embeddings": served.encoder is not None, "rerank": bool(served.encoder or served.reranker)}
-    console.say(f"{served.name} at {address}: {', '.join(name for name, there in routes.items() if there)}")
     if served.retriever is not None:
-        console.say(f"Search page of {len(served.retriever):,} pages: {address}/")
-        if served.documents is None:
-            console.say("Hits link to no documents: name their folder with --documents")
+        console.say(f"Search page of {served.name}, {len(served.retriever):,} pages: {address}/")
+        console.say(run.links_of(served, source))
+    routes = {
+        "/search": served.retriever is not None,
+        "/v1/embeddings": served.encoder is not None,
+        "/rerank": bool(served.encoder or served.reranker),
+    }
+    paths = ", ".join(path for path, there in routes.items() if there)
+    console.say(f"API of {served.name} at {address}: {paths}, and /info tells what is served")
     run.serve(served, host=host, port=port, api_key=api_key, grace=grace)
 
 

@@ -1,6 +1,7 @@
 """Compare a database that holds a retriever's vectors with the retriever, and show the result."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,14 @@ def judge_store(
     size, here = store.size(), sum(one[1] for one in listing(place / "index"))
     if size is not None:
         console.say(f"{size / 1e6:,.1f} MB in {store.name}, {here / 1e6:,.1f} MB in the retriever's index")
-    stages = {kind: [dataclasses.asdict(one) for one in found] for kind, found in measured.items()}
+    stages = {
+        # Where a store lacks pages, no difference of scores can be said: it is infinite here and null in JSON.
+        kind: [
+            {**dataclasses.asdict(one), "difference": one.difference if math.isfinite(one.difference) else None}
+            for one in found
+        ]
+        for kind, found in measured.items()
+    }
     facts = {"store": store.name, "target": target, "pages": len(retriever), "bytes": size, "index_bytes": here}
     numbers = place / f"{store.name}.json"
     write_json(numbers, {**facts, "stages": stages})

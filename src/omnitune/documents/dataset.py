@@ -23,9 +23,7 @@ can be moved. `load` gives datasets whose images are `datasets.Image` (`Audio`, 
 pushing them to a hub, embeds the images.
 """  # noqa: E501 - a table row is one line
 
-import contextlib
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,14 +37,12 @@ from omnitune.documents.read.pages import Word, picture_of, read_words
 from omnitune.documents.rows import page_groups
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks, too_few
 from omnitune.errors import DatasetError
-from omnitune.io import digest, inside, read_json_or_none
+from omnitune.io import inside, read_json_or_none
 from omnitune.places import PREPARED, TABLES, dataset_folder
-from omnitune.runtime import cache_folder
 
 READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"
 """Advice about files of other types."""
 
-IMAGES = "images"
 
 _TEXT = Value("string")
 _ASKED = {"query_id": _TEXT, "query": _TEXT, "page_ids": List(_TEXT), "origin": _TEXT, "document": _TEXT}
@@ -320,27 +316,3 @@ def check_leaks(dataset: DocumentDataset) -> None:
     held_out = dataset.pages_of("test") + dataset.pages_of("validation")
     group_of: dict[str, int] = dict(zip(dataset.page_ids, found, strict=True))
     raise_leaks(leaks(group_of, list(dataset.tables["train"]["page_id"]), held_out))
-
-
-def remember_source(folder: Path, source: Path) -> None:
-    """Note on this machine that a dataset was made here of a folder of documents; see `known_source`."""
-    note = _note(folder, str(source))
-    with contextlib.suppress(OSError):  # a cache: without it, the user names the folder again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.touch()
-
-
-def known_source(folder: Path) -> Path | None:
-    """Name the folder of documents that a dataset was made of, if it was made here; None for one from elsewhere.
-
-    A dataset says itself what it was made of. That of a stranger could say any folder, whose files a server would open.
-    """
-    facts = read_json_or_none(folder / PREPARED)
-    source = facts.get("source") if isinstance(facts, dict) else None
-    if not isinstance(source, str) or not _note(folder, source).is_file():
-        return None
-    return Path(source) if Path(source).is_dir() else None
-
-
-def _note(folder: Path, source: str) -> Path:
-    return cache_folder() / "sources" / digest([os.path.realpath(folder), source])

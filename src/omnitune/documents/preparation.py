@@ -21,14 +21,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from omnitune.documents.card import write_card
-from omnitune.documents.dataset import (
-    IMAGES,
-    SCHEMA,
-    DocumentDataset,
-    check_leaks,
-    load,
-    remember_source,
-)
+from omnitune.documents.dataset import SCHEMA, DocumentDataset, check_leaks, load
 from omnitune.documents.duplicates import members
 from omnitune.documents.folder import Listing, Skipped, is_office, list_folder, read_folder
 from omnitune.documents.kinds import KindName, Segmentation, segmentation_of
@@ -36,7 +29,8 @@ from omnitune.documents.queries.captions import Captions, read_captions
 from omnitune.documents.read.pages import Rendering
 from omnitune.documents.reading import PageReader, Reading, counted_sources, with_texts
 from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Rows, check_captions, make_rows
-from omnitune.documents.stored import LAYOUT_VERSION, Document
+from omnitune.documents.sources import note_source
+from omnitune.documents.stored import IMAGES, LAYOUT_VERSION, Document
 from omnitune.errors import DatasetError, InputError
 from omnitune.io import locked, read_json_or_none, remove_file, replacing_folder, writable_folder, write_json
 from omnitune.places import PREPARED, TABLES, check_outside
@@ -149,7 +143,7 @@ def prepare(
         if any(map(is_office, listing.paths.values())):
             settings["office"] = office
         mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
-        remember_source(out, listing.folder.absolute())
+        note_source(out, listing.folder)
         if _up_to_date(out, mark):
             with suppress(DatasetError):  # its tables are damaged: they are made again
                 return load(out)

@@ -24,6 +24,7 @@ from omnitune.documents.read.headings import recognised_headings
 from omnitune.documents.read.text import clean, script, terms
 from omnitune.documents.stored import Document, StoredPage
 from omnitune.errors import InputError, MissingLanguageError
+from omnitune.installation import pip_install
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,7 @@ def with_texts(
     if reading == "layer":
         return list(documents)
     if reading == "recognise" and reader is None:
-        raise InputError(
-            "reading: expected a reader with 'recognise', got none (installed: pip install 'omnitune[ocr]')"
-        )
+        raise InputError(f"reading: expected a reader with 'recognise', got none (installed by {pip_install('ocr')})")
     pages = [page for document in documents for page in document.pages if page.fingerprint]
     if reading == "recognise":
         wanted, foreign = pages, dict[str, list[StoredPage]]()
@@ -130,9 +129,9 @@ def with_texts(
     lost = sum(1 for page in pages if reader is None and _garbled(page))
     if lost:
         logger.warning(
-            "%d page(s) have a text layer of codes that stand for nothing and no text besides: pip install "
-            "'omnitune[ocr]' to recognise them",
+            "%d page(s) have a text layer of codes that stand for nothing and no text besides; to recognise them: %s",
             lost,
+            pip_install("ocr"),
         )
     return found
 

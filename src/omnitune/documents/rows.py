@@ -22,6 +22,7 @@ from omnitune.documents.reading import source_of
 from omnitune.documents.splits import HELD_OUT, Share, Side, Split, SplitPage, split_pages
 from omnitune.documents.stored import Document, StoredPage
 from omnitune.errors import DatasetError
+from omnitune.installation import pip_install
 from omnitune.ops.bm25 import BM25
 
 Keep = Callable[[Sequence[str], Sequence[str], Mapping[str, str]], Sequence[bool]]
@@ -340,7 +341,7 @@ def _check_not_empty(rows: Rows, kind: Kind) -> None:
                 "`prepare: {test: [...]}` in a recipe"
             )
         else:
-            lack = "no text; pass reader=..., which reads page images (installed: pip install 'omnitune[ocr]')"
+            lack = f"no text; pass reader=..., which reads page images (installed by {pip_install('ocr')})"
         named = ", ".join(dict.fromkeys(row["document"] for row in pages))
         raise DatasetError(
             f"folder: no {side} queries can be made: {len(pages)} {kind.words.page}(s) of {named} have {lack}"

@@ -13,6 +13,8 @@ from omnitune.documents.read.worker import PagesRead
 from omnitune.errors import DatasetError
 from omnitune.io import inside, read_json_or_none, writing
 
+IMAGES = "images"
+"""Folder of the images and segments of pages, in that of a dataset."""
 LAYOUT_VERSION = 6
 """Raise it when what is stored of a page changes, so that everything is made again."""
 
@@ -94,7 +96,7 @@ def save_document(
         lost.append(LostPage(number=first, reason=reason))
     for page in pages:
         if page.words:
-            write_words(page.words, page.image, store / "images")
+            write_words(page.words, page.image, store / IMAGES)
     document = Document(
         name=name,
         key=key,
@@ -145,7 +147,7 @@ def stored_document(store: Path, key: str, name: str) -> Document | None:
             fallback=kept.get("fallback", ""),
         )
         files = {file for page in document.pages for file in (page.image, picture_of(page.image))}
-        whole = bool(files) and all(inside(store / "images", file).stat().st_size for file in files)
+        whole = bool(files) and all(inside(store / IMAGES, file).stat().st_size for file in files)
     except (TypeError, KeyError, AttributeError, OSError, DatasetError):
         return None
     return document if whole else None

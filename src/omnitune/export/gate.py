@@ -5,6 +5,7 @@ the same item alone and beside a long one; the tokens that prompts and truncatio
 ten documents of real queries, and NDCG with an interval over queries. Anything that fails, fails the gate.
 """
 
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -90,8 +91,12 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {**asdict(self), "passed": self.passed}
+        """As a JSON object; a value that is no finite number is null, as `found` says it in words."""
+        made = {**asdict(self), "passed": self.passed}
+        for check in made["checks"]:
+            if check["value"] is not None and not math.isfinite(check["value"]):
+                check["value"] = None
+        return made
 
     def rows(self) -> list[list[str]]:
         """Cells of a table: check, found, expected, verdict."""

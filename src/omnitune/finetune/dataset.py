@@ -14,6 +14,7 @@ from omnitune.documents.queries import shown
 from omnitune.documents.queries.captions import caption_files
 from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
+from omnitune.documents.sources import note_source
 from omnitune.errors import MissingLanguageError, RecipeError, ResourceError
 from omnitune.finetune.choose import ModelChoice, model_identity, page_file_reader
 from omnitune.finetune.measure import has_text
@@ -108,6 +109,7 @@ def prepare_step(steps: Steps, folder: Path, recipe: Recipe, log: Log) -> Docume
         return {"training pairs": len(made.train), "test queries": len(made.queries), "pages": len(made.pages)}
 
     steps.run("prepare", inputs, work, makes=[place])
+    note_source(place, folder)  # of a run that lies there already too: its documents may have been moved
     dataset = documents.load(place)
     log(dataset.summary())
     for doubt in dataset.doubts():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import CheckpointError, CheckpointNotFoundError
 from omnitune.places import is_embedded, local_model, no_repository
+from omnitune.strict_json import json_text
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -246,4 +247,4 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Write a JSON object, or a list of them."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json_text(content, path.name, indent=2), encoding="utf-8")

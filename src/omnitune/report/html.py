@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from omnitune.io import printable, writing
+from omnitune.io import printable, write_json, writing
 from omnitune.report import plots
 from omnitune.report.parts import PAGE_WORDS, Page, Words
 from omnitune.report.results import Report
@@ -58,13 +58,13 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
         Both paths.
 
     Raises:
+        InputError: A number is not finite.
         ResourceError: The disk is full.
     """
     html, data = folder / "report.html", folder / "report.json"
+    write_json(data, report.to_json())  # first: a number that is none is told before anything is replaced
     with writing(html) as path:
         path.write_text(render_report(report), encoding="utf-8")
-    with writing(data) as path:
-        path.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return html, data
 
 

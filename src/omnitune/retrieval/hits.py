@@ -1,12 +1,14 @@
 """Hits of a retriever: pages with their scores, and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omnitune.documents.read.pages import read_words
+from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
+from omnitune.places import hint
 
 Box = list[Any]
 """`[text, left, top, right, bottom]` in fractions of a page's width and height."""
@@ -86,3 +88,22 @@ def snippet(text: str, wanted: set[str], width: int = 160) -> str:
     start, stop = place
     shown = " ".join(tokens[start:stop])[: width - 4]
     return f"{'… ' if start else ''}{shown}{' …' if stop < len(tokens) else ''}"
+
+
+def check_documents(there: Sequence[str], names: Iterable[str], argument: str) -> None:
+    """Expect documents that a retriever has.
+
+    Args:
+        there: Its documents.
+        names: Those that were asked for.
+        argument: By which they were given, for the error.
+
+    Raises:
+        InputError: One is not there; names one that is near.
+    """
+    for name in names:
+        if name not in there:
+            raise InputError(
+                f"{argument}: expected one of the retriever's {len(there):,} documents, got {name[:80]!r}"
+                f"{hint(name, there)}"
+            )

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from omnitune import runtime
-from omnitune.documents.dataset import IMAGES
 from omnitune.documents.folder import list_folder, read_folder
 from omnitune.documents.kinds import PAGES, Kind, segmentation_of
 from omnitune.documents.read.pages import Rendering, Word, write_words
 from omnitune.documents.reading import with_texts
+from omnitune.documents.stored import IMAGES
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import writable_or_temporary
@@ -132,7 +132,7 @@ class PageFiles:
         return cls(folder=folder, roots=(folder, _images_of_run(folder), kept, *named))
 
     def of(self, entry: Mapping[str, Any], name: str = "path") -> Path | None:
-        """The file that a page's entry names; in the images of its run where that was moved.
+        """The file that a page's entry names; in the images of its run, or of the retriever, where these were moved.
 
         Args:
             entry: Of the page; a relative path is one inside the retriever's folder.
@@ -145,9 +145,10 @@ class PageFiles:
         if not isinstance(given, str) or not given or "\0" in given:
             return None
         path = Path(given) if self.folder is None else self.folder / given  # an absolute path stays as it is
-        if self.folder is not None and not path.is_file():
-            moved = _images_of_run(self.folder) / path.parent.name / path.name
-            path = moved if moved.is_file() else path
+        if self.folder is not None and not (path.is_file() and self.hold(path)):  # moved, or a copy of one that stays
+            for home in (_images_of_run(self.folder), self.folder / "pages" / IMAGES):
+                moved = home / path.parent.name / path.name
+                path = moved if moved.is_file() else path
         if self.hold(path):
             return path
         if not self._told and path.is_file():

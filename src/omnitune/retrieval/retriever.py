@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnitune import io
+from omnitune.documents.sources import note_source, signed_sources
 from omnitune.errors import InputError
 from omnitune.ops.bm25 import words
 from omnitune.places import RETRIEVER
@@ -92,6 +93,8 @@ class Retriever:
         self.fusion, self.rerank, self.language = fusion, rerank, language
         self.segments = Segments() if segments is None else segments
         self.files = PageFiles()
+        self._sources: list[Path] = []  # folders of documents that `add` read, the newest last
+        self._documents: tuple[dict[str, tuple[int, int]], list[str]] | None = None
         settings = self.segments.settings.get("stages", {})
         self.indexes: dict[str, SegmentedIndex] = {
             kind: index_of(stage, self.segments, settings.get(kind, {})) for kind, stage in self.stages.items()
@@ -205,6 +208,8 @@ class Retriever:
         }
         with io.writing(place / "README.md") as temporary:
             temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
+        for source in [*reversed(signed_sources(self.files.folder)), *self._sources]:  # the newest is noted last
+            note_source(place, source)
         io.write_json(place / RETRIEVER, facts)
 
     def _describe(self) -> None:
@@ -222,8 +227,11 @@ class Retriever:
     @property
     def documents(self) -> list[str]:
         """Names of the documents, in the order of their first pages."""
-        entries = (part.entry(int(row)) for part in self.segments.parts for row in np.flatnonzero(part.alive))
-        return list(dict.fromkeys(str(entry["document"]) for entry in entries))
+        ids = self.segments.ids()
+        if self._documents is None or self._documents[0] is not ids:
+            entries = (self.segments.parts[part].entry(row) for part, row in ids.values())
+            self._documents = ids, list(dict.fromkeys(str(entry["document"]) for entry in entries))
+        return [*self._documents[1]]
 
     def only(self, weights: Mapping[str, float]) -> "Retriever":
         """The same pages found by some of the stages; nothing is encoded or copied.
@@ -271,9 +279,11 @@ class Retriever:
             InputError: A page has no id, or two have the same; the embeddings of one are not finite.
             ResourceError: The disk is full, or another process is changing the retriever.
         """
+        source: Path | None = None
         if isinstance(items, str | Path):
+            source = Path(items)
             place = None if self.folder is None else self.folder / "pages"
-            items = pages_of_folder(Path(items), place, language=self.language, show_progress=show_progress)
+            items = pages_of_folder(source, place, language=self.language, show_progress=show_progress)
         pages = [_page(item, number) for number, item in enumerate(items)]
         known = self.segments.ids()
         new = [number for number, page in enumerate(pages) if not self._holds(page, known)]
@@ -296,6 +306,10 @@ class Retriever:
             details = [{name: page[name] for name in _DETAILS if name in page} for page in some]
             self._describe()
             self.segments.append(kept, details, arrays)
+        if source is not None:
+            self._sources.append(source)
+            if self.folder is not None:
+                note_source(self.folder, source)
         return len(pages)
 
     def _holds(self, page: Mapping[str, Any], known: Mapping[str, tuple[int, int]]) -> bool:

@@ -6,7 +6,6 @@ pages and scores of that stage. What a database adds is filters beside other dat
 fit here, and its own search for words, fused with the vectors by ranks.
 """
 
-import json
 import uuid
 import zlib
 from collections import Counter
@@ -26,6 +25,7 @@ from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.segments import Where
+from omnitune.strict_json import json_text
 
 Matrix = NDArray[np.float32]
 Scored = tuple[str, float]
@@ -143,7 +143,7 @@ class LanceStore:
                 columns: dict[str, Any] = {name: [one.entry.get(name) for one in some] for name in _COLUMNS}
                 columns["label"] = [None if value is None else str(value) for value in columns["label"]]
                 columns["text"] = [one.text for one in some]
-                columns["entry"] = [json.dumps(one.entry, ensure_ascii=False, default=str) for one in some]
+                columns["entry"] = [json_text(one.entry, one.id, default=str) for one in some]
                 for kind, dim in dims.items():
                     rows = [one.vectors[kind] for one in some]
                     offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)

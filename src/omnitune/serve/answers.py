@@ -1,12 +1,32 @@
-"""Errors in OpenAI's shape, and counts of answers in the text form of Prometheus."""
+"""Answers in JSON, errors in OpenAI's shape, and counts of answers in the text form of Prometheus."""
 
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from omnitune.errors import InputError
+from omnitune.strict_json import json_text
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Answer(JSONResponse):
+    """An answer in JSON that every client reads; numbers that are not finite are an error of the server."""
+
+    def render(self, content: Any) -> bytes:
+        """Make the body.
+
+        Raises:
+            HTTPException: A number is not finite.
+        """
+        try:
+            return json_text(content, "answer", separators=(",", ":")).encode()
+        except InputError as error:
+            raise HTTPException(500, f"{error}; the model or the index gave it, not the request") from error
 
 
 def error_response(
@@ -16,11 +36,11 @@ def error_response(
     code: str | None = None,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
+) -> Answer:
     """Answer with an error as OpenAI's API words it."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error}, status, headers=dict(headers or {}))
+    return Answer({"error": error}, status, headers=dict(headers or {}))
 
 
 class Metrics:

@@ -7,16 +7,20 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from omnitune._version import __version__
 from omnitune.errors import InputError, MediaError
-from omnitune.serve.answers import Metrics
+from omnitune.serve.answers import Answer, Metrics
 from omnitune.serve.bodies import (
+    COHERE,
+    EMBEDDINGS,
+    RERANK,
+    SCORE,
     EmbeddingRequest,
     cohere_request,
     embedding_request,
-    json_object,
+    read_json,
     rerank_request,
     score_request,
 )
@@ -66,7 +70,7 @@ class Api:
 
     async def embeddings(self, request: Request) -> Response:
         """Answer `/v1/embeddings` as OpenAI does; several vectors an input, and sparse ones, as vLLM and TEI do."""
-        body = json_object(await request.body())
+        body = await read_json(request, EMBEDDINGS)
         asked = embedding_request(body)
         kind, encoding = asked.types
         found = await self._embedded(request, body, asked)
@@ -85,11 +89,11 @@ class Api:
         tokens = sum(one.tokens for one in found)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         answer = {"object": "list", "data": data, "model": self.served.name, "usage": usage}
-        return JSONResponse(answer, headers=_truncated(found))
+        return Answer(answer, headers=_truncated(found))
 
     async def cohere_embed(self, request: Request) -> Response:
         """Answer `/v2/embed` as Cohere does."""
-        body = json_object(await request.body())
+        body = await read_json(request, COHERE)
         asked = cohere_request(body)
         if self.served.family != "dense":
             raise InputError(
@@ -112,11 +116,11 @@ class Api:
             **({"texts": body["texts"]} if body.get("texts") is not None else {}),
             "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": tokens}},
         }
-        return JSONResponse(answer, headers=_truncated(found))
+        return Answer(answer, headers=_truncated(found))
 
     async def rerank(self, request: Request) -> Response:
         """Answer `/rerank` as Cohere and Jina do."""
-        body = json_object(await request.body())
+        body = await read_json(request, RERANK)
         asked = rerank_request(body)
         found = await self._scores(request, body, [(asked.query, one) for one in asked.documents])
         order = sorted(range(len(found)), key=lambda place: (-found[place].value, place))[: asked.top_n]
@@ -127,15 +131,15 @@ class Api:
             more = shown if asked.return_documents else {}
             results.append({"index": place, "relevance_score": found[place].value, **more})
         answer = {"id": f"rerank-{uuid.uuid4().hex}", "model": self.served.name, "results": results}
-        return JSONResponse(answer, headers=_truncated(found))
+        return Answer(answer, headers=_truncated(found))
 
     async def score(self, request: Request) -> Response:
         """Answer `/score` as vLLM does: a score for every pair, in their order."""
-        body = json_object(await request.body())
+        body = await read_json(request, SCORE)
         found = await self._scores(request, body, score_request(body))
         data = [{"index": place, "object": "score", "score": one.value} for place, one in enumerate(found)]
         answer = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "model": self.served.name, "data": data}
-        return JSONResponse(answer, headers=_truncated(found))
+        return Answer(answer, headers=_truncated(found))
 
     async def _scores(self, request: Request, body: dict[str, Any], pairs: Sequence[tuple[Any, Any]]) -> list[Score]:
         self._check_name(body)
@@ -146,7 +150,7 @@ class Api:
     async def models(self, _request: Request) -> Response:
         """Name the model, as OpenAI does."""
         one = {"id": self.served.name, "object": "model", "created": 0, "owned_by": "omnitune"}
-        return JSONResponse({"object": "list", "data": [one]})
+        return Answer({"object": "list", "data": [one]})
 
     async def info(self, _request: Request) -> Response:
         """Tell what is served."""
@@ -174,15 +178,15 @@ class Api:
                 "rankings": self.served.rankings,
                 "image_queries": self.served.sees,
             }
-        return JSONResponse(facts)
+        return Answer(facts)
 
     async def health(self, _request: Request) -> Response:
         """Tell that the process lives."""
-        return JSONResponse({"status": "ok"})
+        return Answer({"status": "ok"})
 
     async def ready(self, _request: Request) -> Response:
         """Tell whether requests are taken."""
-        return JSONResponse({"ready": self.worker.ready}, 200 if self.worker.ready else 503)
+        return Answer({"ready": self.worker.ready}, 200 if self.worker.ready else 503)
 
     async def counts(self, _request: Request) -> Response:
         """Answer with all counts, for Prometheus."""
@@ -211,6 +215,7 @@ async def _finished(
     """Queue the inputs of a request and wait for their results, as long as its client waits."""
     futures = worker.submit(kind, items, costs)
     waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
+    waiting.add_done_callback(lambda one: one.cancelled() or one.exception())  # looked at, or asyncio logs it
     gone = asyncio.create_task(_gone(request))
     try:
         either: list[asyncio.Future[Any]] = [waiting, gone]
@@ -226,8 +231,7 @@ async def _finished(
         gone.cancel()
         for future in futures:  # of those that ran nothing is changed by it
             future.cancel()
-        if not waiting.cancel() and not waiting.cancelled():
-            waiting.exception()  # looked at, or asyncio logs that nobody did
+        waiting.cancel()
 
 
 async def _gone(request: Request) -> None:

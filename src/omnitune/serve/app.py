@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from omnitune.errors import OmnituneError, ResourceError
+from omnitune.places import hint
 from omnitune.serve.answers import Metrics, error_response
 from omnitune.serve.api import Api
 from omnitune.serve.guard import LOOPBACK, MOST_BYTES, PATIENCE, Guard
@@ -68,9 +69,20 @@ def make_app(
         ("/metrics", ["GET"], api.counts),
         *(SearchPage(served, served.retriever, api.run).routes() if served.retriever is not None else []),
     ]
+    paths = list(dict.fromkeys(path for path, _, _ in routes))
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        said, asked = error.detail, request.url.path
+        if error.status_code == 404:
+            said = f"path: expected one of {', '.join(paths)}, got {asked[:80]!r}{hint(asked, paths)}"
+        elif error.status_code == 405:
+            said = f"method: expected {(error.headers or {}).get('Allow')}, got {request.method} of {asked[:80]}"
+        return error_response(error.status_code, said, headers=error.headers)
+
     app = Starlette(
         routes=[Route(path, _measured(path, handler, metrics), methods=methods) for path, methods, handler in routes],
-        exception_handlers={HTTPException: _refused},
+        exception_handlers={HTTPException: refused},
         lifespan=lifespan,
     )
     hosts = (*LOOPBACK, *hosts)
@@ -103,8 +115,3 @@ def _measured(path: str, handler: Handler, metrics: Metrics) -> Handler:
         return response
 
     return measured
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return error_response(error.status_code, error.detail, headers=error.headers)

@@ -1,15 +1,35 @@
 """Bodies of requests, checked: embeddings of OpenAI and Cohere, rerank of Cohere and Jina, scores, and search."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
 from omnitune.errors import InputError, MediaRefusedError
 from omnitune.ops.quantize import Precision
+from omnitune.places import hint
 
 MOST_INPUTS = 2048
 """Inputs of one request, as in OpenAI's API."""
+MOST_HITS = 100
+"""Hits of one search."""
+EMBEDDINGS = (
+    *("model", "input", "messages", "input_type", "dimensions", "encoding_format", "output_dtype", "truncate"),
+    *("user", "priority"),
+)
+COHERE = (
+    *("model", "texts", "images", "inputs", "input_type", "embedding_types", "output_dimension", "truncate"),
+    *("max_tokens", "priority"),
+)
+RERANK = ("model", "query", "documents", "top_n", "return_documents", "user", "priority")
+SCORE = ("model", "queries", "documents", "text_1", "text_2", "user", "priority")
+SEARCH = ("query", "q", "top_k", "document", "ranking", "where", "image")
+WHY = ("q", "query", "page")
+FEEDBACK = ("query", "page", "label", "rank")
+"""Names in bodies and addresses; `user` and `priority` of OpenAI's and Cohere's clients change no answer."""
 ROLES = {
     "query": "query",
     "search_query": "query",
@@ -76,21 +96,77 @@ class SearchRequest:
     ranking: str
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object.
+async def read_json(request: Request, names: Sequence[str]) -> dict[str, Any]:
+    """Read the JSON object in the body of a request.
+
+    A form of another site can make a browser send a body, cookies and passwords included, but none that is declared as
+    JSON. So one rule holds for all routes, also where an old browser does not name the site.
+
+    Args:
+        request: The request.
+        names: That the object may have.
 
     Raises:
-        InputError: It is none.
+        HTTPException: It is not declared as JSON.
+        InputError: It is no JSON object, or has a name that means nothing here.
+    """
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(
+            415,
+            f"content-type: expected application/json, got {given[:80] or 'none'}; send the header Content-Type: "
+            "application/json (curl -H 'Content-Type: application/json')",
+        )
+    return json_object(await request.body(), names)
+
+
+def json_object(body: bytes, names: Sequence[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        body: Its text.
+        names: That it may have; another one with null counts as left out.
+
+    Raises:
+        InputError: It is none, has NaN or Infinity in it, or a name that means nothing here.
     """
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_no_constant)
         if b"\\ud" in body.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise InputError(f"body: expected JSON, got {str(body[:40])[2:-1]!r}: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"body: expected a JSON object, got {type(value).__name__}")
+    check_names((name for name, one in value.items() if one is not None), names)
     return value
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a name that nothing reads: what it asks for would be left out without a word.
+
+    Raises:
+        InputError: Names it, and one that is near.
+    """
+    for name in given:
+        if name not in known:
+            raise InputError(f"body: expected some of {', '.join(known)}, got {name[:80]!r}{hint(name, known)}")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _either(body: Mapping[str, Any], *names: str) -> tuple[str, Any]:
+    """The one of several spellings that a body has, and its value.
+
+    Raises:
+        InputError: It has two.
+    """
+    given = [name for name in names if body.get(name) is not None]
+    if len(given) > 1:
+        raise InputError(f"{given[1]}: expected one of {' and '.join(names)}, got both")
+    return (given[0], body[given[0]]) if given else (names[0], None)
 
 
 def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
@@ -100,14 +176,15 @@ def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
         InputError: A field has a value that cannot work, or the inputs are token ids.
         MediaRefusedError: A medium is named by an address or a path.
     """
-    if "messages" in body:
-        messages = body["messages"]
+    name, held = _either(body, "input", "messages")
+    if name == "messages":
+        messages = held
         if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], dict):
             shown = len(messages) if isinstance(messages, list) else repr(messages)[:80]
             raise InputError(f"messages: expected one message, which becomes one embedding, got {shown}")
         given: Any = [{"content": messages[0].get("content")}]
     else:
-        given = body.get("input")
+        given = held
     items = given if isinstance(given, list) else [given]
     _check_count("input", items)
     if all(_is_id(item) or (isinstance(item, list) and item and all(map(_is_id, item))) for item in items):
@@ -115,15 +192,15 @@ def embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
             "input: expected text, got token ids of a tokenizer that this model does not use; send the text itself "
             "(in LangChain: OpenAIEmbeddings(..., check_embedding_ctx_length=False))"
         )
-    encoding = body.get("encoding_format") or "float"
+    encoding = _given(body, "encoding_format", "float")
     if encoding not in ("float", "base64"):
-        raise InputError(f"encoding_format: expected 'float' or 'base64', got {encoding!r}")
-    kind = body.get("output_dtype") or "float"
+        raise InputError(f"encoding_format: expected 'float' or 'base64', got {repr(encoding)[:80]}")
+    kind = _given(body, "output_dtype", "float")
     if not isinstance(kind, str) or kind not in TYPES:
         raise InputError(f"output_dtype: expected one of {list(TYPES)}, got {repr(kind)[:80]}")
     return EmbeddingRequest(
         items=[checked_input(item) for item in items],
-        role=_role(body.get("input_type") or "document"),
+        role=_role(_given(body, "input_type", "document")),
         dimensions=_dimensions("dimensions", body.get("dimensions")),
         types=(kind, encoding),
         whole=_whole(body.get("truncate")),
@@ -149,9 +226,9 @@ def cohere_request(body: Mapping[str, Any]) -> EmbeddingRequest:
             "input_type: expected 'search_query' or 'search_document', got none; a query and a document have different "
             "prompts"
         )
-    types = body.get("embedding_types") or ["float"]
+    types = _given(body, "embedding_types", ["float"])
     known = (*TYPES, "base64")
-    if not isinstance(types, list) or not all(isinstance(one, str) and one in known for one in types):
+    if not isinstance(types, list) or not types or not all(isinstance(one, str) and one in known for one in types):
         raise InputError(f"embedding_types: expected some of {list(known)}, got {repr(types)[:80]}")
     if body.get("max_tokens") is not None:
         raise InputError("max_tokens: expected none, as inputs are cut where the model's window ends; got one")
@@ -175,9 +252,9 @@ def rerank_request(body: Mapping[str, Any]) -> RerankRequest:
     if not isinstance(documents, list) or not documents or len(documents) > MOST_INPUTS:
         shown = len(documents) if isinstance(documents, list) else repr(documents)[:80]
         raise InputError(f"documents: expected a list of 1 to {MOST_INPUTS} texts, got {shown}")
-    wanted = body.get("return_documents") or False
+    wanted = _given(body, "return_documents", False)
     if not isinstance(wanted, bool):
-        raise InputError(f"return_documents: expected true or false, got {wanted!r}")
+        raise InputError(f"return_documents: expected true or false, got {repr(wanted)[:80]}")
     return RerankRequest(
         query=_asked(body.get("query")),
         documents=[_document(one, place) for place, one in enumerate(documents)],
@@ -195,8 +272,7 @@ def score_request(body: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """
     sides = []
     for names in (("queries", "text_1"), ("documents", "text_2")):
-        name = next((one for one in names if body.get(one) is not None), names[0])
-        value = body.get(name)
+        name, value = _either(body, *names)
         sides.append(value if isinstance(value, list) else [value])
         _check_count(name, sides[-1])
     queries, documents = sides
@@ -211,7 +287,7 @@ def score_request(body: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def search_request(body: Mapping[str, Any], rankings: Sequence[str] = ("chosen",)) -> SearchRequest:
-    """Check a body of `/search`: `query` or `image`, `top_k` (10), `where`, `document`, `ranking`.
+    """Check a body of `/search`: `query` (or `q`) or `image`, `top_k` (10), `where`, `document`, `ranking`.
 
     Args:
         body: The object.
@@ -221,23 +297,25 @@ def search_request(body: Mapping[str, Any], rankings: Sequence[str] = ("chosen",
         InputError: A field has a value that cannot work.
         MediaRefusedError: The image is named by an address or a path.
     """
-    where = body.get("where") or {}
+    where = _given(body, "where", {})
     if not isinstance(where, dict) or not all(_is_value(value) for value in where.values()):
         raise InputError(f"where: expected an object of values or lists of them, got {repr(where)[:80]}")
     document = body.get("document")
-    if document:
-        if not _is_value(document):
+    if document is not None:
+        names = document if isinstance(document, list) else [document]
+        if not names or not all(isinstance(one, str) for one in names):
             raise InputError(f"document: expected a name or a list of them, got {repr(document)[:80]}")
-        where = {**where, "document": document}
-    top_k = _number("top_k", body.get("top_k") or 10)
-    ranking = body.get("ranking") or rankings[0]
+        if "document" in where:
+            raise InputError("document: expected it once, got it in 'where' too")
+        where = {**where, "document": names}
+    top_k = _number("top_k", _given(body, "top_k", 10), most=MOST_HITS)
+    ranking = _given(body, "ranking", rankings[0])
     if ranking not in rankings:
         raise InputError(f"ranking: expected one of {list(rankings)}, got {repr(ranking)[:80]}")
-    image = body.get("image")
-    if image is not None:
-        image = checked_input({"image": image})["image"]
-    query = "" if image is not None and not body.get("query") else checked_query(body.get("query"))
-    return SearchRequest(query=query, image=image, top_k=min(top_k, 100), where=where or None, ranking=ranking)
+    name, query = _either(body, "query", "q", "image")
+    image = checked_input({"image": query})["image"] if name == "image" else None
+    query = "" if name == "image" else checked_query(query)
+    return SearchRequest(query=query, image=image, top_k=top_k, where=where or None, ranking=ranking)
 
 
 def checked_query(value: Any) -> str:
@@ -328,13 +406,13 @@ def _check_count(name: str, items: Sequence[Any]) -> None:
 
 def _role(value: Any) -> str:
     if not isinstance(value, str) or value not in ROLES:
-        raise InputError(f"input_type: expected one of {list(ROLES)}, got {value!r}")
+        raise InputError(f"input_type: expected one of {list(ROLES)}, got {repr(value)[:80]}")
     return ROLES[value]
 
 
 def _dimensions(name: str, value: Any) -> int | None:
     if value is not None and (not _is_id(value) or value < 1):
-        raise InputError(f"{name}: expected a number from 1, got {value!r}")
+        raise InputError(f"{name}: expected a number from 1, got {repr(value)[:80]}")
     return None if value is None else int(value)
 
 
@@ -346,14 +424,21 @@ def _whole(value: Any) -> bool:
 
 def _is_value(value: Any) -> bool:
     some = value if isinstance(value, list) else [value]
-    return all(isinstance(one, str | int | float) for one in some)
+    return bool(some) and all(isinstance(one, str | int | float) for one in some)
 
 
-def _number(name: str, value: Any) -> int:
+def _number(name: str, value: Any, most: int | None = None) -> int:
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else value
-    if not _is_id(number) or number < 1:
-        raise InputError(f"{name}: expected a number from 1, got {repr(value)[:80]}")
+    if not _is_id(number) or number < 1 or (most is not None and number > most):
+        shown = "" if most is None else f" to {most}"
+        raise InputError(f"{name}: expected a number from 1{shown}, got {repr(value)[:80]}")
     return int(number)
+
+
+def _given(body: Mapping[str, Any], name: str, usual: Any) -> Any:
+    """The value of a name; the usual one where it is left out or null. Another empty one is no wish for the usual."""
+    value = body.get(name)
+    return usual if value is None else value
 
 
 def _is_id(value: Any) -> bool:

@@ -9,9 +9,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from omnitune.documents.dataset import known_source
+from omnitune import io
+from omnitune.documents.sources import find_document, signed_sources
 from omnitune.finetune.choose import load_model
+from omnitune.io import printable
 from omnitune.model.pair import CrossEncoder
+from omnitune.places import PREPARED
 from omnitune.retrieval.retriever import Retriever, is_retriever
 from omnitune.retrieval.stages import load_encoder
 from omnitune.serve.address import check_address
@@ -25,8 +28,8 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     Args:
         source: Folder of a run or of a retriever; or a model: directory, repository, "embedded".
         reranker: A cross encoder for `/rerank`: directory or repository.
-        documents: Folder of the documents that hits link to, and of page images that lie outside of the retriever; None
-            takes the documents that a run was made of, if it was made on this machine.
+        documents: Folder of the documents that hits link to, and of page images that lie outside of the retriever;
+            before the folders that it was made of, if that was done by this user.
     """
     pairs = None if reranker is None else CrossEncoder(reranker)
     folder = Path(source)
@@ -36,7 +39,6 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
         run = place.resolve().parent
         # One that was named may hold page images too; what a run alone names holds the documents that it was made of.
         files = () if documents is None else (documents,)
-        documents = known_source(run / "dataset") if documents is None else documents
         in_run = place != folder or (run / "dataset").is_dir()
         retriever = Retriever.open(place, files=files)
         # Embeddings of a run are those of the model it made, unless the retriever has one vector a page of its own.
@@ -47,7 +49,7 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
             encoder=load_encoder(run / "model") if own else None,
             reranker=pairs,
             feedback=(run if in_run else place) / "feedback.jsonl",
-            documents=documents,
+            documents=[*files, *signed_sources(place), *signed_sources(run / "dataset")],
         )
     if (folder / "model" / "modules.json").is_file():  # a run that made no retriever
         folder = folder / "model"
@@ -55,6 +57,40 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     if isinstance(model, CrossEncoder):
         return Served(name, reranker=model)
     return Served(name, encoder=model, reranker=pairs)
+
+
+def links_of(served: Served, source: str) -> str:
+    """Say in a sentence to which documents hits link, and what to do where some are missing.
+
+    Args:
+        served: With a retriever.
+        source: Folder of its run, or its own, as it was opened.
+    """
+    assert served.retriever is not None
+    names = served.retriever.documents
+    missing = [name for name in names if find_document(served.documents, name) is None]
+    there = " and ".join(printable(str(one)) for one in served.documents if one.is_dir())
+    if not missing:
+        return f"Hits link to their documents in {there}"
+    if served.documents and len(missing) < len(names):
+        return (
+            f"Hits link to {len(names) - len(missing):,} of {len(names):,} documents, in {there}; "
+            f"{printable(missing[0])} {'is' if len(missing) == 1 else 'and others are'} not there: name their folder "
+            "with --documents"
+        )
+    if served.documents:
+        gone = " and ".join(printable(str(one)) for one in served.documents)
+        return f"Hits link to no documents: none is in {gone} any more; name their folder with --documents"
+    run = Path(source) if (Path(source) / "dataset").is_dir() else Path(source).resolve().parent
+    facts = io.read_json_or_none(run / "dataset" / PREPARED)
+    folder = facts.get("source") if isinstance(facts, dict) else None
+    if not isinstance(folder, str):
+        return "Hits link to no documents: name their folder with --documents"
+    # Not opened unasked: a run of a stranger may name any folder of this machine.
+    return (
+        f"Hits link to no documents: the run names {printable(folder)}, but has no note that you made it on this "
+        "machine; if that folder is yours, give it with --documents"
+    )
 
 
 def serve(served: Served, *, host: str, port: int, api_key: str | None, grace: int) -> None:

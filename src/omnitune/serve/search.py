@@ -13,15 +13,26 @@ from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from omnitune.documents.read.pages import picture_of
-from omnitune.errors import DatasetError, InputError, ResourceError
-from omnitune.io import full_disk_named, inside
-from omnitune.retrieval.hits import Hit
+from omnitune.documents.sources import find_document
+from omnitune.errors import InputError, ResourceError
+from omnitune.io import full_disk_named
+from omnitune.retrieval.hits import Hit, check_documents
 from omnitune.retrieval.reasons import Reason
 from omnitune.retrieval.retriever import Retriever
-from omnitune.serve.bodies import checked_query, json_object, search_request
+from omnitune.serve.answers import Answer
+from omnitune.serve.bodies import (
+    FEEDBACK,
+    MOST_HITS,
+    SEARCH,
+    WHY,
+    check_names,
+    checked_query,
+    read_json,
+    search_request,
+)
 from omnitune.serve.served import Served, WhyRequest
 
 VOTES = ("yes", "no", "passage")
@@ -73,13 +84,7 @@ class SearchPage:
         return self.retriever.segments.parts[place[0]].entry(place[1])
 
     def _file(self, name: str) -> Path | None:
-        if self.served.documents is None:
-            return None
-        try:
-            place = inside(self.served.documents, name)
-        except DatasetError:
-            return None
-        return place if place.is_file() else None
+        return find_document(self.served.documents, name)
 
     async def home(self, _request: Request) -> Response:
         """Answer with the search page."""
@@ -88,25 +93,28 @@ class SearchPage:
     async def search(self, request: Request) -> Response:
         """Answer a query with hits."""
         if request.method == "POST":
-            body = json_object(await request.body())
+            body = await read_json(request, SEARCH)
         else:
-            given = request.query_params
-            body = {"query": given.get("q") or given.get("query"), "top_k": given.get("top_k")}
-            body |= {"document": given.getlist("document"), "ranking": given.get("ranking")}
+            body = _parameters(request, [name for name in SEARCH if name not in ("where", "image")])
         asked, started = search_request(body, self.served.rankings), time.monotonic()
+        only = (asked.where or {}).get("document", [])
+        check_documents(self.retriever.documents, map(str, only if isinstance(only, list) else [only]), "document")
         if asked.image is not None and not self.served.sees:
             raise InputError("image: expected text, as no model here takes images and no recogniser is installed")
+        if asked.image is not None and self.served.compares_images and asked.ranking != self.served.rankings[0]:
+            raise InputError(f"ranking: expected none beside an image, which models compare, got {asked.ranking!r}")
         [hits] = await self.run(request, "search", [asked])
         found = [self._shown(hit, asked.query) for hit in hits]
-        return JSONResponse({"query": asked.query, "seconds": round(time.monotonic() - started, 4), "hits": found})
+        return Answer({"query": asked.query, "seconds": round(time.monotonic() - started, 4), "hits": found})
 
     async def why(self, request: Request) -> Response:
         """Answer with the sentence of a page that is closest to a query, or with the patches of its image."""
-        page = str(request.query_params.get("page"))
+        given = _parameters(request, WHY)
+        page = given.get("page", "")
         self._entry(page)
-        query = checked_query(request.query_params.get("q"))
+        query = checked_query(given.get("q", given.get("query")))
         found: list[Reason] = await self.run(request, "why", [WhyRequest(query, page)])
-        return JSONResponse(dataclasses.asdict(found[0]))
+        return Answer(dataclasses.asdict(found[0]))
 
     async def image(self, request: Request) -> Response:
         """Answer with a page's stored image; of a segment, with the picture of it."""
@@ -127,31 +135,42 @@ class SearchPage:
     async def document(self, request: Request) -> Response:
         """Answer with the file of a document."""
         name = request.path_params["document"]
-        path = self._file(name) if name in self.retriever.documents else None
+        try:
+            check_documents(self.retriever.documents, [name], "document")
+        except InputError as error:
+            raise HTTPException(404, str(error)) from error
+        path = self._file(name)
         if path is None:
-            raise HTTPException(404, "document: expected one that is indexed and whose file is known")
+            raise HTTPException(
+                404,
+                f"document: expected one whose file is there, got {name[:80]!r}, which is indexed and whose file is in "
+                "none of the folders that this server knows; omnitune serve --documents FOLDER names one",
+            )
         # What a folder holds beside PDFs and images, such as HTML, must not run as this server's own page.
         shown = path.suffix.lower() in (".pdf", *_IMAGES, *_PLAYED)
         kind = "inline" if shown else "attachment"
         return FileResponse(
-            path, filename=path.name, content_disposition_type=kind, headers={"X-Content-Type-Options": "nosniff"}
+            path,
+            filename=name.rpartition("/")[2],  # the file's own name may have bytes that no header holds
+            content_disposition_type=kind,
+            headers={"X-Content-Type-Options": "nosniff"},
         )
 
     async def vote(self, request: Request) -> Response:
         """Keep a vote."""
-        if "json" not in request.headers.get("content-type", ""):
-            raise InputError("content-type: expected application/json")
-        body = json_object(await request.body())
+        body = await read_json(request, FEEDBACK)
         query, label, rank = body.get("query"), body.get("label"), body.get("rank")
         if not isinstance(query, str) or not query.strip() or len(query) > 4000:
             raise InputError(f"query: expected the text that was looked for, got {repr(query)[:80]}")
         if label not in VOTES:
             raise InputError(f"label: expected one of {list(VOTES)}, got {repr(label)[:80]}")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise InputError(f"rank: expected a number from 1, got {repr(rank)[:80]}")
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MOST_HITS:
+            raise InputError(f"rank: expected a number from 1 to {MOST_HITS}, got {repr(rank)[:80]}")
+        if not isinstance(body.get("page"), str):
+            raise InputError(f"page: expected the id of a page, got {repr(body.get('page'))[:80]}")
         if self.served.feedback is None:
             raise HTTPException(404, "feedback: this server keeps no votes")
-        name = str(self._entry(str(body.get("page")))["id"])
+        name = str(self._entry(body["page"])["id"])
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"query": query, "page": name, "label": label, "rank": rank, "time": now}, ensure_ascii=False)
         try:
@@ -168,13 +187,13 @@ class SearchPage:
             raise ResourceError(
                 f"feedback: the vote is not kept, the file cannot be written: {error.strerror}"
             ) from error
-        return JSONResponse({"kept": True}, 201)
+        return Answer({"kept": True}, 201)
 
     def _shown(self, hit: Hit, query: str) -> dict[str, Any]:
         """A hit as JSON, without places of this machine."""
         file, stored = self._file(hit.document), self._stored(hit.entry)
         suffix = "" if stored is None else stored.suffix.lower()
-        link = None if file is None else f"/documents/{quote(hit.document)}"
+        link = None if file is None else f"/documents/{_quoted(hit.document)}"
         start, stop = _seconds(hit.entry.get("times"))
         playing = None
         if suffix in _PLAYED:
@@ -182,7 +201,7 @@ class SearchPage:
             whole = link is not None and file is not None and file.suffix.lower() in _PLAYED and stop > start
             at = f"#t={start:g},{stop:g}"
             playing = {"kind": kind, "start": start if whole else 0.0,
-                       "source": f"{link}{at}" if whole else f"/segments/{quote(hit.id, safe='')}"}  # fmt: skip
+                       "source": f"{link}{at}" if whole else f"/segments/{_quoted(hit.id, safe='')}"}  # fmt: skip
         if link is not None and file is not None:
             if file.suffix.lower() == ".pdf" and hit.page is not None:
                 link += f"#page={hit.page}"
@@ -227,12 +246,31 @@ class SearchPage:
     def _picture(name: str, stored: Path | None) -> str | None:
         """Address of a page's image, where there may be one."""
         shown = stored is not None and Path(picture_of(stored.as_posix())).suffix.lower() in _IMAGES
-        return f"/pages/{quote(name, safe='')}" if shown else None
+        return f"/pages/{_quoted(name, safe='')}" if shown else None
+
+
+def _quoted(name: str, safe: str = "/") -> str:
+    return quote(name, safe=safe, errors="replace")  # an id may hold what is no text, and no address has it
 
 
 def _file(path: Path, types: Mapping[str, str]) -> FileResponse:
     kept = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
     return FileResponse(path, media_type=types[path.suffix.lower()], headers=kept)
+
+
+def _parameters(request: Request, names: Sequence[str]) -> dict[str, Any]:
+    """The parameters in the address of a request; `document` may be there several times.
+
+    Raises:
+        InputError: One means nothing here, or is there twice.
+    """
+    given = request.query_params
+    check_names(given, names)
+    found = {name: given.getlist(name) for name in given}
+    for name, values in found.items():
+        if len(values) > 1 and name != "document":
+            raise InputError(f"{name}: expected it once, got {len(values)} of it")
+    return {name: values if name == "document" else values[0] for name, values in found.items()}
 
 
 def _no_link(path: str, flags: int) -> int:

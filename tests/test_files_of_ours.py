@@ -31,6 +31,7 @@ from omnitune.inputs.fingerprint import fingerprint
 from omnitune.inputs.store import Store as TensorStore
 from omnitune.modules import files
 from omnitune.modules.files import read_json
+from omnitune.report.records import append_csv
 from omnitune.retrieval.arrays import write_arrays
 from omnitune.retrieval.corpus import open_corpus
 from omnitune.retrieval.dense_index import DenseIndex
@@ -56,6 +57,7 @@ PLAIN = {
     "serve/search.py": "votes, a line appended in one write",
     "io.py": "the place itself",
     "documents/sources.py": "the user's key, made once by the first process",
+    "report/records.py": "rows that are appended, within `io.full_disk_named`",
     "compat/utilities.py": "inside `io.writing`",
 }
 """Modules that write without `io.writing`, and the reason."""
@@ -216,7 +218,7 @@ def test_an_answer_that_is_torn_is_asked_for_again(kept: str, tmp_path: Path) ->
 )
 def test_a_log_that_is_torn_gets_rows_of_their_own(content: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(content)
-    io.append_csv(tmp_path / "log.csv", {"a": 5, "b": 6})
+    append_csv(tmp_path / "log.csv", {"a": 5, "b": 6})
     assert (tmp_path / "log.csv").read_text() == expected
 
 

@@ -6,7 +6,6 @@ made again: see `read_json_or_none`.
 """
 
 import atexit
-import csv
 import ctypes
 import errno
 import glob
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -83,10 +81,6 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full, and the sentence names the path and the megabytes that are free; or a folder
             lies where the file goes, or a file where its folder goes.
-
-    Example:
-        >>> with writing(folder / "page.json") as temporary:
-        ...     temporary.write_text("{}")
     """
     if path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
         with full_disk_named(path):
@@ -163,10 +157,6 @@ def replacing_folder(
 
     Raises:
         ResourceError: The disk is full; `folder` is as it was.
-
-    Example:
-        >>> with replacing_folder(Path("model")) as fresh:
-        ...     (fresh / "config.json").write_text("{}")
     """
     folder = folder.resolve()
     here = Path.cwd()
@@ -265,9 +255,6 @@ def discard(folder: Path, names: Iterable[str]) -> None:
     Args:
         folder: The folder.
         names: Files and folders in it that are ours.
-
-    Example:
-        >>> discard(Path("vectors.npy.partial"), ["rows.npy", "rows.keys", ".lock"])
     """
     for name in names:
         path = folder / name
@@ -510,36 +497,3 @@ def listing(folder: Path) -> list[list[Any]]:
     """List name, bytes and time of change of every file under a folder, or of the one file: changes when they do."""
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     return [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def append_csv(path: str | Path, row: Mapping[str, object]) -> None:
-    """Add one row to a CSV file, with a header line when the file is new.
-
-    Rows of another shape never mix: when the file's header is not `row`'s, the file is kept under a numbered name
-    beside it and a new one is begun.
-
-    Args:
-        path: The file; its folder is made if it is not there.
-        row: Column name to value, in column order.
-
-    Raises:
-        ResourceError: The disk is full.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = list(row)
-    content = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if content and next(csv.reader(StringIO(content))) != header:
-        kept = next(p for n in range(1, 1 << 30) if not (p := path.with_name(f"{path.stem}.{n}{path.suffix}")).exists())
-        path.rename(kept)
-        logger.warning("%s had other columns; its rows are kept in %s", path, kept.name)
-        content = ""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not content:
-        writer.writerow(header)
-    elif not content.endswith("\n"):  # a row that a kill cut off stays a row of its own
-        text.write("\n")
-    writer.writerow(row.values())
-    with full_disk_named(path), path.open("a", newline="", encoding="utf-8") as file:
-        file.write(text.getvalue())

@@ -4,12 +4,13 @@ import logging
 import pytest
 
 from omnitune import io
+from omnitune.report.records import append_csv
 
 
 def test_csv_gets_one_header_and_a_row_a_call(tmp_path):
     path = tmp_path / "deep" / "log.csv"
-    io.append_csv(path, {"epoch": 1, "name": "a,b"})
-    io.append_csv(path, {"epoch": 2, "name": "ü"})
+    append_csv(path, {"epoch": 1, "name": "a,b"})
+    append_csv(path, {"epoch": 2, "name": "ü"})
     assert path.read_text(encoding="utf-8") == 'epoch,name\n1,"a,b"\n2,ü\n'
 
 
@@ -17,7 +18,7 @@ def test_csv_rows_of_another_shape_begin_a_new_file(tmp_path, caplog):
     path = tmp_path / "log.csv"
     for row in ({"a": 1}, {"b": 2}, {"c": 3}):
         with caplog.at_level(logging.WARNING):
-            io.append_csv(path, row)
+            append_csv(path, row)
     assert path.read_text() == "c\n3\n"
     assert (tmp_path / "log.1.csv").read_text() == "a\n1\n"
     assert (tmp_path / "log.2.csv").read_text() == "b\n2\n"

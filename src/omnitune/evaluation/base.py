@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from omnitune.errors import InputError
-from omnitune.io import append_csv
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.report.records import append_csv
 
 logger = logging.getLogger(__name__)
 

@@ -112,8 +112,9 @@ def opened(item: Any, policy: MediaPolicy, kind: str) -> Iterator[Opened]:
     content = source(item, policy, kind)
     name = described(item, kind)
     place = io.BytesIO(content) if isinstance(content, bytes) else str(content)
+    lenient = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}  # 19 always is
     try:
-        container = av.open(place, options={"format_whitelist": FORMATS}, metadata_errors="ignore")
+        container = av.open(place, options={"format_whitelist": FORMATS}, **lenient)
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(f"{name}: no {kind} that can be read: {_reason(error)}") from error
     with container:

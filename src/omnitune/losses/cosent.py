@@ -21,6 +21,10 @@ class CoSENTLoss(Loss):
 
     Source:
         Huang et al. 2024, CoSENT, eq. 6 (doi:10.1109/TASLP.2024.3402087).
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "score": [0.9, 0.1]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=CoSENTLoss(model))
     """
 
     paper = "huang2024cosent"

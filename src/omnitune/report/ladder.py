@@ -141,7 +141,9 @@ def ladder_sentence(ladder: Ladder, metric: str, words: Words) -> str:
     if verdicts <= {"no measurable difference"} and queries < FEW:
         advice = f"{queries} queries are too few to tell, so hold out more documents or bring questions"
     elif verdicts <= {"no measurable difference"}:
-        advice = f"lexical search is enough, since {ladder.name} was not shown to be worth its cost"
+        advice = (
+            f"{ladder.name}, which validation chose, was not shown to be worth its cost: lexical search may be enough"
+        )
     elif "worse" in verdicts:
         advice = "look at the queries below before deploying it"
     return (

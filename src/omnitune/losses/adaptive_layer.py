@@ -23,7 +23,7 @@ LayerWeighting = Literal["uniform", "log", "linear"]
 
 
 class AdaptiveLayerLoss(Wrapper):
-    """A loss on the last layer's embeddings, and on those of earlier layers, which should also resemble the last's.
+    """Add a loss on earlier layers' embeddings, which should also resemble those of the last layer, to one on the last.
 
     Args:
         model: The encoder; its first module is a transformers backbone that gives token vectors.
@@ -41,6 +41,11 @@ class AdaptiveLayerLoss(Wrapper):
 
     Source:
         Li et al. 2024, eq. 4 to 7 (arXiv:2402.14776).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = AdaptiveLayerLoss(model, losses.MultipleNegativesRankingLoss(model), n_layers_per_step=2)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     paper = "li2024matryoshka2d"
@@ -127,6 +132,17 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
         matryoshka_weights: As in `MatryoshkaLoss`.
         n_layers_per_step: As in `AdaptiveLayerLoss`, as are all that are not named here.
         n_dims_per_step: As in `MatryoshkaLoss`; drawn anew for every layer.
+
+    Raises:
+        InputError: As in `AdaptiveLayerLoss` and `MatryoshkaLoss`.
+
+    Source:
+        Li et al. 2024, eq. 4 to 7 (arXiv:2402.14776).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = Matryoshka2dLoss(model, losses.MultipleNegativesRankingLoss(model), [384, 128, 64])
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     def __init__(

@@ -36,6 +36,14 @@ class Loss(nn.Module):
             the documents of a row ("documents": `objective` gets `losses.lists.owners` as labels), or as they are.
         config_keys: Attributes that `get_config_dict` records; they are the constructor's arguments.
         paper: Key in `citations.bib` of the paper that introduced the loss, or "".
+
+    Example:
+        >>> class FarApart(Loss):
+        ...     def objective(self, embeddings, labels):
+        ...         first, second = (column.values for column in embeddings)
+        ...         return util.pairwise_cos_sim(first, second).mean()
+        >>> rows = Dataset.from_dict({"a": ["pump", "gear"], "b": pages})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=FarApart(model))
     """
 
     any_width: bool = True

@@ -14,7 +14,14 @@ _SMALLEST = 1e-16
 
 
 class BatchHardTripletLossDistanceFunction:
-    """Distances between all rows of embeddings: `(rows, dim) -> (rows, rows)`."""
+    """Distances between all rows of embeddings: `(rows, dim) -> (rows, rows)`.
+
+    Example:
+        >>> loss = losses.BatchHardTripletLoss(model, BatchHardTripletLossDistanceFunction.cosine_distance, margin=0.2)
+        >>> BatchHardTripletLossDistanceFunction.cosine_distance(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
 
     @staticmethod
     def cosine_distance(embeddings: Tensor) -> Tensor:
@@ -63,7 +70,9 @@ class _BatchTripletLoss(Loss):
 
 
 class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
-    """Each anchor's farthest positive should be closer than its closest negative, by a soft margin.
+    """Triplet loss of each anchor's farthest positive and closest negative in the batch, with a soft margin.
+
+    A batch needs several rows of each class: use the sampler `group_by_label`.
 
     Args:
         model: The encoder.
@@ -71,6 +80,12 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
 
     Source:
         Hermans et al. 2017, section 2 (arXiv:1703.07737).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["a pump", "the pump", "an oven", "the oven"], "label": [0, 0, 1, 1]})
+        >>> args = SentenceTransformerTrainingArguments("out", batch_sampler="group_by_label")
+        >>> loss = BatchHardSoftMarginTripletLoss(model)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     def __init__(
@@ -86,15 +101,23 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
 
 
 class BatchHardTripletLoss(_BatchTripletLoss):
-    """Each anchor's farthest positive should be closer than its closest negative, by a margin.
+    """Triplet loss of each anchor's farthest positive and closest negative in the batch, with a margin.
+
+    A batch needs several rows of each class: use the sampler `group_by_label`.
 
     Args:
         model: The encoder.
         distance_metric: Distances between all rows, `(rows, dim) -> (rows, rows)`.
-        margin: How much closer, in units of the distance.
+        margin: How much closer, in units of the distance; embeddings of length 1 are at most 2 apart.
 
     Source:
         Hermans et al. 2017, eq. 5 (arXiv:1703.07737).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["a pump", "the pump", "an oven", "the oven"], "label": [0, 0, 1, 1]})
+        >>> args = SentenceTransformerTrainingArguments("out", batch_sampler="group_by_label")
+        >>> loss = BatchHardTripletLoss(model, margin=0.5)  # of embeddings of length 1
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     config_keys = ["distance_metric", "margin"]
@@ -114,10 +137,21 @@ class BatchHardTripletLoss(_BatchTripletLoss):
 
 
 class BatchAllTripletLoss(BatchHardTripletLoss):
-    """Every positive of each anchor should be closer than every negative, by a margin.
+    """Triplet loss of all triplets in the batch: every positive of an anchor with every negative, with a margin.
+
+    A batch needs several rows of each class: use the sampler `group_by_label`.
+
+    Args:
+        model, distance_metric, margin: As in `BatchHardTripletLoss`.
 
     Source:
         Hermans et al. 2017, eq. 6 (arXiv:1703.07737), averaged over the triplets that miss the margin.
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["a pump", "the pump", "an oven", "the oven"], "label": [0, 0, 1, 1]})
+        >>> args = SentenceTransformerTrainingArguments("out", batch_sampler="group_by_label")
+        >>> loss = BatchAllTripletLoss(model, margin=0.5)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     def triplets(self, distances: Tensor, same: Tensor) -> Tensor:
@@ -129,10 +163,22 @@ class BatchAllTripletLoss(BatchHardTripletLoss):
 
 
 class BatchSemiHardTripletLoss(BatchHardTripletLoss):
-    """Each positive against the closest negative that is farther than it, or where none is, the farthest negative.
+    """Triplet loss of each positive pair and its closest negative that is farther than the positive.
+
+    Where no negative is farther, the farthest is taken.
+    A batch needs several rows of each class: use the sampler `group_by_label`.
+
+    Args:
+        model, distance_metric, margin: As in `BatchHardTripletLoss`.
 
     Source:
         Schroff et al. 2015, section 3.2 (arXiv:1503.03832).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["a pump", "the pump", "an oven", "the oven"], "label": [0, 0, 1, 1]})
+        >>> args = SentenceTransformerTrainingArguments("out", batch_sampler="group_by_label")
+        >>> loss = BatchSemiHardTripletLoss(model, margin=0.5)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     def triplets(self, distances: Tensor, same: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class SiameseDistanceMetric(Enum):
-    """Distances between rows; a member is called like a function: `(n, dim), (n, dim) -> (n,)`."""
+    """Distances between rows; a member is called like a function: `(n, dim), (n, dim) -> (n,)`.
+
+    Example:
+        >>> SiameseDistanceMetric.COSINE_DISTANCE(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor([1.])
+        >>> loss = losses.ContrastiveLoss(model, SiameseDistanceMetric.EUCLIDEAN, margin=1.0)
+    """
 
     EUCLIDEAN = "euclidean"
     MANHATTAN = "manhattan"
@@ -39,6 +45,10 @@ class ContrastiveLoss(Loss):
 
     Source:
         Hadsell et al. 2006, eq. 4 (doi:10.1109/CVPR.2006.100).
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "label": [1, 0]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=ContrastiveLoss(model))
     """
 
     paper = "hadsell2006dimensionality"
@@ -84,6 +94,13 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         model: The encoder.
         distance_metric: As in `ContrastiveLoss`.
         margin: As in `ContrastiveLoss`.
+
+    Source:
+        Hadsell et al. 2006, eq. 4 (doi:10.1109/CVPR.2006.100), for a pair; the hard pairs are Sentence Transformers'.
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "label": [1, 0]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=OnlineContrastiveLoss(model))
     """
 
     config_keys = ["distance_metric", "margin"]

@@ -46,8 +46,15 @@ class ContrastiveTensionLoss(_WithCopy):
     Args:
         model: The encoder.
 
+    Raises:
+        InputError: In training, there are no labels and the columns hold something other than texts.
+
     Source:
-        Carlsson et al. 2021, section 3.
+        Carlsson et al. 2021, section 3 (openreview.net/forum?id=Ov_sMNau-PF).
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["pump", "oven"]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=ContrastiveTensionLoss(model))
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -92,7 +99,13 @@ class ContrastiveTensionLossInBatchNegatives(_WithCopy):
         similarity_fct: `(n, dim), (m, dim) -> (n, m)`, higher is closer.
 
     Source:
-        Carlsson et al. 2021, with the in-batch softmax in both directions of Radford et al. 2021.
+        Carlsson et al. 2021 (openreview.net/forum?id=Ov_sMNau-PF), with the in-batch softmax in both directions of
+        Radford et al. 2021 (arXiv:2103.00020).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": pages})
+        >>> loss = ContrastiveTensionLossInBatchNegatives(model)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     def __init__(

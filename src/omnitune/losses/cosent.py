@@ -60,6 +60,10 @@ class AnglELoss(CoSENTLoss):
 
     Source:
         Li and Li 2024, AoE (aclanthology.org/2024.acl-long.101).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot is it?"], "good": pages[1:], "bad": pages[:1]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=AnglELoss(model))
     """
 
     paper = "li2024aoe"

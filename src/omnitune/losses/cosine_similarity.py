@@ -20,6 +20,13 @@ class CosineSimilarityLoss(Loss):
         model: The encoder.
         loss_fct: Compares cosines with scores: `(rows,), (rows,) -> scalar`.
         cos_score_transformation: Applied to the cosines `(rows,)` first.
+
+    Source:
+        Reimers and Gurevych 2019, section 3, the regression objective (arXiv:1908.10084).
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "score": [0.9, 0.1]})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=CosineSimilarityLoss(model))
     """
 
     lists = "rows"

@@ -32,6 +32,12 @@ class DenoisingAutoEncoderLoss(Loss):
 
     Source:
         Wang et al. 2021, TSDAE, eq. 1 (arXiv:2104.06979).
+
+    Example:
+        >>> rows = Dataset.from_dict({"damaged": ["bearing week", "oven to 250"], "text": pages})
+        >>> encoder = SentenceTransformer("embedded")  # shares its weights with the decoder from now on
+        >>> loss = DenoisingAutoEncoderLoss(encoder)
+        >>> trainer = SentenceTransformerTrainer(model=encoder, train_dataset=rows, loss=loss)
     """
 
     paper = "wang2021tsdae"

@@ -38,6 +38,12 @@ class EmbedDistillLoss(Loss):
 
     Source:
         Kim et al. 2023 (arXiv:2301.12005).
+
+    Example:
+        >>> teacher = model.encode(pages, truncate_dim=128)  # of other dimensions than the student's
+        >>> rows = Dataset.from_dict({"text": pages, "label": teacher})
+        >>> loss = EmbedDistillLoss(model, projection_dim=128)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     paper = "kim2023embeddistill"
@@ -140,6 +146,11 @@ class MSELoss(EmbedDistillLoss):
 
     Source:
         Reimers and Gurevych 2020, eq. 1 (arXiv:2004.09813).
+
+    Example:
+        >>> teacher = model.encode(["an oven", "a pump"])  # as a rule, of a stronger model
+        >>> rows = Dataset.from_dict({"en": ["an oven", "a pump"], "de": ["ein Ofen", "eine Pumpe"], "label": teacher})
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=MSELoss(model))
     """
 
     paper = "reimers2020making"
@@ -166,6 +177,11 @@ class DistillKLDivLoss(Loss):
 
     Source:
         Lin et al. 2020, eq. 5 (arXiv:2010.11386); scaled by the student's squared temperature, Hinton et al. 2015.
+
+    Example:
+        >>> texts = {"query": ["How hot is it?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "scores": [[0.9, 0.2]]})  # a teacher's, of good and bad
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=DistillKLDivLoss(model))
     """
 
     paper = "lin2020distilling"
@@ -248,6 +264,11 @@ class MarginMSELoss(Loss):
 
     Source:
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
+
+    Example:
+        >>> texts = {"query": ["How hot is it?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "score": [0.7]})  # a teacher scores good 0.9 and bad 0.2
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=MarginMSELoss(model))
     """
 
     paper = "hofstatter2021improving"

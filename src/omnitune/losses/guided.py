@@ -50,6 +50,11 @@ class GISTEmbedLoss(Loss):
 
     Source:
         Solatorio 2024, eq. 1 to 3 (arXiv:2402.16829).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> guide = model  # or a stronger encoder
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=GISTEmbedLoss(model, guide))
     """
 
     paper = "solatorio2024gistembed"
@@ -234,6 +239,18 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         mini_batch_size: Most items a mini-batch holds.
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
         show_progress_bar: Whether to show the mini-batches of every step.
+
+    Raises:
+        InputError: As in `GISTEmbedLoss`.
+
+    Source:
+        Solatorio 2024, eq. 1 to 3 (arXiv:2402.16829); Gao et al. 2021 (arXiv:2101.06983) for the mini-batches.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> guide = model  # or a stronger encoder
+        >>> loss = CachedGISTEmbedLoss(model, guide, mini_batch_size=64)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     config_keys = [*GISTEmbedLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens"]

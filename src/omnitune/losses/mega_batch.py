@@ -26,6 +26,12 @@ class MegaBatchMarginLoss(Loss):
 
     Source:
         Wieting and Gimpel 2018, eq. 1 (aclanthology.org/P18-1042).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["pump", "oven"], "same": ["a pump", "an oven"]})
+        >>> args = SentenceTransformerTrainingArguments("out", per_device_train_batch_size=500)
+        >>> loss = MegaBatchMarginLoss(model, mini_batch_size=50)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     paper = "wieting2018paranmt"

@@ -52,6 +52,12 @@ class MultipleNegativesRankingLoss(Loss):
 
     Source:
         van den Oord et al. 2018, eq. 4 (arXiv:1807.03748); Li et al. 2023, eq. 2 (arXiv:2308.03281) for the directions.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot is it?"], "page": pages[1:], "bad": [["a pump", pages[0]]]})
+        >>> args = SentenceTransformerTrainingArguments("out", batch_sampler="no_duplicates")
+        >>> loss = MultipleNegativesRankingLoss(model)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     paper = "oord2019representation"
@@ -204,7 +210,22 @@ class MultipleNegativesRankingLoss(Loss):
 
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
-    """`MultipleNegativesRankingLoss` in both directions: query to documents and document to queries, averaged."""
+    """`MultipleNegativesRankingLoss` in both directions: query to documents and document to queries, averaged.
+
+    Args:
+        model, scale, similarity_fct, gather_across_devices: As in `MultipleNegativesRankingLoss`.
+
+    Raises:
+        InputError: `scale` is not positive.
+
+    Source:
+        Günther et al. 2024 (arXiv:2310.19923).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = MultipleNegativesSymmetricRankingLoss(model)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -229,8 +250,17 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
         show_progress_bar: Whether to show the mini-batches of every step.
 
+    Raises:
+        InputError: As in `MultipleNegativesRankingLoss`.
+
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> args = SentenceTransformerTrainingArguments("out", per_device_train_batch_size=1024)
+        >>> loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=64)
+        >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
     """
 
     config_keys = [*MultipleNegativesRankingLoss.config_keys, "mini_batch_size", "mini_batch_num_tokens"]
@@ -266,7 +296,23 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
 
 
 class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRankingLoss):
-    """`CachedMultipleNegativesRankingLoss` in both directions, averaged."""
+    """`CachedMultipleNegativesRankingLoss` in both directions, averaged.
+
+    Args:
+        model: The encoder.
+        scale: As in `CachedMultipleNegativesRankingLoss`, as are the others.
+
+    Raises:
+        InputError: `scale` is not positive.
+
+    Source:
+        Günther et al. 2024 (arXiv:2310.19923); Gao et al. 2021 (arXiv:2101.06983) for the mini-batches.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = CachedMultipleNegativesSymmetricRankingLoss(model, mini_batch_size=64)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from omnitune.types import Embeddings, Objective
 
 
 class GlobalOrthogonalRegularizationLoss(Loss):
-    """Similarities within each input column should have the mean and second moment of random directions.
+    """Regularizer: similarities within each input column should have the mean and second moment of random directions.
 
     Add it to another loss's objective, or give it a dataset of its own.
 
@@ -29,6 +29,13 @@ class GlobalOrthogonalRegularizationLoss(Loss):
 
     Source:
         Zhang et al. 2017, eq. 5 (arXiv:1708.06320).
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": pages})
+        >>> loss = GlobalOrthogonalRegularizationLoss(model)
+        >>> sorted(loss.compute_loss_from_embeddings([torch.eye(4)], None))
+        ['gor_mean', 'gor_second_moment']
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     paper = "zhang2017learning"

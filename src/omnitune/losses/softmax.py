@@ -31,6 +31,11 @@ class SoftmaxLoss(Loss):
 
     Source:
         Reimers and Gurevych 2019, section 3 (arXiv:1908.10084).
+
+    Example:
+        >>> rows = Dataset.from_dict({"a": ["hot", "hot", "hot"], "b": ["warm", "red", "cold"], "label": [0, 1, 2]})
+        >>> loss = SoftmaxLoss(model, model.get_embedding_dimension(), num_labels=3)
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     paper = "reimers2019sentence"

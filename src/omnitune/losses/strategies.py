@@ -43,6 +43,22 @@ class Strategy:
         activation_memory: Budget for kept graphs: bytes (int), a share of the free memory (float in (0, 1]), "auto",
             or 0 to replay everything. None is "auto" unless a trainer sets its own.
         show_progress_bar: Whether to show the mini-batches of every step.
+
+    Attributes:
+        last_kept: Mini-batches of the last step whose graphs were kept.
+        last_replayed: Mini-batches of the last step that are forwarded again.
+
+    Raises:
+        InputError: A size is not positive, or `activation_memory` is none of the above.
+
+    Source:
+        Gao et al. 2021 (arXiv:2101.06983) for the replay.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = losses.MultipleNegativesRankingLoss(model)
+        >>> loss.strategy = Strategy(mini_batch_size=16, activation_memory=0)  # least memory: replay all
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     def __init__(

@@ -12,7 +12,13 @@ from omnitune.types import Embeddings, Objective
 
 
 class TripletDistanceMetric(Enum):
-    """Distances between rows; a member is called like a function: `(n, dim), (n, dim) -> (n,)`."""
+    """Distances between rows; a member is called like a function: `(n, dim), (n, dim) -> (n,)`.
+
+    Example:
+        >>> TripletDistanceMetric.EUCLIDEAN(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
+        tensor([5.])
+        >>> loss = losses.TripletLoss(model, TripletDistanceMetric.COSINE, triplet_margin=0.2)
+    """
 
     COSINE = "cosine"
     EUCLIDEAN = "euclidean"
@@ -31,10 +37,16 @@ class TripletLoss(Loss):
     Args:
         model: The encoder.
         distance_metric: A `TripletDistanceMetric`, or any function `(n, dim), (n, dim) -> (n,)`.
-        triplet_margin: How much farther than the positive the negative should be, in units of the distance.
+        triplet_margin: How much farther than the positive the negative should be, in units of the distance; embeddings
+            of length 1 are at most 2 apart.
 
     Source:
         Schroff et al. 2015, eq. 1 (arXiv:1503.03832), with the distance in place of its square.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot is it?"], "good": pages[1:], "bad": pages[:1]})
+        >>> loss = TripletLoss(model, triplet_margin=0.5)  # of embeddings of length 1
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
     """
 
     paper = "hermans2017defense"

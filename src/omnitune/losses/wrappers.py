@@ -88,6 +88,13 @@ class MatryoshkaLoss(Wrapper):
 
     Source:
         Kusupati et al. 2022, eq. 1 (arXiv:2205.13147).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot is it?"], "page": pages})
+        >>> loss = MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [384, 128, 64])
+        >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=rows, loss=loss)
+        >>> model.encode(pages, truncate_dim=64).shape
+        (2, 64)
     """
 
     paper = "kusupati2024matryoshka"

@@ -28,13 +28,22 @@ class PairLoss(Loss):
         strategy: How scores are obtained.
         one_label: Whether the model must give one score a pair.
 
-    Raises:
-        InputError: The model is no cross encoder, or has another number of labels.
-
     Attributes:
         columns: What the columns of a batch are, for messages.
         least: Fewest columns.
         most: Most columns.
+
+    Raises:
+        InputError: The model is no cross encoder, or has another number of labels.
+
+    Example:
+        >>> class HingeLoss(PairLoss):
+        ...     columns, least, most = "(query, positive, negative)", 3, 3
+        ...     def objective(self, embeddings, labels):
+        ...         positive, negative = (scores.values for scores in embeddings)
+        ...         return torch.relu(1 + negative - positive).mean()
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=HingeLoss(reranker))
     """
 
     columns: ClassVar[str] = "(query, document)"
@@ -132,6 +141,17 @@ class ListLoss(PairLoss):
         model: The cross encoder.
         activation_fn: Applied to the scores; None for nothing.
         mini_batch_size: Pairs a mini-batch; None or a number below 1 plans mini-batches by cost.
+
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
+    Example:
+        >>> class ListMSELoss(ListLoss):
+        ...     def objective(self, embeddings, labels):
+        ...         [scores] = embeddings
+        ...         return (scores.values - labels)[scores.mask].square().mean()
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages], "labels": [[0, 1]]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=ListMSELoss(reranker))
     """
 
     columns = "(query, list of documents)"

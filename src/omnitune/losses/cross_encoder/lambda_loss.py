@@ -18,6 +18,13 @@ class BaseWeightingScheme(nn.Module):
 
     Attributes:
         every_pair: Whether pairs whose first document has not the higher label count too.
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> class FirstRanks(BaseWeightingScheme):
+        ...     def forward(self, gain, discount, true_sorted):
+        ...         return (1 / discount)[:, :, None]
+        >>> loss = LambdaLoss(reranker, weighting_scheme=FirstRanks())
     """
 
     every_pair = False
@@ -34,10 +41,17 @@ class BaseWeightingScheme(nn.Module):
 
 
 class NoWeightingScheme(BaseWeightingScheme):
-    """All pairs weigh alike; the loss is then RankNet's.
+    """Weigh all pairs alike; the loss is then RankNet's.
 
     Source:
         Burges et al. 2005, eq. 3 (ICML 2005, 89-96).
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> loss = LambdaLoss(reranker, weighting_scheme=NoWeightingScheme())
+        >>> gain, discount, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([[1.0, 1.585]]), torch.tensor([[2, 1]])
+        >>> NoWeightingScheme()(gain, discount, labels)
+        tensor(1.)
     """
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
@@ -47,10 +61,18 @@ class NoWeightingScheme(BaseWeightingScheme):
 
 
 class NDCGLoss1Scheme(BaseWeightingScheme):
-    """A pair weighs its first document's share of NDCG.
+    """Weigh a pair by its first document's share of NDCG.
 
     Source:
         Wang et al. 2018, eq. 10 (CIKM 2018, 1313-1322).
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> loss = LambdaLoss(reranker, weighting_scheme=NDCGLoss1Scheme())
+        >>> gain, discount, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([[1.0, 1.585]]), torch.tensor([[2, 1]])
+        >>> NDCGLoss1Scheme()(gain, discount, labels)
+        tensor([[[0.8000],
+                 [0.1262]]])
     """
 
     every_pair = True
@@ -62,10 +84,18 @@ class NDCGLoss1Scheme(BaseWeightingScheme):
 
 
 class NDCGLoss2Scheme(BaseWeightingScheme):
-    """A pair weighs its difference of gains times that of the discounts at its distance in ranks.
+    """Weigh a pair by its difference of gains times that of the discounts at its distance in ranks.
 
     Source:
         Wang et al. 2018, eq. 16 (CIKM 2018, 1313-1322).
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> loss = LambdaLoss(reranker, weighting_scheme=NDCGLoss2Scheme())
+        >>> gain, discount, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([[1.0, 1.585]]), torch.tensor([[2, 1]])
+        >>> NDCGLoss2Scheme()(gain, discount, labels)
+        tensor([[[0.0000, 0.2215],
+                 [0.2215, 0.0000]]])
     """
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
@@ -79,10 +109,18 @@ class NDCGLoss2Scheme(BaseWeightingScheme):
 
 
 class LambdaRankScheme(BaseWeightingScheme):
-    """A pair weighs the change of NDCG when its documents change places.
+    """Weigh a pair by the change of NDCG when its documents change places.
 
     Source:
         Burges et al. 2006, eq. 6 (NIPS 2006), as eq. 14 of Wang et al. 2018 (CIKM 2018, 1313-1322).
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> loss = LambdaLoss(reranker, weighting_scheme=LambdaRankScheme())
+        >>> gain, discount, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([[1.0, 1.585]]), torch.tensor([[2, 1]])
+        >>> LambdaRankScheme()(gain, discount, labels)
+        tensor([[[0.0000, 0.2215],
+                 [0.2215, 0.0000]]])
     """
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
@@ -93,13 +131,21 @@ class LambdaRankScheme(BaseWeightingScheme):
 
 
 class NDCGLoss2PPScheme(BaseWeightingScheme):
-    """`mu` times `NDCGLoss2Scheme`, plus `LambdaRankScheme`.
+    """Weigh a pair by `mu` times `NDCGLoss2Scheme`, plus `LambdaRankScheme`.
 
     Args:
         mu: Weight of the first.
 
     Source:
         Wang et al. 2018, section 6 (CIKM 2018, 1313-1322).
+
+    Example:
+        >>> from omnitune.cross_encoder.losses import LambdaLoss
+        >>> loss = LambdaLoss(reranker, weighting_scheme=NDCGLoss2PPScheme())
+        >>> gain, discount, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([[1.0, 1.585]]), torch.tensor([[2, 1]])
+        >>> NDCGLoss2PPScheme()(gain, discount, labels)
+        tensor([[[0.0000, 2.4360],
+                 [2.4360, 0.0000]]])
     """
 
     def __init__(self, mu: float = 10.0) -> None:
@@ -127,10 +173,15 @@ class LambdaLoss(ListLoss):
         reduction_log: "binary" or "natural" logarithms.
 
     Raises:
-        InputError: `reduction_log` is neither.
+        InputError: `reduction_log` is neither, the model is no cross encoder, or it gives more than one score a pair.
 
     Source:
         Wang et al. 2018 (CIKM 2018, 1313-1322).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages], "labels": [[0, 1]]})
+        >>> loss = LambdaLoss(reranker, k=10)  # pairs that reach into the first ten
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=loss)
     """
 
     paper = "wang2018lambdaloss"
@@ -179,8 +230,15 @@ class RankNetLoss(LambdaLoss):
         eps: Without effect; there are no gains.
         reduction_log: "binary" or "natural" logarithms.
 
+    Raises:
+        InputError: As in `LambdaLoss`.
+
     Source:
         Burges et al. 2005 (ICML 2005, 89-96).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages], "labels": [[0, 1]]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=RankNetLoss(reranker))
     """
 
     paper = "burges2005learning"

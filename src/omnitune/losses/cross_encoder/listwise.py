@@ -23,8 +23,15 @@ class ListNetLoss(ListLoss):
     Args:
         model, activation_fn, mini_batch_size: As in `ListLoss`.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Cao et al. 2007 (ICML 2007, 129-136).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages], "labels": [[0, 1]]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=ListNetLoss(reranker))
     """
 
     paper = "cao2007learning"
@@ -47,6 +54,16 @@ class PListMLELambdaWeight(nn.Module):
 
     Args:
         rank_discount_fn: Mask `(queries, documents)` to weights of the same shape; None for `position_weights`.
+
+    Source:
+        Lan et al. 2014, section 3.2 (UAI 2014, 449-458).
+
+    Example:
+        >>> PListMLELambdaWeight()(torch.tensor([[True, True, True]]))
+        tensor([[3., 1., 0.]])
+        >>> by_rank = PListMLELambdaWeight(lambda mask: mask / torch.arange(1, mask.shape[1] + 1, device=mask.device))
+        >>> by_rank(torch.tensor([[True, True, False]]))
+        tensor([[1.0000, 0.5000, 0.0000]])
     """
 
     def __init__(self, rank_discount_fn: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -66,8 +83,15 @@ class PListMLELoss(ListLoss):
         lambda_weight: Weights of the positions; None weighs all alike.
         respect_input_order: The documents come in the right order; otherwise labels sort them.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Lan et al. 2014 (UAI 2014, 449-458).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages[::-1]], "labels": [[1, 0]]})  # best first
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=PListMLELoss(reranker))
     """
 
     paper = "lan2014position"
@@ -101,8 +125,15 @@ class ListMLELoss(PListMLELoss):
         model, activation_fn, mini_batch_size: As in `ListLoss`.
         respect_input_order: The documents come in the right order; otherwise labels sort them.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Xia et al. 2008 (ICML 2008, 1192-1199).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages[::-1]], "labels": [[1, 0]]})  # best first
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=ListMLELoss(reranker))
     """
 
     paper = "xia2008listwise"
@@ -125,8 +156,15 @@ class ADRMSELoss(ListLoss):
         model, activation_fn, mini_batch_size: As in `ListLoss`.
         alpha: Steepness of the smooth comparison of two scores.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Schlatt et al. 2025 (ECIR 2025, doi:10.1007/978-3-031-88714-7_31).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "pages": [pages], "labels": [[0, 1]]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=ADRMSELoss(reranker))
     """
 
     paper = "schlatt2025rankdistillm"

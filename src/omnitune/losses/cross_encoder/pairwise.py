@@ -26,8 +26,16 @@ class MarginMSELoss(PairLoss):
         activation_fn: Applied to the scores.
         **kwargs: For `torch.nn.MSELoss`.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
+
+    Example:
+        >>> texts = {"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "scores": [[6.1, -4.2]]})  # a teacher's, of good and bad
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=MarginMSELoss(reranker))
     """
 
     paper = "hofstatter2021improving"
@@ -66,8 +74,16 @@ class MultipleNegativesRankingLoss(PairLoss):
         scale: Inverse temperature: scores are multiplied by it after the activation. 0 leaves them.
         activation_fn: Applied to the scores; None for nothing.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         van den Oord et al. 2018, eq. 4 (arXiv:1807.03748).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> loss = MultipleNegativesRankingLoss(reranker)
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=loss)
     """
 
     columns = "(query, positive) or (query, positive, negative, ..., negative)"
@@ -114,7 +130,7 @@ class MultipleNegativesRankingLoss(PairLoss):
 
 
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
-    """The same in mini-batches, so that memory does not grow with the number of negatives.
+    """`MultipleNegativesRankingLoss` in mini-batches, so that memory does not grow with the number of negatives.
 
     Args:
         model: The cross encoder, with one label.
@@ -124,8 +140,16 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         mini_batch_size: Pairs a mini-batch.
         show_progress_bar: Whether to show the mini-batches of every step.
 
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> loss = CachedMultipleNegativesRankingLoss(reranker, num_negatives=8, mini_batch_size=32)
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=loss)
     """
 
     config_keys = [*MultipleNegativesRankingLoss.config_keys, "mini_batch_size"]

@@ -18,6 +18,17 @@ class BinaryCrossEntropyLoss(PairLoss):
         activation_fn: Applied to the scores before the sigmoid of the loss.
         pos_weight: Weight of positive pairs, a scalar tensor: the number of negatives a positive, as a rule.
         **kwargs: For `torch.nn.BCEWithLogitsLoss`.
+
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
+    Source:
+        Nogueira and Cho 2019, eq. 1 (arXiv:1901.04085), with one score a pair.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"] * 2, "page": pages, "label": [0, 1]})
+        >>> loss = BinaryCrossEntropyLoss(reranker, pos_weight=torch.tensor(4.0))  # four negatives a positive
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=loss)
     """
 
     config_keys = ["activation_fn", "pos_weight"]
@@ -48,6 +59,18 @@ class CrossEntropyLoss(PairLoss):
         model: The cross encoder, with as many labels as there are classes.
         activation_fn: Applied to the scores before the softmax of the loss.
         **kwargs: For `torch.nn.CrossEntropyLoss`.
+
+    Raises:
+        InputError: The model is no cross encoder.
+
+    Source:
+        Devlin et al. 2019, section 4.1 (arXiv:1810.04805).
+
+    Example:
+        >>> reranker.save_pretrained("reranker")
+        >>> classifier = CrossEncoder("reranker", num_labels=3)
+        >>> rows = Dataset.from_dict({"a": ["hot"] * 3, "b": ["warm", "red", "cold"], "label": [0, 1, 2]})
+        >>> trainer = CrossEncoderTrainer(model=classifier, train_dataset=rows, loss=CrossEntropyLoss(classifier))
     """
 
     def __init__(
@@ -76,6 +99,16 @@ class MSELoss(PairLoss):
         model: The cross encoder, with one label.
         activation_fn: Applied to the scores.
         **kwargs: For `torch.nn.MSELoss`.
+
+    Raises:
+        InputError: The model is no cross encoder, or gives more than one score a pair.
+
+    Source:
+        Ba and Caruana 2014, who regress a teacher's scores (arXiv:1312.6184).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"] * 2, "page": pages, "score": [-4.2, 6.1]})
+        >>> trainer = CrossEncoderTrainer(model=reranker, train_dataset=rows, loss=MSELoss(reranker))
     """
 
     def __init__(

@@ -30,10 +30,16 @@ class MultiVectorDistillKLDivLoss(LateLoss):
         smooth: Temperature of a smooth maximum over document tokens; None takes the maximum.
 
     Raises:
-        InputError: A temperature is not positive and finite.
+        InputError: A temperature is not positive and finite, or `smooth` is asked of a function without a maximum.
 
     Source:
         Santhanam et al. 2022, ColBERTv2 (arXiv:2112.01488); `normalize_scores` as PyLate has it.
+
+    Example:
+        >>> texts = {"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "scores": [[6.1, -4.2]]})  # a teacher's, of good and bad
+        >>> loss = MultiVectorDistillKLDivLoss(late, normalize_scores=True)
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=loss)
     """
 
     paper = "santhanam2022colbertv2"
@@ -102,8 +108,16 @@ class MultiVectorMarginMSELoss(LateLoss):
         mini_batch_size: Most items a mini-batch holds; None plans by cost alone.
         smooth: Temperature of a smooth maximum over document tokens; None takes the maximum.
 
+    Raises:
+        InputError: `smooth` is not positive, or asked of a `similarity_fct` without a maximum.
+
     Source:
         Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
+
+    Example:
+        >>> texts = {"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "score": [10.3]})  # a teacher scores good 6.1 and bad -4.2
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=MultiVectorMarginMSELoss(late))
     """
 
     paper = "hofstatter2021improving"

@@ -32,18 +32,19 @@ class MultiVectorMultipleNegativesRankingLoss(LateLoss):
             negative and scaled down; None for not.
         false_negative_factor: What its score is multiplied by.
         symmetric: Whether positives look for their queries as well, both directions averaged.
+        mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
+        show_progress_bar: Whether to show the mini-batches of every step.
 
     Raises:
         InputError: A number is out of its range.
 
     Source:
-        Khattab and Zaharia 2020 (arXiv:2004.12832); the last four as colpali-engine 0.3 has them.
+        Khattab and Zaharia 2020 (arXiv:2004.12832); `smooth` to `symmetric` as colpali-engine 0.3 has them.
 
     Example:
-        >>> loss = MultiVectorMultipleNegativesRankingLoss(model)  # doctest: +SKIP
-        >>> columns = [Column(name="query", items=["oil?"]), Column(name="page", items=["the oil is changed"])]
-        >>> loss(columns)  # doctest: +SKIP
-        tensor(0., grad_fn=<...>)
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> loss = MultiVectorMultipleNegativesRankingLoss(late)
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=loss)
     """
 
     paper = "khattab2020colbert"
@@ -145,8 +146,16 @@ class CachedMultiVectorMultipleNegativesRankingLoss(MultiVectorMultipleNegatives
         show_progress_bar: Whether to show the mini-batches of every step.
         **options: Those of ours: `smooth`, `false_negative_threshold`, `false_negative_factor`, `symmetric`.
 
+    Raises:
+        InputError: As in `MultiVectorMultipleNegativesRankingLoss`.
+
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> loss = CachedMultiVectorMultipleNegativesRankingLoss(late, mini_batch_size=16)
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=loss)
     """
 
     config_keys = [*MultiVectorMultipleNegativesRankingLoss.config_keys, "mini_batch_num_tokens"]

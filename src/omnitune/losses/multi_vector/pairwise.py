@@ -13,7 +13,7 @@ from omnitune.types import Embeddings, Objective
 
 
 class MultiVectorPairwiseLoss(LateLoss):
-    """`softplus((hardest negative - positive) / temperature)`, over (query, positive) or with negatives.
+    """`softplus((hardest negative - positive) / temperature)` of scores, over (query, positive) or with negatives.
 
     Args:
         model: The encoder.
@@ -23,10 +23,14 @@ class MultiVectorPairwiseLoss(LateLoss):
         smooth: Temperature of a smooth maximum over document tokens; None takes the maximum.
 
     Raises:
-        InputError: `temperature` is not positive.
+        InputError: `temperature` or `smooth` is not positive.
 
     Source:
         ColbertPairwiseCELoss of colpali-engine 0.3; Faysse et al. 2024 (arXiv:2407.01449).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=MultiVectorPairwiseLoss(late))
     """
 
     paper = "khattab2020colbert"
@@ -74,14 +78,17 @@ class MultiVectorHardNegativesLoss(MultiVectorPairwiseLoss):
         in_batch_term_weight: Share of the batch's term, between 0 and 1.
         in_batch: "softmax": cross-entropy of each positive among all positives; "hardest": the hardest of them.
         similarity_fct: As in `MultiVectorPairwiseLoss`.
-        mini_batch_size: See above.
-        smooth: See above.
+        mini_batch_size, smooth: As in `MultiVectorPairwiseLoss`.
 
     Raises:
         InputError: A number is out of its range, or `in_batch` is neither.
 
     Source:
         ColbertNegativeCELoss and ColbertPairwiseNegativeCELoss of colpali-engine 0.3.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]})
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=MultiVectorHardNegativesLoss(late))
     """
 
     config_keys = ["temperature", "in_batch_term_weight", "in_batch"]

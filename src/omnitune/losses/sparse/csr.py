@@ -14,17 +14,27 @@ from omnitune.types import DENSE_ALONE, Column, Embeddings, Encodes, Features, O
 
 
 class CSRReconstructionLoss(nn.Module):
-    """Compares a sparse autoencoder's reconstructions with the dense vectors, in three parts.
+    """Errors of a sparse autoencoder's reconstructions of the dense vectors, in three parts.
 
     `reconstruction_loss_k` is the squared error of the k latents, `_4k` an eighth of that of four times as many, `_aux`
     that of the residual by latents that were not used for long, over its variance; each the mean over columns.
+
+    It is a part of `CSRLoss`.
 
     Args:
         model: The encoder.
         beta: Weight of the third.
 
+    Raises:
+        InputError: It is used alone.
+
     Source:
         Wen et al. 2025 (arXiv:2503.01776).
+
+    Example:
+        >>> outputs = modules.SparseAutoEncoder(384, hidden_dim=512, k=32).codes(torch.ones(2, 384))
+        >>> sorted(CSRReconstructionLoss(sparse).compute_loss_from_embeddings([outputs]))
+        ['reconstruction_loss_4k', 'reconstruction_loss_aux', 'reconstruction_loss_k']
     """
 
     def __init__(self, model: nn.Module, beta: float = 1.0) -> None:
@@ -60,7 +70,7 @@ class CSRReconstructionLoss(nn.Module):
 
 
 class CSRLoss(Wrapper):
-    """A loss on a sparse autoencoder's latents, and how well they give back the dense vectors.
+    """Loss on a sparse autoencoder's latents, plus the errors with which they give back the dense vectors.
 
     The backbone's dense vectors are what a gradient cache keeps; the autoencoder works on the whole batch at once, so
     it counts the latents that were used once a step.
@@ -76,6 +86,11 @@ class CSRLoss(Wrapper):
 
     Source:
         Wen et al. 2025 (arXiv:2503.01776).
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> coder = SparseEncoder(modules=[*model, modules.SparseAutoEncoder(384, hidden_dim=512, k=32)])
+        >>> trainer = SparseEncoderTrainer(model=coder, train_dataset=rows, loss=CSRLoss(coder))
     """
 
     paper = "wen2025beyond"

@@ -46,7 +46,26 @@ def _said(model: Any, loss: object) -> None:
 
 
 class SparseMultipleNegativesRankingLoss(Inner, MultipleNegativesRankingLoss):
-    """`MultipleNegativesRankingLoss` on dot products with the scale 1; its arguments are the same."""
+    """`MultipleNegativesRankingLoss` on dot products with the scale 1.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+
+    Args:
+        model: The encoder.
+        scale: As in `MultipleNegativesRankingLoss`, as are the others.
+
+    Raises:
+        InputError: As in `MultipleNegativesRankingLoss`; or it is used alone.
+
+    Source:
+        van den Oord et al. 2018, eq. 4 (arXiv:1807.03748).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> loss = SpladeLoss(sparse, SparseMultipleNegativesRankingLoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -72,7 +91,27 @@ class SparseMultipleNegativesRankingLoss(Inner, MultipleNegativesRankingLoss):
 
 
 class SparseMarginMSELoss(Inner, MarginMSELoss):
-    """`MarginMSELoss`, as it is."""
+    """`MarginMSELoss` of a sparse encoder.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+
+    Args:
+        model: The encoder.
+        similarity_fct: `(n, dim), (n, dim) -> (n,)`, higher is closer.
+
+    Raises:
+        InputError: It is used alone.
+
+    Source:
+        Hofstätter et al. 2020, eq. 1 (arXiv:2010.02666).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> texts = {"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "score": [10.3]})  # a teacher scores good 6.1 and bad -4.2
+        >>> loss = SpladeLoss(sparse, SparseMarginMSELoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self, model: nn.Module, similarity_fct: Callable[[Tensor, Tensor], Tensor] = pairwise_dot_score
@@ -81,7 +120,28 @@ class SparseMarginMSELoss(Inner, MarginMSELoss):
 
 
 class SparseDistillKLDivLoss(Inner, DistillKLDivLoss):
-    """`DistillKLDivLoss` with the temperature 2; its arguments are the same."""
+    """`DistillKLDivLoss` of a sparse encoder, with the temperature 2.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+
+    Args:
+        model: The encoder.
+        similarity_fct: `(n, dim), (n, dim) -> (n,)`, higher is closer.
+        temperature, student_temperature, teacher_temperature: As in `DistillKLDivLoss`.
+
+    Raises:
+        InputError: A temperature is not positive and finite; or it is used alone.
+
+    Source:
+        Lin et al. 2020, eq. 5 (arXiv:2010.11386).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> texts = {"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]}
+        >>> rows = Dataset.from_dict({**texts, "scores": [[6.1, -4.2]]})  # a teacher's, of good and bad
+        >>> loss = SpladeLoss(sparse, SparseDistillKLDivLoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -95,7 +155,26 @@ class SparseDistillKLDivLoss(Inner, DistillKLDivLoss):
 
 
 class SparseTripletLoss(Inner, TripletLoss):
-    """`TripletLoss`, as it is."""
+    """`TripletLoss` of a sparse encoder.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+
+    Args:
+        model: The encoder.
+        distance_metric, triplet_margin: As in `TripletLoss`.
+
+    Raises:
+        InputError: It is used alone.
+
+    Source:
+        Schroff et al. 2015, eq. 1 (arXiv:1503.03832), with the distance in place of its square.
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> rows = Dataset.from_dict({"query": ["How hot?"], "good": pages[1:], "bad": pages[:1]})
+        >>> loss = SpladeLoss(sparse, SparseTripletLoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -107,7 +186,27 @@ class SparseTripletLoss(Inner, TripletLoss):
 
 
 class SparseCosineSimilarityLoss(Inner, CosineSimilarityLoss):
-    """`CosineSimilarityLoss`, as it is; the model's similarity stays what it is, with a warning unless it is cosine."""
+    """`CosineSimilarityLoss` of a sparse encoder.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+    It trains cosines and warns where the model compares otherwise: set `model.similarity_fn_name = "cosine"`.
+
+    Args:
+        model: The encoder.
+        loss_fct, cos_score_transformation: As in `CosineSimilarityLoss`.
+
+    Raises:
+        InputError: It is used alone.
+
+    Source:
+        Reimers and Gurevych 2019, section 3, the regression objective (arXiv:1908.10084).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "score": [0.9, 0.1]})
+        >>> loss = SpladeLoss(sparse, SparseCosineSimilarityLoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -120,7 +219,27 @@ class SparseCosineSimilarityLoss(Inner, CosineSimilarityLoss):
 
 
 class SparseCoSENTLoss(Inner, CoSENTLoss):
-    """`CoSENTLoss`, as it is; the model's similarity stays what it is, with a warning unless it is cosine."""
+    """`CoSENTLoss` of a sparse encoder.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+    It trains cosines and warns where the model compares otherwise: set `model.similarity_fn_name = "cosine"`.
+
+    Args:
+        model: The encoder.
+        scale, similarity_fct: As in `CoSENTLoss`.
+
+    Raises:
+        InputError: It is used alone.
+
+    Source:
+        Huang et al. 2024, CoSENT, eq. 6 (doi:10.1109/TASLP.2024.3402087).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "score": [0.9, 0.1]})
+        >>> loss = SpladeLoss(sparse, SparseCoSENTLoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(
         self,
@@ -134,7 +253,27 @@ class SparseCoSENTLoss(Inner, CoSENTLoss):
 
 
 class SparseAnglELoss(Inner, AnglELoss):
-    """`AnglELoss`, as it is; the model's similarity stays what it is, with a warning unless it is cosine."""
+    """`AnglELoss` of a sparse encoder.
+
+    It is the inner loss of `SpladeLoss` or `CSRLoss`; used alone, vectors would become dense.
+    It trains cosines and warns where the model compares otherwise: set `model.similarity_fn_name = "cosine"`.
+
+    Args:
+        model: The encoder.
+        scale: Inverse temperature.
+
+    Raises:
+        InputError: It is used alone.
+
+    Source:
+        Li and Li 2024, AoE (aclanthology.org/2024.acl-long.101).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SpladeLoss
+        >>> rows = Dataset.from_dict({"a": ["pump", "pump"], "b": ["a pump", "an oven"], "score": [0.9, 0.1]})
+        >>> loss = SpladeLoss(sparse, SparseAnglELoss(sparse), 3e-5, 5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(self, model: nn.Module, scale: float = 20.0) -> None:
         super().__init__(model, scale)
@@ -142,7 +281,20 @@ class SparseAnglELoss(Inner, AnglELoss):
 
 
 class SparseMSELoss(MSELoss):
-    """`MSELoss` towards the vectors of a teacher, which are sparse themselves: it may be used alone."""
+    """`MSELoss` towards the vectors of a teacher, which are sparse themselves, so it may be used alone.
+
+    Args:
+        model: The student.
+
+    Source:
+        Reimers and Gurevych 2020, eq. 1 (arXiv:2004.09813).
+
+    Example:
+        >>> teacher = sparse.encode(pages, convert_to_sparse_tensor=False)  # as a rule, of a stronger model
+        >>> rows = Dataset.from_dict({"text": pages, "label": teacher.tolist()})
+        >>> loss = SparseMSELoss(sparse)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

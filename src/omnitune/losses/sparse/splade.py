@@ -18,19 +18,24 @@ logger = logging.getLogger(__name__)
 
 
 class FlopsLoss(nn.Module):
-    """Expected multiplications of a dot product of two vectors of the batch: sum over words of the squared mean weight.
+    """Expected products in the dot product of two vectors of the batch: sum over words of the squared mean weight.
 
     The mean is taken over the batches of all ranks, so that its strength does not depend on how many there are.
 
+    It is a regularizer of `SpladeLoss`.
+
     Args:
-        model: The encoder.
+        model: The encoder, or None: it takes no part.
         threshold: Vectors with at most so many entries count as zeros; None counts all.
+
+    Raises:
+        InputError: It is used alone.
 
     Source:
         Paria et al. 2020 (arXiv:2004.05665); the threshold is of arXiv:2504.14839.
 
     Example:
-        >>> FlopsLoss(None).compute_loss_from_embeddings(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
+        >>> FlopsLoss(sparse).compute_loss_from_embeddings(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
         tensor(5.)
     """
 
@@ -62,7 +67,7 @@ class FlopsLoss(nn.Module):
 
 
 class SpladeLoss(Wrapper):
-    """A loss, and FLOPS of documents and of queries, each with its weight.
+    """Add FLOPS of documents and of queries, each with its weight, to a loss.
 
     In training, the weights rise from zero (`SpladeRegularizerWeightSchedulerCallback`); the weights that are given
     here are what they rise to.
@@ -85,10 +90,11 @@ class SpladeLoss(Wrapper):
         Formal et al. 2022 (arXiv:2205.04733).
 
     Example:
-        >>> loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model), 3e-5, 5e-5)  # doctest: +SKIP
-        >>> columns = [Column(name="query", items=["oil?"]), Column(name="page", items=["the oil is changed"])]
-        >>> sorted(loss(columns))  # doctest: +SKIP
-        ['base_loss', 'document_regularizer_loss', 'query_regularizer_loss']
+        >>> from omnitune.sparse_encoder.losses import SparseMultipleNegativesRankingLoss
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> inner = SparseMultipleNegativesRankingLoss(sparse)
+        >>> loss = SpladeLoss(sparse, inner, document_regularizer_weight=3e-5, query_regularizer_weight=5e-5)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
     """
 
     paper = "formal2022distillation"
@@ -194,8 +200,18 @@ class CachedSpladeLoss(SpladeLoss):
         mini_batch_num_tokens: Most padded tokens a mini-batch holds, in place of `mini_batch_size`.
         show_progress_bar: Whether to show the mini-batches of every step.
 
+    Raises:
+        InputError: As in `SpladeLoss`.
+
     Source:
         Gao et al. 2021 (arXiv:2101.06983).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SparseMultipleNegativesRankingLoss
+        >>> rows = Dataset.from_dict({"query": ["How often to grease?", "How hot?"], "page": pages})
+        >>> inner = SparseMultipleNegativesRankingLoss(sparse)
+        >>> loss = CachedSpladeLoss(sparse, inner, 3e-5, 5e-5, mini_batch_size=16)
+        >>> trainer = SparseEncoderTrainer(model=sparse, train_dataset=rows, loss=loss)
     """
 
     def __init__(

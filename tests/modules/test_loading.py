@@ -112,6 +112,24 @@ def test_weights_of_other_sizes_are_one_sentence(tiny_bert, tmp_path):
         SentenceTransformer(str(tmp_path / "model"), device="cpu")
 
 
+def test_a_head_of_another_size_is_new_where_it_is_asked_for(tiny_bert, tmp_path):
+    CrossEncoder(str(tiny_bert), num_labels=1, device="cpu").save_pretrained(tmp_path / "one")
+    with pytest.raises(CheckpointError, match=r'another num_labels, add model_kwargs=."ignore_mismatched_sizes": True'):
+        CrossEncoder(str(tmp_path / "one"), num_labels=3, device="cpu")
+    new = {"ignore_mismatched_sizes": True}
+    three = CrossEncoder(str(tmp_path / "one"), num_labels=3, model_kwargs=new, device="cpu")
+    assert three.predict([("a", "b")]).shape == (1, 3)
+    three.save_pretrained(tmp_path / "three")
+    assert not any("mismatched" in file.read_text() for file in (tmp_path / "three").rglob("*.json"))
+    again = CrossEncoder(str(tmp_path / "three"), device="cpu")
+    np.testing.assert_array_equal(again.predict([("a", "b")]), three.predict([("a", "b")]))
+
+    path = tmp_path / "one/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 32}))
+    with pytest.raises(CheckpointError, match="expected the weights of a BertForSequenceClassification, got none"):
+        CrossEncoder(str(tmp_path / "one"), num_labels=3, model_kwargs=new, device="cpu")
+
+
 ODD = {
     "config.json": [
         {"model_type": "no-such"}, {"model_type": 5}, {"hidden_size": "x"}, {"hidden_size": -1}, {"hidden_size": 0},

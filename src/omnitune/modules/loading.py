@@ -111,7 +111,8 @@ def upstream(place: Path, part: str) -> Iterator[None]:
         if "ignore_mismatched_sizes" in said:
             raise CheckpointError(
                 f"{place}: expected weights of the sizes that its config.json says, got others; one of the two is "
-                "damaged, or of another model"
+                "damaged, or of another model. For a new head of another num_labels, add "
+                'model_kwargs={"ignore_mismatched_sizes": True}'
             ) from error
         if "trust_remote_code" in str(error):
             raise UntrustedCodeError(
@@ -257,15 +258,18 @@ def load_model(
             named = getattr(transformers, str((config.architectures or [""])[0]), None)
             loader = named if task.name == "retrieval" and named is not None else task.loader
             model, found = loader.from_pretrained(str(folder), config=config, **kwargs)
-    _check_complete(model, found, task, folder, encoder=alone)
+    _check_complete(model, found, task, folder, encoder=alone, new_sizes=kwargs.get("ignore_mismatched_sizes") is True)
     rename(model, folder, name)
     return model
 
 
-def _check_complete(model: Any, found: Mapping[str, Any], task: Task, folder: Path, *, encoder: bool) -> None:
+def _check_complete(
+    model: Any, found: Mapping[str, Any], task: Task, folder: Path, *, encoder: bool, new_sizes: bool
+) -> None:
     """See that the checkpoint held every weight that the output passes; transformers makes up the others at random.
 
-    A head may be new on a backbone that was saved without one, which is how a reranker begins.
+    A head may be new on a backbone that was saved without one, which is how a reranker begins, or where the caller
+    asked for one of another size.
 
     Raises:
         CheckpointError: A weight is missing, or of another shape than the configuration says.
@@ -275,9 +279,10 @@ def _check_complete(model: Any, found: Mapping[str, Any], task: Task, folder: Pa
     saved = model.config.architectures
     headed = isinstance(saved, list) and kind in map(str, saved)
     new_head = not headed and getattr(model, "base_model", model) is not model
-    lost = [*found.get("missing_keys", ()), *(entry[0] for entry in found.get("mismatched_keys", ()))]
+    resized = [entry[0] for entry in found.get("mismatched_keys", ())]
+    lost = [*found.get("missing_keys", ()), *resized]
     lost = [key for key in lost if not (FRESH.search(key) or (encoder and SINUSOIDS.search(key)))]
-    head = [key for key in lost if new_head and not key.startswith(core)]
+    head = [key for key in lost if (new_head or (new_sizes and key in resized)) and not key.startswith(core)]
     if head and task.generates:
         logger.warning("%s: holds no output layer of a %s, so %s is new: train it first.", folder, kind, head)
     missing = sorted(set(lost) - set(head))

@@ -68,7 +68,8 @@ class CrossEntropyLoss(PairLoss):
 
     Example:
         >>> reranker.save_pretrained("reranker")
-        >>> classifier = CrossEncoder("reranker", num_labels=3)
+        >>> new = {"ignore_mismatched_sizes": True}  # a head of three labels in place of one
+        >>> classifier = CrossEncoder("reranker", num_labels=3, model_kwargs=new)
         >>> rows = Dataset.from_dict({"a": ["hot"] * 3, "b": ["warm", "red", "cold"], "label": [0, 1, 2]})
         >>> trainer = CrossEncoderTrainer(model=classifier, train_dataset=rows, loss=CrossEntropyLoss(classifier))
     """

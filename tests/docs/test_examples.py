@@ -79,7 +79,7 @@ def names(minilm: Path, tiny_bert: Path, tiny_masked_bert: Path) -> dict[str, An
         "model": SentenceTransformer(str(minilm), device="cpu"),
         "pages": ["Grease the bearing every week.", "The oven heats to 250 degrees."],
         "reranker": CrossEncoder(str(tiny_bert), num_labels=1, device="cpu"),
-        "late": MultiVectorEncoder(str(minilm), device="cpu"),
+        "late": MultiVectorEncoder.from_dense(str(minilm), device="cpu"),
         "sparse": SparseEncoder(str(tiny_masked_bert), device="cpu"),
     }
 

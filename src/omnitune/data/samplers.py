@@ -30,7 +30,13 @@ RESAMPLE_PASSES = 2
 
 
 class BatchSamplers(StrEnum):
-    """Ways to put the rows of one dataset into batches."""
+    """Ways to put the rows of one dataset into batches.
+
+    Example:
+        >>> args = SentenceTransformerTrainingArguments("runs", batch_sampler=BatchSamplers.NO_DUPLICATES)
+        >>> args.batch_sampler == "no_duplicates"
+        True
+    """
 
     BATCH_SAMPLER = "batch_sampler"
     """Shuffled rows, one after another."""
@@ -43,7 +49,14 @@ class BatchSamplers(StrEnum):
 
 
 class MultiDatasetBatchSamplers(StrEnum):
-    """From which of several datasets the next batch comes."""
+    """Rules for the dataset that the next batch comes from.
+
+    Example:
+        >>> turns = MultiDatasetBatchSamplers.ROUND_ROBIN
+        >>> args = SentenceTransformerTrainingArguments("runs", multi_dataset_batch_sampler=turns)
+        >>> args.multi_dataset_batch_sampler == "round_robin"
+        True
+    """
 
     ROUND_ROBIN = "round_robin"
     """Each in turn, until one is exhausted."""
@@ -73,6 +86,10 @@ class DefaultBatchSampler(SetEpochMixin, BatchSampler):
         valid_label_columns: Names that a label column may have.
         generator: Source of random numbers, shared by all samplers of a run.
         seed: Seed of the first epoch; each epoch adds one.
+
+    Example:
+        >>> list(DefaultBatchSampler(range(5), batch_size=2, drop_last=False))
+        [[0, 1], [2, 3], [4]]
     """
 
     def __init__(
@@ -98,10 +115,17 @@ class GroupByLabelBatchSampler(DefaultBatchSampler):
     """Batches in which every label occurs at least twice, for losses that mine triplets in the batch.
 
     Labels take turns, in a new order each round, and give two rows a turn, until fewer than two labels are left.
+    The arguments are those of `DefaultBatchSampler`.
 
     Raises:
         InputError: `batch_size` is odd or below 4.
         DatasetError: There is no label column, or fewer than two labels have two rows.
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": list("abcdefgh"), "label": [0, 0, 0, 0, 1, 1, 1, 1]})
+        >>> sampler = GroupByLabelBatchSampler(rows, batch_size=4, drop_last=True, valid_label_columns=["label"])
+        >>> [sorted(rows[batch]["label"]) for batch in sampler]
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
 
     def __init__(
@@ -192,6 +216,12 @@ class NoDuplicatesBatchSampler(DefaultBatchSampler):
         precompute_batch_size: Accepted for compatibility.
         fingerprint: Content of an item that is not plain text or a number, by default of its pickled form.
         codes: `(rows, columns)` int64 numbers of the contents where they are known already.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["oven", "oven", "pump"], "page": ["heats", "is hot", "turns"]})
+        >>> sampler = NoDuplicatesBatchSampler(rows, batch_size=2, drop_last=False)
+        >>> all(len(set(rows[batch]["query"])) == len(batch) for batch in sampler)
+        True
     """
 
     def __init__(
@@ -299,6 +329,14 @@ class MultiDatasetDefaultBatchSampler(SetEpochMixin, BatchSampler, ABC):
 
     Raises:
         InputError: There is not one sampler for every dataset.
+
+    Example:
+        >>> class OnlyTheFirst(MultiDatasetDefaultBatchSampler):
+        ...     def __iter__(self):
+        ...         return iter(self.batch_samplers[0])
+        ...     def __len__(self):
+        ...         return len(self.batch_samplers[0])
+        >>> args = SentenceTransformerTrainingArguments("runs", multi_dataset_batch_sampler=OnlyTheFirst)
     """
 
     def __init__(
@@ -342,7 +380,14 @@ class MultiDatasetDefaultBatchSampler(SetEpochMixin, BatchSampler, ABC):
 
 
 class RoundRobinBatchSampler(MultiDatasetDefaultBatchSampler):
-    """One batch of every dataset in turn, until one has no more."""
+    """One batch of every dataset in turn, until one has no more; arguments of `MultiDatasetDefaultBatchSampler`.
+
+    Example:
+        >>> datasets = torch.utils.data.ConcatDataset([range(6), range(2)])
+        >>> samplers = [DefaultBatchSampler(one, batch_size=2, drop_last=False) for one in datasets.datasets]
+        >>> list(RoundRobinBatchSampler(datasets, samplers))
+        [[0, 1], [6, 7]]
+    """
 
     def __iter__(self) -> Iterator[list[int]]:
         starts = self._start()
@@ -355,7 +400,16 @@ class RoundRobinBatchSampler(MultiDatasetDefaultBatchSampler):
 
 
 class ProportionalBatchSampler(MultiDatasetDefaultBatchSampler):
-    """Batches of datasets drawn at random in proportion to their sizes, until all rows are used."""
+    """Batches of datasets drawn at random in proportion to their sizes, until all rows are used.
+
+    The arguments are those of `MultiDatasetDefaultBatchSampler`.
+
+    Example:
+        >>> datasets = torch.utils.data.ConcatDataset([range(6), range(2)])
+        >>> samplers = [DefaultBatchSampler(one, batch_size=2, drop_last=False) for one in datasets.datasets]
+        >>> sorted(ProportionalBatchSampler(datasets, samplers))
+        [[0, 1], [2, 3], [4, 5], [6, 7]]
+    """
 
     def __iter__(self) -> Iterator[list[int]]:
         starts = self._start()
@@ -373,9 +427,7 @@ class ProportionalBatchSampler(MultiDatasetDefaultBatchSampler):
 class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
     """Batches of datasets drawn at random by weight; a dataset that is used up begins again, newly shuffled.
 
-    An epoch has as many batches as all datasets together. Give it with `functools.partial`:
-
-        args.multi_dataset_batch_sampler = partial(WeightedBatchSampler, temperature=2.0)
+    An epoch has as many batches as all datasets together.
 
     Args:
         dataset: As of every sampler of several datasets; so are `batch_samplers`, `generator` and `seed`.
@@ -387,6 +439,11 @@ class WeightedBatchSampler(MultiDatasetDefaultBatchSampler):
 
     Raises:
         InputError: A weight is not positive, there is not one for every dataset, or the temperature is not positive.
+
+    Example:
+        >>> from functools import partial
+        >>> mixed = partial(WeightedBatchSampler, temperature=2.0)
+        >>> args = SentenceTransformerTrainingArguments("runs", multi_dataset_batch_sampler=mixed)
     """
 
     def __init__(

@@ -48,6 +48,15 @@ class BaseEvaluator:
         name: Put before every metric.
         csv_file: File that calls add their row to, in the folder they are given.
         write_csv: Whether they do.
+
+    Example:
+        >>> class Spread(BaseEvaluator):
+        ...     name = "pages"
+        ...     def measure(self, model):
+        ...         first, second = model.encode(pages)
+        ...         return {"spread": round(1 - float(first @ second), 2)}
+        >>> Spread()(model)
+        {'pages_spread': 0.87}
     """
 
     name: str = ""

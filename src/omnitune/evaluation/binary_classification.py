@@ -29,6 +29,12 @@ class BinaryClassificationEvaluator(EmbeddingEvaluator):
     Raises:
         ShapeError: The two sides and the labels differ in number, or there are none.
         InputError: A label is neither 0 nor 1, no pair is alike, or a similarity is unknown.
+
+    Example:
+        >>> first, second = ["grease it", "heat it", "heat it"], ["add grease", "warm it up", "a red car"]
+        >>> evaluator = BinaryClassificationEvaluator(first, second, labels=[1, 1, 0])
+        >>> evaluator(model)[evaluator.primary_metric]
+        1.0
     """
 
     def __init__(

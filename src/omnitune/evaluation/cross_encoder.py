@@ -96,6 +96,12 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
 
     Raises:
         InputError: A sample lacks a key, or has both of two; there are no samples, or none with a positive.
+
+    Example:
+        >>> sample = {"query": "How hot is the oven?", "positive": [pages[1]], "documents": pages}
+        >>> results = CrossEncoderRerankingEvaluator([sample])(reranker)
+        >>> results["base_mrr@10"]  # of the order that the retriever gave
+        0.5
     """
 
     def __init__(
@@ -192,6 +198,11 @@ class CrossEncoderClassificationEvaluator(PairEvaluator):
     Raises:
         ShapeError: There are not as many labels as pairs, or none.
         InputError: A label is no whole number.
+
+    Example:
+        >>> pairs = [("How hot is the oven?", pages[1]), ("How hot is the oven?", pages[0])]
+        >>> CrossEncoderClassificationEvaluator(pairs, labels=[1, 0], name="dev")(reranker)
+        {'dev_accuracy': ..., 'dev_average_precision': ...}
     """
 
     _COLUMNS = {  # noqa: RUF012 - a table
@@ -249,6 +260,11 @@ class CrossEncoderCorrelationEvaluator(PairEvaluator):
     Raises:
         ShapeError: There are not as many scores as pairs, or fewer than two.
         InputError: A score is no number.
+
+    Example:
+        >>> pairs = [("How hot is the oven?", pages[1]), ("How hot is the oven?", pages[0])]
+        >>> CrossEncoderCorrelationEvaluator(pairs, scores=[0.9, 0.1])(reranker)
+        {'pearson': ..., 'spearman': ...}
     """
 
     def __init__(
@@ -300,6 +316,11 @@ class CrossEncoderNanoBEIREvaluator(BaseEvaluator):
     Raises:
         InputError: A task is unknown.
         DatasetError: The data is neither on the hub, nor in its cache, nor in a folder; says what is needed.
+
+    Example:
+        >>> evaluator = CrossEncoderNanoBEIREvaluator(["msmarco", "nq"])  # downloads  # doctest: +SKIP
+        >>> evaluator(reranker)["NanoBEIR_R100_mean_ndcg@10"]  # doctest: +SKIP
+        0.6
     """
 
     def __init__(

@@ -32,6 +32,12 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
     Raises:
         ShapeError: The two sides and the scores differ in number, or there are fewer than two pairs.
         InputError: A similarity is unknown, or a score is no number.
+
+    Example:
+        >>> first, second = ["grease it"] * 3, ["add grease", "heat it", "a red car"]
+        >>> evaluator = EmbeddingSimilarityEvaluator(first, second, scores=[0.9, 0.4, 0.0])
+        >>> round(evaluator(model)["spearman_cosine"], 2)
+        1.0
     """
 
     def __init__(

@@ -29,6 +29,13 @@ class Ranking:
         hits: The best documents of every query `(queries, k)`.
         relevant: Which of them are relevant `(queries, k)`, bool.
         per_query: Metric to its value for every query `(queries,)`, float64: `"ndcg@10"`, `"mrr@10"`, ...
+
+    Example:
+        >>> from omnitune.evaluation import InformationRetrievalEvaluator
+        >>> queries, corpus = {"q": "How hot is the oven?"}, {"page-1": pages[0], "page-2": pages[1]}
+        >>> ranking = InformationRetrievalEvaluator(queries, corpus, {"q": ["page-2"]}).rank(model)["cosine"]
+        >>> ranking.found(0, k=1)
+        [('page-2', 0.7...)]
     """
 
     query_ids: Sequence[Any]
@@ -79,6 +86,15 @@ class InformationRetrievalEvaluator(BaseEvaluator):
     Raises:
         InputError: No query has a relevant document, or one in the corpus; relevant documents are given as a text; the
             corpus is empty; or there is no cut-off.
+
+    Source:
+        Järvelin and Kekäläinen 2002 for NDCG, with gains 0 and 1 and the discount 1 / log2(rank + 1).
+
+    Example:
+        >>> queries, corpus = {"q": "How hot is the oven?"}, {"page-1": pages[0], "page-2": pages[1]}
+        >>> evaluator = InformationRetrievalEvaluator(queries, corpus, relevant_docs={"q": ["page-2"]}, name="manuals")
+        >>> evaluator(model)["manuals_cosine_ndcg@10"]
+        1.0
     """
 
     def __init__(

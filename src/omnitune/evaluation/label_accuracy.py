@@ -21,6 +21,13 @@ class LabelAccuracyEvaluator(BaseEvaluator):
 
     Raises:
         InputError: There is no `softmax_model`.
+
+    Example:
+        >>> from omnitune.losses import SoftmaxLoss
+        >>> loss = SoftmaxLoss(model, model.get_embedding_dimension(), num_labels=2)
+        >>> rows = [("grease it", "add grease", 1), ("heat it", "a red car", 0)]
+        >>> LabelAccuracyEvaluator(torch.utils.data.DataLoader(rows, batch_size=2), softmax_model=loss)(model)
+        {'accuracy': ...}
     """
 
     def __init__(self, dataloader: Any, name: str = "", softmax_model: Any = None, write_csv: bool = True) -> None:

@@ -26,6 +26,11 @@ class MSEEvaluator(EmbeddingEvaluator):
     Raises:
         ShapeError: The sides differ in number, or there are none.
         InputError: There is no teacher.
+
+    Example:
+        >>> evaluator = MSEEvaluator(["Grease the bearing."], ["Das Lager schmieren."], teacher_model=model)
+        >>> round(evaluator(model)["negative_mse"], 2)
+        -0.48
     """
 
     def __init__(
@@ -91,6 +96,12 @@ class MSEEvaluatorFromDataFrame(EmbeddingEvaluator):
 
     Raises:
         InputError: A pair of languages has no row.
+
+    Example:
+        >>> rows = [{"en": "Grease the bearing.", "de": "Das Lager schmieren."}]
+        >>> evaluator = MSEEvaluatorFromDataFrame(rows, teacher_model=model, combinations=[("en", "de")])
+        >>> round(evaluator(model)["negative_mse"], 2)
+        -0.48
     """
 
     show_progress_bar = None

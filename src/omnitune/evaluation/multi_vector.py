@@ -64,6 +64,12 @@ class MultiVectorInformationRetrievalEvaluator(_TokenVectors, InformationRetriev
 
     Raises:
         InputError: `truncate_dim` is given, or a score function is XTR's, whose scores depend on what is searched.
+
+    Example:
+        >>> queries, corpus = {"q": "How hot is the oven?"}, {"page-1": pages[0], "page-2": pages[1]}
+        >>> evaluator = MultiVectorInformationRetrievalEvaluator(queries, corpus, relevant_docs={"q": {"page-2"}})
+        >>> evaluator(late)["maxsim_ndcg@10"]
+        1.0
     """
 
     def __init__(
@@ -103,6 +109,11 @@ class MultiVectorNanoBEIREvaluator(NanoBEIREvaluator):
 
     Raises:
         InputError: `truncate_dim` is given.
+
+    Example:
+        >>> evaluator = MultiVectorNanoBEIREvaluator(["msmarco", "nq"])  # downloads  # doctest: +SKIP
+        >>> evaluator(late)["NanoBEIR_mean_maxsim_ndcg@10"]  # doctest: +SKIP
+        0.6
     """
 
     information_retrieval_class: ClassVar[type[InformationRetrievalEvaluator]] = (
@@ -128,6 +139,11 @@ class MultiVectorTripletEvaluator(_TokenVectors, TripletEvaluator):
 
     Raises:
         InputError: `truncate_dim` is given.
+
+    Example:
+        >>> evaluator = MultiVectorTripletEvaluator(["How hot is the oven?"], [pages[1]], [pages[0]])
+        >>> evaluator(late)["maxsim_accuracy"]
+        1.0
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +157,14 @@ class MultiVectorRerankingEvaluator(_TokenVectors, RerankingEvaluator):
     Args:
         samples: As for `RerankingEvaluator`, as are all that are not named below.
         similarity_fct: Scores `(queries, documents)` of two lists of token vectors; None takes the model's similarity.
+
+    Raises:
+        InputError: No sample has both a positive and a negative.
+
+    Example:
+        >>> sample = {"query": "How hot is the oven?", "positive": [pages[1]], "negative": [pages[0]]}
+        >>> MultiVectorRerankingEvaluator([sample])(late)["ndcg@10"]
+        1.0
     """
 
     def __init__(
@@ -196,6 +220,12 @@ class MultiVectorDistillationEvaluator(BaseEvaluator):
     Raises:
         ShapeError: Queries, documents and scores do not go together.
         InputError: A temperature is not positive and finite.
+
+    Example:
+        >>> queries = ["How hot is the oven?", "How often is it greased?"]
+        >>> evaluator = MultiVectorDistillationEvaluator(queries, [pages, pages], scores=[[2.0, 9.0], [8.0, 1.0]])
+        >>> round(evaluator(late)["spearman"], 2)
+        1.0
     """
 
     def __init__(

@@ -90,6 +90,11 @@ class NanoBEIREvaluator(BaseEvaluator):
     Raises:
         InputError: A name is unknown, there is none, or a dataset has no prompt.
         DatasetError: A dataset cannot be read, or lacks a column.
+
+    Example:
+        >>> evaluator = NanoBEIREvaluator(["msmarco", "nq"])  # downloads  # doctest: +SKIP
+        >>> evaluator(model)[evaluator.primary_metric]  # doctest: +SKIP
+        0.6
     """
 
     information_retrieval_class: ClassVar[type[InformationRetrievalEvaluator]] = InformationRetrievalEvaluator

@@ -32,6 +32,12 @@ class ParaphraseMiningEvaluator(EmbeddingEvaluator):
 
     Raises:
         InputError: There are fewer than two sentences, or no duplicates among them.
+
+    Example:
+        >>> sentences = {"a": "Grease the bearing.", "b": "Lubricate the bearing.", "c": "The oven heats."}
+        >>> evaluator = ParaphraseMiningEvaluator(sentences, duplicates_list=[("a", "b")])
+        >>> evaluator(model)["average_precision"]
+        1.0
     """
 
     def __init__(

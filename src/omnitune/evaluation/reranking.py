@@ -30,6 +30,11 @@ class RerankingEvaluator(BaseEvaluator):
 
     Raises:
         InputError: No sample has both a positive and a negative.
+
+    Example:
+        >>> sample = {"query": "How hot is the oven?", "positive": [pages[1]], "negative": [pages[0]]}
+        >>> RerankingEvaluator([sample])(model)["ndcg@10"]
+        1.0
     """
 
     def __init__(

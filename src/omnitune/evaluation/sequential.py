@@ -21,6 +21,14 @@ class SequentialEvaluator(BaseEvaluator):
 
     Raises:
         InputError: There are no evaluators.
+
+    Example:
+        >>> from omnitune.evaluation import TranslationEvaluator, TripletEvaluator
+        >>> triplets = TripletEvaluator(["How hot is the oven?"], [pages[1]], [pages[0]], name="dev")
+        >>> languages = TranslationEvaluator(["radio", "hotel"], ["Radio", "Hotel"], name="en-de")
+        >>> results = SequentialEvaluator([triplets, languages], main_score_function=min)(model)
+        >>> results["dev_cosine_accuracy"], results["sequential_score"]
+        (1.0, 1.0)
     """
 
     def __init__(

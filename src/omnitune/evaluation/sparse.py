@@ -163,6 +163,16 @@ class SparseInformationRetrievalEvaluator(_SparseRows, InformationRetrievalEvalu
 
     Takes the arguments of `InformationRetrievalEvaluator` but `truncate_dim`, and `max_active_dims`: largest
     entries to keep of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> queries, corpus = {"q": "How hot is the oven?"}, {"page-1": pages[0], "page-2": pages[1]}
+        >>> evaluator = SparseInformationRetrievalEvaluator(queries, corpus, {"q": ["page-2"]}, max_active_dims=16)
+        >>> results = evaluator(sparse)
+        >>> results["corpus_active_dims"], "dot_ndcg@10" in results
+        (16.0, True)
     """
 
     def embed_inputs(
@@ -227,6 +237,11 @@ class SparseNanoBEIREvaluator(NanoBEIREvaluator):
 
     Raises:
         InputError: `truncate_dim` is given.
+
+    Example:
+        >>> evaluator = SparseNanoBEIREvaluator(["msmarco", "nq"])  # downloads  # doctest: +SKIP
+        >>> evaluator(sparse)["NanoBEIR_mean_dot_ndcg@10"]  # doctest: +SKIP
+        0.6
     """
 
     information_retrieval_class: ClassVar[type[InformationRetrievalEvaluator]] = SparseInformationRetrievalEvaluator
@@ -256,6 +271,14 @@ class SparseRerankingEvaluator(_SparseRows, RerankingEvaluator):
 
     Takes the arguments of `RerankingEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to
     keep of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> sample = {"query": "How hot is the oven?", "positive": [pages[1]], "negative": [pages[0]]}
+        >>> SparseRerankingEvaluator([sample], max_active_dims=16)(sparse)
+        {'map': ..., 'mrr@10': ..., 'ndcg@10': ..., 'query_active_dims': 16.0, ...}
     """
 
     def embed_inputs(
@@ -289,6 +312,14 @@ class SparseTripletEvaluator(_SparseRows, TripletEvaluator):
 
     Takes the arguments of `TripletEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to keep
     of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> evaluator = SparseTripletEvaluator(["How hot is the oven?"], [pages[1]], [pages[0]], max_active_dims=16)
+        >>> evaluator(sparse)
+        {'dot_accuracy': ..., 'anchor_active_dims': 16.0, ...}
     """
 
     def embed_inputs(
@@ -304,6 +335,14 @@ class SparseEmbeddingSimilarityEvaluator(_SparseRows, EmbeddingSimilarityEvaluat
 
     Takes the arguments of `EmbeddingSimilarityEvaluator` but `precision` and `truncate_dim`, and
     `max_active_dims`: largest entries to keep of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> first, second = ["grease it", "grease it"], ["add grease", "a red car"]
+        >>> SparseEmbeddingSimilarityEvaluator(first, second, scores=[0.9, 0.0], max_active_dims=16)(sparse)
+        {'pearson_dot': ..., 'spearman_dot': ..., 'active_dims': 16.0, 'sparsity_ratio': ...}
     """
 
 
@@ -312,6 +351,14 @@ class SparseBinaryClassificationEvaluator(_SparseRows, BinaryClassificationEvalu
 
     Takes the arguments of `BinaryClassificationEvaluator` but `truncate_dim`, and `max_active_dims`: largest
     entries to keep of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> first, second = ["grease it", "grease it"], ["add grease", "a red car"]
+        >>> SparseBinaryClassificationEvaluator(first, second, labels=[1, 0], max_active_dims=16)(sparse)
+        {'dot_accuracy': ..., 'dot_ap': ..., 'active_dims': 16.0, 'sparsity_ratio': ...}
     """
 
     def embed_inputs(self, model: Any, sentences: Sequence[Any], **kwargs: Any) -> Any:
@@ -328,6 +375,14 @@ class SparseMSEEvaluator(_SparseRows, MSEEvaluator):
 
     Takes the arguments of `MSEEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to keep of
     every row; None keeps the models' own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> evaluator = SparseMSEEvaluator(pages, pages, teacher_model=sparse, max_active_dims=16)
+        >>> evaluator(sparse)
+        {'negative_mse': ..., 'active_dims': 16.0, 'sparsity_ratio': ...}
     """
 
     def error(self, teacher: Any, student: Any) -> float:
@@ -341,4 +396,12 @@ class SparseTranslationEvaluator(_SparseRows, TranslationEvaluator):
 
     Takes the arguments of `TranslationEvaluator` but `truncate_dim`, and `max_active_dims`: largest entries to
     keep of every row; None keeps the model's own setting.
+
+    Raises:
+        InputError: `truncate_dim` or `precision` is given.
+
+    Example:
+        >>> evaluator = SparseTranslationEvaluator(["hotel", "radio"], ["Hotel", "Radio"], max_active_dims=16)
+        >>> evaluator(sparse)
+        {'src2trg_accuracy': ..., 'mean_accuracy': ..., 'active_dims': 16.0, 'sparsity_ratio': ...}
     """

@@ -27,6 +27,11 @@ class TranslationEvaluator(EmbeddingEvaluator):
 
     Raises:
         ShapeError: The sides differ in number, or there are none.
+
+    Example:
+        >>> evaluator = TranslationEvaluator(["a hotel", "an old radio"], ["ein Hotel", "ein altes Radio"])
+        >>> evaluator(model)["mean_accuracy"]
+        1.0
     """
 
     def __init__(

@@ -33,6 +33,11 @@ class TripletEvaluator(BaseEvaluator):
     Raises:
         ShapeError: Anchors, positives and negatives differ in number, or there are none.
         InputError: A similarity is unknown.
+
+    Example:
+        >>> evaluator = TripletEvaluator(anchors=["How hot is the oven?"], positives=[pages[1]], negatives=[pages[0]])
+        >>> evaluator(model)["cosine_accuracy"]
+        1.0
     """
 
     def __init__(

@@ -62,6 +62,12 @@ class SentenceTransformer(DenseOldNames, Encoder):
     Raises:
         CheckpointError: The directory is incomplete or foreign.
         UntrustedCodeError: It needs code, and `trust_remote_code` is False.
+
+    Example:
+        >>> model = SentenceTransformer("embedded")
+        >>> query, documents = model.encode_query("How hot is the oven?"), model.encode_document(pages)
+        >>> model.similarity(query, documents).argmax().item()
+        1
     """
 
     family: ClassVar[Family] = DENSE
@@ -228,7 +234,15 @@ class SentenceTransformer(DenseOldNames, Encoder):
                 encoded = as_numpy(encoded)
         return encoded[0] if single else encoded
 
-    encode_query, encode_document = (renamed(**ENCODE_NAMES)(verb) for verb in verbs(encode, "Embeddings"))
+    encode_query, encode_document = (
+        renamed(**ENCODE_NAMES)(verb)
+        for verb in verbs(
+            encode,
+            "Embeddings",
+            'model.encode_query("How hot is the oven?").shape\n(384,)',
+            "model.encode_document(pages).shape\n(2, 384)",
+        )
+    )
 
     def encode_here(
         self,
@@ -260,7 +274,13 @@ class SentenceTransformer(DenseOldNames, Encoder):
         embeddings1: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
         embeddings2: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
     ) -> Tensor:
-        """Similarity of every embedding of the first `(n, dim)` with every one of the second `(m, dim)`: `(n, m)`."""
+        """Similarity of every embedding of the first `(n, dim)` with every one of the second `(m, dim)`: `(n, m)`.
+
+        Example:
+            >>> query, documents = model.encode_query("How hot is the oven?"), model.encode_document(pages)
+            >>> model.similarity(query, documents).argsort(descending=True).tolist()
+            [[1, 0]]
+        """
         return SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     def similarity_pairwise(
@@ -268,7 +288,13 @@ class SentenceTransformer(DenseOldNames, Encoder):
         embeddings1: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
         embeddings2: Tensor | NDArray[Any] | list[Tensor] | list[NDArray[Any]],
     ) -> Tensor:
-        """Similarity of the first embedding with the first, the second with the second, ...: `(n,)`."""
+        """Similarity of the first embedding with the first, the second with the second, ...: `(n,)`.
+
+        Example:
+            >>> queries = model.encode_query(["What is greased?", "How hot is the oven?"])
+            >>> model.similarity_pairwise(queries, model.encode_document(pages)).shape
+            torch.Size([2])
+        """
         return SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
     # -- dimensions and pooling

@@ -65,12 +65,14 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names under which models keep the prompt of documents, the first that is there applies."""
 
 
-def verbs(encode: Verb, makes: str) -> tuple[Verb, Verb]:
+def verbs(encode: Verb, makes: str, queries: str, documents: str) -> tuple[Verb, Verb]:
     """Make `encode_query` and `encode_document` of a family's `encode`: one signature, written once.
 
     Args:
         encode: The family's own, without older names of its arguments; a subclass's `encode` is called all the same.
         makes: What it makes, for the docstrings: "Token vectors".
+        queries: Example of `encode_query`: a line of code, and a line that it prints.
+        documents: Example of `encode_document`.
 
     Returns:
         Two methods with the signature of `encode`.
@@ -90,8 +92,12 @@ def verbs(encode: Verb, makes: str) -> tuple[Verb, Verb]:
         verb.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
         return cast(Verb, verb)
 
-    queries = (
+    of_queries = (
         f'{makes} of queries: `encode` with the "query" prompt and task. A string is text, whatever it looks like.'
     )
-    documents = f'{makes} of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.'
-    return of("query", ("query",), queries), of("document", DOCUMENT_PROMPTS, documents)
+    of_documents = f'{makes} of documents: `encode` with task "document" and the first prompt of `DOCUMENT_PROMPTS`.'
+    asks, answers = (
+        f"{says}\n\nExample:\n    >>> " + example.replace("\n", "\n    ")
+        for says, example in ((of_queries, queries), (of_documents, documents))
+    )
+    return of("query", ("query",), asks), of("document", DOCUMENT_PROMPTS, answers)

@@ -41,6 +41,11 @@ class HubMixin:
         Raises:
             InputError: `safe_serialization` is False, weights are sharded over ranks, or a graph stands for them.
             ResourceError: The disk is full; what `path` held before is kept.
+
+        Example:
+            >>> reranker.save_pretrained("reranker")  # any family
+            >>> CrossEncoder("reranker").num_labels
+            1
         """
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False; only safetensors files are written")
@@ -105,6 +110,10 @@ class HubMixin:
 
         Returns:
             URL of the commit, or of the pull request.
+
+        Example:
+            >>> model.push_to_hub("owner/manuals", private=True)  # needs a token  # doctest: +SKIP
+            'https://huggingface.co/owner/manuals/commit/...'
         """
         from huggingface_hub import HfApi
 

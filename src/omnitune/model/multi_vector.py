@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, as_numpy
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.embedded import EMBEDDED, text_modules
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import MULTI_VECTOR, Family
 from omnitune.model.windows import window_cutter
@@ -38,7 +40,8 @@ class MultiVectorEncoder(Encoder):
 
     Args:
         model_name_or_path: A directory or a Hugging Face repository: a checkpoint of this family, of PyLate, Stanford
-            ColBERT or transformers (`ColPaliForRetrieval` and its kin), a `SentenceTransformer`, or a bare backbone.
+            ColBERT or transformers (`ColPaliForRetrieval` and its kin), a `SentenceTransformer`, or a bare backbone;
+            or "embedded", the token vectors of the MiniLM that the extra `demo` installs.
         modules: Modules in order, instead of a checkpoint.
         device: As in `SentenceTransformer`, as are all that are not named here.
         similarity_fn_name: "maxsim" or "meanmaxsim"; None takes the checkpoint's, else "maxsim".
@@ -49,10 +52,10 @@ class MultiVectorEncoder(Encoder):
         InputError: `similarity_fn_name` is another.
 
     Example:
-        >>> model = MultiVectorEncoder("colbert-ir/colbertv2.0")  # doctest: +SKIP
-        >>> query = model.encode_query("How often are the bearings greased?")  # doctest: +SKIP
-        >>> query.shape  # doctest: +SKIP
-        torch.Size([32, 128])
+        >>> model = MultiVectorEncoder("embedded")
+        >>> query, documents = model.encode_query("How hot is the oven?"), model.encode_document(pages)
+        >>> model.similarity(query, documents).argmax().item()
+        1
     """
 
     family: ClassVar[Family] = MULTI_VECTOR
@@ -78,6 +81,8 @@ class MultiVectorEncoder(Encoder):
         backend: Backend = "torch",
         similarity_fn_name: str | SimilarityFunction | None = None,
     ) -> None:
+        if model_name_or_path == EMBEDDED and not Path(EMBEDDED).is_dir():
+            model_name_or_path, modules = None, late_formats.token_level(text_modules())
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -111,6 +116,10 @@ class MultiVectorEncoder(Encoder):
 
         Raises:
             InputError: It has no token vectors, as a model of two towers has none.
+
+        Example:
+            >>> MultiVectorEncoder.from_dense(model).encode_document("the hot oven").shape
+            torch.Size([5, 384])
         """
         dense = SentenceTransformer(model) if isinstance(model, str) else model
         modules = list(dense.children())
@@ -195,6 +204,10 @@ class MultiVectorEncoder(Encoder):
         Raises:
             InputError: An argument cannot work.
             MediaError: An input cannot be read; it is named.
+
+        Example:
+            >>> [len(vectors) for vectors in late.encode(["oven", "the hot oven"])]  # words, and two marks
+            [3, 5]
         """
         if "convert_to_tensor" in kwargs:
             raise InputError(
@@ -233,7 +246,12 @@ class MultiVectorEncoder(Encoder):
             encoded = [as_numpy(row) for row in encoded]
         return encoded[0] if single else encoded
 
-    encode_query, encode_document = verbs(encode, "Token vectors")
+    encode_query, encode_document = verbs(
+        encode,
+        "Token vectors",
+        'len(late.encode_query("the hot oven"))\n5',
+        "len(late.encode_document(pages))\n2",
+    )
 
     def _cut(self, items: Sequence[Any], prompt: str | None) -> list[list[Any]]:
         """Every item's windows; what is no text is its own."""
@@ -299,6 +317,11 @@ class MultiVectorEncoder(Encoder):
 
         Returns:
             `(queries, documents)`.
+
+        Example:
+            >>> queries = late.encode_query(["What is greased?", "How hot is the oven?"])
+            >>> late.similarity(queries, late.encode_document(pages)).argmax(dim=1)
+            tensor([0, 1])
         """
         mean = self.similarity_fn_name == "meanmaxsim"
         score = token_similarity.mean_maxsim if mean else token_similarity.maxsim

@@ -135,7 +135,32 @@ class OldNames(Base):
         batch_options: Any = None,
         **load_kwargs: Any,
     ) -> Self:
-        """One model out of several with equal modules; see `omnitune.model.merging.merge`."""
+        """Merge several models with equal modules into a new one, and leave them as they are.
+
+        Args:
+            models: Two or more, or their folders or repositories; exactly two for "slerp".
+            method: "linear", the weighted mean of weights; or "slerp", a point on the arc between two.
+            base_model: For "slerp" the model that `t=0` gives; the first by default.
+            parameters: Of "linear": `weight`, one number or one a model, and `normalize`; of "slerp": `t` in [0, 1].
+            dtype: What weights are merged in; None keeps that of each.
+            out_dtype: What the result has; None keeps what it was merged in.
+            device: Where to merge, and where the result is.
+            batch_options: Not used.
+            **load_kwargs: For models that are loaded.
+
+        Raises:
+            InputError: An argument cannot work.
+            ShapeError: The models do not fit each other.
+
+        Source:
+            Wortsman et al. 2022 (arXiv:2203.05482) for the mean; Shoemake 1985, sec. 3.3, for the arc.
+
+        Example:
+            >>> reranker.save_pretrained("run-a")  # any family
+            >>> merged = CrossEncoder.merge(["run-a", reranker], parameters={"weight": [0.6, 0.4]})
+            >>> merged.num_labels
+            1
+        """
         merged: Self = cls._above("merge")(
             cls,
             models,

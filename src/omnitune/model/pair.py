@@ -64,6 +64,11 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
         CheckpointError: The directory is incomplete or foreign.
         UntrustedCodeError: It needs code, or names an activation function that is not one of torch's, and
             `trust_remote_code` is False.
+
+    Example:
+        >>> reranker = CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2")  # downloads  # doctest: +SKIP
+        >>> reranker.predict([("How hot is the oven?", page) for page in pages]).shape
+        (2,)
     """
 
     family: ClassVar[Family] = PAIR
@@ -398,8 +403,8 @@ class CrossEncoder(PairOldNames, Model, pools.PoolMixin):
             InputError: The model has several labels, or `documents` is one document and no list of them.
 
         Example:
-            >>> reranker.rank("how tall is it?", ["It is red.", "It is 8 m tall."], top_k=1)
-            [{'corpus_id': 1, 'score': ...}]
+            >>> reranker.rank("How hot is the oven?", pages, top_k=1)
+            [{'corpus_id': ..., 'score': ...}]
         """
         top_k = arguments.count_or_none("top_k", top_k, least=0)
         if is_single(documents) and not isinstance(documents, np.ndarray | Tensor):

@@ -50,9 +50,8 @@ class SparseEncoder(Encoder):
         InputError: `similarity_fn_name` or `max_active_dims` cannot be.
 
     Example:
-        >>> model = SparseEncoder("naver/splade-v3")  # doctest: +SKIP
-        >>> weights = model.encode_query("How often are the bearings greased?")  # doctest: +SKIP
-        >>> model.decode(weights, top_k=2)  # doctest: +SKIP
+        >>> model = SparseEncoder("naver/splade-v3")  # downloads  # doctest: +SKIP
+        >>> model.decode(model.encode_query("How often are the bearings greased?"), top_k=2)  # doctest: +SKIP
         [('bearings', 2.6), ('grease', 2.1)]
     """
 
@@ -183,8 +182,9 @@ class SparseEncoder(Encoder):
             MediaError: An input cannot be read; it is named.
 
         Example:
-            >>> model.encode(["a page about lists", "the quick brown fox"]).shape  # doctest: +SKIP
-            torch.Size([2, 30522])
+            >>> vectors = sparse.encode(pages, max_active_dims=16)
+            >>> vectors.shape[0], vectors.is_sparse, vectors.values().numel()
+            (2, True, 32)
         """
         single = is_single(inputs)
         rows = self.encode_rows(
@@ -233,6 +233,11 @@ class SparseEncoder(Encoder):
 
         Returns:
             csr `Embeddings` of one row an item.
+
+        Example:
+            >>> rows = sparse.encode_rows(pages, max_active_dims=16)
+            >>> len(rows), rows[:1].values.shape
+            (2, torch.Size([16]))
         """
         arguments.count_or_none("max_active_dims", max_active_dims)
         limit = max_active_dims if max_active_dims is not None else self.max_active_dims
@@ -250,7 +255,12 @@ class SparseEncoder(Encoder):
         parts = self.encode_anywhere(items, call, device=device, pool=pool, chunk_size=chunk_size)
         return Embeddings.cat(parts)
 
-    encode_query, encode_document = verbs(encode, "Sparse vectors")
+    encode_query, encode_document = verbs(
+        encode,
+        "Sparse vectors",
+        'sparse.encode_query("How hot is the oven?", max_active_dims=8).values().shape\ntorch.Size([8])',
+        "len(sparse.encode_document(pages))\n2",
+    )
 
     def encode_here(
         self,
@@ -298,6 +308,11 @@ class SparseEncoder(Encoder):
         Args:
             embeddings1: Sparse or dense `(n, dim)`, or `(dim,)`.
             embeddings2: Likewise `(m, dim)`.
+
+        Example:
+            >>> query, documents = sparse.encode_query("How hot is the oven?"), sparse.encode_document(pages)
+            >>> sparse.similarity(query, documents).shape
+            torch.Size([1, 2])
         """
         return SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
 
@@ -345,6 +360,11 @@ class SparseEncoder(Encoder):
 
         Raises:
             ShapeError: The shapes do not go together.
+
+        Example:
+            >>> shared = SparseEncoder.intersection(torch.tensor([0.0, 2.0, 3.0]), torch.tensor([1.0, 0.5, 0.0]))
+            >>> shared.to_dense()
+            tensor([0., 1., 0.])
         """
         if _tensor(embeddings_1).ndim != 1:
             raise ShapeError(f"embeddings_1: expected one vector (dim,), got the shape {tuple(embeddings_1.shape)}")
@@ -363,6 +383,10 @@ class SparseEncoder(Encoder):
 
         Raises:
             InputError: `top_k` is not positive, or `embeddings` is no tensor.
+
+        Example:
+            >>> sparse.decode(sparse.encode_document(pages[0]), top_k=2)
+            [('...', ...), ('...', ...)]
         """
         arguments.count_or_none("top_k", top_k)
         rows = sparse.as_csr(_tensor(embeddings))

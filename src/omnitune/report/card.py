@@ -39,6 +39,12 @@ class SentenceTransformerModelCardData:
         tags: Tags for the hub.
         local_files_only: Accepted for compatibility: a card never asks the hub.
         generate_widget_examples: Accepted for compatibility: a card never encodes examples.
+
+    Example:
+        >>> data = SentenceTransformerModelCardData(language="en", license="apache-2.0", model_name="Manuals")
+        >>> mine = SentenceTransformer(modules=list(model), model_card_data=data)
+        >>> mine.model_card_data.license  # `save_pretrained` writes it into README.md
+        'apache-2.0'
     """
 
     language: str | list[str] | None = dataclasses.field(default_factory=list)
@@ -114,7 +120,12 @@ def _number(value: Any) -> float | str:
 
 @dataclasses.dataclass
 class CrossEncoderModelCardData(SentenceTransformerModelCardData):
-    """The same of a cross encoder."""
+    """Facts about a cross encoder; the fields are those of `SentenceTransformerModelCardData`.
+
+    Example:
+        >>> CrossEncoderModelCardData(license="apache-2.0", model_name="Manuals").tags
+        ['sentence-transformers', 'cross-encoder', 'reranker']
+    """
 
     task_name: str = "reranking of search results and classification of pairs"
     tags: list[str] = dataclasses.field(default_factory=lambda: ["sentence-transformers", "cross-encoder", "reranker"])
@@ -122,7 +133,13 @@ class CrossEncoderModelCardData(SentenceTransformerModelCardData):
 
 @dataclasses.dataclass
 class MultiVectorEncoderModelCardData(SentenceTransformerModelCardData):
-    """The same of a late-interaction encoder."""
+    """Facts about a late-interaction encoder; the fields are those of `SentenceTransformerModelCardData`.
+
+    Example:
+        >>> data = MultiVectorEncoderModelCardData(license="apache-2.0", model_name="Manuals")
+        >>> MultiVectorEncoder.from_dense(model, model_card_data=data).model_card_data.model_name
+        'Manuals'
+    """
 
     task_name: str = "semantic search with late interaction"
     tags: list[str] = dataclasses.field(
@@ -132,7 +149,12 @@ class MultiVectorEncoderModelCardData(SentenceTransformerModelCardData):
 
 @dataclasses.dataclass
 class SparseEncoderModelCardData(SentenceTransformerModelCardData):
-    """The same of a sparse encoder."""
+    """Facts about a sparse encoder; the fields are those of `SentenceTransformerModelCardData`.
+
+    Example:
+        >>> SparseEncoderModelCardData(license="apache-2.0", model_name="Manuals").tags
+        ['sentence-transformers', 'sparse-encoder', 'sparse']
+    """
 
     task_name: str = "semantic search and sparse retrieval"
     tags: list[str] = dataclasses.field(default_factory=lambda: ["sentence-transformers", "sparse-encoder", "sparse"])

@@ -170,12 +170,30 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
 
 @dataclass
 class SentenceTransformerTrainingArguments(BaseTrainingArguments):
-    """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+    """Arguments of `SentenceTransformerTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`.
+
+    Example:
+        >>> args = SentenceTransformerTrainingArguments(
+        ...     output_dir="runs", num_train_epochs=1, warmup_ratio=0.1, batch_sampler="no_duplicates",
+        ...     prompts={"query": "query: ", "answer": "passage: "},
+        ... )
+        >>> args.batch_sampler
+        <BatchSamplers.NO_DUPLICATES: 'no_duplicates'>
+    """
 
 
 @dataclass
 class SparseEncoderTrainingArguments(BaseTrainingArguments):
-    """Arguments of `SparseEncoderTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`."""
+    """Arguments of `SparseEncoderTrainer`; see `BaseTrainingArguments` and `transformers.TrainingArguments`.
+
+    Example:
+        >>> args = SparseEncoderTrainingArguments(
+        ...     output_dir="runs", router_mapping={"question": "query", "answer": "document"},
+        ...     learning_rate_mapping={"sub_modules.query": 1e-3},
+        ... )
+        >>> args.router_mapping["question"]
+        'query'
+    """
 
 
 @dataclass
@@ -184,6 +202,11 @@ class MultiVectorEncoderTrainingArguments(BaseTrainingArguments):
 
     Raises:
         InputError: `max_length` is no positive number.
+
+    Example:
+        >>> args = MultiVectorEncoderTrainingArguments(output_dir="runs", max_length={"query": 32, "document": 180})
+        >>> args.max_length["document"]
+        180
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*BaseTrainingArguments._VALID_DICT_FIELDS, "max_length"]
@@ -211,6 +234,11 @@ class CrossEncoderTrainingArguments(BaseTrainingArguments):
 
     Raises:
         InputError: They are given by column.
+
+    Example:
+        >>> args = CrossEncoderTrainingArguments(output_dir="runs", learning_rate=2e-5, warmup_ratio=0.1)
+        >>> args.warmup_steps
+        0.1
     """
 
     def __post_init__(self) -> None:

@@ -228,6 +228,15 @@ class SpladeRegularizerWeightSchedulerCallback(TrainerCallback):  # type: ignore
 
     Source:
         Paria et al. 2020, section 4.1 (arXiv:2004.05665).
+
+    Example:
+        >>> from omnitune.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
+        >>> loss = SpladeLoss(sparse, SparseMultipleNegativesRankingLoss(sparse), 3e-5, 5e-5)
+        >>> schedule = SpladeRegularizerWeightSchedulerCallback(loss, "linear", warmup_ratio=0.5)
+        >>> schedule.share(step=25, total=100)
+        0.5
+        >>> rows = Dataset.from_dict({"query": ["How hot is the oven?", "What is greased?"], "answer": pages[::-1]})
+        >>> trainer = SparseEncoderTrainer(sparse, train_dataset=rows, loss=loss, callbacks=[schedule])
     """
 
     def __init__(

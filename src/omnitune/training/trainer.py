@@ -34,7 +34,15 @@ logger = logging.getLogger(__name__)
 class SentenceTransformerTrainer(BaseTrainer):
     """Trains and evaluates a `SentenceTransformer`; without a loss, with `CoSENTLoss`.
 
-    The arguments are those of `BaseTrainer`.
+    The arguments are those of `BaseTrainer`. `train()` trains; `evaluate()` gives the loss of `eval_dataset` and the
+    evaluators' metrics; `save_model()` writes the model to the output folder.
+
+    Example:
+        >>> from omnitune.losses import MultipleNegativesRankingLoss
+        >>> rows = Dataset.from_dict({"query": ["How hot is the oven?", "What is greased?"], "answer": pages[::-1]})
+        >>> args = SentenceTransformerTrainingArguments("runs", num_train_epochs=1, batch_sampler="no_duplicates")
+        >>> loss = MultipleNegativesRankingLoss(model)
+        >>> trainer = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss)
     """
 
     arguments_class = SentenceTransformerTrainingArguments
@@ -50,6 +58,12 @@ class CrossEncoderTrainer(BaseTrainer):
 
     The arguments are those of `BaseTrainer`. Without a loss, a model with one label takes `BinaryCrossEntropyLoss`, one
     with several `CrossEntropyLoss`.
+
+    Example:
+        >>> query = "How hot is the oven?"
+        >>> rows = Dataset.from_dict({"query": [query, query], "passage": pages, "label": [0.0, 1.0]})
+        >>> args = CrossEncoderTrainingArguments("runs", learning_rate=2e-5)
+        >>> trainer = CrossEncoderTrainer(reranker, args, train_dataset=rows)
     """
 
     arguments_class = CrossEncoderTrainingArguments
@@ -69,6 +83,11 @@ class MultiVectorEncoderTrainer(BaseTrainer):
     """Trains and evaluates a `MultiVectorEncoder`. The first column is of queries, the others are of documents.
 
     The arguments are those of `BaseTrainer`. Without a loss, `MultiVectorMultipleNegativesRankingLoss` is taken.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot is the oven?", "What is greased?"], "page": pages[::-1]})
+        >>> args = MultiVectorEncoderTrainingArguments("runs", per_device_train_batch_size=32)
+        >>> trainer = MultiVectorEncoderTrainer(late, args, train_dataset=rows)
     """
 
     arguments_class = MultiVectorEncoderTrainingArguments
@@ -95,6 +114,11 @@ class SparseEncoderTrainer(BaseTrainer):
     taken; `CSRLoss` for a model with a `SparseAutoEncoder`. With a `SpladeLoss`, its regularizers' weights rise from
     zero, as `SpladeRegularizerWeightSchedulerCallback` says; one of its kind among `callbacks` takes the place of the
     default one.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["How hot is the oven?", "What is greased?"], "answer": pages[::-1]})
+        >>> args = SparseEncoderTrainingArguments("runs", batch_sampler="no_duplicates")
+        >>> trainer = SparseEncoderTrainer(sparse, args, train_dataset=rows)
     """
 
     arguments_class = SparseEncoderTrainingArguments

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +16,7 @@ from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
 from omnitune.model.base import Backend, as_numpy
 from omnitune.model.dense import SentenceTransformer
-from omnitune.model.embedded import EMBEDDED, text_modules
+from omnitune.model.embedded import text_modules
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import MULTI_VECTOR, Family
 from omnitune.model.windows import window_cutter
@@ -26,6 +25,7 @@ from omnitune.modules.router import Router
 from omnitune.modules.token_pooling import BaseTokenPooling
 from omnitune.ops import token_similarity
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.places import is_embedded
 from omnitune.report.card import MultiVectorEncoderModelCardData
 from omnitune.types import Features, Modality
 
@@ -81,7 +81,7 @@ class MultiVectorEncoder(Encoder):
         backend: Backend = "torch",
         similarity_fn_name: str | SimilarityFunction | None = None,
     ) -> None:
-        if model_name_or_path == EMBEDDED and not Path(EMBEDDED).is_dir():
+        if is_embedded(model_name_or_path):  # a directory of it gets a new projection, as every dense one does
             model_name_or_path, modules = None, late_formats.token_level(text_modules())
         super().__init__(
             model_name_or_path,

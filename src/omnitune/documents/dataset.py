@@ -99,6 +99,14 @@ class DocumentDataset:
             files by what drew their pages), `fallbacks` (why LibreOffice drew some not), `pages`, `queries`,
             `dropped`, `near_duplicates`, `left_out`, `seconds`.
         as_text: Whether a model is given the texts of pages instead of their images.
+
+    Example:
+        >>> dataset = documents.prepare("manuals", "run/dataset")
+        >>> dataset.train["query"][0], dataset.page_ids[0]
+        ('Mooring heavy barges', 'garden.pdf#1')
+        >>> evaluator = evaluation.InformationRetrievalEvaluator(dataset.queries, dataset.texts, dataset.relevant)
+        >>> round(evaluator(model)[evaluator.primary_metric], 2)
+        1.0
     """
 
     folder: Path
@@ -255,7 +263,13 @@ class DocumentDataset:
         return found
 
     def to_datasets(self) -> DatasetDict:
-        """The tables with `image` as `datasets.Image`, for `push_to_hub` or `save_to_disk`, which embed the images."""
+        """The tables with `image` as `datasets.Image`, for `push_to_hub` or `save_to_disk`, which embed the images.
+
+        Example:
+            >>> tables = documents.prepare("manuals", "run/dataset").to_datasets()
+            >>> tables.num_rows, tables["pages"][0]["image"].width
+            ({'pages': 8, 'train': 12, 'test': 4}, 900)
+        """
         made = {}
         for name, table in self.tables.items():
             if "image" in table.column_names:
@@ -286,6 +300,11 @@ def load(folder: str | Path) -> DocumentDataset:
     Raises:
         DatasetError: There is none in `folder`, it is damaged or of an earlier version, or a page of it names a file
             outside.
+
+    Example:
+        >>> made = documents.prepare("manuals", "run/dataset")
+        >>> load("run/dataset").summary()
+        '4 documents, 8 pages (4 train, 4 test); 12 training pairs, 4 test queries'
     """
     folder = dataset_folder(folder)
     facts = read_json_or_none(folder / PREPARED)

@@ -99,6 +99,11 @@ def prepare(
         LeakageError: A held-out page, or its near-duplicate, came into training.
         ResourceError: The disk is full, and what was made is kept; or `out` cannot be written to, or another process
             prepares there.
+
+    Example:
+        >>> dataset = prepare("manuals", "run/dataset", test=["kitchen.pdf"], round_trip=0)
+        >>> dataset.pages_of("test")
+        ['kitchen.pdf#1', 'kitchen.pdf#2']
     """
     started = time.perf_counter()
     folder = Path(folder)

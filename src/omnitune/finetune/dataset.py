@@ -66,7 +66,7 @@ def prepare(
     Example:
         >>> dataset = prepare("manuals", "run/dataset")
         >>> dataset.train.column_names, len(dataset.queries)
-        (['query', 'page'], 120)
+        (['query', 'page'], 4)
     """
     made = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else load_recipe(recipe, allow=allow)
     made = made.changed(model__language=language, **{f"prepare__{name}": value for name, value in settings.items()})

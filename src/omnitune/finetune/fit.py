@@ -78,8 +78,8 @@ def train(
         ResourceError: The disk is full, or another process works in `out`.
 
     Example:
-        >>> dataset = prepare("manuals", "run/dataset")
-        >>> train(dataset, "run")
+        >>> dataset = documents.prepare("manuals", "run/dataset")
+        >>> train(dataset, "run", model="embedded", epochs=1)  # takes minutes  # doctest: +SKIP
         PosixPath('run/model')
     """
     given = recipe if isinstance(recipe, Recipe | None) else load_recipe(recipe, allow=allow)

@@ -364,8 +364,9 @@ def evaluate(
         CheckpointError: The model cannot be loaded.
 
     Example:
-        >>> evaluate("run/model", "run/dataset", "numbers.json")["results"][0]["metrics"]["NDCG@10"]
-        0.603
+        >>> dataset = documents.prepare("manuals", "run/dataset")
+        >>> evaluate("embedded", dataset, "numbers.json")["results"][0]["metrics"]["NDCG@10"]
+        1.0
     """
     opened = dataset if isinstance(dataset, DocumentDataset) else load(dataset)
     if out is not None:

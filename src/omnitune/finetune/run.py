@@ -68,7 +68,14 @@ _PASSES = 3.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Report of a run, and the places of everything it made."""
+    """Report of a run, and the places of everything it made.
+
+    Example:
+        >>> from omnitune.finetune import finetune
+        >>> outcome = finetune("manuals", "run")  # takes minutes  # doctest: +SKIP
+        >>> finetuned = SentenceTransformer(str(outcome.model))  # doctest: +SKIP
+        >>> retriever = Retriever.open(outcome.retriever)  # doctest: +SKIP
+    """
 
     report: Report
     html: Path
@@ -137,8 +144,8 @@ def finetune(
         ResourceError: The disk is full, and what was made before is kept; or another process works in `out`.
 
     Example:
-        >>> outcome = finetune("manuals", "run")
-        >>> outcome.report.headline.base.value, outcome.report.headline.finetuned.value
+        >>> outcome = finetune("manuals", "run")  # takes minutes  # doctest: +SKIP
+        >>> outcome.report.headline.base.value, outcome.report.headline.finetuned.value  # doctest: +SKIP
         (0.530, 0.603)
     """
     folder, out = Path(folder), Path(out)

@@ -28,6 +28,14 @@ class MediaPolicy:
             of strangers' files says True.
         decode_memory: Bytes that this process may take to decode an item (Linux).
         decode_seconds: Seconds that it may take.
+
+    Example:
+        >>> strict = SentenceTransformer(modules=[modules.TextReader(), *model])
+        >>> strict.media_policy = MediaPolicy(allow_local_files=False, allow_urls=False)
+        >>> strict.encode({"image": "/home/someone/letter.png"})
+        Traceback (most recent call last):
+            ...
+        omnitune.errors.MediaError: ...
     """
 
     max_bytes: int = 64 * 2**20

@@ -41,6 +41,14 @@ class Module(nn.Module):
         config_key_renames: Old names of configuration keys, and what they are called now.
         save_in_root: Whether its files lie in the checkpoint's root when it is the first module.
         forward_kwargs: Names of extra arguments of `forward` that `encode` passes on.
+
+    Example:
+        >>> class Halve(Module):
+        ...     def forward(self, features):
+        ...         return {**features, "sentence_embedding": features["sentence_embedding"] / 2}
+        >>> halved = SentenceTransformer(modules=[*model, Halve()])
+        >>> [round(float(np.linalg.norm(vector)), 2) for vector in halved.encode(pages)]
+        [0.5, 0.5]
     """
 
     config_file_name: ClassVar[str] = "config.json"
@@ -185,6 +193,16 @@ class InputModule(Module):
 
     Attributes:
         tokenizer: What splits text into tokens.
+
+    Example:
+        >>> class Lengths(InputModule):
+        ...     def preprocess(self, inputs, prompt=None, **kwargs):
+        ...         return {"lengths": torch.tensor([[float(len(text))] for text in inputs])}
+        ...     def forward(self, features):
+        ...         return {**features, "sentence_embedding": features["lengths"]}
+        >>> SentenceTransformer(modules=[Lengths()]).encode(["pump", "bearing"])
+        array([[4.],
+               [7.]], dtype=float32)
     """
 
     save_in_root: ClassVar[bool] = True

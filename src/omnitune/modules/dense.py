@@ -29,6 +29,11 @@ class Dense(Module):
         module_input_name: Feature that is read.
         module_output_name: Feature that is written; None for the one that is read.
         use_residual: Add the input to the output, through a linear layer of its own where the dimensions differ.
+
+    Example:
+        >>> smaller = SentenceTransformer(modules=[*model, Dense(384, 64, activation_function=None)])
+        >>> smaller.encode(pages).shape
+        (2, 64)
     """
 
     config_keys: ClassVar[list[str]] = [

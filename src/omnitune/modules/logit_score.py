@@ -23,6 +23,12 @@ class LogitScore(Module):
 
     Source:
         Nogueira et al. 2020, section 3 (arXiv:2003.06713): up to a sigmoid, their softmax over the two tokens.
+
+    Example:
+        >>> yes, no = 2, 0
+        >>> logits = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 0.0, 3.0]]])  # of a text of two tokens
+        >>> LogitScore(yes, no)({"causal_logits": logits})["scores"]
+        tensor([[2.]])
     """
 
     config_keys: ClassVar[list[str]] = ["true_token_id", "false_token_id", "module_input_name"]

@@ -33,6 +33,12 @@ class MultiVectorMask(Module):
         skiplist_words: Tokens of the vocabulary that are not scored.
         skiplist_tasks: Tasks that the skiplist is for, "document" by default; without a task an input is a document.
         keep_only_token_ids: Of everything but queries, tokens with other ids are not scored; None keeps all.
+
+    Example:
+        >>> mask = MultiVectorMask(skiplist_words=[".", ","])
+        >>> muted = MultiVectorEncoder(modules=[model[0], mask, modules.Normalize("token_embeddings")])
+        >>> len(muted.encode_document("Grease it, daily.")), len(muted.encode_query("Grease it, daily."))
+        (5, 7)
     """
 
     config_keys: ClassVar[list[str]] = ["skiplist_words", "skiplist_tasks", "keep_only_token_ids"]

@@ -15,6 +15,10 @@ class Normalize(Module):
     Args:
         module_input_name: Feature that is read; `"token_embeddings"` scales every token's vector.
         module_output_name: Feature that is written; None for the one that is read.
+
+    Example:
+        >>> Normalize()({"sentence_embedding": torch.tensor([[3.0, 4.0]])})["sentence_embedding"]
+        tensor([[0.6000, 0.8000]])
     """
 
     config_keys: ClassVar[list[str]] = ["module_input_name", "module_output_name"]
@@ -40,6 +44,11 @@ class LayerNorm(Module):
 
     Args:
         dimension: Their dimension.
+
+    Example:
+        >>> scaled = LayerNorm(2)({"sentence_embedding": torch.tensor([[1.0, 3.0]])})["sentence_embedding"]
+        >>> scaled.detach().round(decimals=2)
+        tensor([[-1.,  1.]])
     """
 
     config_keys: ClassVar[list[str]] = ["dimension"]
@@ -64,6 +73,11 @@ class Dropout(Module):
 
     Args:
         dropout: Share of values set to zero.
+
+    Example:
+        >>> encoder = SentenceTransformer(modules=[*model, Dropout(0.1)])
+        >>> np.allclose(encoder.encode(pages), model.encode(pages))  # encode() drops nothing
+        True
     """
 
     config_keys: ClassVar[list[str]] = ["dropout"]

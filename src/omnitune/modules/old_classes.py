@@ -30,6 +30,12 @@ class MLMTransformer(Transformer):
     Args:
         *args: As for `Transformer`.
         **kwargs: Likewise.
+
+    Example:
+        >>> sparse.save_pretrained("splade")
+        >>> splade = SparseEncoder(modules=[MLMTransformer("splade"), modules.SpladePooling()])
+        >>> splade[0].transformer_task
+        'fill-mask'
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

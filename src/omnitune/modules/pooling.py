@@ -52,6 +52,11 @@ class Pooling(Module):
 
     Raises:
         InputError: No mode has that name.
+
+    Example:
+        >>> both = SentenceTransformer(modules=[model[0], Pooling(384, ("cls", "mean"))])
+        >>> both.encode(pages).shape
+        (2, 768)
     """
 
     POOLING_MODES: ClassVar[tuple[PoolingMode, ...]] = get_args(PoolingMode)

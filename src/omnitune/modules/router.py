@@ -46,6 +46,12 @@ class Router(InputModule):
 
     Raises:
         InputError: There are no routes, or one is named that is not there.
+
+    Example:
+        >>> words = modules.StaticEmbedding(model.tokenizer, embedding_dim=384)
+        >>> routed = SentenceTransformer(modules=[Router.for_query_document([words], [*model])])
+        >>> routed.encode_query("how often?").shape, routed.encode_document(pages).shape
+        ((384,), (2, 384))
     """
 
     config_file_name: ClassVar[str] = "router_config.json"

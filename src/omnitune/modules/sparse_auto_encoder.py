@@ -32,6 +32,12 @@ class SparseAutoEncoder(Module):
 
     Source:
         Wen et al. 2025 (arXiv:2503.01776); the auxiliary latents are of Gao et al. 2024 (arXiv:2406.04093).
+
+    Example:
+        >>> csr = SparseEncoder(modules=[*model, SparseAutoEncoder(384, hidden_dim=1536, k=32)])
+        >>> embeddings = csr.encode(pages)
+        >>> embeddings.shape, csr.sparsity(embeddings)["active_dims"] <= 32
+        (torch.Size([2, 1536]), True)
     """
 
     config_keys: ClassVar[list[str]] = ["input_dim", "hidden_dim", "k", "k_aux", "normalize", "dead_threshold"]

@@ -32,6 +32,11 @@ class SparseStaticEmbedding(InputModule):
 
     Source:
         Geng et al. 2024 (arXiv:2411.04403).
+
+    Example:
+        >>> words = SparseEncoder(modules=[SparseStaticEmbedding(model.tokenizer)])
+        >>> sorted(words.decode(words.encode("grease the pump")))
+        [('grease', 1.0), ('pump', 1.0), ('the', 1.0)]
     """
 
     config_keys: ClassVar[list[str]] = ["frozen"]

@@ -34,6 +34,11 @@ class SpladePooling(Module):
 
     Source:
         Formal et al. 2021 (arXiv:2107.05720, arXiv:2109.10086); the second logarithm is of arXiv:2504.14839.
+
+    Example:
+        >>> splade = SparseEncoder(modules=[sparse[0], SpladePooling("max")])
+        >>> splade.encode(pages).shape[1] == len(sparse.tokenizer)
+        True
     """
 
     SPLADE_POOLING_MODES: ClassVar[tuple[str, ...]] = ("sum", "max")

@@ -31,6 +31,11 @@ class StaticEmbedding(InputModule):
 
     Raises:
         InputError: The tokenizer is not a fast one, or neither weights nor a dimension is given.
+
+    Example:
+        >>> words = StaticEmbedding(model.tokenizer, embedding_dim=64)
+        >>> SentenceTransformer(modules=[words]).encode(pages).shape
+        (2, 64)
     """
 
     def __init__(

@@ -27,6 +27,13 @@ class BaseTokenPooling(Module):
 
     Args:
         tasks: Tasks whose vectors are pooled, "document" by default; without a task an input is a document.
+
+    Example:
+        >>> class FirstTokens(BaseTokenPooling):
+        ...     def pool_one(self, embedding, **kwargs):
+        ...         return embedding[:3]
+        >>> [len(vectors) for vectors in late.encode_document(pages, token_pooling=FirstTokens())]
+        [3, 3]
     """
 
     config_keys: ClassVar[list[str]] = ["tasks"]
@@ -118,6 +125,13 @@ class HierarchicalTokenPooling(BaseTokenPooling):
 
     Source:
         Clavié et al. 2024, "Reducing the footprint of multi-vector retrieval" (arXiv:2409.14683).
+
+    Example:
+        >>> half = HierarchicalTokenPooling(pool_factor=2)
+        >>> [len(vectors) for vectors in late.encode_document(pages)]
+        [8, 9]
+        >>> [len(vectors) for vectors in late.encode_document(pages, token_pooling=half)]
+        [4, 5]
     """
 
     config_keys: ClassVar[list[str]] = ["pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks"]
@@ -182,6 +196,11 @@ class LambdaTokenPooling(BaseTokenPooling):
     Args:
         pool_fn: From `(tokens, dim)` to `(fewer tokens, dim)`.
         tasks: See `BaseTokenPooling`.
+
+    Example:
+        >>> every_second = LambdaTokenPooling(lambda vectors: vectors[::2])
+        >>> [len(vectors) for vectors in late.encode_document(pages, token_pooling=every_second)]
+        [4, 5]
     """
 
     def __init__(self, pool_fn: Callable[[Tensor], Tensor], *, tasks: str | list[str] | None = None) -> None:

@@ -24,6 +24,12 @@ class TokenWeights(Module):
     Args:
         dimension: Of the vectors.
         tasks: Tasks whose vectors are weighted, "query" by default; without a task an input is a document.
+
+    Example:
+        >>> weighted = MultiVectorEncoder(modules=[*late, TokenWeights(late.get_embedding_dimension())])
+        >>> before, after = late.encode_query("grease"), weighted.encode_query("grease")
+        >>> np.allclose(before, after, atol=1e-6)  # until it is trained
+        True
     """
 
     config_keys: ClassVar[list[str]] = ["dimension", "tasks"]

@@ -60,6 +60,11 @@ class Transformer(InputModule):
     Raises:
         InputError: An argument asks for what there is not.
         CheckpointError: The directory holds no model, or its weights are pickled.
+
+    Example:
+        >>> reranker.save_pretrained("bert")
+        >>> Transformer("bert", max_seq_length=64).max_seq_length
+        64
     """
 
     config_file_name: ClassVar[str] = "sentence_bert_config.json"

@@ -29,6 +29,14 @@ class WeightedLayerPooling(Module):
 
     Raises:
         ShapeError: There is not one weight a layer.
+
+    Example:
+        >>> reranker.save_pretrained("bert")
+        >>> backbone = modules.Transformer("bert", config_kwargs={"output_hidden_states": True})
+        >>> dim, layers = backbone.get_embedding_dimension(), backbone.config.num_hidden_layers
+        >>> mean = WeightedLayerPooling(dim, num_hidden_layers=layers, layer_start=1)
+        >>> SentenceTransformer(modules=[backbone, mean, modules.Pooling(dim)]).encode(pages).shape == (2, dim)
+        True
     """
 
     config_keys: ClassVar[list[str]] = ["embedding_dimension", "layer_start", "num_hidden_layers"]

@@ -29,6 +29,10 @@ class WhitespaceTokenizer:
         vocab: Words, each at its id.
         stop_words: Words to leave out.
         do_lower_case: Whether texts are put in lower case first.
+
+    Example:
+        >>> WhitespaceTokenizer(["grease", "pump", "the"], stop_words=["the"]).tokenize("Grease the old pump!")
+        [0, 1]
     """
 
     def __init__(self, vocab: Iterable[str] = (), stop_words: Iterable[str] = (), do_lower_case: bool = False) -> None:
@@ -101,6 +105,12 @@ class WordEmbeddings(InputModule):
     Raises:
         InputError: The tokenizer is of another kind.
         ShapeError: The table is not two-dimensional, or has fewer rows than there are words.
+
+    Example:
+        >>> words = modules.WhitespaceTokenizer(["grease", "pump"])
+        >>> table = WordEmbeddings(words, [[1.0, 0.0], [0.0, 1.0]])
+        >>> SentenceTransformer(modules=[table, modules.Pooling(2)]).encode("Grease the pump!")
+        array([0.5, 0.5], dtype=float32)
     """
 
     config_file_name: ClassVar[str] = "wordembedding_config.json"
@@ -218,6 +228,13 @@ class WordWeights(Module):
         vocab: Words, each at its id; the tokenizer's.
         word_weights: Weight of a word, as it is or in lower case; it may have other words, and not all.
         unknown_word_weight: Weight of the words that it does not have.
+
+    Example:
+        >>> words = modules.WhitespaceTokenizer(["grease", "pump"])
+        >>> table = modules.WordEmbeddings(words, [[1.0, 0.0], [0.0, 1.0]])
+        >>> rare = WordWeights(words.get_vocab(), {"grease": 3.0}, unknown_word_weight=1)
+        >>> SentenceTransformer(modules=[table, rare, modules.Pooling(2)]).encode("Grease the pump!")
+        array([0.75, 0.25], dtype=float32)
     """
 
     config_keys: ClassVar[list[str]] = ["vocab", "word_weights", "unknown_word_weight"]

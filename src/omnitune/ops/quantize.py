@@ -26,6 +26,10 @@ def truncate_embeddings(embeddings: Vectors, truncate_dim: int | None) -> Vector
 
     Raises:
         InputError: `embeddings` is no tensor and no array.
+
+    Example:
+        >>> truncate_embeddings(model.encode(pages), 128).shape
+        (2, 128)
     """
     if not isinstance(embeddings, Tensor | np.ndarray):
         raise InputError(
@@ -63,6 +67,13 @@ def quantize_embeddings(
 
     Source:
         Agrees with `sentence_transformers.quantize_embeddings` 6.2.0.
+
+    Example:
+        >>> embeddings = model.encode(pages)
+        >>> quantize_embeddings(embeddings, "ubinary").shape
+        (2, 48)
+        >>> quantize_embeddings(embeddings, "int8", calibration_embeddings=embeddings).dtype
+        dtype('int8')
     """
     if isinstance(embeddings, list) and embeddings and not hasattr(embeddings[0], "ndim"):
         embeddings = np.asarray(embeddings, dtype=np.float32)

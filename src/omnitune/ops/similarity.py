@@ -55,41 +55,75 @@ def cos_sim(a: Vectors, b: Vectors) -> Tensor:
 
     Returns:
         `(n, m)` in [-1, 1]; 0 where a row is zero.
+
+    Example:
+        >>> cos_sim([[1.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]])
+        tensor([[1., 0.]])
     """
     return dot_score(normalize_embeddings(_rows(a)), normalize_embeddings(_rows(b)))
 
 
 def dot_score(a: Vectors, b: Vectors) -> Tensor:
-    """Dot product of every row of `a` `(n, dim)` with every row of `b` `(m, dim)`: `(n, m)`."""
+    """Dot product of every row of `a` `(n, dim)` with every row of `b` `(m, dim)`: `(n, m)`.
+
+    Example:
+        >>> dot_score([[1.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]])
+        tensor([[3., 2.]])
+    """
     a, b = _both(a, b)
     return sparse.products(a, b) if a.is_sparse or b.is_sparse else a @ b.T
 
 
 def euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
-    """Negative Euclidean distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
+    """Negative Euclidean distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0.
+
+    Example:
+        >>> euclidean_sim([[0.0, 0.0]], [[3.0, 4.0], [0.0, 1.0]])
+        tensor([[-5., -1.]])
+    """
     a, b = _both(a, b)
     return -(sparse.euclidean_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=2.0))
 
 
 def manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
-    """Negative Manhattan distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0."""
+    """Negative Manhattan distance of rows of `a` `(n, dim)` from rows of `b` `(m, dim)`: `(n, m)`, at most 0.
+
+    Example:
+        >>> manhattan_sim([[0.0, 0.0]], [[3.0, 4.0], [0.0, 1.0]])
+        tensor([[-7., -1.]])
+    """
     a, b = _both(a, b)
     return -(sparse.manhattan_distances(a, b) if a.is_sparse or b.is_sparse else torch.cdist(a, b, p=1.0))
 
 
 def pairwise_cos_sim(a: Vectors, b: Vectors) -> Tensor:
-    """Cosine of the angle between row i of `a` and row i of `b`, both `(n, dim)`: `(n,)` in [-1, 1]."""
+    """Cosine of the angle between row i of `a` and row i of `b`, both `(n, dim)`: `(n,)` in [-1, 1].
+
+    Example:
+        >>> pairwise_cos_sim([[1.0, 0.0], [1.0, 0.0]], [[2.0, 0.0], [0.6, 0.8]])
+        tensor([1.0000, 0.6000])
+    """
     return pairwise_dot_score(normalize_embeddings(_tensor(a)), normalize_embeddings(_tensor(b)))
 
 
 def pairwise_dot_score(a: Vectors, b: Vectors) -> Tensor:
-    """Dot product of row i of `a` and row i of `b`, both `(n, dim)`: `(n,)`."""
+    """Dot product of row i of `a` and row i of `b`, both `(n, dim)`: `(n,)`.
+
+    Example:
+        >>> pairwise_dot_score([[1.0, 2.0], [1.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]])
+        tensor([3., 2.])
+    """
     a, b = _tensor(a), _tensor(b)
     return sparse.row_sums(sparse.product(a, b)) if a.is_sparse or b.is_sparse else (a * b).sum(dim=-1)
 
 
 def pairwise_euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
-    """Negative Euclidean distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0."""
+    """Negative Euclidean distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0.
+
+    Example:
+        >>> pairwise_euclidean_sim([[0.0, 0.0], [0.0, 0.0]], [[3.0, 4.0], [0.0, 1.0]])
+        tensor([-5., -1.])
+    """
     a, b = _tensor(a), _tensor(b)
     if a.is_sparse or b.is_sparse:
         return -sparse.row_sums(sparse.difference(a, b).square()).sqrt()
@@ -98,7 +132,12 @@ def pairwise_euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
 
 
 def pairwise_manhattan_sim(a: Vectors, b: Vectors) -> Tensor:
-    """Negative Manhattan distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0."""
+    """Negative Manhattan distance of row i of `a` from row i of `b`, both `(n, dim)`: `(n,)`, at most 0.
+
+    Example:
+        >>> pairwise_manhattan_sim([[0.0, 0.0], [0.0, 0.0]], [[3.0, 4.0], [0.0, 1.0]])
+        tensor([-7., -1.])
+    """
     a, b = _tensor(a), _tensor(b)
     if a.is_sparse or b.is_sparse:
         return -sparse.row_sums(sparse.difference(a, b).abs())
@@ -121,6 +160,10 @@ def pairwise_angle_sim(x: Vectors, y: Vectors) -> Tensor:
     Source:
         Li and Li 2024, AoE, section 3.2 (aclanthology.org/2024.acl-long.101), as `sentence_transformers.util` computes
         it: the absolute sum of real and imaginary parts of x times the conjugate of y, over unit-length rows.
+
+    Example:
+        >>> pairwise_angle_sim([[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.6, 0.8]])
+        tensor([1.0000, 0.2000])
     """
     halves = []
     for rows in (_rows(x), _rows(y)):
@@ -132,14 +175,28 @@ def pairwise_angle_sim(x: Vectors, y: Vectors) -> Tensor:
 
 
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
-    """Rows of `embeddings` `(..., dim)`, dense or sparse, scaled to unit length; zero rows stay zero."""
+    """Rows of `embeddings` `(..., dim)`, dense or sparse, scaled to unit length; zero rows stay zero.
+
+    Example:
+        >>> normalize_embeddings(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
     if embeddings.is_sparse:
         return sparse.unit_rows(embeddings, _SMALLEST_NORM)
     return F.normalize(embeddings, dim=-1, eps=_SMALLEST_NORM)
 
 
 class SimilarityFunction(Enum):
-    """Similarities by the name that a checkpoint stores."""
+    """Similarities by the name that a checkpoint stores.
+
+    Example:
+        >>> compare = SimilarityFunction.to_similarity_fn("dot")
+        >>> compare([[1.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]])
+        tensor([[3., 2.]])
+        >>> SimilarityFunction.possible_values()
+        ['cosine', 'dot', 'euclidean', 'manhattan', 'maxsim', 'meanmaxsim']
+    """
 
     COSINE = "cosine"
     DOT_PRODUCT = "dot"

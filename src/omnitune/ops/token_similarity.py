@@ -77,7 +77,7 @@ def packed(vectors: TokenVectors, mask: Tensor | None = None, device: Any = None
     return found if device is None else found.to(torch.device(device))
 
 
-def _averaged(score: Score) -> Score:
+def _averaged(score: Score, *example: str) -> Score:
     """The same function, named `mean_...`, that divides by the query's number of tokens unless told otherwise."""
     signature = inspect.signature(score)
     normalize = signature.parameters["length_normalize"].replace(default=True)
@@ -92,7 +92,8 @@ def _averaged(score: Score) -> Score:
         return score(*given.args, **given.kwargs)
 
     mean.__name__ = mean.__qualname__ = f"mean_{score.__name__}"
-    mean.__doc__ = f"`{score.__name__}` divided by the query's number of tokens."
+    shown = "".join(f"\n    {line}" for line in example)
+    mean.__doc__ = f"`{score.__name__}` divided by the query's number of tokens.\n\nExample:{shown}"
     mean.__signature__ = averaged  # type: ignore[attr-defined]
     return cast(Score, mean)
 
@@ -149,6 +150,10 @@ def maxsim_pairwise(
 
     Raises:
         ShapeError: There are not as many documents as queries.
+
+    Example:
+        >>> maxsim_pairwise([torch.eye(2), torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])
+        tensor([2., 1.])
     """
     del chunk_elements
     queries, documents = _both(a, b, a_mask, b_mask, device)
@@ -169,8 +174,14 @@ def _both(
     return queries.to(kind), documents.to(kind)
 
 
-mean_maxsim = _averaged(maxsim)
-mean_maxsim_pairwise = _averaged(maxsim_pairwise)
+mean_maxsim = _averaged(
+    maxsim, ">>> mean_maxsim([torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])", "tensor([[1.0000, 0.5000]])"
+)
+mean_maxsim_pairwise = _averaged(
+    maxsim_pairwise,
+    ">>> mean_maxsim_pairwise([torch.eye(2), torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])",
+    "tensor([1.0000, 0.5000])",
+)
 
 
 # -- queries with groups of documents
@@ -209,6 +220,13 @@ def colbert_scores(
 
     Returns:
         `(queries, queries * n)`: document k of query j is column `j * n + k`.
+
+    Example:
+        >>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens
+        >>> documents = torch.stack([torch.eye(2), 0.5 * torch.eye(2)]).repeat(2, 1, 1, 1)  # two a query
+        >>> colbert_scores(queries, documents)
+        tensor([[2., 1., 2., 1.],
+                [2., 1., 2., 1.]])
     """
     documents, _ = _groups(documents_embeddings, documents_mask)
     return maxsim(queries_embeddings, documents, queries_mask, None, chunk_elements, length_normalize)
@@ -222,7 +240,15 @@ def colbert_kd_scores(
     chunk_elements: int | None = None,
     length_normalize: bool = False,
 ) -> Tensor:
-    """MaxSim of every query with the documents of its own group: `(queries, n)`; see `colbert_scores`."""
+    """MaxSim of every query with the documents of its own group: `(queries, n)`; see `colbert_scores`.
+
+    Example:
+        >>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens
+        >>> documents = torch.stack([torch.eye(2), 0.5 * torch.eye(2)]).repeat(2, 1, 1, 1)  # two a query
+        >>> colbert_kd_scores(queries, documents)
+        tensor([[2., 1.],
+                [2., 1.]])
+    """
     del chunk_elements
     documents, n = _groups(documents_embeddings, documents_mask)
     queries, documents = _both(queries_embeddings, documents, queries_mask, None, None)
@@ -238,14 +264,34 @@ def colbert_scores_pairwise(
     chunk_elements: int | None = None,
     length_normalize: bool = False,
 ) -> Tensor:
-    """MaxSim of query i with document i: `(rows,)`."""
+    """MaxSim of query i with document i: `(rows,)`.
+
+    Example:
+        >>> colbert_scores_pairwise([torch.eye(2), torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])
+        tensor([2., 1.])
+    """
     masks = queries_mask, documents_mask
     return maxsim_pairwise(queries_embeddings, documents_embeddings, *masks, chunk_elements, length_normalize)
 
 
-mean_colbert_scores = _averaged(colbert_scores)
-mean_colbert_kd_scores = _averaged(colbert_kd_scores)
-mean_colbert_scores_pairwise = _averaged(colbert_scores_pairwise)
+_TWO_EACH = (
+    ">>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens",
+    ">>> documents = torch.stack([torch.eye(2), 0.5 * torch.eye(2)]).repeat(2, 1, 1, 1)  # two a query",
+)
+mean_colbert_scores = _averaged(
+    colbert_scores,
+    *_TWO_EACH,
+    ">>> mean_colbert_scores(queries, documents)[0]",
+    "tensor([1.0000, 0.5000, 1.0000, 0.5000])",
+)
+mean_colbert_kd_scores = _averaged(
+    colbert_kd_scores, *_TWO_EACH, ">>> mean_colbert_kd_scores(queries, documents)[0]", "tensor([1.0000, 0.5000])"
+)
+mean_colbert_scores_pairwise = _averaged(
+    colbert_scores_pairwise,
+    ">>> mean_colbert_scores_pairwise([torch.eye(2), torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])",
+    "tensor([1.0000, 0.5000])",
+)
 
 
 def xtr_scores(
@@ -256,7 +302,15 @@ def xtr_scores(
     top_k: int = 256,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """XTR scores of every query with all groups' documents `(queries, queries * n)`; see `ops.maxsim.xtr`."""
+    """XTR scores of every query with all groups' documents `(queries, queries * n)`; see `ops.maxsim.xtr`.
+
+    Example:
+        >>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens
+        >>> documents = torch.stack([torch.eye(2), 0.5 * torch.eye(2)]).repeat(2, 1, 1, 1)  # two a query
+        >>> xtr_scores(queries, documents, top_k=2)
+        tensor([[1., 0., 1., 0.],
+                [1., 0., 1., 0.]])
+    """
     del chunk_elements
     documents, _ = _groups(documents_embeddings, documents_mask)
     return operator.xtr(*_both(queries_embeddings, documents, queries_mask, None, None), top_k=top_k)
@@ -270,7 +324,15 @@ def xtr_kd_scores(
     top_k: int = 256,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """XTR scores of every query with the documents of its own group, all being searched: `(queries, n)`."""
+    """XTR scores of every query with the documents of its own group, all being searched: `(queries, n)`.
+
+    Example:
+        >>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens
+        >>> documents = torch.stack([torch.eye(2), 0.5 * torch.eye(2)]).repeat(2, 1, 1, 1)  # two a query
+        >>> xtr_kd_scores(queries, documents, top_k=2)
+        tensor([[1., 0.],
+                [1., 0.]])
+    """
     del chunk_elements
     documents, n = _groups(documents_embeddings, documents_mask)
     rows = torch.arange(len(documents))
@@ -286,7 +348,12 @@ def xtr_scores_pairwise(
     top_k: int = 256,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """XTR score of query i with document i, all documents being searched: `(rows,)`."""
+    """XTR score of query i with document i, all documents being searched: `(rows,)`.
+
+    Example:
+        >>> xtr_scores_pairwise([torch.eye(2), torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)], top_k=2)
+        tensor([1.0000, 0.5000])
+    """
     del chunk_elements
     queries, documents = _both(queries_embeddings, documents_embeddings, queries_mask, documents_mask, None)
     rows = torch.arange(len(queries))
@@ -302,6 +369,12 @@ class XTRScores:
 
     Raises:
         InputError: `top_k` is not positive.
+
+    Example:
+        >>> from omnitune.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
+        >>> rows = Dataset.from_dict({"query": ["how often to grease", "how hot"], "page": pages})
+        >>> loss = MultiVectorMultipleNegativesRankingLoss(late, similarity_fct=XTRScores(top_k=32))
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=rows, loss=loss)
     """
 
     def __init__(self, top_k: int = 256, *, chunk_elements: int | None = None) -> None:
@@ -326,7 +399,14 @@ class XTRScores:
 
 
 class XTRKDScores(XTRScores):
-    """`xtr_kd_scores` with a number of retrieved tokens of its own."""
+    """`xtr_kd_scores` with a number of retrieved tokens of its own.
+
+    Example:
+        >>> from omnitune.multi_vector_encoder.losses import MultiVectorDistillKLDivLoss
+        >>> columns = {"query": ["how hot"], "page": [pages[1]], "other": [pages[0]], "label": [[0.9, 0.1]]}
+        >>> loss = MultiVectorDistillKLDivLoss(late, similarity_fct=XTRKDScores(top_k=32))
+        >>> trainer = MultiVectorEncoderTrainer(model=late, train_dataset=Dataset.from_dict(columns), loss=loss)
+    """
 
     def __call__(
         self,

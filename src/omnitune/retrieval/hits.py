@@ -31,6 +31,13 @@ class Hit:
         words: Words of the query that the page's text holds, when explained.
         boxes: `[word, left, top, right, bottom]` of those words on the page in fractions of its width and height, when
             explained and where they are known: kept in the index, or beside the page's image.
+
+    Example:
+        >>> from omnitune.retrieval.stages import LexicalStage
+        >>> items = [{"id": "pump.pdf#1", "page": 1, "text": pages[0]}]
+        >>> hit = Retriever.build(items, [LexicalStage()]).search("which bearing", explain=True)[0]
+        >>> hit.rank, hit.document, hit.page, hit.words
+        (1, 'pump.pdf', 1, ['bearing'])
     """
 
     rank: int
@@ -46,7 +53,14 @@ class Hit:
     boxes: Sequence[Any] = ()
 
     def snippet(self, query: str, width: int = 160) -> str:
-        """The part of the text with most words of a query, in one line of at most `width` characters."""
+        """The part of the text with most words of a query, in one line of at most `width` characters.
+
+        Example:
+            >>> text = "A long start. The bearing is greased weekly. An end."
+            >>> hit = Hit(rank=1, id="a#1", document="a", page=1, score=1.0, entry={}, text=text)
+            >>> hit.snippet("when is the bearing greased", width=30)
+            '… The bearing is greased …'
+        """
         return snippet(self.text, set(words(query)), width)
 
 

@@ -110,6 +110,12 @@ def build_index(
     Raises:
         InputError: There are no items, or not one entry for each.
         ResourceError: The disk is full.
+
+    Example:
+        >>> index = build_index(model, pages, [{"page": 1}, {"page": 2}], "index")
+        >>> found = index.search(model, ["how hot is it"], top_k=1)[0][0]
+        >>> found.rank, found.row, found.entry, round(found.score, 2)
+        (1, 1, {'page': 2}, 0...)
     """
 
     def chunks() -> Iterator[NDArray[np.float32]]:
@@ -176,6 +182,11 @@ def open_index(folder: str | Path) -> Index:
 
     Raises:
         InputError: The folder is not a whole index of this format.
+
+    Example:
+        >>> index = search.build_index(model, pages, [{"page": 1}, {"page": 2}], "index", key="edition 1")
+        >>> open_index("index").key, len(open_index("index"))
+        ('edition 1', 2)
     """
     rows = DenseIndex.open(folder)
     if "key" not in rows.made_by:

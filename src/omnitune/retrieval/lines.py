@@ -233,7 +233,7 @@ class ListingIndex(SegmentedIndex):
     ) -> Iterable[NDArray[np.float32]]:
         """Scores of all rows, the same for every query; `MISSING` for rows that are no candidates."""
         shares = [part.arrays[f"{self.prefix}shares"] for part in self.segments.parts]
-        own = -np.concatenate(shares) if shares else np.zeros(0, dtype=np.float32)
+        own = 0 - np.concatenate(shares) if shares else np.zeros(0, dtype=np.float32)  # -0.0 would be shown
         everything = np.flatnonzero(allowed)
         made = []
         for number in range(1 if isinstance(queries, str) else len(queries)):

@@ -209,6 +209,12 @@ def mine_hard_negatives(
     Raises:
         DatasetError: The dataset is empty or has one column.
         InputError: An argument has a value that cannot work.
+
+    Example:
+        >>> rows = Dataset.from_dict({"query": ["how often to grease", "how hot"], "page": pages})
+        >>> mined = mine_hard_negatives(rows, model, num_negatives=1)
+        >>> mined.column_names, mined[0]["negative"]
+        (['query', 'page', 'negative'], 'The oven heats to 250 degrees.')
     """
     if not len(dataset):
         raise DatasetError("dataset: expected rows of query and positive, got none")

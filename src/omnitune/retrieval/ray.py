@@ -67,6 +67,12 @@ def encode_on_ray(
         InputError: There are no inputs, or an option or a number cannot work.
         MediaError: An input cannot be read; its row is named.
         ResourceError: A worker failed otherwise; its rows are named.
+
+    Example:
+        >>> from functools import partial
+        >>> load = partial(SentenceTransformer, "embedded")
+        >>> encode_on_ray(load, partial(list, pages), "vectors")[0].shape  # starts a cluster  # doctest: +SKIP
+        (2, 384)
     """
     ray, data = runtime.require("ray", extra="ray"), runtime.require("ray.data", extra="ray")
     place, total = Path(folder).absolute(), len(reopen())

@@ -70,6 +70,12 @@ class Retriever:
 
     Raises:
         InputError: There is no stage, two are of one kind, or the fusion names others than there are.
+
+    Example:
+        >>> from omnitune.retrieval.stages import DenseStage
+        >>> retriever = Retriever.build([{"id": "pump.pdf#1", "text": pages[0]}], [DenseStage(model=model)])
+        >>> retriever.search("how often is it greased", top_k=1)[0].id
+        'pump.pdf#1'
     """
 
     def __init__(
@@ -129,9 +135,12 @@ class Retriever:
             **options: For `encode_document`, such as `batch_size`.
 
         Example:
-            >>> retriever = Retriever.build(pages, [LexicalStage(), LateStage(model=model)],
-            ...                             fusion=Fusion(weights={"lexical": 0.2, "late": 0.8}))
-            >>> retriever.save("RUN/retriever")
+            >>> from omnitune.retrieval.stages import Fusion, LateStage, LexicalStage
+            >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+            >>> fusion = Fusion(weights={"lexical": 0.2, "late": 0.8})
+            >>> retriever = Retriever.build(items, [LexicalStage(), LateStage(model=model)], fusion=fusion)
+            >>> len(retriever), retriever.documents
+            (2, ['pump.pdf'])
         """
         made = cls(stages, fusion=fusion, rerank=rerank)
         made.add(items, cache=cache, encoded=encoded, show_progress=show_progress, **options)
@@ -147,6 +156,12 @@ class Retriever:
 
         Raises:
             InputError: The folder is no whole retriever, or its facts are not those that `save` writes.
+
+        Example:
+            >>> from omnitune.retrieval.stages import LexicalStage
+            >>> Retriever.build([{"id": "pump.pdf#1", "text": pages[0]}], [LexicalStage()]).save("retriever")
+            >>> Retriever.open("retriever").search("bearing")[0].id
+            'pump.pdf#1'
         """
         place = Path(folder)
         facts = io.read_json_or_none(place / RETRIEVER)
@@ -182,6 +197,12 @@ class Retriever:
 
         Raises:
             ResourceError: The disk is full, or the folder cannot be written to.
+
+        Example:
+            >>> from omnitune.retrieval.stages import LexicalStage
+            >>> Retriever.build([{"id": "pump.pdf#1", "text": pages[0]}], [LexicalStage()]).save("retriever")
+            >>> len(Retriever.open("retriever"))
+            1
         """
         place = io.writable_folder(Path(folder))
         io.remove_file(place / RETRIEVER)  # cut short, it is no retriever, rather than one of old and new parts
@@ -278,6 +299,12 @@ class Retriever:
         Raises:
             InputError: A page has no id, or two have the same; the embeddings of one are not finite.
             ResourceError: The disk is full, or another process is changing the retriever.
+
+        Example:
+            >>> from omnitune.retrieval.stages import LexicalStage
+            >>> retriever = Retriever.build([{"id": "pump.pdf#1", "text": pages[0]}], [LexicalStage()])
+            >>> retriever.add([{"id": "pump.pdf#1", "text": pages[0]}, {"id": "oven.pdf#1", "text": pages[1]}])
+            1
         """
         source: Path | None = None
         if isinstance(items, str | Path):
@@ -325,6 +352,12 @@ class Retriever:
 
         Returns:
             How many were removed.
+
+        Example:
+            >>> from omnitune.retrieval.stages import LexicalStage
+            >>> retriever = Retriever.build([{"id": "pump.pdf#1", "text": pages[0]}], [LexicalStage()])
+            >>> retriever.remove(document="pump.pdf"), len(retriever)
+            (1, 0)
         """
         wanted = {ids} if isinstance(ids, str) else set(ids)
         if document is not None:
@@ -371,8 +404,11 @@ class Retriever:
             InputError: A query says nothing, `top_k` is not positive, or `where` names a value that no page has.
 
         Example:
-            >>> retriever.search("how often is the bearing greased", top_k=1, where={"document": "pump.pdf"})[0].id
-            'pump.pdf#12'
+            >>> from omnitune.retrieval.stages import DenseStage
+            >>> items = [{"id": "pump.pdf#1", "text": pages[0]}, {"id": "oven.pdf#1", "text": pages[1]}]
+            >>> retriever = Retriever.build(items, [DenseStage(model=model)])
+            >>> retriever.search("how often is it greased", where={"document": ["pump.pdf", "oven.pdf"]})[0].id
+            'pump.pdf#1'
         """
         single = not isinstance(query, list)
         queries: list[Query] = list(query) if isinstance(query, list) else [query]

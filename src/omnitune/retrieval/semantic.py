@@ -41,8 +41,8 @@ def semantic_search(
         InputError: `top_k` is negative.
 
     Example:
-        >>> semantic_search(model.encode_query(["greasing"]), model.encode_document(pages), top_k=1)
-        [[{'corpus_id': 17, 'score': 0.61}]]
+        >>> semantic_search(model.encode_query(["how often to grease"]), model.encode_document(pages), top_k=1)
+        [[{'corpus_id': 0, 'score': 0...}]]
     """
     if top_k < 0:
         raise InputError(f"top_k: expected a number of documents, got {top_k}")
@@ -96,6 +96,11 @@ def paraphrase_mining(
 
     Returns:
         `[score, row, row]` for each pair, best first.
+
+    Example:
+        >>> score, first, second = paraphrase_mining(model, [*pages, "Weekly greasing of the bearing."], max_pairs=1)[0]
+        >>> round(score, 2), first, second
+        (0.72, 0, 2)
     """
     embeddings = model.encode(
         sentences,
@@ -131,6 +136,12 @@ def paraphrase_mining_embeddings(
 
     Returns:
         `[score, row, row]` for each pair, the lower row first; best pairs first, equal scores by row.
+
+    Example:
+        >>> embeddings = model.encode(["grease it weekly", "heat the oven", "weekly greasing"])
+        >>> score, first, second = paraphrase_mining_embeddings(embeddings, max_pairs=1)[0]
+        >>> round(score, 2), first, second
+        (0.48, 0, 2)
     """
     scores, pairs = nearest_pairs(
         _as_tensor(embeddings), score_function, top_k, max_pairs, block=query_chunk_size, chunk=corpus_chunk_size
@@ -156,6 +167,11 @@ def community_detection(
 
     Returns:
         Rows of every group, the centre first and then the closest; the largest groups first.
+
+    Example:
+        >>> embeddings = model.encode(["grease it weekly", "heat the oven", "weekly greasing"])
+        >>> community_detection(embeddings, threshold=0.4, min_community_size=2)
+        [[0, 2]]
     """
     if len(embeddings) < max(min_community_size, 1):
         return []

@@ -129,6 +129,12 @@ class LexicalStage:
     Attributes:
         k1: How fast repeated occurrences of a word stop counting.
         b: How much long texts are held back, from 0 to 1.
+
+    Example:
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> retriever = Retriever.build(items, [LexicalStage(b=0.5)])
+        >>> retriever.search("250 degrees", top_k=1)[0].id
+        'pump.pdf#2'
     """
 
     kind: ClassVar[str] = "lexical"
@@ -150,6 +156,14 @@ class LineStage:
 
     Attributes:
         beta: Weight of the line's other words against the query's.
+
+    Example:
+        >>> from omnitune.retrieval.stages import Fusion, LexicalStage
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> fusion = Fusion(weights={"lexical": 1.0, "lines": 0.5})
+        >>> retriever = Retriever.build(items, [LexicalStage(), LineStage()], fusion=fusion)
+        >>> round(retriever.search("grease the bearing", explain=True)[0].stages["lines"], 2)
+        0.6
     """
 
     kind: ClassVar[str] = "lines"
@@ -165,7 +179,16 @@ class LineStage:
 
 @dataclass(kw_only=True)
 class ListingStage:
-    """Holds back tables of contents, from -1 to 0 (`lines.ListingIndex`); refines what other stages propose."""
+    """Holds back tables of contents, from -1 to 0 (`lines.ListingIndex`); refines what other stages propose.
+
+    Example:
+        >>> from omnitune.retrieval.stages import Fusion, LexicalStage
+        >>> items = [{"id": "contents", "text": "Bearing . . . . . . . . 12"}, {"id": "page 12", "text": pages[0]}]
+        >>> fusion = Fusion(weights={"lexical": 1.0, "listing": 2.0})
+        >>> retriever = Retriever.build(items, [LexicalStage(), ListingStage()], fusion=fusion)
+        >>> [(hit.id, hit.stages["listing"]) for hit in retriever.search("bearing", explain=True)]
+        [('page 12', 0.0), ('contents', -1.0)]
+    """
 
     kind: ClassVar[str] = "listing"
 
@@ -270,6 +293,12 @@ class DenseStage(ModelStage):
 
     Attributes:
         dtype: Number format of the vectors on disk.
+
+    Example:
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> retriever = Retriever.build(items, [DenseStage(model=model)])
+        >>> retriever.search("how hot does it get", top_k=1)[0].id
+        'pump.pdf#2'
     """
 
     kind: ClassVar[str] = "dense"
@@ -286,6 +315,12 @@ class SparseStage(ModelStage):
 
     Attributes:
         dtype: Number format of the weights on disk: "float32", "float16" or "uint8".
+
+    Example:
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> retriever = Retriever.build(items, [SparseStage(model=sparse)])
+        >>> len(retriever.search("how hot does it get"))
+        2
     """
 
     kind: ClassVar[str] = "sparse"
@@ -318,6 +353,12 @@ class LateStage(ModelStage):
         codec: How token vectors are kept, see `token_codec`.
         pooled: Pooled vectors a page, by which this stage finds candidates of its own; 0 for none.
         candidates: Pages that this stage proposes, and at most those of each other stage.
+
+    Example:
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> retriever = Retriever.build(items, [LateStage(model=model)])  # or a MultiVectorEncoder
+        >>> retriever.search("how hot does it get", top_k=1)[0].id
+        'pump.pdf#2'
     """
 
     kind: ClassVar[str] = "late"
@@ -347,6 +388,12 @@ class Fusion:
     Source:
         Cormack et al. 2009 for reciprocal ranks. Where one stage is much stronger, scores fuse better than ranks:
         0.780 against 0.712 on the demo (BM25 and a finetuned dense model).
+
+    Example:
+        >>> fusion = Fusion(weights={"lexical": 0.2, "dense": 0.8})
+        >>> scores = {"lexical": np.float32([9.0, 1.0]), "dense": np.float32([0.2, 0.6])}  # of two pages
+        >>> fusion(scores).round(2)
+        array([-0.6,  0.6], dtype=float32)
     """
 
     weights: Mapping[str, float]
@@ -399,6 +446,13 @@ class RerankStage:
     Attributes:
         model: The `CrossEncoder`, or its directory.
         depth: Pages of a query that it scores.
+
+    Example:
+        >>> from omnitune.retrieval.stages import LexicalStage
+        >>> items = [{"id": f"pump.pdf#{page}", "text": text} for page, text in enumerate(pages, start=1)]
+        >>> retriever = Retriever.build(items, [LexicalStage()], rerank=RerankStage(model=reranker, depth=2))
+        >>> "rerank" in retriever.search("grease the bearing", explain=True)[0].stages
+        True
     """
 
     kind: ClassVar[str] = "rerank"

@@ -59,8 +59,9 @@ def encode_to_disk(
             to the same path.
 
     Example:
-        >>> encode_to_disk(model, texts, "vectors.npy", batch_size=64).shape
-        (1000000, 384)
+        >>> vectors = encode_to_disk(model, pages, "vectors.npy", batch_size=64)
+        >>> vectors.shape, type(vectors)
+        ((2, 384), <class 'numpy.memmap'>)
     """
     target = Path(path)
     check_options(len(inputs), rows_at_once, options)

@@ -86,6 +86,12 @@ class AudioReader(KeepingReader):
 
     Raises:
         InputError: There is no such engine.
+
+    Example:
+        >>> hearing = SentenceTransformer(modules=[AudioReader(), *model])
+        >>> second = {"array": np.zeros(16_000, np.float32), "sampling_rate": 16_000}
+        >>> hearing.modalities, hearing.encode(second).shape
+        (['text', 'audio'], (384,))
     """
 
     config_keys: ClassVar[list[str]] = ["engine", "language"]

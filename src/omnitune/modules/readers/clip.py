@@ -39,6 +39,11 @@ class ClipReader(InputModule):
 
     Raises:
         InputError: There is no such engine.
+
+    Example:
+        >>> watching = SentenceTransformer(modules=[ClipReader(frames=2), *model])
+        >>> watching.modalities
+        ['text', 'video']
     """
 
     config_keys: ClassVar[list[str]] = ["frames", "ocr", "ocr_language", "speech", "speech_language"]

@@ -150,6 +150,15 @@ class TextReader(KeepingReader):
 
     Raises:
         InputError: There is no such engine.
+
+    Example:
+        >>> from PIL import Image, ImageDraw
+        >>> page = Image.new("RGB", (500, 100), "white")
+        >>> ImageDraw.Draw(page).text((20, 20), "Grease it weekly", fill="black", font_size=40)
+        >>> TextReader().read([page])
+        ['Grease it weekly']
+        >>> SentenceTransformer(modules=[TextReader(), *model]).encode(page).shape
+        (384,)
     """
 
     config_keys: ClassVar[list[str]] = ["engine", "language", "segmentation", "dpi"]

@@ -46,6 +46,13 @@ def test_a_prompt_is_put_before_every_text(tokenizer, table):
     assert module.cost_rule.max_tokens is None
 
 
+def test_what_a_model_does_with_its_tokenizer_changes_no_table_that_took_it(tokenizer, table):
+    shared = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[UNK]")
+    module = StaticEmbedding(shared, table)
+    shared(["the cat sat", "mat"], padding=True, truncation=True, max_length=2)
+    torch.testing.assert_close(embed(module, TEXTS), embed(StaticEmbedding(tokenizer, table), TEXTS), rtol=0, atol=0)
+
+
 def test_round_trip(tokenizer, table, tmp_path):
     StaticEmbedding(tokenizer, table).save(str(tmp_path))
     torch.testing.assert_close(

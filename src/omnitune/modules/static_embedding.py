@@ -1,5 +1,6 @@
 """Text embeddings without a transformer: the mean of a table's rows, one a token."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ class StaticEmbedding(InputModule):
     ) -> None:
         super().__init__()
         if isinstance(tokenizer, PreTrainedTokenizerFast):
-            tokenizer = tokenizer.backend_tokenizer
+            # A copy: the model that it is of sets padding and truncation in it with every batch.
+            tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         if not isinstance(tokenizer, Tokenizer):
             raise InputError(
                 f"tokenizer: expected a fast tokenizer, got {type(tokenizer).__name__}; "

@@ -32,10 +32,10 @@ class MediaPolicy:
     Example:
         >>> strict = SentenceTransformer(modules=[modules.TextReader(), *model])
         >>> strict.media_policy = MediaPolicy(allow_local_files=False, allow_urls=False)
-        >>> strict.encode({"image": "/home/someone/letter.png"})
+        >>> strict.encode({"image": "https://example.com/letter.png"})
         Traceback (most recent call last):
             ...
-        omnitune.errors.MediaError: ...
+        omnitune.errors.MediaRefusedError: ...
     """
 
     max_bytes: int = 64 * 2**20

@@ -126,6 +126,9 @@ def maxsim(
     Returns:
         `(queries, documents)`, float32 at least; -1e9 for a document without tokens.
 
+    Source:
+        Khattab and Zaharia 2020 (arXiv:2004.12832).
+
     Example:
         >>> maxsim([torch.eye(2)], [torch.eye(2), 0.5 * torch.eye(2)])
         tensor([[2., 1.]])
@@ -302,7 +305,18 @@ def xtr_scores(
     top_k: int = 256,
     chunk_elements: int | None = None,
 ) -> Tensor:
-    """XTR scores of every query with all groups' documents `(queries, queries * n)`; see `ops.maxsim.xtr`.
+    """XTR scores of every query with all groups' documents `(queries, queries * n)`.
+
+    Args:
+        queries_embeddings: `(queries, tokens, dim)`.
+        documents_embeddings: `(queries, n, tokens, dim)`.
+        queries_mask: `(queries, tokens)`.
+        documents_mask: `(queries, n, tokens)`.
+        top_k: Document tokens that every query token retrieves; only these count.
+        chunk_elements: Accepted for compatibility.
+
+    Source:
+        Lee et al. 2023, XTR, eq. 4 (arXiv:2304.01982).
 
     Example:
         >>> queries = torch.eye(2).repeat(2, 1, 1)  # two, of two tokens

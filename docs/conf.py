@@ -12,6 +12,7 @@ exclude_patterns = ["_build", "measured"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+autoclass_content = "both"  # arguments of trainers stand at their `__init__`
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 suppress_warnings = ["myst.xref_missing"]  # links from pages to files of the repository, such as ../examples

@@ -100,6 +100,7 @@ def test_an_example_gives_what_it_says(
     monkeypatch.chdir(with_manuals if of_folders else tmp_path)
     one = found(name)
     shown = [inspect.getdoc(one) or "", *(inspect.getdoc(getattr(one, part)) or "" for part in members(name))]
+    assert ">>> " in "".join(shown), f"{name}: expected an example"
     for text in shown:
         given = names | {name.rpartition(".")[2]: one}
         test = doctest.DocTestParser().get_doctest(text, given, name, None, 0)

@@ -302,7 +302,9 @@ def test_a_ladder_takes_the_headline(report):
         and "0.498 &rarr; 0.568 by finetuning" in html
     )
     small = replace(ladder, headline=replace(contrast(0.75, 0.76, 0.03), difference=Interval(0.01, -0.01, 0.03)))
-    assert "late, which validation chose, was not shown to be worth its cost" in render_report(replace(report, ladder=small))
+    assert "late, which validation chose, was not shown to be worth its cost" in render_report(
+        replace(report, ladder=small)
+    )
     worse = replace(ladder, asked=contrast(0.75, 0.6, 0.03))
     assert "worse on 258 questions that people ask" in replace(report, ladder=worse).sentence
     assert "look at the queries below" in replace(report, ladder=worse).sentence

@@ -23,7 +23,8 @@ from omnitune.finetune.windows import save_head, with_head
 from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.retriever import Retriever
-from omnitune.retrieval.stages import Fusion, LateStage, TokenVectors
+from omnitune.retrieval.stages import Fusion, LateStage
+from omnitune.retrieval.token_vectors import TokenVectors
 from omnitune.training.late_head import LateHead, train_head
 from omnitune.types import Embeddings
 

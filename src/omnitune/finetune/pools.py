@@ -31,8 +31,8 @@ from omnitune.retrieval.stages import (
     ListingStage,
     SparseStage,
     Stage,
-    TokenVectors,
 )
+from omnitune.retrieval.token_vectors import TokenVectors
 
 PROPOSED = 32
 """Pages of a query that each stage proposes to late interaction: with those of lexical search as good on validation as

@@ -19,8 +19,8 @@ from omnitune.modules.token_weights import TokenWeights
 from omnitune.places import is_embedded
 from omnitune.retrieval.arrays import read_arrays, write_arrays
 from omnitune.retrieval.packed import Packed, grouped
-from omnitune.retrieval.stages import TokenVectors
 from omnitune.retrieval.store import encode_corpus, identity
+from omnitune.retrieval.token_vectors import TokenVectors
 from omnitune.training.late_head import LateHead
 
 logger = logging.getLogger(__name__)

@@ -82,7 +82,7 @@ class MultiVectorEncoder(Encoder):
         similarity_fn_name: str | SimilarityFunction | None = None,
     ) -> None:
         if is_embedded(model_name_or_path):  # a directory of it gets a new projection, as every dense one does
-            model_name_or_path, modules = None, late_formats.token_level(text_modules())
+            modules = late_formats.token_level(text_modules())
         super().__init__(
             model_name_or_path,
             modules=modules,

@@ -1,4 +1,4 @@
-"""Candidates of a query: the pages that stages propose, and every stage's scores of them."""
+"""Candidates of a query: the pages that stages propose, every stage's scores of them, and the hits they become."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnitune.ops.bm25 import words
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
+from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lines import LineIndex, ListingIndex
-from omnitune.retrieval.stages import REFINING, LateStage, ModelStage, Scores, Stage, TokenVectors
+from omnitune.retrieval.pages import PageFiles
+from omnitune.retrieval.segments import Segments
+from omnitune.retrieval.stages import REFINING, Fusion, LateStage, ModelStage, RerankStage, Scores, Stage
+from omnitune.retrieval.token_vectors import TokenVectors
 
 PROPOSED = 256
 """Pages of a query that each stage proposes, unless a late stage says otherwise."""
@@ -83,3 +88,74 @@ def encode_queries(stages: Mapping[str, Stage], queries: Sequence[Any]) -> dict[
         if isinstance(stage, ModelStage) and kind not in made:
             made[kind] = stage.encode_queries(queries)
     return made
+
+
+def hits_of(
+    query: str | Mapping[str, Any],
+    rows: NDArray[np.int64],
+    scores: Mapping[str, Scores],
+    top_k: int,
+    *,
+    segments: Segments,
+    files: PageFiles,
+    fusion: Fusion | None,
+    rerank: RerankStage | None,
+    explain: bool,
+) -> list[Hit]:
+    """Rank the candidates of one query, and say of each what it is and why it was found.
+
+    Args:
+        query: A text; or text and media, which are not reranked.
+        rows: Of the candidates.
+        scores: Of the candidates by stage.
+        top_k: Hits to give.
+        segments: The pages.
+        files: Their images, for places of words.
+        fusion: How scores become one; None where there is one stage.
+        rerank: Orders the first candidates anew.
+        explain: Whether hits say which stage and which words found them.
+    """
+    kinds = list(scores)
+    total = scores[kinds[0]] if fusion is None else fusion(scores)
+    rerank = rerank if isinstance(query, str) else None
+    order = best_rows(total, max(top_k, rerank.depth if rerank else 0))
+    final = total[order]
+    reranked: dict[int, float] = {}
+    if isinstance(query, str) and rerank is not None and len(order):
+        depth = min(rerank.depth, len(order))
+        texts = [str(segments.details(int(rows[place])).get("text", "")) for place in order[:depth]]
+        made = rerank.scores(query, texts)
+        first = np.argsort(-made, kind="stable")
+        order = np.concatenate([order[:depth][first], order[depth:]])
+        final = np.concatenate([made[first], final[depth:]])
+        reranked = {int(rows[place]): float(score) for place, score in zip(order, made[first], strict=False)}
+    asked, hits = set(words(query) if isinstance(query, str) else ()), []
+    for rank, (place, score) in enumerate(zip(order[:top_k], final, strict=False), start=1):
+        row = int(rows[place])
+        entry, details = segments.entry(row), segments.details(row)
+        entry.pop("content", None)
+        more: dict[str, Any] = {}
+        if explain:
+            by_stage = {kind: float(scores[kind][place]) for kind in kinds}
+            ranks = {kind: 1 + int((scores[kind] > by_stage[kind]).sum()) for kind in kinds}
+            if fusion is not None:
+                by_stage["fusion"] = float(total[place])
+            if row in reranked:
+                by_stage["rerank"] = reranked[row]
+            held = set(words(str(details.get("text", ""))))
+            places = page_words(details, files.of(entry)) if asked & held else []
+            boxes = [box for box in places if set(words(str(box[0]))) & asked]
+            more = {"stages": by_stage, "ranks": ranks, "words": sorted(asked & held), "boxes": boxes}
+        hits.append(
+            Hit(
+                rank=rank,
+                id=str(entry["id"]),
+                document=str(entry["document"]),
+                page=entry.get("page"),
+                score=float(score),
+                entry=entry,
+                text=str(details.get("text", "")),
+                **more,
+            )
+        )
+    return hits

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from omnitune import io
 from omnitune.documents.sources import note_source, signed_sources
 from omnitune.errors import InputError
-from omnitune.ops.bm25 import words
 from omnitune.places import RETRIEVER
-from omnitune.retrieval.base import SegmentedIndex, best_rows, check_top_k
-from omnitune.retrieval.candidates import propose
-from omnitune.retrieval.hits import Hit, page_words
+from omnitune.retrieval.base import SegmentedIndex, check_top_k
+from omnitune.retrieval.candidates import hits_of, propose
+from omnitune.retrieval.hits import Hit
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import PageFiles, pages_of_folder
 from omnitune.retrieval.retriever_card import render_retriever_card
@@ -35,7 +33,6 @@ from omnitune.retrieval.stages import (
     Fusion,
     ModelStage,
     RerankStage,
-    Scores,
     Stage,
     index_of,
     load_encoder,
@@ -425,59 +422,20 @@ class Retriever:
             return [] if single else nothing
         proposed = propose(self.stages, self.indexes, queries, top_k, allowed)
         found = [
-            self._hits(one, top_k, candidates, scores, explain)
+            hits_of(
+                one,
+                candidates,
+                scores,
+                top_k,
+                segments=self.segments,
+                files=self.files,
+                fusion=self.fusion,
+                rerank=self.rerank,
+                explain=explain,
+            )
             for one, (candidates, scores) in zip(queries, proposed, strict=True)
         ]
         return found[0] if single else found
-
-    def _hits(
-        self, query: Query, top_k: int, rows: NDArray[np.int64], scores: dict[str, Scores], explain: bool
-    ) -> list[Hit]:
-        """The hits of one query out of its candidates."""
-        kinds = list(scores)
-        total = scores[kinds[0]] if self.fusion is None else self.fusion(scores)
-        rerank = self.rerank if isinstance(query, str) else None
-        order = best_rows(total, max(top_k, rerank.depth if rerank else 0))
-        final = total[order]
-        reranked: dict[int, float] = {}
-        if isinstance(query, str) and rerank is not None and len(order):
-            depth = min(rerank.depth, len(order))
-            texts = [str(self.segments.details(int(rows[place])).get("text", "")) for place in order[:depth]]
-            made = rerank.scores(query, texts)
-            first = np.argsort(-made, kind="stable")
-            order = np.concatenate([order[:depth][first], order[depth:]])
-            final = np.concatenate([made[first], final[depth:]])
-            reranked = {int(rows[place]): float(score) for place, score in zip(order, made[first], strict=False)}
-        asked, hits = set(words(query) if isinstance(query, str) else ()), []
-        for rank, (place, score) in enumerate(zip(order[:top_k], final, strict=False), start=1):
-            row = int(rows[place])
-            entry, details = self.segments.entry(row), self.segments.details(row)
-            entry.pop("content", None)
-            more: dict[str, Any] = {}
-            if explain:
-                by_stage = {kind: float(scores[kind][place]) for kind in kinds}
-                ranks = {kind: 1 + int((scores[kind] > by_stage[kind]).sum()) for kind in kinds}
-                if self.fusion is not None:
-                    by_stage["fusion"] = float(total[place])
-                if row in reranked:
-                    by_stage["rerank"] = reranked[row]
-                held = set(words(str(details.get("text", ""))))
-                places = page_words(details, self.files.of(entry)) if asked & held else []
-                boxes = [box for box in places if set(words(str(box[0]))) & asked]
-                more = {"stages": by_stage, "ranks": ranks, "words": sorted(asked & held), "boxes": boxes}
-            hits.append(
-                Hit(
-                    rank=rank,
-                    id=str(entry["id"]),
-                    document=str(entry["document"]),
-                    page=entry.get("page"),
-                    score=float(score),
-                    entry=entry,
-                    text=str(details.get("text", "")),
-                    **more,
-                )
-            )
-        return hits
 
 
 def is_retriever(folder: str | Path) -> bool:

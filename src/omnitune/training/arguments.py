@@ -52,6 +52,11 @@ class BaseTrainingArguments(TrainingArguments):  # type: ignore[misc]  # transfo
 
     Raises:
         InputError: A value cannot work; the message names the argument.
+
+    Example:
+        >>> given = {"learning_rate_mapping": {"^0[.]": 1e-5}, "batch_sampler": BatchSamplers.NO_DUPLICATES}
+        >>> SentenceTransformerTrainingArguments("run", **given).learning_rate_mapping
+        {'^0[.]': 1e-05}
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [

@@ -32,7 +32,7 @@ from omnitune.inputs.store import Store as TensorStore
 from omnitune.modules import files
 from omnitune.modules.files import read_json
 from omnitune.report.records import append_csv
-from omnitune.retrieval.arrays import write_arrays
+from omnitune.retrieval.arrays import read_arrays, write_arrays
 from omnitune.retrieval.corpus import open_corpus
 from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
@@ -248,7 +248,7 @@ def test_a_retriever_that_is_saved_over_another_is_never_a_mixture(
     Retriever.build(pages, [LexicalStage()]).save(tmp_path)
     other = Retriever.build(pages[:2], [LexicalStage()])
 
-    def killed(folder: Path) -> None:
+    def killed(folder: Path, *, held: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(other.segments, "save", killed)
@@ -256,6 +256,27 @@ def test_a_retriever_that_is_saved_over_another_is_never_a_mixture(
         other.save(tmp_path)
     with pytest.raises(InputError, match="folder: expected a retriever with a whole"):
         Retriever.open(tmp_path)
+
+
+def test_pages_are_added_to_the_retriever_that_was_opened_alone(tmp_path: Path) -> None:
+    pages = [{"id": f"a#{row}", "text": text} for row, text in enumerate(["bread", "soup"])]
+    salt, place, made = {"id": "b", "text": "salt"}, tmp_path / "r", Retriever.build(pages, [LexicalStage()])
+    made.save(place)
+    adding, removing = Retriever.open(place), Retriever.open(place)
+    assert adding.add([salt]) == 1 and len(Retriever.open(place)) == 3
+    with io.locked(place / "index", task="changing the index"):
+        with pytest.raises(ResourceError, match="another process is changing the index here"):
+            Retriever.build(pages, [LexicalStage()]).save(place)
+        assert len(Retriever.open(place)) == 3
+    with io.replacing_folder(place, gone=lambda *_: True) as fresh:  # as a finetuning does
+        Retriever.build(pages, [LexicalStage()]).save(fresh)
+    for change in (lambda: adding.add([{"id": "c", "text": "rye"}]), lambda: removing.remove("a#0")):
+        with pytest.raises(ResourceError, match="another process has made this retriever anew; open it again"):
+            change()
+    assert len(Retriever.open(place)) == 2
+    again = Retriever.open(place)
+    again.save(place)
+    assert again.add([salt]) == 1 and again.remove("b") == 1
 
 
 # -- others' files ----------------------------------------------------------------------------------------------------
@@ -531,6 +552,8 @@ def test_nesting_without_end_is_torn(tmp_path: Path) -> None:
     assert io.read_json_or_none(tmp_path / "config.json") is None
     with pytest.raises(CheckpointError, match="config.json: expected JSON"):
         read_json(tmp_path / "config.json")
+    (tmp_path / "rows.safetensors").write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000)
+    assert read_arrays(tmp_path / "rows.safetensors") is None
 
 
 def test_damage_that_no_size_shows(tmp_path: Path) -> None:
@@ -554,6 +577,11 @@ def test_damage_that_no_size_shows(tmp_path: Path) -> None:
         content[300:310] = b"0123456789"
         file.write_bytes(content)
         assert not steps.holds("ladder", {})
+        rows = tmp_path / "run" / "rows.npy"
+        steps.run("base", {}, lambda _: np.save(rows, np.arange(100.0)), makes=[rows])
+        assert steps.holds("base", {})
+        np.save(rows, np.arange(100.0)[::-1])
+        assert not steps.holds("base", {})
 
 
 def test_a_new_retriever_deletes_what_a_retriever_wrote_alone() -> None:
@@ -638,6 +666,13 @@ def test_encoding_that_is_killed_after_its_last_row_is_whole(model: SentenceTran
     with pytest.raises(InputError, match="expected a file that is not there yet"):
         encode_to_disk(model, ["a", "c"], path)
     assert encode_to_disk(model, texts, path).shape[0] == 2 and not (tmp_path / "v.npy.partial").exists()
+    path.unlink()
+    gone = list[str]()
+    with pytest.MonkeyPatch.context() as patch:  # killed after each file that is deleted at the end
+        patch.setattr(Path, "unlink", lambda at, **_: gone.append(at.name))
+        encode_to_disk(model, texts, path)
+    assert gone[-2:] == [".lock", "rows.keys"]
+    assert encode_to_disk(model, texts, path).shape[0] == 2  # they are still there
     with pytest.raises(InputError, match="expected a file that is not there yet"):
         encode_to_disk(model, texts, path)
 

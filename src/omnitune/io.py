@@ -491,9 +491,3 @@ def digest(value: Any) -> str:
     """Hash JSON values: 16 hex digits, equal for equal values whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def listing(folder: Path) -> list[list[Any]]:
-    """List name, bytes and time of change of every file under a folder, or of the one file: changes when they do."""
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    return [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]

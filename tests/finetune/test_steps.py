@@ -1,11 +1,13 @@
 """Steps of a run: done once, redone when what they depend on changes, or when what they made is gone."""
 
+import os
 import time
 
 import pytest
 
+from omnitune.finetune.choose import listing
 from omnitune.finetune.steps import Steps
-from omnitune.io import digest, listing
+from omnitune.io import digest
 
 
 def test_a_step_is_done_once(tmp_path):
@@ -104,6 +106,9 @@ def test_digest_ignores_the_order_of_keys():
 def test_listing_changes_with_a_file(tmp_path):
     (tmp_path / "a.pdf").write_text("one")
     before = listing(tmp_path)
-    (tmp_path / "a.pdf").write_text("three")
-    assert listing(tmp_path) != before
+    assert listing(tmp_path / "a.pdf")[0][1:] == before[0][1:]
+    for other in ("three", "two"):  # the second with the size and the time of the first
+        (tmp_path / "a.pdf").write_text(other)
+        os.utime(tmp_path / "a.pdf", (1, 1))
+        assert listing(tmp_path) != before
     assert [row[0] for row in before] == ["a.pdf"]

@@ -10,7 +10,11 @@ import pytest
 
 import omnitune
 from omnitune import CrossEncoder, SentenceTransformer
-from omnitune.errors import OmnituneError, UntrustedCodeError
+from omnitune.errors import CheckpointError, DatasetError, OmnituneError, UntrustedCodeError
+from omnitune.evaluation.nano_beir import load_subset
+from omnitune.finetune.fit import load_rows
+from omnitune.model.checkpoint import read_modules
+from omnitune.modules.loading import read_settings
 
 CODE = """
 import os, pathlib
@@ -93,4 +97,40 @@ def test_every_loading_call_says_whether_it_trusts():
                                                        for k in call.keywords if k.arg is None)  # fmt: skip
             if call.func.attr == "from_pretrained" and not table and "trust_remote_code" not in names and not handed:
                 silent.append(f"{path.name}:{call.lineno}")
+            pickles = {"np.load": "allow_pickle", "torch.load": "weights_only"}.get(ast.unparse(call.func))
+            if pickles and pickles not in names:
+                silent.append(f"{path.name}:{call.lineno}")
     assert not silent
+
+
+@pytest.mark.parametrize("name", ["kernel_config", "weights_only", "offload_folder", "proxies", "cache_dir"])
+def test_a_checkpoint_neither_brings_kernels_nor_names_places(name, tmp_path):
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"model_kwargs": {name: "x", "dtype": "float32"}}))
+    assert read_settings(tmp_path, ["model_kwargs"]) == {"model_kwargs": {"dtype": "float32"}}
+
+
+@pytest.mark.parametrize("kind", [SentenceTransformer, CrossEncoder])
+@pytest.mark.parametrize("key", ["attn_implementation", "text_config"])
+def test_attention_that_is_code_of_the_hub_is_one_sentence(kind, key, tiny_bert, tmp_path, trace):
+    asked = "evil/kernel" if key == "attn_implementation" else {"attn_implementation": "evil/kernel"}
+    path = with_code(tiny_bert, tmp_path / "model", "config.json", **{key: asked})
+    with pytest.raises(UntrustedCodeError, match="wants the attention 'evil/kernel', code of the hub"):
+        kind(path, device="cpu")
+    (tmp_path / "sentence_bert_config.json").write_text('{"model_kwargs": {"attn_implementation": "evil/kernel"}}')
+    assert read_settings(tmp_path, ["model_kwargs"]) == {"model_kwargs": {}}
+
+
+def test_modules_without_end_are_not_built(tmp_path):
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "Normalize", "path": ""}] * 1_001))
+    with pytest.raises(CheckpointError, match="expected at most 1,000 modules, got 1,001"):
+        read_modules(tmp_path / "modules.json")
+
+
+def test_code_of_a_dataset_is_one_sentence(tmp_path, trace):
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "evil.py").write_text(CODE)
+    for load in (lambda: load_rows({"path": str(folder)}), lambda: load_subset(str(folder), "corpus", "train", [])):
+        with pytest.raises(DatasetError):
+            load()
+    assert not trace.exists()

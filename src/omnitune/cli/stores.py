@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from omnitune.cli import console
-from omnitune.io import listing, write_json
+from omnitune.io import write_json
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.store_check import measure_store
 from omnitune.retrieval.stores import LanceStore, QdrantStore
@@ -57,7 +57,7 @@ def judge_store(
     ]
     headings = ["stage", "first 10 shared", "scores differ by", f"p50 ms {store.name}", "p50 ms here"]
     console.table(headings, rows, title=f"{len(queries)} queries, {store.name} against the retriever")
-    size, here = store.size(), sum(one[1] for one in listing(place / "index"))
+    size, here = store.size(), sum(one.stat().st_size for one in (place / "index").iterdir())
     if size is not None:
         console.say(f"{size / 1e6:,.1f} MB in {store.name}, {here / 1e6:,.1f} MB in the retriever's index")
     stages = {

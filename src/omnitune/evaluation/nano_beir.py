@@ -61,7 +61,7 @@ def load_subset(dataset_id: str, subset: str, split: str, columns: Collection[st
 
     try:
         rows = load_dataset(dataset_id, subset, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: it holds code, which never runs
         raise DatasetError(
             f"dataset_id: expected {dataset_id!r} with a configuration {subset!r} and a split {split!r}, which could "
             "not be read; without a network it has to be in the cache of datasets already (HF_HOME), or be a folder of "

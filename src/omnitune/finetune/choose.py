@@ -1,9 +1,10 @@
 """Choice of the model that a run finetunes when nobody names one, and loading of a named one."""
 
 import dataclasses
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.finetune.recipe import Recipe, load_recipe
-from omnitune.io import listing, read_json_or_none
+from omnitune.io import read_json_or_none
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import READERS, embedded_modules, text_modules
 from omnitune.model.family import DENSE, MULTI_VECTOR
@@ -141,6 +142,31 @@ def model_identity(name: str) -> dict[str, Any]:
     """Identity of a model: the files of a directory; of anything else its name."""
     path = Path(name)
     return {"name": str(path.resolve()) if path.is_dir() else name, "files": listing(path) if path.is_dir() else None}
+
+
+def listing(folder: Path) -> list[list[Any]]:
+    """List name, bytes and digest of every file under a folder, or of the one file: changes when they do.
+
+    Sizes and times say too little: archives and images of containers give every file one time.
+    """
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(path, path.stat()) for path in files]
+    return [
+        # The time of the last change cannot be set back, as that of the last writing can.
+        [
+            str(path.relative_to(folder)),
+            one.st_size,
+            _content(path.absolute(), one.st_ino, one.st_size, one.st_ctime_ns),
+        ]
+        for path, one in found
+    ]
+
+
+@cache
+def _content(path: Path, *_: int) -> str:
+    """Hash a file's content, once until it changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def gpu_bytes() -> int:

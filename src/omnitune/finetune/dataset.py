@@ -16,14 +16,14 @@ from omnitune.documents.queries.endpoint import Endpoint
 from omnitune.documents.queries.generate import EndpointWriter, QueryWriter, file_hash, parse
 from omnitune.documents.sources import note_source
 from omnitune.errors import MissingLanguageError, RecipeError, ResourceError
-from omnitune.finetune.choose import ModelChoice, model_identity, page_file_reader
+from omnitune.finetune.choose import ModelChoice, listing, model_identity, page_file_reader
 from omnitune.finetune.measure import has_text
 from omnitune.finetune.recipe import Queries, Recipe, load_recipe
 from omnitune.finetune.steps import Log, Steps
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.inputs.processor import ChatTemplate, merged
-from omnitune.io import digest, listing, read_json_or_none, write_json
+from omnitune.io import digest, read_json_or_none, write_json
 from omnitune.model.dense import SentenceTransformer
 from omnitune.modules import files
 from omnitune.modules.base import Reader

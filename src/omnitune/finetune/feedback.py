@@ -179,7 +179,7 @@ def encode_votes(steps: Steps, chosen: ModelChoice, test: TestSet) -> None:
 def vote_contrast(steps: Steps, test: TestSet, settings: Evaluation) -> Contrast:
     """Compare base and finetuned model on the held-out questions of votes, among all pages."""
     found = {}
-    with np.load(steps.folder / "embeddings" / "votes.npz") as queries:
+    with np.load(steps.folder / "embeddings" / "votes.npz", allow_pickle=False) as queries:
         for name in ("base", "finetuned"):
             pages = load_test(steps.folder / "embeddings" / name)[1]
             found[name] = score_search(cosine_search((queries[name], pages), test.rows), test)

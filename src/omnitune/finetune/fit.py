@@ -388,7 +388,7 @@ def load_rows(settings: Mapping[str, Any], *, evaluation: bool = False) -> Datas
         options = {"data_files": settings.get("data_files"), "revision": settings.get("revision"), "split": split}
         try:
             rows = load_dataset(settings["path"], settings.get(f"{prefix}name"), **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: it holds code, which never runs
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             beside = [str(one) for one in place.parent.iterdir()] if place.parent.is_dir() else []
             raise DatasetError(

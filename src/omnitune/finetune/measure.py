@@ -104,7 +104,7 @@ def save_test(folder: Path, queries: Matrix, pages: Matrix) -> None:
 
 def load_test(folder: Path) -> Embedded:
     """Embeddings that `encode_test` wrote."""
-    return np.load(folder / "queries.npy"), np.load(folder / "pages.npy")
+    return np.load(folder / "queries.npy", allow_pickle=False), np.load(folder / "pages.npy", allow_pickle=False)
 
 
 def unit(vectors: Matrix) -> Matrix:

@@ -151,7 +151,7 @@ def make_report(run: RunResults) -> Report:
     further = []
     if "reranker" in run.steps.done:
         shown = run.steps.done["reranker"].result
-        kept = np.load(run.steps.folder / "rerank.npz")
+        kept = np.load(run.steps.folder / "rerank.npz", allow_pickle=False)
         depth = kept["candidates"].shape[1]
         search: Search = reranked_search(cosine_search(embedded["finetuned"], test.rows), kept["candidates"],
                                          kept["scores"])  # fmt: skip

@@ -58,6 +58,7 @@ from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.places import EMBEDDED, RETRIEVER, is_embedded
 from omnitune.retrieval.retriever import Retriever, is_ours, is_retriever
+from omnitune.retrieval.segments import CHANGING
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 
 logger = logging.getLogger(__name__)
@@ -175,18 +176,19 @@ class RetrieverSteps:
         self.log(f"Chosen: {best.name}. {why}")
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
-        if (former := self._former()) is not None:
-            own = set(self.dataset.tables["pages"]["document"])
-            added = [document for document in former.documents if document not in own]
-            if added:
-                self.log(
-                    f"{len(added)} document(s) that were added to the former retriever are not in the new one: "
-                    f"{', '.join(added[:5])}; add them again by omnitune index"
-                )
         retriever.language = self.chosen.recipe.model.get("language")
-        ours = is_retriever(self.place)
-        with io.replacing_folder(self.place, gone=lambda path, _: ours and is_ours(path)) as fresh:
-            retriever.save(fresh)
+        with io.locked(self.place / "index", task=CHANGING):  # so that nobody adds to the one that goes
+            if (former := self._former()) is not None:
+                own = set(self.dataset.tables["pages"]["document"])
+                added = [document for document in former.documents if document not in own]
+                if added:
+                    self.log(
+                        f"{len(added)} document(s) that were added to the former retriever are not in the new one: "
+                        f"{', '.join(added[:5])}; add them again by omnitune index"
+                    )
+            ours = is_retriever(self.place)
+            with io.replacing_folder(self.place, gone=lambda path, _: ours and is_ours(path)) as fresh:
+                retriever.save(fresh)
         return {
             "name": best.name,
             "why": why,
@@ -399,7 +401,7 @@ def _named(rung: str, test: str, found: QueryMetrics) -> dict[str, NDArray[Any]]
 
 def load_ladder(file: Path, rungs: Sequence[str], tests: Sequence[str]) -> dict[str, dict[str, QueryMetrics]]:
     """Read `ladder.npz`: metrics by rung and set of queries."""
-    with np.load(file) as kept:
+    with np.load(file, allow_pickle=False) as kept:
         return {
             rung: {
                 test: QueryMetrics(

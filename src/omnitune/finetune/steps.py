@@ -2,8 +2,9 @@
 
 A marker holds a hash of the step's inputs and a list of the files it made.
 
-A step is done when its marker carries the same hash and every file in the list still has its size. The marker is
-removed before the step begins and written after its last file, so a run that was killed repeats at most one step.
+A step is done when its marker carries the same hash and every file in the list still has its size, and arrays and
+tables their checksum: a damaged number is measured like a true one. The marker is removed before the step begins and
+written after its last file, so a run that was killed repeats at most one step.
 """
 
 import logging
@@ -86,8 +87,11 @@ class Steps:
             with self._clock(name, key) as spent:
                 result = work(key)
                 seconds = spent()
-            made = {path.relative_to(self.folder).as_posix(): _sizes(path) for path in makes}
-            write_json(self._path(name), {"key": key, "seconds": seconds, "result": result, "made": made})
+            places = {path.relative_to(self.folder).as_posix(): path for path in makes}
+            made = {place: _sizes(path) for place, path in places.items()}
+            sums = {place: _sums(path) for place, path in places.items()}
+            whole = {"key": key, "seconds": seconds, "result": result, "made": made, "sums": sums}
+            write_json(self._path(name), whole)
             self._path(name).with_suffix(".clock").unlink(missing_ok=True)
             self.done[name] = Done(key, seconds, result, fresh=True)
         else:
@@ -147,6 +151,8 @@ class Steps:
                 return None
             if place.endswith(".npz") and not _sound(self.folder / place):
                 return None
+            if not marker.get("sums", {}).get(place, {}).items() <= _sums(self.folder / place).items():
+                return None
         return marker
 
 
@@ -187,6 +193,19 @@ def _sizes(path: Path) -> dict[str, int]:
     """
     files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and one.name != "README.md"]
     return {one.relative_to(path).as_posix(): one.stat().st_size for one in files}
+
+
+def _sums(path: Path) -> dict[str, int]:
+    """Checksums of the arrays and tables that are a file, or lie under a folder, by name."""
+    sums = {}
+    for one in [path] if path.is_file() else path.rglob("*"):
+        if one.suffix in (".npy", ".arrow") and one.is_file():
+            made = 0
+            with one.open("rb") as file:
+                while block := file.read(1 << 20):
+                    made = zlib.crc32(block, made)
+            sums[one.relative_to(path).as_posix()] = made
+    return sums
 
 
 def checkpoint_folder(out: Path, key: str, log: Log) -> Path:

@@ -33,6 +33,9 @@ CONFIG = "config_sentence_transformers.json"
 LONGEST = 500
 """Characters of a name or a path in a checkpoint: longer ones are no file's, and would fill an error message."""
 
+MOST_MODULES = 1_000
+"""Entries of a list of modules: 200,000 would be built for minutes."""
+
 UNNAMED_FAMILY = "SentenceTransformer"
 """What a checkpoint is whose configuration does not say: it is older than the other families."""
 
@@ -164,7 +167,10 @@ def read_modules(path: Path) -> dict[str, dict[str, Any]]:
         CheckpointError: An entry lacks one of them, or has a value that cannot be one; names the entry.
     """
     entries: dict[str, dict[str, Any]] = {}
-    for index, entry in enumerate(files.read_list(path)):
+    listed = files.read_list(path)
+    if len(listed) > MOST_MODULES:
+        raise CheckpointError(f"{path}: expected at most {MOST_MODULES:,} modules, got {len(listed):,}")
+    for index, entry in enumerate(listed):
         if not {"type", "path"} <= entry.keys():
             raise CheckpointError(f"{path}: entry {index}: expected keys type and path, got {sorted(entry)}")
         name = str(entry.get("name", index))

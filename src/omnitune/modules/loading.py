@@ -35,8 +35,12 @@ CONFIG_FILES = [
 WHOLE = {r"^(?:model\.)?encoder\.": "", r"^(?:model\.)?shared\.": "embed_tokens."}
 """Names of an encoder's weights in a checkpoint of encoder and decoder, and what the encoder calls them."""
 
-CALLERS_OWN = frozenset({"trust_remote_code", "code_revision", "allow_all_kernels", "use_kernels", "use_safetensors"})
-"""Arguments of transformers that let code or pickles in: the caller may give them, a checkpoint's own files may not."""
+CALLERS_OWN = frozenset({
+    "trust_remote_code", "code_revision", "allow_all_kernels", "use_kernels", "kernel_config", "use_safetensors",
+    "weights_only", "offload_folder", "cache_dir", "proxies", "token",
+})  # fmt: skip
+"""Arguments of transformers that let code or pickles in, say where files are written, or whom a token is sent to: the
+caller may give them, a checkpoint's own files may not."""
 
 MOST_PARTS = 10_000
 """Layers, experts or stages that a configuration may ask for: a million layers would be built for 40 seconds."""
@@ -73,7 +77,10 @@ def read_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise CheckpointError(f"{path}: {key}: expected a JSON object, got {given!r}")
         if key in config:
-            config[key] = {name: value for name, value in given.items() if name not in CALLERS_OWN}
+            own = {name: value for name, value in given.items() if name not in CALLERS_OWN}
+            if _kernel(own):
+                del own["attn_implementation"]
+            config[key] = own
     for key in ("max_seq_length", "query_length", "document_length"):
         limit = config.get(key)
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -170,6 +177,13 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
     elif not (folder / "config.json").is_file():
         raise no_model(folder)
     check_counts(Path(source) / "config.json")
+    if kwargs.get("trust_remote_code") is not True and (
+        kernel := _kernel(files.read_json(Path(source) / "config.json"))
+    ):
+        raise UntrustedCodeError(
+            f"{folder}: its config.json wants the attention {kernel!r}, code of the hub; if you trust it, load it with "
+            "trust_remote_code=True, or remove attn_implementation there"
+        )
     with upstream(folder, "configuration"):
         try:
             config = transformers.AutoConfig.from_pretrained(source, **_trusting(kwargs))
@@ -210,6 +224,19 @@ def check_counts(path: Path) -> None:
                 raise CheckpointError(f"{path}: {name}: expected at least 1, got {value}; the file is damaged")
             if value > most:
                 raise CheckpointError(f"{path}: {name}: expected at most {most:,}, got {value:,}; the file is damaged")
+
+
+def _kernel(content: Any) -> str | None:
+    """Find the attention of a configuration that is a kernel of the hub, which is code."""
+    todo = [content]
+    while todo:
+        one = todo.pop()
+        for key, value in one.items() if isinstance(one, dict) else enumerate(one):
+            if str(key).endswith("attn_implementation") and "/" in str(value):
+                return str(value)[:100]
+            if isinstance(value, dict | list):
+                todo.append(value)
+    return None
 
 
 def _disable_cache(config: Any, kwargs: dict[str, Any], wanted: bool = False) -> None:

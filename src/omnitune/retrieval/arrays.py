@@ -105,7 +105,7 @@ def read_arrays(path: Path, *, private: bool = False) -> tuple[dict[str, Array],
             name: raw[8 + length + start : 8 + length + stop].view(kind).reshape(shape)
             for name, (kind, shape, start, stop) in places.items()
         }, facts
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

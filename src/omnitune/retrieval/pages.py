@@ -4,7 +4,9 @@ A retriever may be a stranger's. Its index then names whatever its maker wrote, 
 into a folder that belongs to the retriever, or that the user named.
 """
 
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from omnitune.documents.kinds import PAGES, Kind, segmentation_of
 from omnitune.documents.read.pages import Rendering, Word, write_words
 from omnitune.documents.reading import with_texts
 from omnitune.documents.stored import IMAGES
+from omnitune.errors import InputError
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import writable_or_temporary
@@ -170,3 +173,24 @@ class PageFiles:
 
 def _images_of_run(retriever: Path) -> Path:
     return retriever.resolve().parent / "dataset" / IMAGES
+
+
+def as_page(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A page as it is indexed: with all the values a hit has, and a digest of its content."""
+    if "id" not in item:
+        raise InputError(f"items: expected an id for each page, got none in number {number}: {sorted(item)}")
+    name = str(item["id"])
+    page = {"document": name.rpartition("#")[0] or name, "text": "", **item, "id": name}
+    held = json.dumps(page, sort_keys=True, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return {**page, "content": hashlib.blake2b(held, digest_size=8).hexdigest()}
+
+
+def value_of(page: Mapping[str, Any], name: str) -> Any:
+    """The value of a page that a stage reads.
+
+    Raises:
+        InputError: It has none.
+    """
+    if name not in page:
+        raise InputError(f"items: expected {name!r}, which a stage reads, in every page, got {sorted(page)}")
+    return page[name]

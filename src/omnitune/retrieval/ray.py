@@ -109,7 +109,7 @@ def open_shards(folder: str | Path) -> list[Vectors]:
     """
     try:
         shards = range(io.read_json_or_none(Path(folder) / FACTS)["shards"])
-        return [np.load(_shard(Path(folder), number), mmap_mode="r") for number in shards]
+        return [np.load(_shard(Path(folder), number), mmap_mode="r", allow_pickle=False) for number in shards]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.InputError(
             f"folder: expected a complete corpus, got {folder} without a whole {FACTS} and all its shards; encode it "

@@ -8,9 +8,8 @@ folder/
   pages/           images of pages that `add` read from documents
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,15 +17,15 @@ import numpy as np
 
 from omnitune import io
 from omnitune.documents.sources import note_source, signed_sources
-from omnitune.errors import InputError
+from omnitune.errors import InputError, ResourceError
 from omnitune.places import RETRIEVER
 from omnitune.retrieval.base import SegmentedIndex, check_top_k
 from omnitune.retrieval.candidates import hits_of, propose
 from omnitune.retrieval.hits import Hit
 from omnitune.retrieval.packed import Packed
-from omnitune.retrieval.pages import PageFiles, pages_of_folder
+from omnitune.retrieval.pages import PageFiles, as_page, pages_of_folder, value_of
 from omnitune.retrieval.retriever_card import render_retriever_card
-from omnitune.retrieval.segments import SEGMENT, Part, Segments, Where
+from omnitune.retrieval.segments import CHANGING, SEGMENT, Part, Segments, Where
 from omnitune.retrieval.stages import (
     KINDS,
     REFINING,
@@ -97,6 +96,7 @@ class Retriever:
         self.segments = Segments() if segments is None else segments
         self.files = PageFiles()
         self._sources: list[Path] = []  # folders of documents that `add` read, the newest last
+        self._made: tuple[int, int] | None = None
         self._documents: tuple[dict[str, tuple[int, int]], list[str]] | None = None
         settings = self.segments.settings.get("stages", {})
         self.indexes: dict[str, SegmentedIndex] = {
@@ -186,6 +186,7 @@ class Retriever:
             raise InputError(f"{place / RETRIEVER}: language: expected a name such as 'deu', got {language!r}")
         opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"), language=language)
         named = [files] if isinstance(files, str | Path) else files
+        opened._made = _stamp(place)
         opened.files = PageFiles.of_opened(place, *map(Path, named))
         return opened
 
@@ -202,6 +203,10 @@ class Retriever:
             1
         """
         place = io.writable_folder(Path(folder))
+        with io.locked(place / "index", task=CHANGING):
+            self._save(place)
+
+    def _save(self, place: Path) -> None:
         io.remove_file(place / RETRIEVER)  # cut short, it is no retriever, rather than one of old and new parts
         dense, late = self.stages.get("dense"), self.stages.get("late")
         shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
@@ -209,7 +214,7 @@ class Retriever:
             if isinstance(stage, ModelStage | RerankStage) and not (shared and kind == "late"):
                 _save_model(stage, place / "model" / kind)
         self._describe()
-        self.segments.save(place / "index")
+        self.segments.save(place / "index", held=True)
         if self.files.folder is None:
             self.files.folder = place
         facts = {
@@ -229,6 +234,8 @@ class Retriever:
         for source in [*reversed(signed_sources(self.files.folder)), *self._sources]:  # the newest is noted last
             note_source(place, source)
         io.write_json(place / RETRIEVER, facts)
+        if self.segments.folder == place / "index":
+            self._made = _stamp(place)
 
     def _describe(self) -> None:
         settings = {kind: index.settings for kind, index in self.indexes.items()}
@@ -308,7 +315,7 @@ class Retriever:
             source = Path(items)
             place = None if self.folder is None else self.folder / "pages"
             items = pages_of_folder(source, place, language=self.language, show_progress=show_progress)
-        pages = [_page(item, number) for number, item in enumerate(items)]
+        pages = [as_page(item, number) for number, item in enumerate(items)]
         known = self.segments.ids()
         new = [number for number, page in enumerate(pages) if not self._holds(page, known)]
         pages = [pages[number] for number in new]
@@ -324,12 +331,12 @@ class Retriever:
                     arrays |= index.pack(encoded[kind].take(np.array(rows, dtype=np.int64)))
                 else:
                     label = None if show_progress is False else f"Encoding ({kind})"
-                    read = [_read(page, stage.reads) for page in some]
+                    read = [value_of(page, stage.reads) for page in some]
                     arrays |= index.pack(stage.encode_pages(read, folder=folder, label=label, **options))
             kept = [{name: value for name, value in page.items() if name not in _DETAILS} for page in some]
             details = [{name: page[name] for name in _DETAILS if name in page} for page in some]
-            self._describe()
-            self.segments.append(kept, details, arrays)
+            with self._changing():
+                self.segments.append(kept, details, arrays)
         if source is not None:
             self._sources.append(source)
             if self.folder is not None:
@@ -364,8 +371,20 @@ class Retriever:
                 for one, (part, row) in self.segments.ids().items()
                 if self.segments.parts[part].entry(row)["document"] in names
             }
+        with self._changing():
+            return self.segments.remove(wanted)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the index, of the retriever that was opened: vectors of its models fit no other one's."""
         self._describe()
-        return self.segments.remove(wanted)
+        with self.segments.changing():
+            place = None if self.segments.folder is None else self.segments.folder.parent
+            if place is not None and _stamp(place) != self._made:
+                raise ResourceError(
+                    f"{place}: another process has made this retriever anew; open it again, or run the same again"
+                )
+            yield
 
     # -- search
 
@@ -443,6 +462,14 @@ def is_retriever(folder: str | Path) -> bool:
     return (Path(folder) / RETRIEVER).is_file()
 
 
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Tell one making of a retriever from the next: every `save` writes a new file."""
+    if not is_retriever(folder):
+        return None
+    found = (folder / RETRIEVER).stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 def is_ours(name: Path) -> bool:
     """Tell whether a file in a retriever's folder, by its path there, has a name that a retriever gives."""
     first, *rest = name.parts
@@ -453,22 +480,6 @@ def is_ours(name: Path) -> bool:
     if first == "pages":
         return len(rest) > 1 and rest[0] in ("documents", "images")
     return first in SAVED
-
-
-def _page(item: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A page as it is indexed: with all the values a hit has, and a digest of its content."""
-    if "id" not in item:
-        raise InputError(f"items: expected an id for each page, got none in number {number}: {sorted(item)}")
-    name = str(item["id"])
-    page = {"document": name.rpartition("#")[0] or name, "text": "", **item, "id": name}
-    held = json.dumps(page, sort_keys=True, default=str, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return {**page, "content": hashlib.blake2b(held, digest_size=8).hexdigest()}
-
-
-def _read(page: Mapping[str, Any], name: str) -> Any:
-    if name not in page:
-        raise InputError(f"items: expected {name!r}, which a stage reads, in every page, got {sorted(page)}")
-    return page[name]
 
 
 def _save_model(stage: ModelStage | RerankStage, folder: Path) -> None:

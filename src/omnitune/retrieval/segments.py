@@ -12,7 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, write_arra
 FACTS = "index.json"
 SEGMENT = re.compile(r"[0-9a-f]{32}\.safetensors")
 FORMAT = 2
+CHANGING = "changing the index"
+"""What a process does that holds the folder, for the sentence that a second one gets."""
 
 Entry = Mapping[str, Any]
 Where = Mapping[str, Any]
@@ -245,7 +247,7 @@ class Segments:
             self.parts = [part for part in self.parts if part.alive.any()]
             self._rows = None
             return
-        with io.locked(self.folder, task="changing the index"):
+        with io.locked(self.folder, task=CHANGING):
             settings = self.settings
             if anew:
                 io.remove_file(self.folder / FACTS)
@@ -274,14 +276,19 @@ class Segments:
         ]
         io.write_json(self.folder / FACTS, {"format": FORMAT, "settings": self.settings, "segments": segments})
 
-    def save(self, folder: Path) -> None:
-        """Write all rows to another folder, which becomes a whole index with the last rename."""
+    def save(self, folder: Path, *, held: bool = False) -> None:
+        """Write all rows to another folder, which becomes a whole index with the last rename.
+
+        Args:
+            folder: The folder.
+            held: The caller holds it for the change already.
+        """
         io.writable_folder(folder)
         for part in self.parts:
             write_arrays(folder / part.name, part.arrays)
         copy = Segments(folder)
         copy.parts, copy.settings = self.parts, self.settings
-        with io.locked(folder, task="changing the index"):
+        with nullcontext() if held else io.locked(folder, task=CHANGING):
             copy._write()
         if self.folder is None:
             self.folder = folder

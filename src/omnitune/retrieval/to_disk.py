@@ -70,8 +70,11 @@ def encode_to_disk(
         done = OrderedRows(target, len(inputs))
         done.keys = partial / "rows.keys"  # still there where a call was killed after its last row
         if not done.keys.is_file() or not _holds(done, model, inputs, role, options, rows_at_once):
-            raise InputError(f"path: expected a file that is not there yet, got {target}; delete it to encode anew")
-        io.discard(partial, [done.keys.name, ".lock"])
+            raise InputError(
+                f"path: expected a file that is not there yet, got {target}; a file that encoding left there is whole: "
+                "open it, or delete it to encode anew"
+            )
+        io.discard(partial, [".lock", done.keys.name])
         return open_memmap(target, mode="r")
     # The last item is looked at now: a column that turns bad, or a total row, is not found out hours later.
     content_keys(model, [inputs[len(inputs) - 1]], queries=role == "query", first_row=len(inputs) - 1)
@@ -84,7 +87,8 @@ def encode_to_disk(
                 fill_rows(model, rows, held, start, start, made_from, role, options)
                 bar.update(len(held))
         rows.path.replace(target)
-    io.discard(partial, [rows.keys.name, ".lock"])
+    # The keys go last: a call that is killed before is known by them, and one that is killed after had ended.
+    io.discard(partial, [".lock", rows.keys.name])
     return open_memmap(target, mode="r")
 
 

@@ -9,12 +9,13 @@ from datasets import Audio, Dataset
 
 from fixtures.recordings import clip, frames, tone, wav
 from omnitune import (
+    MediaPolicy,
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
     losses,
 )
-from omnitune.errors import DatasetError, InputError, MediaError
+from omnitune.errors import DatasetError, InputError, MediaError, MediaRefusedError
 from omnitune.modules import Pooling, Router, Transformer
 
 
@@ -170,3 +171,17 @@ def test_a_bad_recording_stops_training_or_is_left_out(tiny_whisper, folder, tmp
     assert str(error.value).startswith("1 item(s) cannot be used")
     trainer = _trainer(tiny_whisper, dataset, tmp_path, on_bad_item="skip")
     assert trainer.train().global_step == 2
+
+
+def test_a_model_without_local_files_does_not_say_which_there_are(omni, folder, monkeypatch):
+    monkeypatch.setattr(omni, "media_policy", MediaPolicy(allow_local_files=False))
+    for path in (folder / "0.wav", folder / "none.wav"):
+        for item in (
+            path,
+            {"audio": str(path)},
+            [{"role": "user", "content": [{"type": "audio", "audio": str(path)}]}],
+        ):
+            with pytest.raises(MediaRefusedError, match="forbids local files"):
+                omni.encode([item])
+            with pytest.raises(MediaRefusedError, match="forbids local files"):
+                omni.content_key(item)

@@ -118,7 +118,9 @@ class _Draft:
             key = ""
             merges = self.distinct and not lane.whole
             if merges or lane.tower is not None or lane.processing is not None:
-                key = item if kind == "text" and isinstance(item, str) else fingerprint(item, kind)
+                local = self.model.media_policy.allow_local_files
+                text = kind == "text" and isinstance(item, str)
+                key = item if text else fingerprint(item, kind, local_files=local)
             if merges and key in lane.known:
                 return lane, lane.known[key]
             cost = cost_of(item, kind, self.rule, self.model.media_policy)

@@ -1,5 +1,6 @@
 """Short keys of content: equal content gives equal keys, and nothing is decoded."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from omnitune.inputs.source import source
 from omnitune.types import Modality
 
 ANY_SIZE = MediaPolicy(max_bytes=1 << 62, max_clip_bytes=1 << 62, allow_private_addresses=True)
+NO_FILE = dataclasses.replace(ANY_SIZE, allow_local_files=False)
 """Fingerprints refuse nothing: loading does."""
 
 REMEMBERED_FILES = 100_000
@@ -26,7 +28,7 @@ DECODER_FRAMES = 16
 """Frames by which the clip of a decoder is known, besides its metadata."""
 
 
-def fingerprint(item: Any, modality: Modality) -> str:
+def fingerprint(item: Any, modality: Modality, *, local_files: bool = True) -> str:
     """Hash the content of an item.
 
     A file gives one key by path, `Path`, bytes or `{"bytes", "path"}`; an image in memory is keyed by its pixels, a
@@ -35,20 +37,23 @@ def fingerprint(item: Any, modality: Modality) -> str:
     Args:
         item: A raw item.
         modality: What it is.
+        local_files: Whether paths may be looked at, as the media policy says (`allow_local_files`).
 
     Returns:
         32 hexadecimal digits.
 
     Raises:
         MediaError: A file is not there.
+        MediaRefusedError: It is a path, and `local_files` is False.
     """
+    policy = ANY_SIZE if local_files else NO_FILE
     if modality == "text":
         text = str(item["text"] if isinstance(item, dict) else item)
         return _digest(b"text", text.encode(errors="surrogatepass"))
     if isinstance(modality, tuple) or modality == "message":
-        return _of_structure(item)
+        return _of_structure(item, policy)
     value = item[modality] if isinstance(item, dict) and modality in item else item
-    return _of_media(value, modality)
+    return _of_media(value, modality, policy)
 
 
 def _digest(*parts: bytes) -> str:
@@ -71,9 +76,9 @@ def _of_pixels(image: Image.Image) -> str:
     return _digest(b"pixels", f"{shown.mode} {shown.size} {transparent}".encode(), shown.tobytes())
 
 
-def _of_media(item: Any, modality: str) -> str:
+def _of_media(item: Any, modality: str, policy: MediaPolicy) -> str:
     if isinstance(item, list):
-        return _digest(b"list", *(_of_media(part, modality).encode() for part in item))
+        return _digest(b"list", *(_of_media(part, modality, policy).encode() for part in item))
     if isinstance(item, Image.Image):
         return _of_pixels(item)
     if isinstance(item, torch.Tensor):
@@ -88,16 +93,18 @@ def _of_media(item: Any, modality: str) -> str:
         values = item["array"]
         if isinstance(values, list | tuple):
             values = np.asarray(values)  # as arrays of the same numbers are keyed
-        return _digest(b"array", facts.encode(), _of_media(values, modality).encode())
+        return _digest(b"array", facts.encode(), _of_media(values, modality, policy).encode())
     if hasattr(item, "get_all_samples"):
         decoded = item.get_all_samples()
-        return _digest(b"samples", str(decoded.sample_rate).encode(), _of_media(decoded.data, modality).encode())
+        return _digest(
+            b"samples", str(decoded.sample_rate).encode(), _of_media(decoded.data, modality, policy).encode()
+        )
     if hasattr(item, "get_frames_at"):
         total = int(item.metadata.num_frames or 0)
         some = sorted({index * total // DECODER_FRAMES for index in range(DECODER_FRAMES)}) if total else []
         frames = np.ascontiguousarray(item.get_frames_at(some).data)
         return _digest(b"frames", repr(item.metadata).encode(), frames.tobytes())
-    content = source(item, ANY_SIZE, modality)
+    content = source(item, policy, modality)
     if isinstance(content, Path):
         status = content.stat()
         # The time of the last change cannot be set back, as that of the last writing can.
@@ -115,17 +122,17 @@ def _of_file(path: str, size: int, *changed: int) -> str:  # noqa: ARG001  # a c
     return made.hexdigest()
 
 
-def _of_structure(value: Any) -> str:
+def _of_structure(value: Any, policy: MediaPolicy) -> str:
     """Key of dicts, lists and what they hold; media by content, the rest by its text."""
     if isinstance(value, Mapping):
         kind = value.get("type")
         if kind in MEDIA:  # a part of a message
             value = {"type": kind, kind: value.get(kind, value.get("url", value.get("path")))}
         parts = [
-            f"{key}={_of_media(value[key], key) if key in MEDIA else _of_structure(value[key])}"
+            f"{key}={(_of_media(value[key], key, policy) if key in MEDIA else _of_structure(value[key], policy))}"
             for key in sorted(value)
         ]
         return _digest(b"dict", *(part.encode() for part in parts))
     if isinstance(value, list | tuple):
-        return _digest(b"list", *(_of_structure(part).encode() for part in value))
+        return _digest(b"list", *(_of_structure(part, policy).encode() for part in value))
     return _digest(b"value", repr(value).encode())

@@ -223,7 +223,8 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         Raises:
             ModalityError: The model takes no such input.
         """
-        return item if isinstance(item, str) else fingerprint(item, self.modality_of(item))
+        local_files = self.media_policy.allow_local_files
+        return item if isinstance(item, str) else fingerprint(item, self.modality_of(item), local_files=local_files)
 
     @property
     def cost_rule(self) -> CostRule:

@@ -7,6 +7,7 @@ layouts.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
@@ -59,6 +60,50 @@ class Column:
         row = index if self.rows is None else self.rows[index]
         where = f"row {row}, column {self.name!r}"
         return where if self.dataset is None else f"dataset {self.dataset!r}, {where}"
+
+
+class Collated(dict[str, Any]):
+    """Features of a column, for a loss that calls the model itself, and the column for one that hands them on to ours.
+
+    Ours cuts mini-batches of the column, and a guide or a decoder reads its texts; neither can be had of features.
+
+    Args:
+        features: What the model takes.
+        column: What they were made of.
+    """
+
+    def __init__(self, features: Features, column: Column) -> None:
+        super().__init__(features)
+        self._made_of = column
+        # Tensors stay referred to: the id of one that is gone may be another's.
+        self._made = {key: (value, getattr(value, "_version", 0)) for key, value in features.items()}
+
+    @property
+    def column(self) -> "Column | Features":
+        """The column, or these features where a key or a tensor was changed since."""
+        same = self.keys() == self._made.keys() and all(
+            value is self._made[key][0] and getattr(value, "_version", 0) == self._made[key][1]
+            for key, value in self.items()
+        )
+        return self._made_of if same else self
+
+
+class CollatedItems(list[Any]):
+    """Items of a column, for a loss that calls a cross encoder itself, and the column for one that hands them on.
+
+    Args:
+        column: What holds the items.
+    """
+
+    def __init__(self, column: Column) -> None:
+        super().__init__(column.items)
+        self._made_of = column
+
+    @property
+    def column(self) -> "Column | list[Any]":
+        """The column, or these items where one was changed since."""
+        own = self._made_of.items
+        return self._made_of if len(self) == len(own) and all(map(is_, self, own)) else self
 
 
 Labels = Tensor | list[Tensor]

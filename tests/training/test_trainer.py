@@ -166,9 +166,9 @@ def test_several_datasets_with_a_loss_each(
     seen: list[tuple[str | None, bool]] = []
 
     class Spy(losses.CoSENTLoss):
-        def forward(self, columns: Any, labels: Tensor | None = None) -> Any:
+        def targets(self, columns: Any, labels: Any) -> Any:
             seen.append((columns[0].dataset, labels is not None))
-            return super().forward(columns, labels)
+            return super().targets(columns, labels)
 
     trainer = Trainer(
         model=model,
@@ -311,9 +311,9 @@ def test_prompts_and_routes_reach_the_columns(model: SentenceTransformer, pairs:
     seen: list[Any] = []
 
     class Spy(losses.MultipleNegativesRankingLoss):
-        def forward(self, columns: Any, labels: Tensor | None = None) -> Any:
+        def embed(self, columns: Any, engine: Any) -> Any:
             seen.extend((c.name, c.prompt, c.role) for c in columns)
-            return super().forward(columns, labels)
+            return super().embed(columns, engine)
 
     args = arguments(max_steps=1, prompts={"anchor": "a: "}, router_mapping={"positive": "document"})
     Trainer(model=model, args=args, train_dataset=pairs(), loss=Spy(model)).train()

@@ -100,7 +100,7 @@ class AdaptiveLayerLoss(Wrapper):
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """Weighted sum over layers of the inner objective and of the divergence from the last layer."""
-        values = [self.loss.objective(_at(embeddings, place), labels) for place in range(1 + len(self._drawn))]
+        values = [self.loss.value_of(_at(embeddings, place), labels) for place in range(1 + len(self._drawn))]
         share = self.prior_layers_weight / max(len(self._drawn), 1)
         weights = [self.last_layer_weight, *(share * self.get_layer_weight(layer) for layer in self._drawn)]
         total = weighted_sum(values, weights)

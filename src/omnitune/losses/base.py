@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omnitune.errors import InputError, ShapeError
 from omnitune.losses.lists import Lists, holds_lists, laid_out
 from omnitune.losses.strategies import Strategy
-from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
+from omnitune.types import Collated, CollatedItems, Column, Embeddings, Encodes, Features, Labels, Objective
 
 
 class Loss(nn.Module):
@@ -68,11 +68,11 @@ class Loss(nn.Module):
         Returns:
             A scalar, or named scalar parts whose sum is the loss.
         """
-        columns = list(sentence_features)
+        columns = given_columns(sentence_features)
         if self.lists != "cells" and any(map(holds_lists, columns)):
             columns, labels = laid_out(columns, labels, self.lists, type(self).__name__)
         embeddings = self.embed(columns, cast(Encodes, self.model.engine))
-        value = self.objective(embeddings, self.targets(columns, labels))
+        value = self.value_of(embeddings, self.targets(columns, labels))
         return dict(value) if isinstance(value, Mapping) else value
 
     def embed(self, columns: Sequence[Column | Features], engine: Encodes) -> list[Embeddings]:
@@ -102,6 +102,14 @@ class Loss(nn.Module):
         """The loss of these embeddings, one `Embeddings` per column."""
         raise NotImplementedError
 
+    def value_of(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
+        """The objective, or `compute_loss_from_embeddings` where a subclass outside this library has its own."""
+        if not overridden(self, "compute_loss_from_embeddings"):
+            return self.objective(embeddings, labels)
+        # Plain tensors, unless a layout says more than they do.
+        plain: list[Any] = [e.values if e.layout == "dense" else e for e in embeddings]
+        return self.compute_loss_from_embeddings(plain, labels)
+
     def objective_at(
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
     ) -> list[Objective]:
@@ -109,11 +117,16 @@ class Loss(nn.Module):
 
         Every truncation is scaled to unit length, the full dimension too.
         """
-        return [self.objective([e.truncate(d) for e in embeddings], labels) for d in dims]
+        return [self.value_of([e.truncate(d) for e in embeddings], labels) for d in dims]
 
-    def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Objective:
-        """The loss of embeddings that are there already, `(rows, dim)` a column."""
-        return self.objective([Embeddings(values) for values in embeddings], labels)
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor | Embeddings], labels: Tensor | None
+    ) -> Objective:
+        """The loss of embeddings that are there already, `(rows, dim)` a column.
+
+        A subclass may override it: it is then called wherever the loss is computed, within wrappers too.
+        """
+        return self.objective([e if isinstance(e, Embeddings) else Embeddings(e) for e in embeddings], labels)
 
     def negatives_per_query(self, batch_size: int, columns: int) -> int | None:
         """Negatives that each query meets in one step, or None where the batch is no source of negatives.
@@ -173,6 +186,17 @@ class Loss(nn.Module):
                 f"got {given.numel()} in shape {tuple(given.shape)}"
             )
         return given.reshape(-1)
+
+
+def overridden(loss: Loss, method: str) -> bool:
+    """Tell whether `loss` has the method from a class outside this library."""
+    owner = next(kind for kind in type(loss).__mro__ if method in vars(kind))
+    return owner.__module__.partition(".")[0] != __name__.partition(".")[0]
+
+
+def given_columns(inputs: Sequence[Any]) -> list[Any]:
+    """The inputs of a loss, with each `Collated` one that nobody changed replaced by the column it was made of."""
+    return [one.column if isinstance(one, Collated | CollatedItems) else one for one in inputs]
 
 
 def shown(value: Any) -> Any:

@@ -71,7 +71,7 @@ class EmbedDistillLoss(Loss):
     ) -> list[Objective]:
         """The loss of truncated embeddings against the teacher's, truncated and not rescaled."""
         teacher = self._teacher(embeddings, labels)
-        return [self._distance([e.truncate(d) for e in embeddings], teacher[..., :d]) for d in dims]
+        return [self.value_of([e.truncate(d) for e in embeddings], teacher[..., :d]) for d in dims]
 
     def save_projection(self, path: str | PathLike[str]) -> None:
         """Write the projection to a safetensors file.

@@ -140,7 +140,7 @@ class GISTEmbedLoss(Loss):
     ) -> list[Objective]:
         """The loss of truncated embeddings under the whole guide."""
         half = len(embeddings) // 2
-        return [self.objective([*(e.truncate(d) for e in embeddings[:half]), *embeddings[half:]], labels) for d in dims]
+        return [self.value_of([*(e.truncate(d) for e in embeddings[:half]), *embeddings[half:]], labels) for d in dims]
 
     def _scores(self, columns: list[Tensor], owners: Tensor | None) -> tuple[Tensor, int]:
         """Cosine of every anchor with every candidate `(rows, candidates)`, and the first anchor's positive.

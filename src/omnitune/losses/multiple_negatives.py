@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitune.errors import InputError
-from omnitune.losses.base import Loss
+from omnitune.losses.base import Loss, overridden
 from omnitune.losses.lists import owners, owners_in
 from omnitune.losses.strategies import Strategy
 from omnitune.ops.collectives import gather_columns, gather_rows, world_size
@@ -150,7 +150,7 @@ class MultipleNegativesRankingLoss(Loss):
         self, embeddings: Sequence[Embeddings], labels: Tensor | None, dims: Sequence[int]
     ) -> list[Objective]:
         """The loss at every dimension, from one pass over the columns of the embeddings where that is possible."""
-        if self.similarity_fct not in (cos_sim, dot_score):
+        if self.similarity_fct not in (cos_sim, dot_score) or overridden(self, "compute_loss_from_embeddings"):
             return super().objective_at(embeddings, labels, dims)
         batch = self._candidates(embeddings, labels)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from omnitune.errors import InputError
-from omnitune.losses.base import Loss
+from omnitune.losses.base import Loss, overridden
 from omnitune.types import Column, Embeddings, Encodes, Features, Labels, Objective
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Wrapper(Loss):
         loss: A `Loss`, or a module with `compute_loss_from_embeddings(embeddings, labels)`.
 
     Raises:
-        InputError: `loss` is neither.
+        InputError: `loss` is neither, or has a `forward` of its own and nothing that takes embeddings.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
@@ -50,6 +50,12 @@ class Wrapper(Loss):
             raise InputError(
                 f"loss: expected a subclass of omnitune.losses.Loss, or a module with compute_loss_from_embeddings("
                 f"embeddings, labels), got {type(loss).__module__}.{type(loss).__qualname__}"
+            )
+        if overridden(loss, "forward") and not overridden(loss, "compute_loss_from_embeddings"):
+            raise InputError(
+                f"loss: expected one without a forward of its own, because {type(self).__name__} makes the embeddings "
+                f"itself and would not call it, got {type(loss).__name__}; override compute_loss_from_embeddings("
+                f"embeddings, labels) instead"
             )
         super().__init__(model, loss.strategy)
         self.loss: Loss = loss

@@ -28,6 +28,8 @@ from omnitune.engine.fsdp_sync import whole
 from omnitune.errors import InputError
 from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
 from omnitune.losses import Loss
+from omnitune.losses.base import overridden
+from omnitune.losses.lists import holds_lists
 from omnitune.model.base import Model
 from omnitune.ops.collectives import leave_gloo_at_exit
 from omnitune.renames import renamed
@@ -40,7 +42,7 @@ from omnitune.training.distributed import average_gradients, keep_unwrapped, sha
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
 from omnitune.training.hooks import HookedTrainer
 from omnitune.training.metrics import LossParts, check_best_metric, measure
-from omnitune.types import Batch, Column, Features
+from omnitune.types import Batch, Collated, Column
 
 logger = logging.getLogger(__name__)
 
@@ -335,8 +337,10 @@ class BaseTrainer(HookedTrainer):
         """
         del num_items_in_batch
         loss = binding.for_dataset(self.loss, inputs["dataset"])
-        raw = isinstance(loss, Loss)
-        features: Sequence[Column | Features] = inputs["columns"] if raw else self._features(inputs["columns"])
+        columns: Sequence[Any] = inputs["columns"]
+        ours = isinstance(loss, Loss) and not overridden(loss, "forward")
+        flat = isinstance(loss, Loss) and loss.lists != "cells" and any(map(holds_lists, columns))
+        features = columns if ours or flat else self._features(columns)  # cells with lists are laid flat by ours alone
         value = loss(features, inputs["labels"])
         if isinstance(value, dict):
             mode = "train" if model.training else "eval"
@@ -344,11 +348,11 @@ class BaseTrainer(HookedTrainer):
             value = torch.stack(list(value.values())).sum()
         return (value, {}) if return_outputs else value
 
-    def _features(self, columns: Sequence[Column]) -> list[Features]:
+    def _features(self, columns: Sequence[Column]) -> list[Any]:
         """Ready features of every column, for a loss that calls the model itself."""
-        call = self.model.preprocess
+        call, device = self.model.preprocess, self.model.device
         made = (call(list(column.items), prompt=column.prompt, task=column.role) for column in columns)
-        return [to_device(features, self.model.device) for features in made]
+        return [Collated(to_device(one, device), column) for one, column in zip(made, columns, strict=True)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values, and with a loss the mean of each of its named parts."""

@@ -26,7 +26,7 @@ from omnitune.training.arguments import (
 )
 from omnitune.training.base import BaseTrainer
 from omnitune.training.callbacks import SpladeRegularizerWeightSchedulerCallback
-from omnitune.types import Column
+from omnitune.types import CollatedItems, Column
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class CrossEncoderTrainer(BaseTrainer):
 
     def _features(self, columns: Sequence[Column]) -> list[Any]:
         """The raw items of every column: a loss that calls a cross encoder itself makes the pairs, too."""
-        return [list(column.items) for column in columns]
+        return [CollatedItems(column) for column in columns]
 
 
 class MultiVectorEncoderTrainer(BaseTrainer):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omnitune.errors import InputError, MediaError, ModalityError, ShapeError
-from omnitune.losses.base import Loss
+from omnitune.losses.base import Loss, given_columns
 from omnitune.losses.strategies import Strategy
 from omnitune.types import Column, Embeddings, Encodes, Features, Labels
 
@@ -88,6 +88,7 @@ class PairLoss(Loss):
             A scalar, or named scalar parts whose sum is the loss.
         """
         self._expect_columns(inputs, self.columns, least=self.least, most=self.most)
+        inputs = given_columns(inputs)
         columns = [
             c if isinstance(c, Column) else Column(name=str(i), items=list(c), role=task, prompt=prompt)
             for i, c in enumerate(inputs)

@@ -126,7 +126,7 @@ class CSRLoss(Wrapper):
         ]
         parts = self.reconstruction_loss.compute_loss_from_embeddings(outputs)
         latents = [Embeddings(output["sentence_embedding"]) for output in outputs]
-        value = self.loss.objective(latents, labels)
+        value = self.loss.value_of(latents, labels)
         base = dict(value) if isinstance(value, Mapping) else {"base_loss": value}
         return {**parts, **{name: part * self.gamma for name, part in base.items()}}
 

@@ -160,7 +160,7 @@ class SpladeLoss(Wrapper):
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """The inner loss, `base_loss` unless it has parts of its own, and the weighted terms of the columns."""
-        value = self.loss.objective(embeddings, labels)
+        value = self.loss.value_of(embeddings, labels)
         parts = dict(value) if isinstance(value, Mapping) else {"base_loss": value}
         columns = [column.values for column in embeddings]
         documents = columns if self.use_document_regularizer_only else columns[1:]

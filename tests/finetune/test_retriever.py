@@ -20,7 +20,7 @@ from omnitune.finetune.dataset import prepare
 from omnitune.finetune.measure import TestSet
 from omnitune.finetune.negatives import TrainingPages
 from omnitune.finetune.pools import Pools, Source
-from omnitune.finetune.questions import Question, question_set, read_questions
+from omnitune.finetune.questions import Question, known_questions, question_set, read_questions
 from omnitune.finetune.recipe import parse_recipe
 from omnitune.finetune.retriever import RetrieverSteps
 from omnitune.finetune.rungs import describe_ladder
@@ -216,6 +216,16 @@ def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
     asked = read_questions(file)
     (tmp_path / "same.csv").write_text("question,pages\nboth,garden.pdf#1 kitchen.pdf#1\n")
     assert read_questions(tmp_path / "same.csv") == [asked[2]] == [Question("both", ("garden.pdf#1", "kitchen.pdf#1"))]
+    lines: list[str] = []
+    assert known_questions(asked, load(dataset), lines.append) == asked[:3]
+    assert lines == [
+        "1 of 4 questions are left out: one is about 'other.pdf', which is not there",
+        "Questions: 1 about held-out documents test, 1 help to choose; 1 with pages of both are left out",
+    ]
+    with pytest.raises(InputError, match=r"got 'kitchn.pdf#1' of 'kitchn.pdf', .*did you mean 'kitchen.pdf'"):
+        known_questions([Question("how?", ("kitchn.pdf#1",))], load(dataset), lines.append)
+    with pytest.raises(InputError, match="which has no page 99"):
+        known_questions([Question("how?", ("kitchen.pdf#99",))], load(dataset), lines.append)
     run = made(tmp_path / "out", dataset, model, questions=asked)
     validation, test = run.sets.validation()["questions"], run.sets.tests()["questions"]
     assert validation is not None and list(validation.queries) == ["when to sow?"]

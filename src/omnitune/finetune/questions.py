@@ -1,7 +1,7 @@
 """Questions that people bring: a file of them with the pages that answer each, split between training side and test."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import InputError
 from omnitune.finetune.measure import TestSet
 from omnitune.io import read_jsonl
+from omnitune.places import hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,40 @@ def read_questions(path: str | Path) -> list[Question]:
             raise InputError(f"questions: expected 'question' and 'pages' in every row, got {row!r} in row {number}")
         made.append(Question(text.strip(), tuple(map(str, pages))))
     return made
+
+
+def known_questions(
+    questions: Sequence[Question], dataset: DocumentDataset, log: Callable[[str], None]
+) -> list[Question]:
+    """The questions whose pages are there, and a line about what becomes of all.
+
+    Raises:
+        InputError: None is.
+    """
+    table = dataset.tables["pages"]
+    side = dict(zip(table["page_id"], table["side"], strict=True))
+    lost = [(one, page) for one in questions for page in one.pages if page not in side]
+    without = {one for one, _ in lost}
+    kept = [one for one in questions if one not in without]
+    if lost:
+        document, _, page = lost[0][1].rpartition("#")
+        names = list(dict.fromkeys(table["document"]))
+        reason = f"which has no page {page}" if document in names else f"which is not there{hint(document, names)}"
+        if not kept:
+            raise InputError(
+                f"questions: expected pages of these documents such as {dataset.page_ids[0]!r}, got {lost[0][1]!r} "
+                f"of {document!r}, {reason}"
+            )
+        log(f"{len(without)} of {len(questions)} questions are left out: one is about {document!r}, {reason}")
+    if kept:
+        sides = [{side[page] for page in one.pages} for one in kept]
+        tests, chosen = sum(one == {"test"} for one in sides), sum("test" not in one for one in sides)
+        both = len(kept) - tests - chosen
+        log(
+            f"Questions: {tests} about held-out {dataset.kind.words.document}s test, {chosen} help to choose"
+            + (f"; {both} with pages of both are left out" if both else "")
+        )
+    return kept
 
 
 def question_set(

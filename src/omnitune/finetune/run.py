@@ -30,7 +30,7 @@ from omnitune.finetune.dataset import as_given, kind_of_folder, prepare_step, re
 from omnitune.finetune.feedback import divide, encode_votes, read_votes
 from omnitune.finetune.fit import epochs_of, train_on
 from omnitune.finetune.measure import TEST_FILES, base_inputs, encode_test, has_text, save_test
-from omnitune.finetune.questions import read_questions
+from omnitune.finetune.questions import known_questions, read_questions
 from omnitune.finetune.recipe import Recipe, load_recipe
 from omnitune.finetune.rerank import RerankerSteps
 from omnitune.finetune.results import RunResults, make_report
@@ -177,6 +177,7 @@ def finetune(
         if (reranker or distill) and settings.reranker.model:
             resolve(settings.reranker.model, HubOptions())
         dataset = as_given(prepare_step(steps, folder, settings, log), chosen)
+        brought = known_questions(brought, dataset, log)
         encode_with_base(steps, chosen, dataset, log)
         encode_text_layer(steps, chosen, dataset, log)
         divided = None if votes is None else divide(votes, dataset, log)

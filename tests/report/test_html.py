@@ -283,7 +283,7 @@ def test_a_ladder_takes_the_headline(report):
         wall=(21.4, 30.2),
     )  # fmt: skip
     html = render_report(replace(report, ladder=ladder))
-    assert "on documents that no choice and no training saw, the chosen retriever is better on 258 titles" in html
+    assert "on one document that no choice and no training saw, the chosen retriever is better on 258 titles" in html
     assert "(NDCG@10 0.953 against 0.752, " in html and "): deploy late." in html
     for said in (
         "how &lt;much&gt;",

@@ -122,8 +122,15 @@ class Ladder:
     wall: tuple[float, float] | None = None
 
 
-def ladder_sentence(ladder: Ladder, metric: str, words: Words) -> str:
-    """Say whether the chosen retriever is worth deploying instead of lexical search, on titles and on questions."""
+def ladder_sentence(ladder: Ladder, metric: str, words: Words, tested: str) -> str:
+    """Say whether the chosen retriever is worth deploying instead of lexical search, on titles and on questions.
+
+    Args:
+        ladder: The retrievers.
+        metric: Its name.
+        words: What documents and pages are called.
+        tested: The held-out documents in words: "3 documents".
+    """
     assert ladder.headline is not None, "the sentence compares with lexical search"
     if any(rung.chosen and rung.titles.difference is None for rung in ladder.rungs):
         return f"Lexical search is enough for these {words.document}s: {ladder.why}"
@@ -147,6 +154,6 @@ def ladder_sentence(ladder: Ladder, metric: str, words: Words) -> str:
     elif "worse" in verdicts:
         advice = "look at the queries below before deploying it"
     return (
-        f"Against lexical search, on {words.document}s that no choice and no training saw, the chosen retriever is "
+        f"Against lexical search, on {tested} that no choice and no training saw, the chosen retriever is "
         f"{' and '.join(parts)}: {advice}."
     )

@@ -272,7 +272,13 @@ class Report:
                 return f"{found}: {unclear}"
             seen = f"on {words.document}s it never saw in training"
             return f"{found}: the finetuned model finds the right {words.page} {contrast.verdict}, {seen}."
-        return ladder_sentence(self.ladder, self.metric, self.words)
+        return ladder_sentence(self.ladder, self.metric, self.words, self.tested)
+
+    @property
+    def tested(self) -> str:
+        """The held-out documents in words: "one document", "3 documents"."""
+        count = sum("test" in one.split for one in self.data.documents)
+        return f"one {self.words.document}" if count == 1 else f"{count} {self.words.document}s"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dump`, images left out, the verdicts and the sentence put in."""

@@ -423,3 +423,10 @@ def test_pages_are_added_in_parts_and_a_stop_keeps_them(
     opened = Retriever.open(tmp_path)
     assert len(opened) == 10 and opened.add(pages) == 2
     assert opened.search(pages[11]["text"], top_k=1)[0].id == "c.pdf#4"
+
+
+def test_words_that_most_pages_hold_explain_nothing() -> None:
+    texts = ["grease the bearing", "heat the oven", "the oil", "the end"]
+    found = Retriever.build([{"id": f"a.pdf#{i}", "text": text} for i, text in enumerate(texts)], [LexicalStage()])
+    assert found.search("the bearing", explain=True)[0].words == ["bearing"]
+    assert found.search("the", explain=True)[0].words == ["the"]

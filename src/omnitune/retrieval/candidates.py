@@ -10,6 +10,7 @@ from omnitune.ops.bm25 import words
 from omnitune.retrieval.base import MISSING, SegmentedIndex, best_rows
 from omnitune.retrieval.hits import Hit, page_words
 from omnitune.retrieval.late_index import LateIndex
+from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.lines import LineIndex, ListingIndex
 from omnitune.retrieval.pages import PageFiles
 from omnitune.retrieval.segments import Segments
@@ -100,6 +101,7 @@ def hits_of(
     files: PageFiles,
     fusion: Fusion | None,
     rerank: RerankStage | None,
+    lexical: SegmentedIndex | None,
     explain: bool,
 ) -> list[Hit]:
     """Rank the candidates of one query, and say of each what it is and why it was found.
@@ -113,6 +115,7 @@ def hits_of(
         files: Their images, for places of words.
         fusion: How scores become one; None where there is one stage.
         rerank: Orders the first candidates anew.
+        lexical: Index of words, where there is one: it knows which of them tell pages apart.
         explain: Whether hits say which stage and which words found them.
     """
     kinds = list(scores)
@@ -129,7 +132,9 @@ def hits_of(
         order = np.concatenate([order[:depth][first], order[depth:]])
         final = np.concatenate([made[first], final[depth:]])
         reranked = {int(rows[place]): float(score) for place, score in zip(order, made[first], strict=False)}
-    asked, hits = set(words(query) if isinstance(query, str) else ()), []
+    telling = lexical.telling if isinstance(lexical, LexicalIndex) else words
+    asked = set(telling(query)) if explain and isinstance(query, str) else set()
+    hits = []
     for rank, (place, score) in enumerate(zip(order[:top_k], final, strict=False), start=1):
         row = int(rows[place])
         entry, details = segments.entry(row), segments.details(row)

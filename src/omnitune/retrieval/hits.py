@@ -28,7 +28,8 @@ class Hit:
         text: Of the page.
         stages: Score by every stage, when explained.
         ranks: Rank by every stage among the candidates, 1 for the best, when explained.
-        words: Words of the query that the page's text holds, when explained.
+        words: Words of the query that the page's text holds and, with a lexical stage, half of the pages lack; when
+            explained.
         boxes: `[word, left, top, right, bottom]` of those words on the page in fractions of its width and height, when
             explained and where they are known: kept in the index, or beside the page's image.
 

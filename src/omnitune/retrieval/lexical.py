@@ -100,6 +100,17 @@ class LexicalIndex(SegmentedIndex):
             for query in ([queries] if isinstance(queries, str) else queries)
         ]
 
+    def telling(self, query: str) -> set[str]:
+        """Words of a query that at most half of the pages hold; all of its words where that leaves none."""
+        asked = set(self.tokenize(query))
+        parts, half = self.segments.parts, sum(int(part.alive.sum()) for part in self.segments.parts) / 2
+        rare = {
+            word
+            for word in asked
+            if sum(int(part.alive[self._postings(part, word)[0]].sum()) for part in parts) <= half
+        }
+        return rare or asked
+
     def _scores_of(
         self,
         query: str,

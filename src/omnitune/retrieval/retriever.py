@@ -22,6 +22,7 @@ from omnitune.places import RETRIEVER
 from omnitune.retrieval.base import SegmentedIndex, check_top_k
 from omnitune.retrieval.candidates import hits_of, propose
 from omnitune.retrieval.hits import Hit
+from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import PageFiles, as_page, pages_of_folder, value_of
 from omnitune.retrieval.retriever_card import render_retriever_card
@@ -450,6 +451,7 @@ class Retriever:
                 files=self.files,
                 fusion=self.fusion,
                 rerank=self.rerank,
+                lexical=self.indexes.get(LexicalIndex.kind),
                 explain=explain,
             )
             for one, (candidates, scores) in zip(queries, proposed, strict=True)

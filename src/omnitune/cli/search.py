@@ -46,8 +46,11 @@ def search(
         console.only_our_bars(with_datasets=False)
         _with_retriever(place, words, top_k, document, explain, html)
     elif len(words) < 2:
+        made = (
+            "" if Path(source).exists() else f", where nothing is; omnitune finetune DOCUMENTS --out {source} makes one"
+        )
         raise InputError(
-            f"SOURCE: expected a folder with a retriever for one query, got {source}; with a model the order is "
+            f"SOURCE: expected a folder with a retriever for one query, got {source}{made}; with a model the order is "
             'omnitune search MODEL DATASET "QUERY"'
         )
     elif document or explain:

@@ -9,6 +9,7 @@ import typer
 
 from omnitune import places
 from omnitune.cli import console
+from omnitune.errors import CheckpointNotFoundError
 
 
 def serve(
@@ -39,7 +40,13 @@ def serve(
 
     sleep_soon(os.environ)
     if places.retriever_folder(source) is None and not (Path(source) / "model" / "modules.json").is_file():
-        places.expect_model(source)
+        try:
+            places.expect_model(source)
+        except CheckpointNotFoundError as error:
+            said = str(error).removeprefix("model_name_or_path: ")
+            raise CheckpointNotFoundError(
+                f"SOURCE: {said}; omnitune finetune DOCUMENTS --out {source} makes a run to serve"
+            ) from error
     if reranker is not None:
         places.expect_model(reranker)
     for package in ("starlette", "uvicorn"):
@@ -51,6 +58,7 @@ def serve(
     from omnitune.serve import run
 
     console.only_our_bars(with_datasets=False)
+    console.say(f"Opening {source}")
     served = run.open_served(source, reranker=reranker, documents=documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if served.retriever is not None:

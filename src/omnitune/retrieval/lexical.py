@@ -18,6 +18,9 @@ from omnitune.retrieval.arrays import Array
 from omnitune.retrieval.base import MISSING, SegmentedIndex
 from omnitune.retrieval.segments import Part, Segments
 
+FEW = 20
+"""Pages below which no word counts as common."""
+
 
 class LexicalIndex(SegmentedIndex):
     """Texts of documents, compared by BM25.
@@ -101,15 +104,14 @@ class LexicalIndex(SegmentedIndex):
         ]
 
     def telling(self, query: str) -> set[str]:
-        """Words of a query that at most half of the pages hold; all of its words where that leaves none."""
+        """Words of a query that at most half of the pages hold; all of its words where that leaves none.
+
+        So are those of few pages: half of them says nothing about a word.
+        """
         asked = set(self.tokenize(query))
-        parts, half = self.segments.parts, sum(int(part.alive.sum()) for part in self.segments.parts) / 2
-        rare = {
-            word
-            for word in asked
-            if sum(int(part.alive[self._postings(part, word)[0]].sum()) for part in parts) <= half
-        }
-        return rare or asked
+        parts, total = self.segments.parts, sum(int(part.alive.sum()) for part in self.segments.parts)
+        held = {word: sum(int(part.alive[self._postings(part, word)[0]].sum()) for part in parts) for word in asked}
+        return {word for word in asked if 2 * held[word] <= total or total < FEW} or asked
 
     def _scores_of(
         self,

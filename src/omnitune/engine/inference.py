@@ -72,7 +72,7 @@ def make_request(
     accepted = model.get_model_kwargs()
     unknown = sorted(set(kwargs) - set(accepted))
     if unknown:
-        known = ["task", "processing_kwargs", *(name for name in accepted if name.isidentifier())]
+        known = ["task", "processing_kwargs", *accepted]
         near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"besides those of its signature it takes {', '.join(known)}"
         raise InputError(f"encode: got the unknown argument {', '.join(map(repr, unknown))}; {hint}")

@@ -289,7 +289,7 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     def get_model_kwargs(self) -> list[str]:
         """Names of extra arguments that `encode` passes on to the modules."""
         names: set[str] = set()
-        for name, module in self.named_modules():
+        for name, module in list(self.named_modules())[1:]:  # the model's own `forward_kwargs` goes by module
             names |= set(self.forward_kwargs.get(name, ())) | set(getattr(module, "forward_kwargs", None) or ())
         return sorted(names - {"modality"})
 

@@ -21,6 +21,7 @@ from omnitune._version import __version__
 from omnitune.errors import CheckpointError
 from omnitune.model.family import DENSE, Family
 from omnitune.modules import files, registry
+from omnitune.modules.base import write_module
 from omnitune.modules.loading import upstream
 from omnitune.modules.tasks import TransformerTask
 from omnitune.modules.transformer import Transformer
@@ -307,7 +308,7 @@ def save(
             in_root = index == 0 and getattr(module, "save_in_root", False)
             path = "" if in_root else f"{index}_{type(module).__name__}"
             (fresh / path).mkdir(exist_ok=True)
-            module.save(str(fresh / path), safe_serialization=safe_serialization)  # type: ignore[operator]
+            write_module(module, fresh / path, safe_serialization=safe_serialization)
             if registry.is_remote(module):
                 custom_object_save(module, str(fresh))
             entry: dict[str, Any] = {"idx": index, "name": name, "path": path, "type": registry.type_of(module)}

@@ -64,6 +64,11 @@ class OldNames(Base):
     def _target_device(self) -> torch.device:
         return self.device
 
+    @_target_device.setter
+    def _target_device(self, device: torch.device | str | int) -> None:
+        say_once("model._target_device = device is called model.to(device) now")
+        self.to(device)
+
     def _first_module(self) -> nn.Module:
         return next(iter(self.children()))
 

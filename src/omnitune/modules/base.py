@@ -6,8 +6,10 @@ A `Module` maps features to features and writes itself to a folder. An `InputMod
 module after it.
 """
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -243,7 +245,7 @@ class InputModule(Module):
         inputs: Sequence[Any],
         prompt: str | None = None,
         *,
-        modality: Modality | None = None,
+        modality: Modality | None = None,  # noqa: ARG002 - for subclasses
         task: str | None = None,
         **kwargs: Any,
     ) -> Features:
@@ -258,8 +260,15 @@ class InputModule(Module):
 
         Raises:
             ModalityError: The module does not take such items.
+            NotImplementedError: A subclass has neither this nor `tokenize`.
         """
-        raise NotImplementedError
+        if type(self).tokenize is InputModule.tokenize:
+            raise NotImplementedError(
+                f"{type(self).__name__}: expected a method preprocess(inputs, prompt=None, **kwargs) that makes "
+                "features of inputs, got none; write one"
+            )
+        said = {} if task is None else {"task": task}
+        return ask_foreign(self.tokenize, inputs, prompt, **said, **kwargs)  # as modules before 5.4 have it
 
     def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> Features:
         """Features of inputs; today `preprocess`."""
@@ -272,6 +281,51 @@ class InputModule(Module):
             self.tokenizer.save(str(Path(output_path) / "tokenizer.json"), **kwargs)
         else:
             self.tokenizer.save_pretrained(output_path, **kwargs)
+
+
+def ask_foreign(
+    make: Callable[..., Mapping[str, Any]], inputs: Sequence[Any], prompt: str | None, **kwargs: Any
+) -> Features:
+    """Features made by a method of foreign code, which gets those of the arguments that its signature names.
+
+    Args:
+        make: Takes inputs, and whatever else.
+        inputs: Loaded items.
+        prompt: Text put before every item: by the method where it takes it, else here.
+        **kwargs: Further arguments, such as `task`.
+    """
+    named, anything = _parameters(getattr(make, "__func__", make))
+    tokenizes = getattr(make, "__name__", "") == "tokenize"  # from before prompts came in an argument of their own
+    offered: dict[str, Any] = kwargs if tokenizes else {"prompt": prompt, **kwargs}
+    if not anything:
+        offered = {name: value for name, value in offered.items() if name in named}
+    if prompt and "prompt" not in offered:
+        inputs = [
+            prompt + item
+            if isinstance(item, str)
+            else (prompt + item[0], *item[1:])
+            if isinstance(item, tuple)
+            else item
+            for item in inputs
+        ]
+    return dict(make(inputs, **offered))
+
+
+@lru_cache(maxsize=256)
+def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Names of a function's parameters, and whether it takes any other by name."""
+    parameters = inspect.signature(function).parameters
+    return frozenset(parameters), any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def write_module(module: nn.Module, folder: Path, *, safe_serialization: bool) -> None:
+    """Let a module write itself into a folder; a user's own may take nothing but the path."""
+    save: Any = module.save
+    named, anything = _parameters(getattr(save, "__func__", save))
+    if anything or "safe_serialization" in named:
+        save(str(folder), safe_serialization=safe_serialization)
+    else:
+        save(str(folder))
 
 
 @runtime_checkable

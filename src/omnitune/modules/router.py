@@ -14,7 +14,7 @@ from omnitune.inputs.cost import CostRule
 from omnitune.inputs.detect import MEDIA
 from omnitune.inputs.sampling import Sampling
 from omnitune.modules import files, registry
-from omnitune.modules.base import InputModule, Module, loaded_modality
+from omnitune.modules.base import InputModule, Module, loaded_modality, write_module
 from omnitune.modules.sequence import (
     first_input_module,
     last_dimension,
@@ -271,7 +271,7 @@ class Router(InputModule):
                 types[name] = registry.type_of(module)
                 folder = Path(output_path) / name
                 folder.mkdir(parents=True, exist_ok=True)
-                module.save(str(folder), safe_serialization=safe_serialization)  # type: ignore[operator]
+                write_module(module, folder, safe_serialization=safe_serialization)
         parameters = {**self.get_config_dict(), "route_mappings": {str(k): r for k, r in self.route_mappings.items()}}
         content = {"types": types, "structure": structure, "parameters": parameters}
         files.write_json(Path(output_path) / self.config_file_name, content)

@@ -12,8 +12,11 @@ from omnitune.inputs.cost import AudioRule, CostRule, ImageRule, VideoRule
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
-from omnitune.modules.base import InputModule, Reader, loaded_modality
+from omnitune.modules.base import OLD_METHODS, InputModule, Reader, ask_foreign, loaded_modality
 from omnitune.types import Features, Modality
+
+DIMENSION = ("get_embedding_dimension", *OLD_METHODS)
+"""Names of the method by which a module says its dimensions, today's first."""
 
 UNREAD = 512
 """Tokens that media are taken to become when they are read, where texts are not cut."""
@@ -21,8 +24,13 @@ UNREAD = 512
 
 def last_dimension(modules: Sequence[nn.Module]) -> int | None:
     """Dimensions of the vectors that modules in order give: those of the last one that says, or None."""
-    known = (getattr(module, "get_embedding_dimension", lambda: None)() for module in reversed(modules))
-    return next((int(dim) for dim in known if dim is not None), None)
+    for module in reversed(modules):
+        # Today's name first: a module of ours answers to the older ones too, with a warning.
+        say = next((each for name in DIMENSION if callable(each := getattr(module, name, None))), None)
+        dim = None if say is None else say()
+        if dim is not None:
+            return int(dim)
+    return None
 
 
 def preprocess_through(
@@ -50,7 +58,7 @@ def preprocess_through(
         if isinstance(module, Reader):
             inputs, modality = _read(module, inputs, modality)
         elif isinstance(module, InputModule):
-            return module.preprocess(inputs, prompt, modality=modality, **kwargs)
+            return ask_foreign(module.preprocess, inputs, prompt, modality=modality, **kwargs)
         else:
             return _foreign_features(module, inputs, prompt, **kwargs)
     raise InputError(f"modules: expected an input module after the readers {[type(m).__name__ for m in modules]}")
@@ -58,10 +66,9 @@ def preprocess_through(
 
 def _foreign_features(module: Any, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> Features:
     """Features made by a module of foreign code, which knows no modality; from before version 5.4 it tokenizes."""
-    if callable(getattr(module, "preprocess", None)):
-        return dict(module.preprocess(inputs, prompt=prompt, **kwargs))
-    if callable(getattr(module, "tokenize", None)):
-        return dict(module.tokenize([(prompt or "") + text for text in inputs]))
+    for name in ("preprocess", "tokenize"):
+        if callable(getattr(module, name, None)):
+            return ask_foreign(getattr(module, name), inputs, prompt, **kwargs)
     raise InputError(
         f"modules: expected an input module (such as Transformer) first or after readers, got {type(module).__name__}"
     )

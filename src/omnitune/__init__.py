@@ -6,6 +6,7 @@ Every name is imported when first used, so `import omnitune` costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from omnitune import module_paths as _module_paths
 from omnitune._version import __version__
 
 _HOME = {
@@ -53,6 +54,9 @@ _LEFT_OUT = {
             "export_static_quantized_openvino_model",
         ),
         "use the command: omnitune export MODEL --to onnx [--int8], or --to openvino",
+    ),
+    **dict.fromkeys(
+        ("load_onnx_model", "load_openvino_model"), 'use the argument backend="onnx" or "openvino" of a model'
     ),
 }
 """Names of the rival's that are left out, and what takes their place."""
@@ -141,3 +145,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_module_paths.install()

@@ -44,6 +44,7 @@ __all__ = [
     "WordEmbeddings",
     "WordWeights",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths
 
 
 def __getattr__(name: str) -> Any:

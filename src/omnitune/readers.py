@@ -19,3 +19,4 @@ __all__ = [
     "STSDataReader",
     "TripletReader",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

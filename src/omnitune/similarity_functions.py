@@ -14,6 +14,7 @@ from omnitune.ops.similarity import (
     pairwise_manhattan_sim,
 )
 from omnitune.ops.similarity import cos_sim as pytorch_cos_sim
+from omnitune.ops.token_similarity import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 
 __all__ = [
     "SimilarityFunction",
@@ -21,6 +22,10 @@ __all__ = [
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
+    "maxsim",
+    "maxsim_pairwise",
+    "mean_maxsim",
+    "mean_maxsim_pairwise",
     "normalize_embeddings",
     "pairwise_angle_sim",
     "pairwise_cos_sim",

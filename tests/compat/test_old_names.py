@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import omnitune
 from omnitune import CrossEncoder, InputExample, SentenceTransformer, losses, renames, util
+from omnitune.data_collator import SentenceTransformerDataCollator
 from omnitune.datasets import NoDuplicatesDataLoader, ParallelSentencesDataset, SentenceLabelDataset
 from omnitune.errors import InputError, MissingExtraError
 from omnitune.models import Pooling, Transformer
@@ -215,3 +216,27 @@ def test_small_functions(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "y.txt").read_text() == "hello"
     with util.disable_logging(), util.disable_datasets_caching():
         logging.getLogger("omnitune").error("not seen")
+
+
+def test_older_verbs_of_every_family(tiny_bert: Path) -> None:
+    sparse = omnitune.SparseEncoder(str(tiny_bert), device="cpu")
+    late = omnitune.MultiVectorEncoder(str(tiny_bert), device="cpu")
+    for encoder in (sparse, late):
+        assert torch.equal(encoder.tokenize(["a"])["input_ids"], encoder.preprocess(["a"])["input_ids"])
+        assert encoder.get_max_seq_length() == encoder.max_seq_length
+    with pytest.warns(FutureWarning, match="use get_embedding_dimension"):
+        assert sparse.get_sentence_embedding_dimension() == sparse.get_embedding_dimension()
+
+
+def test_a_collator_of_a_preprocess_function_is_refused() -> None:
+    with pytest.raises(InputError, match=r"got a function; .* leave the preprocess function out"):
+        SentenceTransformerDataCollator(len)  # type: ignore[arg-type]
+
+
+def test_the_title_that_the_data_gives_comes_first(
+    model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.model_card_data, "model_name", "My model")
+    model.save_pretrained(str(tmp_path), "my-name")
+    assert "\n# My model\n" in (tmp_path / "README.md").read_text()
+    assert omnitune.SentenceTransformerModelCardData(language="en").language == ["en"]

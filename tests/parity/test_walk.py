@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,10 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+import omnitune
+
 TEXT = (Path(__file__).parents[2] / "COMPATIBILITY.md").read_text()
 NAMED = {word for quoted in re.findall(r"`([^`]+)`", TEXT) for word in re.findall(r"[\w.]+", quoted)}
-
-OTHER_ROOMS = re.compile(r"\.(sparse_encoder|multi_vector_encoder|backend)(\.|$)")
-"""Families and exports that have lists of their own."""
 
 OTHER_FAMILIES = ("MultiVector", "Sparse")
 """Classes whose attributes are compared where these families are tested."""
@@ -75,15 +75,57 @@ def test_every_name(path: str) -> None:
 
 @pytest.mark.parity
 def test_every_module() -> None:
+    """Each module of ST, its older paths included, is one here and has the public names that ST defines in it."""
     st = pytest.importorskip("sentence_transformers")
+    older = importlib.import_module("sentence_transformers.util.deprecated_import").DEPRECATED_MODULE_PATHS
+    walked = [found.name for found in pkgutil.walk_packages(st.__path__, "sentence_transformers.")]
     absent = []
-    for found in pkgutil.walk_packages(st.__path__, "sentence_transformers."):
-        if OTHER_ROOMS.search(found.name):
-            continue
-        ours = found.name.replace("sentence_transformers", "omnitune", 1)
-        try:
-            importlib.import_module(ours)
-        except ModuleNotFoundError:
-            if ours.removeprefix("omnitune.").rpartition(".")[0] + ".*" not in TEXT:
-                absent.append(ours.removeprefix("omnitune."))
-    assert absent == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in {*walked, *older}:
+            ours = path.replace("sentence_transformers", "omnitune", 1)
+            if ours.removeprefix("omnitune.") in NAMED:
+                continue
+            theirs = importlib.import_module(path)
+            home = {theirs.__name__, older.get(path)}
+            names = [n for n, v in vars(theirs).items() if n[0] != "_" and getattr(v, "__module__", "") in home]
+            for name in {*names} - NAMED or {"__name__"}:
+                try:
+                    __import__(ours, fromlist=[name])
+                    getattr(sys.modules[ours], name)
+                except (ImportError, AttributeError) as error:
+                    if "on purpose" not in str(error):
+                        absent.append(f"{ours.removeprefix('omnitune.')}: {name}")
+    assert sorted(absent) == []
+
+
+def test_an_older_path_has_the_class_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("omnitune.losses.CosineSimilarityLoss", "omnitune.SentenceTransformer"):
+        monkeypatch.delitem(sys.modules, path, raising=False)
+    with pytest.warns(DeprecationWarning, match=r"omnitune\.losses\.CosineSimilarityLoss is deprecated") as caught:
+        older = importlib.import_module("omnitune.losses.CosineSimilarityLoss")
+    assert older.CosineSimilarityLoss is omnitune.losses.CosineSimilarityLoss
+    assert inspect.isclass(omnitune.losses.CosineSimilarityLoss)
+    with pytest.warns(DeprecationWarning):
+        from omnitune.SentenceTransformer import SentenceTransformer  # type: ignore[import-not-found]
+    assert SentenceTransformer is omnitune.SentenceTransformer and caught[0].filename == importlib.__file__
+    for path in ("omnitune.losses.CosineLoss", "omnitune.models.Retriever", "omnitune.trainers"):
+        with pytest.raises(ModuleNotFoundError, match=path):
+            importlib.import_module(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from omnitune import export_optimized_onnx_model",
+        "from omnitune.backend import export_dynamic_quantized_onnx_model",
+        "from omnitune.losses import ContrastiveTensionDataLoader",
+        "from omnitune.sentence_transformer.losses import ContrastiveTensionDataLoader",
+        "from omnitune.util import import_from_string",
+        "from omnitune.models import LSTM",
+    ],
+)
+def test_from_import_says_what_to_use_instead(line: str) -> None:
+    with pytest.raises(ImportError, match=r"on purpose: \w+"):
+        exec(line)
+    assert not hasattr(omnitune, "export_optimized_onnx_model")

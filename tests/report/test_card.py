@@ -66,7 +66,7 @@ def test_front_matter_is_what_the_hub_reads() -> None:
     found = front(card.render(trained(), FACTS))
     assert found["library_name"] == "sentence-transformers"
     assert found["base_model"] == "nreimers/MiniLM"
-    assert found["license"] == "apache-2.0" and found["language"] == "en"
+    assert found["license"] == "apache-2.0" and found["language"] == ["en"]
     assert found["pipeline_tag"] == "sentence-similarity"
     assert found["metrics"] == ["map", "ndcg"]
     assert {"sentence-transformers", "sentence-similarity", "feature-extraction", "omnitune"} <= set(found["tags"])

@@ -245,7 +245,7 @@ def test_a_card_on_demand(model: SentenceTransformer, pairs: Pairs, arguments: A
     trainer = Trainer(model=model, args=arguments(), train_dataset=pairs(), loss=losses.CoSENTLoss)
     trainer.create_model_card(language="de", license="mit", tags="manuals", model_name="Pages")
     text = (Path(trainer.args.output_dir) / "README.md").read_text()
-    assert all(part in text for part in ("language: de", "license: mit", "- manuals", "# Pages"))
+    assert all(part in text for part in ("language:\n- de", "license: mit", "- manuals", "# Pages"))
 
 
 def test_a_stream_trains(model: SentenceTransformer, pairs: Pairs, arguments: Arguments) -> None:

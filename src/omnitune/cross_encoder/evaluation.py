@@ -27,3 +27,4 @@ __all__ = [
     "CrossEncoderNanoBEIREvaluator",
     "CrossEncoderRerankingEvaluator",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

@@ -2,3 +2,5 @@
 
 from omnitune.losses.cross_encoder import *  # noqa: F403  # the room's __all__ is the list
 from omnitune.losses.cross_encoder import __all__ as __all__
+
+__path__: list[str] = []  # older paths lie below: see module_paths

@@ -4,3 +4,4 @@ from omnitune.modules import Dense, InputModule, LogitScore, Module, Router, Tra
 from omnitune.modules import Router as Asym
 
 __all__ = ["Asym", "Dense", "InputModule", "LogitScore", "Module", "Router", "Transformer"]
+__path__: list[str] = []  # older paths lie below: see module_paths

@@ -49,6 +49,18 @@ class Collator:
     max_length: int | Mapping[str, int] | None = None
     _known: set[tuple[str, ...]] = field(default_factory=set, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse the function that Sentence Transformers' collators take first.
+
+        Raises:
+            InputError: `valid_label_columns` is a function.
+        """
+        if callable(self.valid_label_columns):
+            raise InputError(
+                "valid_label_columns: expected names of columns, got a function; batches are raw columns here and the "
+                "model preprocesses them itself, so leave the preprocess function out: Collator()"
+            )
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Collate rows of one dataset.
 

@@ -1,5 +1,7 @@
 """Losses: each is one objective on embeddings, times a strategy that obtains them."""
 
+from typing import TYPE_CHECKING, Any
+
 from omnitune.losses.adaptive_layer import AdaptiveLayerLoss, Matryoshka2dLoss
 from omnitune.losses.base import Loss
 from omnitune.losses.batch_triplet import (
@@ -28,6 +30,7 @@ from omnitune.losses.softmax import SoftmaxLoss
 from omnitune.losses.strategies import Strategy
 from omnitune.losses.triplet import TripletDistanceMetric, TripletLoss
 from omnitune.losses.wrappers import MatryoshkaLoss
+from omnitune.renames import missing
 
 __all__ = [
     "AdaptiveLayerLoss",
@@ -65,3 +68,16 @@ __all__ = [
     "TripletDistanceMetric",
     "TripletLoss",
 ]
+
+LEFT_OUT = {
+    "ContrastiveTensionDataLoader": (
+        "ContrastiveTensionLoss takes two columns of texts and finds the equal ones itself; make the rows with "
+        "datasets.Dataset.from_dict"
+    )
+}
+"""Names that are left out, and what takes their place."""
+
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        raise missing(f"module {__name__!r}", name, LEFT_OUT)

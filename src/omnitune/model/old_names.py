@@ -37,7 +37,30 @@ LEFT_OUT = {
 """Verbs that are left out, and what takes their place."""
 
 
-class OldNames(Base):
+class OldInputs(Base):
+    """Older spellings that every family has; stands before `torch.nn.Module` among the bases of a class."""
+
+    def get_max_seq_length(self) -> int | None:
+        """Tokens after which text is cut; today `max_seq_length`."""
+        return self.max_seq_length
+
+    def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Features of inputs; today `preprocess`."""
+        say_once("model.tokenize is called model.preprocess now")
+        return self.preprocess(texts, **kwargs)
+
+
+class OldDimension(Base):
+    """The older spelling of an embedding's dimension."""
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Dimension of an embedding; today `get_embedding_dimension`."""
+        deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
+        dimension: int | None = cast(Any, self).get_embedding_dimension()
+        return dimension
+
+
+class OldNames(OldInputs):
     """Older spellings of a model's verbs; stands before `torch.nn.Module` among the bases of a class."""
 
     def __getattr__(self, name: str) -> Any:
@@ -74,15 +97,6 @@ class OldNames(Base):
 
     def _last_module(self) -> nn.Module:
         return list(self.children())[-1]
-
-    def get_max_seq_length(self) -> int | None:
-        """Tokens after which text is cut; today `max_seq_length`."""
-        return self.max_seq_length
-
-    def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Features of inputs; today `preprocess`."""
-        say_once("model.tokenize is called model.preprocess now")
-        return self.preprocess(texts, **kwargs)
 
     def is_singular_input(self, inputs: Any) -> bool:
         """Tell whether `inputs` are one input and not a list of them."""
@@ -186,19 +200,13 @@ class OldNames(Base):
         return getattr(importlib.import_module(module), single if cls.family.arity == 1 else pair)
 
 
-class DenseOldNames(OldNames):
+class DenseOldNames(OldDimension, OldNames):
     """Older spellings of a dense encoder's verbs."""
 
     @property
     def SUPPORTED_SIMILARITY_FN_NAMES(self) -> list[str]:  # noqa: N802 - the rival's name
         """Similarities that embeddings of the family have."""
         return list(self.family.similarities)
-
-    def get_sentence_embedding_dimension(self) -> int | None:
-        """Dimension of an embedding; today `get_embedding_dimension`."""
-        deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
-        dimension: int | None = self._today.get_embedding_dimension()
-        return dimension
 
     @contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:

@@ -15,3 +15,4 @@ __all__ = [
     "MultiVectorRerankingEvaluator",
     "MultiVectorTripletEvaluator",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

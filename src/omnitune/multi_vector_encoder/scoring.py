@@ -27,3 +27,4 @@ __all__ = [
     "xtr_scores",
     "xtr_scores_pairwise",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

@@ -66,6 +66,10 @@ class SentenceTransformerModelCardData:
     training: TrainingFacts | None = dataclasses.field(default=None, init=False, repr=False)
     evaluations: dict[str, EvaluationFacts] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Keep languages as a list."""
+        self.set_language(self.language)
+
     def set_model_id(self, model_id: str) -> None:
         """Set the repository."""
         self.model_id = model_id
@@ -75,9 +79,9 @@ class SentenceTransformerModelCardData:
         del revision
         self.base_model = model_id
 
-    def set_language(self, language: str | list[str]) -> None:
+    def set_language(self, language: str | list[str] | None) -> None:
         """Set the language, or several."""
-        self.language = language
+        self.language = [language] if isinstance(language, str) else language
 
     def set_license(self, license: str) -> None:
         """Set the licence."""
@@ -168,7 +172,7 @@ def write(
     Args:
         model: The model; its `model_card_data` and public properties are read.
         folder: The model's directory.
-        model_name: Title, or repository where it contains a slash; None takes what the data says.
+        model_name: Title, or repository where it contains a slash; what the data says comes first.
         train_datasets: Names of training datasets to add.
     """
     data = dataclasses.replace(model.model_card_data)
@@ -177,7 +181,7 @@ def write(
     if model_name and "/" in model_name:
         data.model_id = data.model_id or model_name
     elif model_name:
-        data.model_name = model_name
+        data.model_name = data.model_name or model_name
     data.train_datasets = [*data.train_datasets, *({"name": name} for name in train_datasets or [])]
     with writing(folder / "README.md") as path:
         path.write_text(render(data, facts_of(model)), encoding="utf-8")
@@ -289,7 +293,7 @@ def _base(data: SentenceTransformerModelCardData) -> str:
 
 
 def _details(data: SentenceTransformerModelCardData, facts: ModelFacts) -> str:
-    language = ", ".join([data.language] if isinstance(data.language, str) else data.language or [])
+    language = ", ".join(data.language or [])
     rows = {
         "Model type": " ".join([*facts.kinds, "Sparse Encoder"]) if facts.kinds else facts.family,
         "Base model": _base(data) if data.base_model else None,

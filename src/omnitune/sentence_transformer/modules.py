@@ -7,6 +7,8 @@ from omnitune.models import LEFT_OUT
 from omnitune.models import __all__ as __all__
 from omnitune.renames import missing
 
+__path__: list[str] = []  # older paths lie below: see module_paths
+
 
 def __getattr__(name: str) -> Any:
     raise missing(f"module {__name__!r}", name, LEFT_OUT)

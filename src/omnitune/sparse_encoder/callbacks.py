@@ -3,3 +3,4 @@
 from omnitune.training.callbacks import SchedulerType, SpladeRegularizerWeightSchedulerCallback
 
 __all__ = ["SchedulerType", "SpladeRegularizerWeightSchedulerCallback"]
+__path__: list[str] = []  # older paths lie below: see module_paths

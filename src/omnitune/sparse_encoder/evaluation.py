@@ -23,3 +23,4 @@ __all__ = [
     "SparseTranslationEvaluator",
     "SparseTripletEvaluator",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

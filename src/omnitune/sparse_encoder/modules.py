@@ -25,3 +25,4 @@ __all__ = [
     "SpladePooling",
     "Transformer",
 ]
+__path__: list[str] = []  # older paths lie below: see module_paths

@@ -21,7 +21,8 @@ def with_nouns(params: list[Any], ctx: Any) -> list[Any]:
             name = param.name.upper() + ("..." if param.nargs != 1 else "")
             param.metavar = name
             param.display_type_rich = lambda **_: None
-            param._usage_display_name = lambda name=name, needed=param.required: name if needed else f"[{name}]"
+            usage = [name if param.required else f"[{name}]"]
+            param.get_usage_pieces = lambda _, usage=usage: usage
         elif getattr(param, "is_flag", False):
             param.metavar = ""
         elif param.metavar is None:

@@ -138,6 +138,11 @@ def test_late_interaction_at_all_routes(model: SentenceTransformer) -> None:
         assert "dimensions: expected none" in error(f"{url}/v1/embeddings", input="a", dimensions=4)
 
 
+def test_a_model_that_cuts_nothing_states_no_limit(st_static: Path) -> None:
+    with running(Served("static", encoder=SentenceTransformer(str(st_static), device="cpu"))) as (url, _):
+        assert httpx.get(f"{url}/info").json()["max_input_tokens"] is None
+
+
 def test_sparse_at_all_routes(tiny_masked_bert: Path) -> None:
     sparse = SparseEncoder(str(tiny_masked_bert), device="cpu")
     with running(Served("sparse", encoder=sparse)) as (url, _):

@@ -283,11 +283,11 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _abandoned(folder: Path) -> bool:
     """Tell whether nobody holds a folder or file any more; where that cannot be told, somebody does."""
-    if fcntl is None or time.time() - folder.stat().st_mtime < JUST_MADE:
-        return False
     try:
+        if fcntl is None or time.time() - folder.stat().st_mtime < JUST_MADE:
+            return False
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
+    except OSError:  # another process has just renamed or removed it
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,7 +32,7 @@ def json_text(value: Any, name: str, **options: Any) -> str:
     except ValueError as error:
         if not str(error).startswith("Out of range float"):  # a circle
             raise
-        place, number = next(_not_finite(value))
+        place, number = next(_not_finite(value), ("a key", "one"))
         raise InputError(f"{name}: expected finite numbers, got {number} at {place!r}") from error
     try:
         text.encode()

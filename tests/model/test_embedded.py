@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from omnitune import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
@@ -19,6 +20,13 @@ def test_every_family_takes_the_word(minilm: Path, family: type, tmp_path: Path)
     assert len(given) == 2
     # peft names an adapter's base by it, and knows no embedded model.
     assert Path(model.transformers_model.config.name_or_path) == minilm
+
+
+def test_late_interaction_begins_without_a_new_weight(minilm: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = MultiVectorEncoder("embedded", device="cpu").encode("a cat", convert_to_numpy=True)
+    known = MultiVectorEncoder.from_dense(str(minilm), device="cpu").encode("a cat", convert_to_numpy=True)
+    np.testing.assert_allclose(given, known, atol=1e-6)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, Transformer])

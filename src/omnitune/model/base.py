@@ -127,10 +127,12 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
         options: checkpoint.LoadOptions,
     ) -> checkpoint.Checkpoint:
+        if modules is None and is_embedded(path_or_id) and (embedded := cls.modules_for_embedded()) is not None:
+            path_or_id, modules = None, embedded
         if path_or_id is not None:
             if modules is not None:
                 logger.warning("modules: ignored, because model_name_or_path was given and its modules are loaded.")
-            return checkpoint.load(path_or_id, options, bare=cls.modules_for_bare, family=cls.family)
+            return cls.load_checkpoint(path_or_id, options)
         if not modules:
             raise InputError(
                 f"{cls.__name__}: expected model_name_or_path, or modules with at least one module; got neither"
@@ -140,6 +142,16 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
             if not isinstance(module, nn.Module):
                 raise InputError(f"modules: expected a torch.nn.Module at {name}, got {type(module).__name__}")
         return checkpoint.Checkpoint(modules=dict(named), forward_kwargs={}, config={})
+
+    @classmethod
+    def load_checkpoint(cls, path_or_id: str, options: checkpoint.LoadOptions) -> checkpoint.Checkpoint:
+        """Load a directory or repository as this family; one with formats of its own overrides it."""
+        return checkpoint.load(path_or_id, options, bare=cls.modules_for_bare, family=cls.family)
+
+    @classmethod
+    def modules_for_embedded(cls) -> Sequence[nn.Module] | None:
+        """The modules that the word "embedded" stands for; None takes MiniLM's directory as any other."""
+        return None
 
     @classmethod
     def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:

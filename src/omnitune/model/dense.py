@@ -23,7 +23,6 @@ from omnitune.modules.pooling import Pooling
 from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
 from omnitune.ops.similarity import SimilarityFunction
-from omnitune.places import is_embedded
 from omnitune.renames import renamed
 from omnitune.report.card import SentenceTransformerModelCardData
 from omnitune.types import Features
@@ -122,16 +121,9 @@ class SentenceTransformer(DenseOldNames, Encoder):
         self._saved_truncate_dim: int | None = config.get("truncate_dim")
 
     @classmethod
-    def _loaded(
-        cls,
-        path_or_id: str | None,
-        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
-        options: checkpoint.LoadOptions,
-    ) -> checkpoint.Checkpoint:
-        if is_embedded(path_or_id) and modules is None:
-            named = {str(i): module for i, module in enumerate(embedded_modules())}
-            return checkpoint.Checkpoint(modules=named, forward_kwargs={}, config={})
-        return super()._loaded(path_or_id, modules, options)
+    def modules_for_embedded(cls) -> list[nn.Module]:
+        """MiniLM, with its readers of images, sound and clips in front."""
+        return embedded_modules()
 
     @classmethod
     def modules_for_bare(cls, path_or_id: str, options: checkpoint.LoadOptions) -> dict[str, nn.Module]:

@@ -26,7 +26,6 @@ from omnitune.modules.router import Router
 from omnitune.modules.token_pooling import BaseTokenPooling
 from omnitune.ops import token_similarity
 from omnitune.ops.similarity import SimilarityFunction
-from omnitune.places import is_embedded
 from omnitune.report.card import MultiVectorEncoderModelCardData
 from omnitune.types import Features, Modality
 
@@ -82,8 +81,6 @@ class MultiVectorEncoder(OldInputs, Encoder):
         backend: Backend = "torch",
         similarity_fn_name: str | SimilarityFunction | None = None,
     ) -> None:
-        if is_embedded(model_name_or_path):  # a directory of it gets a new projection, as every dense one does
-            modules = late_formats.token_level(text_modules())
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -106,6 +103,11 @@ class MultiVectorEncoder(OldInputs, Encoder):
         for module in self.modules():
             if isinstance(module, MultiVectorMask):
                 module.resolve_with_tokenizer(self.tokenizer)
+
+    @classmethod
+    def modules_for_embedded(cls) -> list[nn.Module]:
+        """MiniLM's token vectors as they are; its directory would get a new projection, as every dense one does."""
+        return late_formats.token_level(text_modules())
 
     @classmethod
     def from_dense(cls, model: SentenceTransformer | str, **kwargs: Any) -> "MultiVectorEncoder":
@@ -135,14 +137,8 @@ class MultiVectorEncoder(OldInputs, Encoder):
         )
 
     @classmethod
-    def _loaded(
-        cls,
-        path_or_id: str | None,
-        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
-        options: checkpoint.LoadOptions,
-    ) -> checkpoint.Checkpoint:
-        if path_or_id is None or modules is not None:
-            return super()._loaded(path_or_id, modules, options)
+    def load_checkpoint(cls, path_or_id: str, options: checkpoint.LoadOptions) -> checkpoint.Checkpoint:
+        """Load any of the formats that `late_formats` knows."""
         return late_formats.load(path_or_id, options)
 
     @classmethod

@@ -116,14 +116,8 @@ class SparseEncoder(OldDimension, OldInputs, Encoder):
             return super().forward(input, **kwargs)
 
     @classmethod
-    def _loaded(
-        cls,
-        path_or_id: str | None,
-        modules: Sequence[nn.Module] | Mapping[str, nn.Module] | None,
-        options: checkpoint.LoadOptions,
-    ) -> checkpoint.Checkpoint:
-        if path_or_id is None or modules is not None:
-            return super()._loaded(path_or_id, modules, options)
+    def load_checkpoint(cls, path_or_id: str, options: checkpoint.LoadOptions) -> checkpoint.Checkpoint:
+        """Load any of the formats that `sparse_formats` knows."""
         return sparse_formats.load(path_or_id, options)
 
     @classmethod

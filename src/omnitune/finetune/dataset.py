@@ -29,7 +29,7 @@ from omnitune.modules import files
 from omnitune.modules.base import Reader
 from omnitune.modules.costs import sampling
 from omnitune.modules.loading import upstream
-from omnitune.modules.readers.text import ENGINES
+from omnitune.modules.readers.text import expect_language
 from omnitune.modules.sequence import sampling_through
 from omnitune.places import EMBEDDED, is_embedded
 
@@ -74,7 +74,7 @@ def prepare(
     reader = page_file_reader(kind, made.model.get("language")) if _reads(kind, made) else None
     if reader is not None and kind is PAGES:
         try:
-            ENGINES["tesseract"](language=made.model.get("language") or "eng", segmentation=3, dpi=110)
+            expect_language(made.model.get("language") or "eng")
         except MissingLanguageError as error:
             log(f"Pages with a text layer are read as they are; one that must be recognised would end the run: {error}")
     return documents.prepare(folder, out, reader=reader, writer=make_writer(made.queries, log), **made.prepare)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omnitune import io
+from omnitune import io, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import OmnituneError
 from omnitune.finetune.candidates import (
@@ -326,15 +326,17 @@ class RetrieverSteps:
         kept: dict[str, Any] = {}
         costs: dict[str, list[Any]] = {}
         chosen = Retriever.open(self.place)
-        for one in standings:
-            retriever = chosen if one.name == best.name else self.pools.pool(one.source).only(one.weights)
-            for name, test in tests.items():
-                if one.rerank:
-                    found = score_search(found_search(retriever, test), test)
-                else:
-                    found = measure(scored(retriever, test), one.weights, test)
-                kept |= _named(one.name, name, found)
-            costs[one.name] = [*self._costs(retriever, tests["titles"].queries)]
+        with runtime.progress_bar(label="Measuring", total=len(standings) * len(tests), unit="test") as bar:
+            for one in standings:
+                retriever = chosen if one.name == best.name else self.pools.pool(one.source).only(one.weights)
+                for name, test in tests.items():
+                    if one.rerank:
+                        found = score_search(found_search(retriever, test), test)
+                    else:
+                        found = measure(scored(retriever, test), one.weights, test)
+                    kept |= _named(one.name, name, found)
+                    bar.update()
+                costs[one.name] = [*self._costs(retriever, tests["titles"].queries)]
         for rung, embedded in self._alone(tests).items():
             for name, test in tests.items():
                 queries = embedded[0] if not name.startswith("questions") else embedded[2]

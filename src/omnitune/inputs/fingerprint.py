@@ -18,8 +18,10 @@ from omnitune.inputs.source import source
 from omnitune.types import Modality
 
 ANY_SIZE = MediaPolicy(max_bytes=1 << 62, max_clip_bytes=1 << 62, allow_private_addresses=True)
-NO_FILE = dataclasses.replace(ANY_SIZE, allow_local_files=False)
 """Fingerprints refuse nothing: loading does."""
+
+NO_FILE = dataclasses.replace(ANY_SIZE, allow_local_files=False)
+"""Only a file is refused, before it is looked at: the answer would tell whether it is there."""
 
 REMEMBERED_FILES = 100_000
 DIGEST_BYTES = 16
@@ -129,7 +131,7 @@ def _of_structure(value: Any, policy: MediaPolicy) -> str:
         if kind in MEDIA:  # a part of a message
             value = {"type": kind, kind: value.get(kind, value.get("url", value.get("path")))}
         parts = [
-            f"{key}={(_of_media(value[key], key, policy) if key in MEDIA else _of_structure(value[key], policy))}"
+            f"{key}={_of_media(value[key], key, policy) if key in MEDIA else _of_structure(value[key], policy)}"
             for key in sorted(value)
         ]
         return _digest(b"dict", *(part.encode() for part in parts))

@@ -100,7 +100,9 @@ class Loss(nn.Module):
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """The loss of these embeddings, one `Embeddings` per column."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected a method objective(embeddings, labels), got none; write one"
+        )
 
     def value_of(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """The objective, or `compute_loss_from_embeddings` where a subclass outside this library has its own."""

@@ -1,8 +1,8 @@
 """The embedded model: it needs no hub and no GPU, and `SentenceTransformer("embedded")` is it.
 
 MiniLM for text, and for page images, recordings or clips a frozen reader (`TextReader`, `AudioReader`, `ClipReader`) in
-front of the same MiniLM. Its weights come from a pip package (`places.minilm_folder`). Other families take the word for
-MiniLM's directory.
+front of the same MiniLM. Its weights come from a pip package (`places.minilm_folder`). Late interaction takes
+its token vectors; other families take the word for MiniLM's directory.
 """
 
 import importlib.util

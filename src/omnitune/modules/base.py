@@ -61,7 +61,7 @@ class Module(nn.Module):
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """Features with this module's outputs added."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: expected a method forward(features), got none; write one")
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, as they are written to `config_file_name`."""

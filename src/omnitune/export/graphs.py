@@ -7,7 +7,6 @@ minute. What tracing cannot follow, `torch.export` tries; what neither can is re
 """
 
 import logging
-import math
 import re
 import shutil
 import warnings
@@ -134,7 +133,6 @@ def _former(place: Path) -> Callable[[Path, set[Path]], bool]:
 def _facts(model: Model, graphs: dict[str, Any]) -> dict[str, Any]:
     """Collect the facts that a program without torch needs."""
     dims = getattr(model, "get_embedding_dimension", lambda: None)()
-    limit = model.max_seq_length
     return {
         "format": FORMAT,
         "family": model.family.name,
@@ -142,7 +140,7 @@ def _facts(model: Model, graphs: dict[str, Any]) -> dict[str, Any]:
         "graphs": graphs,
         "prompts": model.prompts,
         "default_prompt_name": model.default_prompt_name,
-        "max_seq_length": None if limit == math.inf else limit,  # of static embeddings, which JSON cannot say
+        "max_seq_length": model.token_limit,
         "dimensions": dims,
         "similarity": getattr(model, "similarity_fn_name", None),
     }

@@ -5,6 +5,7 @@ What differs between families is the `family` value and the public verbs in `enc
 
 import itertools
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -354,6 +355,11 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         setattr(self.input_module, "max_seq_length", value)  # noqa: B010  # torch types attributes as modules
+
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens after which text is cut; None, too, where `max_seq_length` is infinite, which JSON cannot say."""
+        return None if self.max_seq_length == math.inf else self.max_seq_length
 
     @property
     def transformers_model(self) -> "transformers.PreTrainedModel | None":

@@ -1,7 +1,6 @@
 """Handlers of the routes that any server has: embeddings, rerank, scores, and what is served."""
 
 import asyncio
-import math
 import uuid
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -162,11 +161,11 @@ class Api:
             "batch": self.worker.most,
         }
         if self.served.encoder is not None:
-            dim, limit = self.served.encoder.get_embedding_dimension(), self.served.encoder.max_seq_length
+            dim = self.served.encoder.get_embedding_dimension()
             facts |= {
                 "embeddings": self.served.family,
                 "dimensions": dim,
-                "max_input_tokens": None if limit == math.inf else limit,  # of static embeddings, which cut nothing
+                "max_input_tokens": self.served.encoder.token_limit,
             }
             facts["modalities"] = [str(one) for one in self.served.encoder.modalities]
             if self.served.family == "dense" and dim is not None:

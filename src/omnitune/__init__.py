@@ -22,8 +22,8 @@ _HOME = {
     "DEFAULT_POLICY": "omnitune.inputs.policy",
     "DefaultBatchSampler": "omnitune.data.samplers",
     "MediaPolicy": "omnitune.inputs.policy",
-    "MultiDatasetBatchSamplers": "omnitune.data.samplers",
-    "MultiDatasetDefaultBatchSampler": "omnitune.data.samplers",
+    "MultiDatasetBatchSamplers": "omnitune.data.multi_samplers",
+    "MultiDatasetDefaultBatchSampler": "omnitune.data.multi_samplers",
     "MultiVectorEncoder": "omnitune.model.multi_vector",
     "MultiVectorEncoderModelCardData": "omnitune.report.card",
     "MultiVectorEncoderTrainer": "omnitune.training.trainer",
@@ -95,18 +95,10 @@ if TYPE_CHECKING:
     from omnitune.compat.old_datasets import ParallelSentencesDataset as ParallelSentencesDataset
     from omnitune.compat.old_datasets import SentencesDataset as SentencesDataset
     from omnitune.compat.utilities import LoggingHandler as LoggingHandler
-    from omnitune.data.samplers import (
-        BatchSamplers as BatchSamplers,
-    )
-    from omnitune.data.samplers import (
-        DefaultBatchSampler as DefaultBatchSampler,
-    )
-    from omnitune.data.samplers import (
-        MultiDatasetBatchSamplers as MultiDatasetBatchSamplers,
-    )
-    from omnitune.data.samplers import (
-        MultiDatasetDefaultBatchSampler as MultiDatasetDefaultBatchSampler,
-    )
+    from omnitune.data.multi_samplers import MultiDatasetBatchSamplers as MultiDatasetBatchSamplers
+    from omnitune.data.multi_samplers import MultiDatasetDefaultBatchSampler as MultiDatasetDefaultBatchSampler
+    from omnitune.data.samplers import BatchSamplers as BatchSamplers
+    from omnitune.data.samplers import DefaultBatchSampler as DefaultBatchSampler
     from omnitune.inputs.policy import DEFAULT_POLICY as DEFAULT_POLICY
     from omnitune.inputs.policy import MediaPolicy as MediaPolicy
     from omnitune.model.dense import SentenceTransformer as SentenceTransformer

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import ConcatDataset, RandomSampler
 
-from omnitune.data import samplers as ours
+from omnitune import sampler as ours
 from omnitune.errors import DatasetError, InputError
 
 

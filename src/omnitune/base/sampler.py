@@ -1,15 +1,17 @@
 """Batch samplers, under Sentence Transformers' path."""
 
+from omnitune.data.multi_samplers import (
+    MultiDatasetBatchSamplers,
+    MultiDatasetDefaultBatchSampler,
+    ProportionalBatchSampler,
+    RoundRobinBatchSampler,
+    WeightedBatchSampler,
+)
 from omnitune.data.samplers import (
     BatchSamplers,
     DefaultBatchSampler,
     GroupByLabelBatchSampler,
-    MultiDatasetBatchSamplers,
-    MultiDatasetDefaultBatchSampler,
     NoDuplicatesBatchSampler,
-    ProportionalBatchSampler,
-    RoundRobinBatchSampler,
-    WeightedBatchSampler,
 )
 
 __all__ = [

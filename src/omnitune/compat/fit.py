@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnitune.compat.old_datasets import NoDuplicatesDataLoader, SentenceLabelDataset
-from omnitune.data.samplers import BatchSamplers, MultiDatasetBatchSamplers
+from omnitune.data.multi_samplers import MultiDatasetBatchSamplers
+from omnitune.data.samplers import BatchSamplers
 from omnitune.engine.engine import to_device
 from omnitune.errors import InputError
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLoss

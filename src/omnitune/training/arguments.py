@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
-from omnitune.data.samplers import (
-    BatchSamplers,
-    DefaultBatchSampler,
-    MultiDatasetBatchSamplers,
-    MultiDatasetDefaultBatchSampler,
-)
+from omnitune.data.multi_samplers import MultiDatasetBatchSamplers, MultiDatasetDefaultBatchSampler
+from omnitune.data.samplers import BatchSamplers, DefaultBatchSampler
 from omnitune.engine.row_cache import Place, check_place
 from omnitune.errors import InputError
 from omnitune.losses.strategies import check_activation_memory

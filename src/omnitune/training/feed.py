@@ -22,14 +22,12 @@ from omnitune.data.columns import (
     check_names,
     input_columns,
 )
+from omnitune.data.multi_samplers import MultiDatasetBatchSamplers, ProportionalBatchSampler, RoundRobinBatchSampler
 from omnitune.data.samplers import (
     BatchSamplers,
     DefaultBatchSampler,
     GroupByLabelBatchSampler,
-    MultiDatasetBatchSamplers,
     NoDuplicatesBatchSampler,
-    ProportionalBatchSampler,
-    RoundRobinBatchSampler,
 )
 from omnitune.errors import DatasetError
 from omnitune.inputs.detect import inputs_of

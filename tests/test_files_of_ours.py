@@ -38,7 +38,7 @@ from omnitune.retrieval.dense_index import DenseIndex
 from omnitune.retrieval.late_index import LateIndex
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.ray import open_shards
-from omnitune.retrieval.retriever import is_ours
+from omnitune.retrieval.retriever_folder import is_ours
 from omnitune.retrieval.sparse_index import SparseIndex
 from omnitune.retrieval.stages import DenseStage, Fusion, LexicalStage, LineStage, RerankStage
 from omnitune.retrieval.store import Store

@@ -57,7 +57,8 @@ from omnitune.finetune.scans import as_scans
 from omnitune.finetune.steps import Log, Steps
 from omnitune.model.dense import SentenceTransformer
 from omnitune.places import EMBEDDED, RETRIEVER, is_embedded
-from omnitune.retrieval.retriever import Retriever, is_ours, is_retriever
+from omnitune.retrieval.retriever import Retriever
+from omnitune.retrieval.retriever_folder import is_ours, is_retriever
 from omnitune.retrieval.segments import CHANGING
 from omnitune.retrieval.stages import ModelStage, RerankStage, load_encoder
 

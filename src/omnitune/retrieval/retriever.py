@@ -1,12 +1,4 @@
-"""A retriever in a folder: stages, their models and one index, opened in a line.
-
-folder/
-  retriever.json   the stages, the fusion and the reranker; written last
-  README.md        a card
-  model/<stage>/   the checkpoint of every stage that has a model
-  index/           the pages, with what every stage keeps of them (see `segments`)
-  pages/           images of pages that `add` read from documents
-"""
+"""A retriever: stages, their models and one index, in a folder (see `retriever_folder`) that opens in a line."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,22 +17,16 @@ from omnitune.retrieval.hits import Hit
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.packed import Packed
 from omnitune.retrieval.pages import PageFiles, as_page, pages_of_folder, value_of
-from omnitune.retrieval.retriever_card import render_retriever_card
-from omnitune.retrieval.segments import CHANGING, SEGMENT, Part, Segments, Where
+from omnitune.retrieval.retriever_folder import facts_of, read_parts, stamp, write_facts, write_models
+from omnitune.retrieval.segments import CHANGING, Part, Segments, Where
 from omnitune.retrieval.stages import (
-    KINDS,
     REFINING,
     Fusion,
     ModelStage,
     RerankStage,
     Stage,
     index_of,
-    load_encoder,
 )
-
-FORMAT = 1
-SAVED = (RETRIEVER, "README.md", "index", "model", "pages")
-"""Names of all that a retriever writes into its folder."""
 
 PAGES_AT_ONCE = 1024
 """Pages that are encoded and written together: what a stop can lose, and what is held in memory."""
@@ -162,32 +148,9 @@ class Retriever:
             'pump.pdf#1'
         """
         place = Path(folder)
-        facts = io.read_json_or_none(place / RETRIEVER)
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            raise InputError(
-                f"folder: expected a retriever with a whole {RETRIEVER} of format {FORMAT}, got {place}; make one with "
-                "omnitune finetune, or Retriever.build"
-            )
-        try:
-            stages: list[Any] = []
-            for one in facts["stages"]:
-                made, owner = KINDS[one["kind"]], one.get("model", one["kind"])
-                if owner not in KINDS:  # no path: a retriever may be a stranger's, and loads no model but its own
-                    raise KeyError(owner)
-                model = {"model": place / "model" / owner} if issubclass(made, ModelStage) else {}
-                stages.append(made(**one["settings"], **model))
-            fusion = None if facts["fusion"] is None else Fusion(**facts["fusion"])
-            rerank = facts["rerank"]
-            rerank = None if rerank is None else RerankStage(model=place / "model" / "rerank", **rerank)
-        except (KeyError, TypeError, AttributeError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise InputError(f"{place / RETRIEVER}: expected stages as `save` writes them, got {said}") from error
-        language = facts.get("language")
-        if not isinstance(language, str | None):
-            raise InputError(f"{place / RETRIEVER}: language: expected a name such as 'deu', got {language!r}")
-        opened = cls(stages, fusion=fusion, rerank=rerank, segments=Segments.open(place / "index"), language=language)
+        opened = cls(**read_parts(place), segments=Segments.open(place / "index"))
         named = [files] if isinstance(files, str | Path) else files
-        opened._made = _stamp(place)
+        opened._made = stamp(place)
         opened.files = PageFiles.of_opened(place, *map(Path, named))
         return opened
 
@@ -209,34 +172,16 @@ class Retriever:
 
     def _save(self, place: Path) -> None:
         io.remove_file(place / RETRIEVER)  # cut short, it is no retriever, rather than one of old and new parts
-        dense, late = self.stages.get("dense"), self.stages.get("late")
-        shared = isinstance(dense, ModelStage) and isinstance(late, ModelStage) and late.model == dense.model
-        for kind, stage in [*self.stages.items(), ("rerank", self.rerank)]:
-            if isinstance(stage, ModelStage | RerankStage) and not (shared and kind == "late"):
-                _save_model(stage, place / "model" / kind)
+        write_models(place, self.stages, self.rerank)
         self._describe()
         self.segments.save(place / "index", held=True)
         if self.files.folder is None:
             self.files.folder = place
-        facts = {
-            "format": FORMAT,
-            "stages": [
-                {"kind": kind, "settings": stage.facts()} | ({"model": "dense"} if shared and kind == "late" else {})
-                for kind, stage in self.stages.items()
-            ],
-            "fusion": None
-            if self.fusion is None
-            else {"weights": dict(self.fusion.weights), "method": self.fusion.method, "k": self.fusion.k},
-            "rerank": None if self.rerank is None else self.rerank.facts(),
-            "language": self.language,
-        }
-        with io.writing(place / "README.md") as temporary:
-            temporary.write_text(render_retriever_card(facts, len(self)), encoding="utf-8")
         for source in [*reversed(signed_sources(self.files.folder)), *self._sources]:  # the newest is noted last
             note_source(place, source)
-        io.write_json(place / RETRIEVER, facts)
+        write_facts(place, facts_of(self.stages, self.fusion, self.rerank, self.language), len(self))
         if self.segments.folder == place / "index":
-            self._made = _stamp(place)
+            self._made = stamp(place)
 
     def _describe(self) -> None:
         settings = {kind: index.settings for kind, index in self.indexes.items()}
@@ -381,7 +326,7 @@ class Retriever:
         self._describe()
         with self.segments.changing():
             place = None if self.segments.folder is None else self.segments.folder.parent
-            if place is not None and _stamp(place) != self._made:
+            if place is not None and stamp(place) != self._made:
                 raise ResourceError(
                     f"{place}: another process has made this retriever anew; open it again, or run the same again"
                 )
@@ -457,40 +402,3 @@ class Retriever:
             for one, (candidates, scores) in zip(queries, proposed, strict=True)
         ]
         return found[0] if single else found
-
-
-def is_retriever(folder: str | Path) -> bool:
-    """Tell whether a folder holds a retriever."""
-    return (Path(folder) / RETRIEVER).is_file()
-
-
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Tell one making of a retriever from the next: every `save` writes a new file."""
-    if not is_retriever(folder):
-        return None
-    found = (folder / RETRIEVER).stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def is_ours(name: Path) -> bool:
-    """Tell whether a file in a retriever's folder, by its path there, has a name that a retriever gives."""
-    first, *rest = name.parts
-    if first == "index":
-        return len(rest) == 1 and (rest[0] == "index.json" or SEGMENT.fullmatch(rest[0]) is not None)
-    if first == "model":
-        return len(rest) > 1 and rest[0] in {*KINDS, RerankStage.kind}
-    if first == "pages":
-        return len(rest) > 1 and rest[0] in ("documents", "images")
-    return first in SAVED
-
-
-def _save_model(stage: ModelStage | RerankStage, folder: Path) -> None:
-    """Write a stage's model, unless it lies there already."""
-    if isinstance(stage.model, str | Path) and Path(stage.model) == folder:
-        return
-    model = stage.model
-    if isinstance(model, str | Path):
-        model = stage.load(model) if isinstance(stage, ModelStage) else load_encoder(model)
-    if not hasattr(model, "save_pretrained"):
-        raise InputError(f"model: expected one that can be saved, got {type(model).__name__} in stage {stage.kind!r}")
-    model.save_pretrained(str(folder))

@@ -14,8 +14,8 @@ from omnitune.documents.sources import find_document, signed_sources
 from omnitune.finetune.choose import load_model
 from omnitune.io import printable
 from omnitune.model.pair import CrossEncoder
-from omnitune.places import PREPARED
-from omnitune.retrieval.retriever import Retriever, is_retriever
+from omnitune.places import PREPARED, retriever_folder
+from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import load_encoder
 from omnitune.serve.address import check_address
 from omnitune.serve.app import make_app
@@ -34,7 +34,7 @@ def open_served(source: str, *, reranker: str | None = None, documents: Path | N
     pairs = None if reranker is None else CrossEncoder(reranker)
     folder = Path(source)
     name = folder.resolve().name if folder.is_dir() else source
-    place = next((one for one in (folder, folder / "retriever") if is_retriever(one)), None)
+    place = retriever_folder(folder)
     if place is not None:
         run = place.resolve().parent
         # One that was named may hold page images too; what a run alone names holds the documents that it was made of.

@@ -1,4 +1,4 @@
-"""What lies in the folder of a retriever.
+"""Files in the folder of a retriever.
 
 folder/
   retriever.json   the stages, the fusion and the reranker; written last

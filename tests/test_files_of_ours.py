@@ -20,7 +20,7 @@ import torch
 
 import omnitune
 from fixtures.tiny_pdfs import write_folder
-from omnitune import Retriever, SentenceTransformer, io, losses, quantize_embeddings
+from omnitune import Retriever, SentenceTransformer, folders, io, losses, quantize_embeddings
 from omnitune.documents import DocumentDataset, load, prepare
 from omnitune.documents.queries.endpoint import Answer, Endpoint
 from omnitune.documents.read import office
@@ -52,7 +52,7 @@ SMALL: dict[str, Any] = {"width": 120, "show_progress": False, "test": ["kitchen
 
 WRITERS = ("write_text", "write_bytes", "save_file", "savez", "tofile", "save_to_disk", "to_parquet", "to_csv")
 PLAIN = {
-    "modules/files.py": "inside `io.replacing_folder` of `checkpoint.save`, or a folder that a user names",
+    "modules/files.py": "inside `folders.replacing_folder` of `checkpoint.save`, or a folder that a user names",
     "retrieval/ordered.py": "rows with keys that are zeroed before and written after",
     "serve/search.py": "votes, a line appended in one write",
     "io.py": "the place itself",
@@ -63,6 +63,7 @@ PLAIN = {
 """Modules that write without `io.writing`, and the reason."""
 
 DELETERS = {
+    "folders.py": "the place itself",
     "io.py": "the place itself",
     "inputs/store.py": "entries of the cache",
     "export/graphs.py": "an intermediate graph in a fresh folder",
@@ -118,7 +119,7 @@ def test_the_source_writes_deletes_and_reads_through_io() -> None:
             inner = {named(one) for one in ast.walk(call) if isinstance(one, ast.Call)}
             if name == "load" or inner & {"read_text", "read_bytes"}:
                 found["read"].add(module)
-    assert found["rmtree"] == {"io.py"}, "folders are deleted by io.discard alone"
+    assert found["rmtree"] == {"folders.py"}, "folders are deleted by folders.discard alone"
     assert found["unlink"] <= DELETERS.keys()
     assert found["write"] <= PLAIN.keys(), "files are written with io.writing"
     assert found["read"] <= READERS.keys(), "files of ours are read with io.read_json_or_none"
@@ -264,11 +265,11 @@ def test_pages_are_added_to_the_retriever_that_was_opened_alone(tmp_path: Path) 
     made.save(place)
     adding, removing = Retriever.open(place), Retriever.open(place)
     assert adding.add([salt]) == 1 and len(Retriever.open(place)) == 3
-    with io.locked(place / "index", task="changing the index"):
+    with folders.locked(place / "index", task="changing the index"):
         with pytest.raises(ResourceError, match="another process is changing the index here"):
             Retriever.build(pages, [LexicalStage()]).save(place)
         assert len(Retriever.open(place)) == 3
-    with io.replacing_folder(place, gone=lambda *_: True) as fresh:  # as a finetuning does
+    with folders.replacing_folder(place, gone=lambda *_: True) as fresh:  # as a finetuning does
         Retriever.build(pages, [LexicalStage()]).save(fresh)
     for change in (lambda: adding.add([{"id": "c", "text": "rye"}]), lambda: removing.remove("a#0")):
         with pytest.raises(ResourceError, match="another process has made this retriever anew; open it again"):
@@ -283,7 +284,7 @@ def test_pages_are_added_to_the_retriever_that_was_opened_alone(tmp_path: Path) 
 
 
 def _swap(folder: Path) -> None:
-    with io.replacing_folder(folder / "model") as fresh:
+    with folders.replacing_folder(folder / "model") as fresh:
         (fresh / "config.json").write_text("new")
 
 
@@ -300,7 +301,7 @@ def _clear_tables(folder: Path, prepared: DocumentDataset, manuals: Path) -> Non
         (["torn-checkpoint-3/x", "checkpoint-3/x"], lambda at, *_: last_checkpoint(at)),
         (["v.npy.partial/notes.txt"], lambda at, model, *_: encode_to_disk(model, ["a"], at / "v.npy")),
         (["out/tables/notes.txt", "out/images/notes.txt"], lambda at, _, *given: _clear_tables(at, *given)),
-        (["run/embeddings/text/notes.txt"], lambda at, *_: io.discard(at / "run/embeddings/text", ["pages.npy"])),
+        (["run/embeddings/text/notes.txt"], lambda at, *_: folders.discard(at / "run/embeddings/text", ["pages.npy"])),
     ],
     ids=["cache", "save", "checkpoints", "to_disk", "prepare", "discard"],
 )
@@ -481,12 +482,12 @@ def test_a_device_or_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
 
 
 def _into(path: Path) -> None:
-    with io.replacing_folder(path.parent) as fresh:
+    with folders.replacing_folder(path.parent) as fresh:
         (fresh / path.name).write_text("new")
 
 
 def _hold(folder: Path) -> None:
-    with io.locked(folder, task="testing"):
+    with folders.locked(folder, task="testing"):
         pass
 
 
@@ -510,7 +511,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_somebody_deletes_still_holds(tmp_path: Path) -> None:
-    with io.locked(tmp_path, task="testing"):
+    with folders.locked(tmp_path, task="testing"):
         (tmp_path / ".lock").unlink()
         with pytest.raises(ResourceError, match="another process is testing here"):
             _hold(tmp_path)
@@ -526,7 +527,7 @@ def test_a_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: p
     with pytest.raises(ResourceError, match="lock: expected a file that can be locked"):
         _hold(tmp_path / "run")
     io.write_json(tmp_path / "a.json", 1)
-    with io.replacing_folder(tmp_path / "model") as fresh:
+    with folders.replacing_folder(tmp_path / "model") as fresh:
         (fresh / "a").write_text("")
     assert (tmp_path / "model" / "a").is_file() and io.read_json(tmp_path / "a.json") == 1
 
@@ -538,9 +539,9 @@ def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path, monkeypa
         (tmp_path / name).write_text("")
     for name in ("omnitune-office-abcd_123", "omnitune-office-busy_123", "omnitune-office-notes"):
         (tmp_path / name).mkdir()
-    with io._held(tmp_path / ".y.1.2.partial"), io._held(tmp_path / "omnitune-office-busy_123"):
+    with io.held(tmp_path / ".y.1.2.partial"), io.held(tmp_path / "omnitune-office-busy_123"):
         io.write_json(tmp_path / "new.json", 1)
-        with io.scratch("omnitune-office-") as folder:
+        with folders.scratch("omnitune-office-") as folder:
             assert folder.parent == tmp_path and folder.is_dir()
     assert {path.name for path in tmp_path.iterdir()} == {
         ".y.1.2.partial", ".notes.partial", "z.1.2.partial", "new.json", "omnitune-office-busy_123",
@@ -660,7 +661,7 @@ def test_a_rerank_without_one_score_a_text_is_named() -> None:
 def test_encoding_that_is_killed_after_its_last_row_is_whole(model: SentenceTransformer, tmp_path: Path) -> None:
     path, texts = tmp_path / "v.npy", ["a", "b"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omnitune.retrieval.to_disk.io.discard", lambda *_: 1 / 0)
+        patch.setattr("omnitune.retrieval.to_disk.folders.discard", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             encode_to_disk(model, texts, path)
     with pytest.raises(InputError, match="expected a file that is not there yet"):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from omnitune import installation, io, runtime
+from omnitune import folders, installation, runtime
 from omnitune.errors import MissingExtraError, ResourceError
 
 HEADROOM = runtime._cgroup_headroom
@@ -57,10 +57,10 @@ def test_a_peft_that_transformers_refuses_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_long_work(tmp_path: Path) -> None:
-    assert list(io.writable_folder(tmp_path / "new" / "one").iterdir()) == []
+    assert list(folders.writable_folder(tmp_path / "new" / "one").iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="file: expected a folder that can be written to, got: File exists"):
-        io.writable_folder(tmp_path / "file")
+        folders.writable_folder(tmp_path / "file")
 
 
 def test_files_in_memory_leave_room(tmp_path: Path) -> None:

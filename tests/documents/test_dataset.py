@@ -21,7 +21,7 @@ from omnitune.documents.reading import with_texts
 from omnitune.documents.rows import Choices, make_rows, round_trip
 from omnitune.documents.splits import SplitPage, split_pages
 from omnitune.errors import DatasetError, InputError, LeakageError, ResourceError
-from omnitune.io import locked
+from omnitune.folders import locked
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
 SMALL: dict[str, Any] = {"width": 120, "show_progress": False, "test": ["kitchen"]}

@@ -20,7 +20,7 @@ from omnitune.errors import CheckpointNotFoundError, InputError, ResourceError
 from omnitune.finetune import fit, train, windows
 from omnitune.finetune import run as pipeline
 from omnitune.finetune.recipe import parse_recipe
-from omnitune.io import locked
+from omnitune.folders import locked
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from omnitune import io
+from omnitune import folders
 from omnitune.errors import CheckpointError, InputError, ResourceError, UntrustedCodeError
 from omnitune.model import checkpoint
 from omnitune.model.checkpoint import LoadOptions
@@ -411,7 +411,7 @@ def test_what_a_killed_save_left_is_cleared_away(encoder, tmp_path):
 
 def test_a_save_leaves_the_partial_of_another_one_alone(encoder, tmp_path):
     folder = tmp_path / "model"
-    with io.replacing_folder(folder) as other:
+    with folders.replacing_folder(folder) as other:
         os.utime(other, (1, 1))
         save(folder, encoder)
         (other / "late.txt").write_text("")
@@ -419,7 +419,7 @@ def test_a_save_leaves_the_partial_of_another_one_alone(encoder, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("name", ["_exchange", "_flush", "_link_others"])
+@pytest.mark.parametrize("name", ["_exchange", "flush", "_link_others"])
 def test_a_save_that_is_killed_at_the_end_leaves_the_whole_former_checkpoint(encoder, tmp_path, monkeypatch, name):
     folder = tmp_path / "model"
     save(folder, encoder)
@@ -428,7 +428,7 @@ def test_a_save_that_is_killed_at_the_end_leaves_the_whole_former_checkpoint(enc
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, name, killed)
+    monkeypatch.setattr(folders, name, killed)
     with pytest.raises(KeyboardInterrupt):
         save(folder, [*encoder, Normalize()], {**CONFIG, "prompts": {"query": "new: "}})
     assert contents(folder) == before
@@ -458,7 +458,7 @@ def test_the_working_directory_can_be_saved_to(encoder, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_swapped_in_one_step_is_in_two(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(io.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *_, **__: object())
     folder = tmp_path / "model"
     save(folder, encoder)
     save(folder, [*encoder, Normalize()])

@@ -62,7 +62,7 @@ def encode(
     places.expect_model(model)
     from omnitune.documents.read.pages import Rendering
     from omnitune.finetune.choose import load_model
-    from omnitune.io import writable_folder
+    from omnitune.folders import writable_folder
     from omnitune.retrieval.corpus import open_corpus
     from omnitune.retrieval.ray import encode_on_ray
     from omnitune.retrieval.to_disk import encode_to_disk

@@ -37,7 +37,7 @@ def evaluate(
     FILE` measures a retriever beside lexical search.
     """
     from omnitune.errors import InputError
-    from omnitune.io import writable_folder
+    from omnitune.folders import writable_folder
 
     writable_folder(out.absolute().parent)
     if questions:

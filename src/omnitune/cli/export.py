@@ -113,7 +113,8 @@ def check(
     if data is not None:
         places.dataset_folder(data)
     from omnitune.export.targets import ModelTarget, ServedTarget, Target, open_model
-    from omnitune.io import writable_folder, write_json
+    from omnitune.folders import writable_folder
+    from omnitune.io import write_json
 
     console.only_our_bars()
     writable_folder(out.parent)

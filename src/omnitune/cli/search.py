@@ -37,7 +37,7 @@ def search(
     """
     from omnitune import places
     from omnitune.errors import InputError
-    from omnitune.io import writable_folder
+    from omnitune.folders import writable_folder
 
     if html is not None:
         writable_folder(html.parent)
@@ -101,7 +101,7 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
     from omnitune.documents.dataset import load
     from omnitune.errors import ResourceError
     from omnitune.finetune.choose import load_model
-    from omnitune.io import writable_folder
+    from omnitune.folders import writable_folder
     from omnitune.ops.bm25 import words as words_of
     from omnitune.retrieval.hits import snippet
     from omnitune.search import build_index, is_index, open_index

@@ -37,7 +37,8 @@ from omnitune.documents.read.pages import Word, picture_of, read_words
 from omnitune.documents.rows import page_groups
 from omnitune.documents.splits import SIDES, Side, leaks, raise_leaks, too_few
 from omnitune.errors import DatasetError
-from omnitune.io import inside, read_json_or_none
+from omnitune.folders import inside
+from omnitune.io import read_json_or_none
 from omnitune.places import PREPARED, TABLES, dataset_folder
 
 READ_TYPES = "save them as PDF to have them read; a text about the folder, such as README, is no document"

@@ -26,8 +26,8 @@ from omnitune.documents.read.text import printable
 from omnitune.documents.read.worker import Job, PagesRead, Workers
 from omnitune.documents.stored import LAYOUT_VERSION, Document, save_document, stored_document
 from omnitune.errors import DatasetError, DocumentError
+from omnitune.folders import scratch
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
-from omnitune.io import scratch
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,8 @@ from omnitune.documents.rows import QUERY_VERSION, Choices, Keep, PageWriter, Ro
 from omnitune.documents.sources import note_source
 from omnitune.documents.stored import IMAGES, LAYOUT_VERSION, Document
 from omnitune.errors import DatasetError, InputError
-from omnitune.io import locked, read_json_or_none, remove_file, replacing_folder, writable_folder, write_json
+from omnitune.folders import locked, replacing_folder, writable_folder
+from omnitune.io import read_json_or_none, remove_file, write_json
 from omnitune.places import PREPARED, TABLES, check_outside
 
 logger = logging.getLogger(__name__)

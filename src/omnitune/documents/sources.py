@@ -15,7 +15,8 @@ from pathlib import Path
 
 from omnitune.documents.read.text import printable
 from omnitune.errors import DatasetError, ResourceError
-from omnitune.io import inside, locked, read_json_or_none, write_json, writing
+from omnitune.folders import inside, locked
+from omnitune.io import read_json_or_none, write_json, writing
 from omnitune.runtime import state_folder
 
 logger = logging.getLogger(__name__)

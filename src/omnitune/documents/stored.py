@@ -11,7 +11,8 @@ from omnitune.documents.read.pages import Description, LostPage, OutlineEntry, P
 from omnitune.documents.read.text import clean, printable
 from omnitune.documents.read.worker import PagesRead
 from omnitune.errors import DatasetError
-from omnitune.io import inside, read_json_or_none, writing
+from omnitune.folders import inside
+from omnitune.io import read_json_or_none, writing
 
 IMAGES = "images"
 """Folder of the images and segments of pages, in that of a dataset."""

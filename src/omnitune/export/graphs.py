@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from omnitune import io, runtime
+from omnitune import folders, io, runtime
 from omnitune.errors import InputError, ResourceError
 from omnitune.inputs.pixels import in_floats
 from omnitune.model.base import Model
@@ -92,7 +92,7 @@ def export(model: Model, folder: str | Path, to: Runtime = "onnx", *, int8: bool
     lanes = lanes_of(model)
     place = Path(folder) / to
     graphs: dict[str, Any] = {}
-    with io.full_disk_named(place), io.replacing_folder(place, gone=_former(place)) as fresh:
+    with io.full_disk_named(place), folders.replacing_folder(place, gone=_former(place)) as fresh:
         for lane in lanes:
             # As other programs name it: `model`, or `text_model` and `vision_model` of two towers.
             *scope, kind = lane.names[0].split("/")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omnitune import io
+from omnitune import folders, io
 from omnitune.documents.dataset import DocumentDataset, load
 from omnitune.evaluation import InformationRetrievalEvaluator
 from omnitune.evaluation.ranking import Hits, retrieve
@@ -370,7 +370,7 @@ def evaluate(
     """
     opened = dataset if isinstance(dataset, DocumentDataset) else load(dataset)
     if out is not None:
-        io.writable_folder(Path(out).parent)
+        folders.writable_folder(Path(out).parent)
     test, everything = test_sets(opened)
     encoder = load_model({"model_name_or_path": str(model)}, opened.kind)
     announce(

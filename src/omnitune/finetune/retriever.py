@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from omnitune import io, runtime
+from omnitune import folders, io, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import OmnituneError
 from omnitune.finetune.candidates import (
@@ -142,7 +142,7 @@ class RetrieverSteps:
     def _head(self) -> dict[str, Any]:
         """Train a head for late interaction, where there is any."""
         file = self.out / HEAD_FILE
-        io.discard(self.out, [file.name])
+        folders.discard(self.out, [file.name])
         pool = self.pools.pool(TEXT)
         if "late" not in pool.stages:
             return {"why": "No stage reads texts."}
@@ -178,7 +178,7 @@ class RetrieverSteps:
         retriever = self.pools.pool(best.source).only(best.weights)
         retriever.rerank = self._reranker() if best.rerank else None
         retriever.language = self.chosen.recipe.model.get("language")
-        with io.locked(self.place / "index", task=CHANGING):  # so that nobody adds to the one that goes
+        with folders.locked(self.place / "index", task=CHANGING):  # so that nobody adds to the one that goes
             if (former := self._former()) is not None:
                 own = set(self.dataset.tables["pages"]["document"])
                 added = [document for document in former.documents if document not in own]
@@ -188,7 +188,7 @@ class RetrieverSteps:
                         f"{', '.join(added[:5])}; add them again by omnitune index"
                     )
             ours = is_retriever(self.place)
-            with io.replacing_folder(self.place, gone=lambda path, _: ours and is_ours(path)) as fresh:
+            with folders.replacing_folder(self.place, gone=lambda path, _: ours and is_ours(path)) as fresh:
                 retriever.save(fresh)
         return {
             "name": best.name,

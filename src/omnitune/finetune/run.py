@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from omnitune import io, runtime
+from omnitune import folders, runtime
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import MissingExtraError
 from omnitune.finetune.choose import ModelChoice, choose, loading, text_embedder
@@ -296,7 +296,7 @@ def encode_text_layer(steps: Steps, chosen: ModelChoice, dataset: DocumentDatase
     place, words = steps.folder / "embeddings" / "text", dataset.kind.words
 
     def work(_: str) -> dict[str, Any]:
-        io.discard(place, TEST_FILES)
+        folders.discard(place, TEST_FILES)
         if not wanted:
             return {"encoded": False, "note": ""}
         if not has_text(dataset.page_texts):

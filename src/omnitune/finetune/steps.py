@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnitune import io, runtime
+from omnitune import folders, io, runtime
 from omnitune.errors import InputError
 from omnitune.io import digest, read_json_or_none, write_json
 
@@ -172,7 +172,7 @@ def open_run(out: Path, *, task: str) -> Iterator[Steps]:
         )
     with ExitStack() as stack:
         if runtime.rank() == 0:  # the other ranks belong to the same run
-            stack.enter_context(io.locked(out, task=task))
+            stack.enter_context(folders.locked(out, task=task))
         stack.enter_context(io.full_disk_named(out))
         yield Steps(out)
 
@@ -226,7 +226,7 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a training that is finished, and `checkpoints/` where no other training has some."""
     if runtime.rank() != 0:
         return
-    io.discard(folder.parent, [folder.name])
+    folders.discard(folder.parent, [folder.name])
 
 
 def announce(

@@ -16,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from torch import nn
 from transformers.dynamic_module_utils import custom_object_save
 
-from omnitune import io, runtime
+from omnitune import folders, runtime
 from omnitune._version import __version__
 from omnitune.errors import CheckpointError
 from omnitune.model.family import DENSE, Family
@@ -302,7 +302,7 @@ def save(
         InputError: `safe_serialization` is False.
         ResourceError: The disk is full; the directory is as it was.
     """
-    with io.replacing_folder(Path(folder), gone=_stale) as fresh:
+    with folders.replacing_folder(Path(folder), gone=_stale) as fresh:
         entries = []
         for index, (name, module) in enumerate(modules.items()):
             in_root = index == 0 and getattr(module, "save_in_root", False)

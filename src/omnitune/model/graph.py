@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from omnitune import io, runtime
+from omnitune import folders, io, runtime
 from omnitune.errors import CheckpointError, InputError
 from omnitune.modules import files
 from omnitune.modules.backbones import TOKENS
@@ -89,7 +89,7 @@ class Graph:
         runtime.require({"onnx": "onnxruntime", "openvino": "openvino"}[backend], extra=backend)
         self.backend, self.provider, self.session_options = backend, provider, session_options
         if file_name is not None and "/" in file_name:  # as in "onnx/model_O3.onnx"
-            place, file_name = io.inside(folder, file_name).parent, Path(file_name).name
+            place, file_name = folders.inside(folder, file_name).parent, Path(file_name).name
             names = [file_name]
         else:
             # OpenVINO reads ONNX files as well, where there are none of its own.
@@ -171,7 +171,7 @@ class Graph:
     def _session(self, name: str) -> "_OnnxSession | _OpenVinoSession":
         with self._turn:
             if name not in self._sessions:
-                path = io.inside(self.folder, name)
+                path = folders.inside(self.folder, name)
                 if not path.is_file():
                     raise CheckpointError(f"{path}: expected the graph that {FACTS} names, found none")
                 made = _OnnxSession if self.backend == "onnx" else _OpenVinoSession

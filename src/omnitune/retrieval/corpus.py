@@ -18,7 +18,7 @@ from typing import Any
 
 import datasets
 
-from omnitune import io, runtime
+from omnitune import folders, io, runtime
 from omnitune.documents.dataset import load
 from omnitune.documents.folder import find_documents, is_drawn, read_folder
 from omnitune.documents.read.pages import Rendering
@@ -108,7 +108,7 @@ def _of_folder(folder: Path, store: Path, rendering: Rendering) -> Corpus:
             ]
         else:
             rows = [{"document": p.relative_to(folder).as_posix(), "path": str(p.absolute())} for p in files]
-    listing = io.writable_folder(store) / "rows.jsonl"
+    listing = folders.writable_folder(store) / "rows.jsonl"
     io.write_jsonl(listing, rows)
     reopen = partial(_listed, listing)
     return Corpus(items=reopen(), reopen=reopen, rows=listing)
@@ -140,7 +140,7 @@ def _table(source: Path, split: str | None) -> datasets.Dataset:
     if not source.stat().st_size:
         raise DatasetError(f"source: expected at least one item, got none in {source}")
     try:
-        place = io.writable_or_temporary(runtime.cache_folder() / "tables")
+        place = folders.writable_or_temporary(runtime.cache_folder() / "tables")
         return BUILDERS[source.suffix.lower()](str(source), cache_dir=str(place))
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         reason = error.__cause__ or error

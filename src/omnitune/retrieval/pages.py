@@ -22,9 +22,9 @@ from omnitune.documents.read.pages import Rendering, Word, write_words
 from omnitune.documents.reading import with_texts
 from omnitune.documents.stored import IMAGES
 from omnitune.errors import InputError
+from omnitune.folders import writable_or_temporary
 from omnitune.inputs.load import load
 from omnitune.inputs.policy import DEFAULT_POLICY
-from omnitune.io import writable_or_temporary
 from omnitune.model.embedded import READERS, reader_of
 from omnitune.modules.readers.text import TextReader
 

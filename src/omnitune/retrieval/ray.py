@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from omnitune import errors, io, runtime
+from omnitune import errors, folders, io, runtime
 from omnitune.model.dense import SentenceTransformer
 from omnitune.retrieval.ordered import OrderedRows
 from omnitune.retrieval.store import identity
@@ -82,7 +82,7 @@ def encode_on_ray(
     starts = range(0, total, rows_at_once)
     blocks = [{"start": start, "stop": min(start + rows_at_once, total)} for start in starts]
     with (
-        io.locked(place, task="encoding"),
+        folders.locked(place, task="encoding"),
         _cluster(ray, address),
         runtime.progress_bar(label="Encoding", total=total, show=show_progress_bar, unit="item") as bar,
     ):

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from omnitune import io
+from omnitune import folders, io
 from omnitune.documents.sources import note_source, signed_sources
 from omnitune.errors import InputError, ResourceError
 from omnitune.places import RETRIEVER
@@ -166,8 +166,8 @@ class Retriever:
             >>> len(Retriever.open("retriever"))
             1
         """
-        place = io.writable_folder(Path(folder))
-        with io.locked(place / "index", task=CHANGING):
+        place = folders.writable_folder(Path(folder))
+        with folders.locked(place / "index", task=CHANGING):
             self._save(place)
 
     def _save(self, place: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnitune import io
+from omnitune import folders, io
 from omnitune.errors import InputError
 from omnitune.retrieval.arrays import Array, offsets_of, read_arrays, write_arrays
 
@@ -127,7 +127,7 @@ class Segments:
             assert self.folder is not None
             # The index may be a stranger's: a name that leads out of it would show that file's rows, and removing them
             # would delete it.
-            found = read_arrays(io.inside(self.folder, str(facts["name"])), private=True)
+            found = read_arrays(folders.inside(self.folder, str(facts["name"])), private=True)
             if found is None or len(found[0].get("entries_offsets", ())) != facts["rows"] + 1:
                 return None
             arrays = found[0]
@@ -247,7 +247,7 @@ class Segments:
             self.parts = [part for part in self.parts if part.alive.any()]
             self._rows = None
             return
-        with io.locked(self.folder, task=CHANGING):
+        with folders.locked(self.folder, task=CHANGING):
             settings = self.settings
             if anew:
                 io.remove_file(self.folder / FACTS)
@@ -283,12 +283,12 @@ class Segments:
             folder: The folder.
             held: The caller holds it for the change already.
         """
-        io.writable_folder(folder)
+        folders.writable_folder(folder)
         for part in self.parts:
             write_arrays(folder / part.name, part.arrays)
         copy = Segments(folder)
         copy.parts, copy.settings = self.parts, self.settings
-        with nullcontext() if held else io.locked(folder, task=CHANGING):
+        with nullcontext() if held else folders.locked(folder, task=CHANGING):
             copy._write()
         if self.folder is None:
             self.folder = folder

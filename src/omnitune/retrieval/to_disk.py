@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from omnitune import io, runtime
+from omnitune import folders, runtime
 from omnitune.errors import InputError
 from omnitune.model.dense import SentenceTransformer
 from omnitune.retrieval.ordered import OrderedRows, row_keys, runs
@@ -74,11 +74,11 @@ def encode_to_disk(
                 f"path: expected a file that is not there yet, got {target}; a file that encoding left there is whole: "
                 "open it, or delete it to encode anew"
             )
-        io.discard(partial, [".lock", done.keys.name])
+        folders.discard(partial, [".lock", done.keys.name])
         return open_memmap(target, mode="r")
     # The last item is looked at now: a column that turns bad, or a total row, is not found out hours later.
     content_keys(model, [inputs[len(inputs) - 1]], queries=role == "query", first_row=len(inputs) - 1)
-    with io.locked(partial, task="encoding"):
+    with folders.locked(partial, task="encoding"):
         rows = OrderedRows(partial / "rows.npy", len(inputs))
         made_from = rows_made_from(identity(model), model, role, options)
         with runtime.progress_bar(label="Encoding", total=len(inputs), show=show_progress_bar, unit="item") as bar:
@@ -88,7 +88,7 @@ def encode_to_disk(
                 bar.update(len(held))
         rows.path.replace(target)
     # The keys go last: a call that is killed before is known by them, and one that is killed after had ended.
-    io.discard(partial, [".lock", rows.keys.name])
+    folders.discard(partial, [".lock", rows.keys.name])
     return open_memmap(target, mode="r")
 
 

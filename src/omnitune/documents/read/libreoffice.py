@@ -24,7 +24,8 @@ from omnitune.documents.read.markup import read_blocks
 from omnitune.documents.read.pages import Description, Page, Rendering
 from omnitune.documents.read.text import terms
 from omnitune.errors import DocumentError
-from omnitune.io import printable, scratch
+from omnitune.folders import scratch
+from omnitune.io import printable
 from omnitune.runtime import end_group
 
 SECONDS, SECONDS_PER_MEGABYTE = 120.0, 10.0

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import transformers
-from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from omnitune.errors import InputError
-from omnitune.inputs import messages
 from omnitune.inputs import processor as processors
 from omnitune.inputs.cost import CostRule
 from omnitune.inputs.sampling import Sampling
-from omnitune.inputs.templates import carry_pairs
 from omnitune.modules import files, loading, outputs, packing, varlen, vocabulary_head
 from omnitune.modules import query_expansion as expansion
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.base import InputModule, loaded_modality
+from omnitune.modules.conversations import Conversations
 from omnitune.modules.costs import cost_rule, sampling
 from omnitune.modules.long_texts import shortened
 from omnitune.modules.outputs import ModalityConfig
@@ -110,7 +108,7 @@ class Transformer(InputModule):
         )
         if max_seq_length is not None:
             processor_kwargs.setdefault("model_max_length", max_seq_length)
-        attention_asked = varlen.asked(model_kwargs)
+        asked = varlen.asked(model_kwargs)
         folder = loading.locate(model_name_or_path, model_kwargs, config_kwargs, processor_kwargs)
         config = loading.load_config(folder, self.task, loading.located(config_kwargs))
         self.model: transformers.PreTrainedModel = loading.load_model(
@@ -132,20 +130,15 @@ class Transformer(InputModule):
         processors.merged(self.processing_kwargs)
         self.unpad_inputs = unpad_inputs
         self.defers_head = False
-        self.packer = packing.Packer(self, asked=attention_asked)
-        message = None if modality_config is None else modality_config.get("message")
-        form = "auto" if message is None else message.get("format", "auto")
-        if form == "auto":
-            known = backbone(self.config.model_type).structured_messages
-            reads = messages.reads_structured(getattr(self.processor, "chat_template", None), known=known)
-            form = "structured" if reads else "flat"
-        self._structured = form == "structured"
+        self.packer = packing.Packer(self, asked=asked)
+        known = backbone(self.config.model_type).structured_messages
+        self._conversations = Conversations(self.processor, modality_config, known=known)
         if modality_config is None or module_output_name is None:
-            found = outputs.modality_config(self.model, self.processor, self.task, structured=self._structured)
-            modality_config, module_output_name = found
+            modality_config, module_output_name = outputs.modality_config(
+                self.model, self.processor, self.task, structured=self._conversations.structured
+            )
         self.modality_config: ModalityConfig = modality_config
         self.module_output_name: str = module_output_name
-        self._template = processors.ChatTemplate(self.processor)
         self._prompt_lengths: dict[str, int] = {}
         self._without_prompt: set[Modality] = set()
         self._signatures: dict[str, inspect.Signature] = {}
@@ -181,7 +174,7 @@ class Transformer(InputModule):
     def tokenizer(self, value: PreTrainedTokenizerBase) -> None:
         if isinstance(self.processor, PreTrainedTokenizerBase):
             self.processor = value
-            self._template = processors.ChatTemplate(value)
+            self._conversations.use(value)
         else:
             self.processor.tokenizer = value
 
@@ -237,12 +230,7 @@ class Transformer(InputModule):
 
     def defer_head(self) -> bool:
         """Leave the last layer of a masked-language head to `SpladePooling` from now on; whether that can be."""
-        layer = vocabulary_head.last_layer(self.model) if self.task.name == "fill-mask" else None
-        if layer is not None and not getattr(layer, "takes_states", False):
-            layer.register_forward_pre_hook(vocabulary_head.take_states)
-            # Beside its hook, so that a copy of the layer has both.
-            layer.takes_states = True  # type: ignore[assignment]
-        self.defers_head = layer is not None
+        self.defers_head = self.task.name == "fill-mask" and vocabulary_head.defer(self.model)
         return self.defers_head
 
     # -- features
@@ -286,7 +274,13 @@ class Transformer(InputModule):
         buckets["text"].pop("logits_to_keep", None)  # a checkpoint may say so; `LogitScore` reads the last alone
         kinds = [loaded_modality(item) if modality is None else modality for item in inputs]
         if "message" in self.modality_config:
-            return self._preprocess_messages(inputs, kinds, prompt, task, buckets)
+            outputs.check_parts(kinds, self.modality_config)
+            features = self._conversations.features(
+                inputs, kinds, buckets, prompt=prompt, task=task, max_length=self.max_seq_length
+            )
+            if self.task.generates:
+                processors.check_left_padded(features)
+            return features
         kind = outputs.common_kind(kinds, self.modality_config)
         if prompt and kind == "text":
             inputs = [processors.prefixed(prompt, text) for text in inputs]
@@ -314,35 +308,9 @@ class Transformer(InputModule):
             features["prompt_length"] = self._prompt_lengths[prompt]
         return features
 
-    def _preprocess_messages(
-        self,
-        inputs: Sequence[Any],
-        kinds: Sequence[Modality],
-        prompt: str | None,
-        task: str | None,
-        buckets: processors.Buckets,
-    ) -> Features:
-        outputs.check_parts(kinds, self.modality_config)
-        conversations = [
-            messages.to_messages(item, kind, prompt=prompt, structured=self._structured)
-            for item, kind in zip(inputs, kinds, strict=True)
-        ]
-        if task is not None and processors.template_takes(self.processor, "task"):
-            buckets["chat_template"].setdefault("task", task)
-        features = self._template.features(conversations, buckets, max_length=self.max_seq_length)
-        if self.task.generates:
-            processors.check_left_padded(features)
-        counts = messages.count_parts(conversations, ("image", "video", "audio"))
-        for kind, sign in (("image", "pixel_values"), ("video", "video_grid_thw"), ("audio", "input_features")):
-            if sign in features:
-                features[f"num_{kind}s_per_sample"] = Tensor(counts[kind]).long()
-        features["modality"] = "message"
-        return features
-
     def take_pairs(self) -> bool:
         """Let the chat template render pairs; whether it had to be extended for that."""
-        options = {k: v for k, v in self.processing_kwargs.get("chat_template", {}).items() if k != "restore_suffix"}
-        return carry_pairs(self.processor, structured=self._structured, options=options)
+        return self._conversations.take_pairs(self.processing_kwargs.get("chat_template", {}))
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """Features with `module_output_name`.
@@ -391,15 +359,8 @@ class Transformer(InputModule):
                 raise
         if layer is not None and captured is not None and captured.hidden is not None:
             features[vocabulary_head.HEAD] = vocabulary_head.head_of(captured.hidden, layer, real, packing)
-            return features
-        features[self.module_output_name] = tokens = outputs.selected(result, path)
-        mask, shorten = features.get("attention_mask"), getattr(self.model, "_get_feature_vector_attention_mask", None)
-        if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:
-            # A mask of samples: the backbone says which token vectors are of a recording and not of its padding.
-            features["attention_mask"] = shorten(tokens.shape[1], mask)
-        asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)
-        if asked and "hidden_states" in result:
-            features["all_layer_embeddings"] = result["hidden_states"]
+        else:
+            outputs.add_result(features, result, self.model, path=path, name=self.module_output_name)
         return features
 
     # -- files
@@ -448,12 +409,8 @@ class Transformer(InputModule):
         """Read the module from a checkpoint.
 
         Args:
-            model_name_or_path: As in `Module.load`, as are all that are not named here.
+            model_name_or_path: As in `Module.load`; others as there, or the constructor's over the checkpoint's.
             trust_remote_code: Whether the backbone's own code may run.
-            model_kwargs: For the model's `from_pretrained`, over the checkpoint's own.
-            processor_kwargs: For the processor's.
-            config_kwargs: For the configuration's.
-            backend: Only "torch".
             **kwargs: `name`, what the user called the checkpoint.
 
         Raises:
@@ -476,11 +433,7 @@ class Transformer(InputModule):
 
     @classmethod
     def read_config(cls, folder: Path) -> dict[str, Any]:
-        """The constructor's arguments that the configuration in `folder` holds, under whichever name it has.
-
-        Raises:
-            CheckpointError: It has unknown keys.
-        """
+        """The constructor's arguments that the configuration in `folder` holds, under whichever name it has."""
         arguments = inspect.signature(Transformer).parameters.keys() - {"model_name_or_path", "backend"}
         config = loading.read_settings(folder, arguments)
         if "modality_config" in config:

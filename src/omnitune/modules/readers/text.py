@@ -16,6 +16,7 @@ from omnitune import runtime
 from omnitune.errors import InputError, MissingLanguageError, ResourceError
 from omnitune.inputs.image import eight_bit, on_paper
 from omnitune.installation import pip_install
+from omnitune.modules.readers.languages import tesseract_code
 from omnitune.modules.readers.readings import KeepingReader
 from omnitune.types import Modality
 
@@ -139,10 +140,18 @@ def expect_language(language: str) -> Path:
     known = sorted(path.stem for path in folder.glob("*.traineddata"))
     missing = [name for name in language.split("+") if name not in known]
     if missing:
-        known_ones = {"eng": pip_install("ocr"), **_REMEDY}
-        remedies = "; ".join(known_ones.get(name, f"put {name}.traineddata into that folder") for name in missing)
+        packages = {"eng": pip_install("ocr"), **_REMEDY}
+        remedies = []
+        for name in missing:
+            code = tesseract_code(name)
+            if code is not None:
+                remedies.append(f"{name!r} is called {code!r}")
+            if code not in known:
+                name = code or name
+                remedies.append(packages.get(name, f"put {name}.traineddata into that folder"))
         raise MissingLanguageError(
-            f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; {remedies}"
+            f"language: expected languages of the models in {folder}, which are {known}; got {language!r}; "
+            f"{'; '.join(remedies)}"
         )
     return folder
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -319,10 +319,14 @@ class _ProgressLines:
 
     def update(self, n: int = 1) -> None:
         """Count, and log a line if the last one is a minute old."""
-        now = time.monotonic()
-        if self.n == 0 and n > 1 and now - self._started < 1:
+        if self.n == 0 and n > 1 and time.monotonic() - self._started < 1:
             self._from = n  # a resumed training begins at the step that an earlier run came to
         self.n += n
+        self.say_if_due()
+
+    def say_if_due(self) -> None:
+        """Log a line if the last one is a minute old."""
+        now = time.monotonic()
         if now - self._said < LINE_SECONDS:
             return
         self._said = now
@@ -337,6 +341,15 @@ class _ProgressLines:
         self._postfix = f", {text}"
 
 
+_shown: list[Any] = []
+"""Bars, and what stands in for them, that are open, the innermost last."""
+
+
+def shown_bar() -> Any:
+    """The innermost bar that is open, or what stands in for it where no terminal is; None without one."""
+    return next(iter(_shown[-1:]), None)
+
+
 @contextmanager
 def progress_bar(*, label: str, total: int | None, show: bool | None = None, unit: str = "it") -> Iterator[Any]:
     """A bar whose `update(n)` the caller calls; shown as in `progress`."""
@@ -346,7 +359,21 @@ def progress_bar(*, label: str, total: int | None, show: bool | None = None, uni
 
     visible = (sys.stderr.isatty() or logger.isEnabledFor(logging.INFO)) if show is None else show
     if show is None and not visible and rank() == 0 and PROGRESS.isEnabledFor(logging.INFO):
-        yield _ProgressLines(label, total, unit)
+        with _open(_ProgressLines(label, total, unit)) as lines:
+            yield lines
         return
-    with tqdm(total=total, desc=label, unit=unit, disable=not visible or rank() != 0, dynamic_ncols=True) as bar:
+    hidden = not visible or rank() != 0
+    with (
+        tqdm(total=total, desc=label, unit=unit, disable=hidden, dynamic_ncols=True) as bar,
+        nullcontext() if hidden else _open(bar),
+    ):
         yield bar
+
+
+@contextmanager
+def _open(bar: Any) -> Iterator[Any]:
+    _shown.append(bar)
+    try:
+        yield bar
+    finally:
+        _shown.remove(bar)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,31 @@ def test_a_log_file_gets_a_line_a_minute_with_the_time_that_is_left(monkeypatch,
     with runtime.progress_bar(label="Inner", total=9, show=False) as bar:
         bar.update(9)
     assert not lines
+    runtime.PROGRESS.manager._clear_cache()
+
+
+def test_no_minute_without_a_line_whatever_a_command_does(monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "LINE_SECONDS", 0.2)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(runtime.PROGRESS, "handlers", [console._Lines()])
+    monkeypatch.setattr(runtime.PROGRESS, "level", logging.INFO)
+    monkeypatch.setattr(runtime.logger, "level", logging.WARNING)
+    runtime.PROGRESS.manager._clear_cache()
+    with console.line_a_minute("index"):
+        time.sleep(0.3)
+        assert capsys.readouterr().out == "Still at work, 1 s after: index\n"
+        console.say("Measuring on 3 queries")
+        time.sleep(0.3)
+        with runtime.progress_bar(label="Inner", total=9, unit="page") as bar:
+            for _ in range(4):
+                bar.update(1)
+            time.sleep(0.3)
+    time.sleep(0.3)
+    assert capsys.readouterr().out.splitlines() == [
+        "Measuring on 3 queries",
+        "Still at work, 1 s after: Measuring on 3 queries",
+        "Inner: 4 of 9 pages, about 1 s left",
+    ]
     runtime.PROGRESS.manager._clear_cache()
 
 

@@ -8,10 +8,13 @@ import logging
 import os
 import re
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,18 +22,34 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from omnitune import runtime
 from omnitune.errors import ResourceError
 from omnitune.io import printable
+from omnitune.strict_json import json_text
 
 # A file or a pipe has no width, and rich takes 80 columns, in which cells of a table break over four lines.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_last: list[Any] = ["", 0.0, 0.0]
+"""The last line that said what is done, when it was said, and when anything was said."""
+
+
 def say(line: str = "") -> None:
     """Print one line; its content is text, never markup."""
+    _last[:] = [line, time.monotonic(), time.monotonic()]
+    _line(line)
+
+
+def _line(line: str) -> None:
     with _writing():
         out.print(Text(printable(line, lines=False)))
+
+
+def note(line: str) -> None:
+    """Print a remark on standard error, where it is no part of the results."""
+    err.print(Text(printable(line, lines=False), style="dim"))
 
 
 def error(message: str) -> None:
@@ -81,6 +100,29 @@ def hits(query: str, found: Sequence[tuple[str, str, str, Sequence[str]]], wante
             out.print(shown)
             for line in lines:
                 out.print(Text("     " + printable(line, lines=False), style="dim"))
+
+
+@contextmanager
+def results_apart(wanted: bool) -> Iterator[None]:
+    """Print lines for people on standard error for a block, so that only `result` writes on standard output."""
+    before = out.stderr
+    out.stderr = wanted or before
+    try:
+        yield
+    finally:
+        out.stderr = before
+
+
+def result(value: Mapping[str, Any]) -> None:
+    """Print a line of JSON on standard output.
+
+    Raises:
+        InputError: A number is not finite.
+    """
+    line = json_text(value, "standard output")
+    with _writing():
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 @contextmanager
@@ -151,7 +193,47 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
-        say(record.getMessage())
+        _last[2] = time.monotonic()
+        _line(record.getMessage())
+
+
+@contextmanager
+def line_a_minute(task: str) -> Iterator[None]:
+    """Have no minute of a block without a line, whatever it does: a log that stands still looks like a run that hangs.
+
+    A bar in a terminal is enough. Where lines take a bar's place, its count is said; without any bar the last line
+    again, with the time since it was said.
+
+    Args:
+        task: What is done, until the block has said a line of its own.
+    """
+    ended = threading.Event()
+    _last[:] = [task, time.monotonic(), time.monotonic()]
+
+    def watch() -> None:
+        while not ended.wait(runtime.LINE_SECONDS / 20):
+            bar = runtime.shown_bar()
+            if bar is not None:
+                if hasattr(bar, "say_if_due"):
+                    bar.say_if_due()
+                continue
+            now = time.monotonic()
+            line, since, said = _last
+            if now - said >= runtime.LINE_SECONDS:
+                _last[2] = now
+                with suppress(OSError):  # which the next line meets, in the thread that can end the command
+                    out.print(Text(printable(f"Still at work, {runtime.about(now - since)} after: {line.strip()}")))
+
+    if runtime.rank() != 0:
+        yield
+        return
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def quiet(*, debug: bool) -> None:

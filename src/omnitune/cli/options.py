@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from omnitune.cli import console
 from omnitune.errors import InputError
 from omnitune.places import hint
 
@@ -39,6 +40,13 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with the placeholders that were not written out."""
         return with_nouns(super().get_params(ctx), ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; one that ends by itself has no minute without a line."""
+        if ctx.info_name == "serve":
+            return super().invoke(ctx)
+        with console.line_a_minute(str(ctx.info_name)):
+            return super().invoke(ctx)
 
 
 def one_of(*words: str) -> Callable[..., Any]:

@@ -59,7 +59,8 @@ def serve(
 
     console.only_our_bars(with_datasets=False)
     console.say(f"Opening {source}")
-    served = run.open_served(source, reranker=reranker, documents=documents)
+    with console.line_a_minute(f"Opening {source}"):
+        served = run.open_served(source, reranker=reranker, documents=documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if served.retriever is not None:
         console.say(f"Search page of {served.name}, {len(served.retriever):,} pages: {address}/")

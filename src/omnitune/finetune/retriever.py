@@ -327,7 +327,8 @@ class RetrieverSteps:
         kept: dict[str, Any] = {}
         costs: dict[str, list[Any]] = {}
         chosen = Retriever.open(self.place)
-        with runtime.progress_bar(label="Measuring", total=len(standings) * len(tests), unit="test") as bar:
+        count = len(standings) * sum(len(test.queries) for test in tests.values())
+        with runtime.progress_bar(label="Measuring", total=count, unit="search") as bar:
             for one in standings:
                 retriever = chosen if one.name == best.name else self.pools.pool(one.source).only(one.weights)
                 for name, test in tests.items():
@@ -336,7 +337,7 @@ class RetrieverSteps:
                     else:
                         found = measure(scored(retriever, test), one.weights, test)
                     kept |= _named(one.name, name, found)
-                    bar.update()
+                    bar.update(len(test.queries))
                 costs[one.name] = [*self._costs(retriever, tests["titles"].queries)]
         for rung, embedded in self._alone(tests).items():
             for name, test in tests.items():

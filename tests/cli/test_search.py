@@ -1,5 +1,7 @@
 """`omnitune search` and `omnitune index` over a retriever."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,35 @@ def test_a_sheet_for_each_query(folder: Path, tmp_path: Path) -> None:
     run("search", folder, "bearing", "--html", tmp_path / "one.html")
     run("search", folder, "bearing", "contents", "--html", tmp_path / "hits.html")
     assert {path.name for path in tmp_path.glob("*.html")} == {"one.html", "hits-1.html", "hits-2.html"}
+
+
+def test_a_sheet_shows_what_answers(folder: Path, tmp_path: Path) -> None:
+    run("search", folder, "grease it", "--html", tmp_path / "hits.html")
+    sheet = (tmp_path / "hits.html").read_text()
+    assert '<p class="read"><mark>Grease</mark> the bearing every week</p>' in sheet
+
+
+def test_json_for_scripts(folder: Path, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["search", str(folder), "grease the bearing", "nowhere", "--json", "--explain",
+                                    "--html", str(tmp_path / "hits.html")])  # fmt: skip
+    first, second = map(json.loads, said.stdout.splitlines())
+    assert first["query"] == "grease the bearing" and second == {"query": "nowhere", "hits": []}
+    hit = first["hits"][0]
+    assert hit.pop("score") > 0 and hit.pop("stages").keys() == {"lexical"}
+    assert hit == {
+        "rank": 1, "id": "pump.pdf#2", "document": "pump.pdf", "page": 2, "label": "2", "times": None,
+        "excerpt": "Grease the bearing every week", "path": "/b.png", "words": ["bearing", "grease", "the"],
+    }  # fmt: skip
+    assert "hits-1.html" in said.stderr
+
+
+def test_a_question_without_quotes_is_told_apart(folder: Path) -> None:
+    said = CliRunner().invoke(app, ["search", str(folder), "how", "is", "it", "greased"])
+    asked = shlex.join(["omnitune", "search", str(folder), "how is it greased"])
+    assert f"4 queries of one word each were read. To ask them as one: {asked}" in " ".join(said.stderr.split())
+    assert "queries of one word" not in said.stdout
+    assert not CliRunner().invoke(app, ["search", str(folder), "bearing"]).stderr
+    assert not CliRunner().invoke(app, ["search", str(folder), "bearing", "the oven"]).stderr
 
 
 def test_documents_are_added(folder: Path, tmp_path: Path) -> None:

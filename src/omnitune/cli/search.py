@@ -1,5 +1,9 @@
 """`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +14,6 @@ from omnitune.cli import console
 
 if TYPE_CHECKING:
     from omnitune.documents.dataset import DocumentDataset
-    from omnitune.retrieval.base import Found
 
 
 def search(
@@ -19,7 +22,7 @@ def search(
     ],
     words: Annotated[
         list[str],
-        typer.Argument(help="What to look for, one query or several; after a model, its prepared dataset first."),
+        typer.Argument(help="What to look for, each query in quotes; after a model, its prepared dataset first."),
     ],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pages or segments to show.")] = 5,
     document: Annotated[
@@ -27,6 +30,9 @@ def search(
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Show every stage's score and the words that match.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json/--no-json", help="Print a line of JSON for each query, and nothing else.")
     ] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a sheet with the page images here.")] = None,
 ) -> None:
@@ -42,31 +48,62 @@ def search(
     if html is not None:
         writable_folder(html.parent)
     place = places.retriever_folder(source)
-    if place is not None:
-        console.only_our_bars(with_datasets=False)
-        _with_retriever(place, words, top_k, document, explain, html)
-    elif len(words) < 2:
-        made = (
-            "" if Path(source).exists() else f", where nothing is; omnitune finetune DOCUMENTS --out {source} makes one"
-        )
-        raise InputError(
-            f"SOURCE: expected a folder with a retriever for one query, got {source}{made}; with a model the order is "
-            'omnitune search MODEL DATASET "QUERY"'
-        )
-    elif document or explain:
-        raise InputError(f"--document, --explain: expected a folder with a retriever with them, got {source}")
-    else:
-        places.expect_model(source)
-        places.dataset_folder(words[0])
-        console.only_our_bars()
-        _with_model(source, Path(words[0]), words[1:], top_k, html)
+    start, queries = [source], words
+    with console.results_apart(as_json):
+        if place is not None:
+            console.only_our_bars(with_datasets=False)
+            answers = _from_retriever(place, queries, top_k, document, explain)
+        elif len(words) < 2:
+            made = (
+                ""
+                if Path(source).exists()
+                else f", where nothing is; omnitune finetune DOCUMENTS --out {source} makes one"
+            )
+            raise InputError(
+                f"SOURCE: expected a folder with a retriever for one query, got {source}{made}; with a model the order "
+                'is omnitune search MODEL DATASET "QUERY"'
+            )
+        elif document or explain:
+            raise InputError(f"--document, --explain: expected a folder with a retriever with them, got {source}")
+        else:
+            places.expect_model(source)
+            places.dataset_folder(words[0])
+            console.only_our_bars()
+            start, queries = [source, words[0]], words[1:]
+            answers = _from_model(source, Path(words[0]), queries, top_k)
+        for number, answer in enumerate(answers):
+            if as_json:
+                console.result({"query": answer.query, "hits": answer.hits})
+            else:
+                _print(answer, explain)
+            if html is not None:
+                _sheet(_numbered(html, number, len(queries)), answer, source if place is None else str(place))
+    if len(queries) > 1 and not any(len(query.split()) > 1 for query in queries):
+        # Which is what a question without quotes looks like, and what scripts may mean.
+        one = shlex.join(["omnitune", "search", *start, " ".join(queries)])
+        console.note(f"{len(queries)} queries of one word each were read. To ask them as one: {one}")
 
 
-def _with_retriever(
-    place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool, html: Path | None
-) -> None:
-    from omnitune.ops.bm25 import words as words_of
-    from omnitune.retrieval.base import Found
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """Answer to one query.
+
+    Attributes:
+        query: What was looked for.
+        hits: As `--json` prints them, best first.
+        images: Of the hits; None where there is none.
+        words: What pages are called; None for "page".
+    """
+
+    query: str
+    hits: list[dict[str, Any]]
+    images: list[Any]
+    words: Any = None
+
+
+def _from_retriever(
+    place: Path, queries: list[str], top_k: int, document: list[str] | None, explain: bool
+) -> Iterator[_Answer]:
     from omnitune.retrieval.hits import check_documents
     from omnitune.retrieval.retriever import Retriever
 
@@ -74,29 +111,20 @@ def _with_retriever(
     if document:
         check_documents(retriever.documents, document, "--document")
     where = {"document": document} if document else None
-    for number, (query, hits) in enumerate(
-        zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True)
-    ):
-        shown = []
-        for hit in hits:
-            lines = [str(retriever.files.of(hit.entry) or hit.entry.get("path") or "")]  # named, not opened
-            if explain:
-                lines.append(", ".join(f"{name} {score:z.3f}" for name, score in hit.stages.items()))
-                lines.append("matches: " + " ".join(hit.words))
-            shown.append((_place(hit.entry), f"{hit.score:z.3f}", hit.snippet(query), [line for line in lines if line]))
-        console.hits(query, shown, set(words_of(query)))
-        if html is not None:
-            found = [Found(rank=hit.rank, score=hit.score, row=0, entry=hit.entry) for hit in hits]
-            _sheet(
-                _numbered(html, number, len(queries)),
-                query,
-                str(place),
-                found,
-                [_image(retriever.files.of(hit.entry)) for hit in hits],
-            )
+    for query, found in zip(queries, retriever.search(queries, top_k, where, explain=explain), strict=True):
+        files = [retriever.files.of(hit.entry) for hit in found]
+        hits = [
+            _hit(hit.rank, hit.score, hit.entry, hit.snippet(query), str(file or hit.entry.get("path") or ""))
+            for hit, file in zip(found, files, strict=True)
+        ]
+        if explain:
+            for row, hit in zip(hits, found, strict=True):
+                row["stages"] = {name: score if isfinite(score) else None for name, score in hit.stages.items()}
+                row["words"] = list(hit.words)
+        yield _Answer(query=query, hits=hits, images=list(map(_image, files)))
 
 
-def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: Path | None) -> None:
+def _from_model(model: str, folder: Path, queries: list[str], top_k: int) -> Iterator[_Answer]:
     from omnitune.cli.indexes import entries_of, place_of
     from omnitune.documents.dataset import load
     from omnitune.errors import ResourceError
@@ -122,17 +150,36 @@ def _with_model(model: str, folder: Path, queries: list[str], top_k: int, html: 
                 place = Path(without_cache) / "index"
             index = build_index(encoder, pages.pages, entries_of(pages), place, key=key)
         answers = index.search(encoder, queries, top_k)
-    for number, (query, found) in enumerate(zip(queries, answers, strict=True)):
+    for query, found in zip(queries, answers, strict=True):
         wanted = set(words_of(query))
-        shown = []
-        for hit in found:
-            path = str(pages.pages[hit.row].get("path") or "")
-            excerpt = snippet(pages.page_texts[hit.row], wanted)
-            shown.append((_place(hit.entry), f"{hit.score:z.3f}", excerpt, [path] if path else []))
-        console.hits(query, shown, wanted)
-        if html is not None:
-            images = [pages.pictures[hit.row] for hit in found]
-            _sheet(_numbered(html, number, len(queries)), query, model, found, images, words)
+        hits = [
+            _hit(hit.rank, hit.score, hit.entry, snippet(pages.page_texts[hit.row], wanted),
+                 str(pages.pages[hit.row].get("path") or ""))
+            for hit in found
+        ]  # fmt: skip
+        yield _Answer(query=query, hits=hits, images=[pages.pictures[hit.row] for hit in found], words=words)
+
+
+def _hit(rank: int, score: float, entry: Any, excerpt: str, path: str) -> dict[str, Any]:
+    """A hit as JSON values: all that the lines in a terminal are made of."""
+    known = {name: entry.get(name) or None for name in ("page", "label", "times")}
+    document = str(entry.get("document", entry["id"]))
+    return {"rank": rank, "id": str(entry["id"]), "document": document, **known, "score": float(score),
+            "excerpt": excerpt, "path": path or None}  # fmt: skip
+
+
+def _print(answer: _Answer, explain: bool) -> None:
+    from omnitune.ops.bm25 import words as words_of
+
+    shown = []
+    for hit in answer.hits:
+        lines = [hit["path"] or ""]  # named, not opened
+        if explain:
+            scores = {name: float("-inf") if score is None else score for name, score in hit["stages"].items()}
+            lines.append(", ".join(f"{name} {score:z.3f}" for name, score in scores.items()))
+            lines.append("matches: " + " ".join(hit["words"]))
+        shown.append((_place(hit), f"{hit['score']:z.3f}", hit["excerpt"], [line for line in lines if line]))
+    console.hits(answer.query, shown, set(words_of(answer.query)))
 
 
 def _place(entry: Any) -> str:
@@ -154,9 +201,15 @@ def _numbered(html: Path, number: int, total: int) -> Path:
     return html if total == 1 else html.with_name(f"{html.stem}-{number + 1}{html.suffix}")
 
 
-def _sheet(html: Path, query: str, model: str, found: "list[Found]", images: list[Any], words: Any = None) -> None:
+def _sheet(html: Path, answer: _Answer, model: str) -> None:
     from omnitune.report.parts import PAGE_WORDS
+    from omnitune.retrieval.base import Found
     from omnitune.retrieval.contact_sheet import write_contact_sheet
 
-    write_contact_sheet(html, query=query, model=model, found=found, images=images, words=words or PAGE_WORDS)
+    found = [
+        Found(rank=hit["rank"], score=hit["score"], row=0, entry={k: v for k, v in hit.items() if v is not None})
+        for hit in answer.hits
+    ]
+    write_contact_sheet(html, query=answer.query, model=model, found=found, images=answer.images,
+                        excerpts=[hit["excerpt"] for hit in answer.hits], words=answer.words or PAGE_WORDS)  # fmt: skip
     console.places("Results", {"sheet": html})

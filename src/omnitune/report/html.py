@@ -6,7 +6,8 @@ drawings made by `plots` go in as markup. No script, no link to anywhere: the fi
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,30 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     return html, data
 
 
-def render_sheet(*, query: str, model: str, pages: Sequence[tuple[Page, float]], words: Words = PAGE_WORDS) -> str:
-    """A contact sheet: the pages found for one query with their scores, best first, as HTML."""
-    return _environment().get_template("sheet.html").render(query=query, model=model, pages=pages, words=words)
+def render_sheet(
+    *,
+    query: str,
+    model: str,
+    pages: Sequence[tuple[Page, float]],
+    wanted: Collection[str] = (),
+    words: Words = PAGE_WORDS,
+) -> str:
+    """A contact sheet: the pages found for one query with their scores, best first, as HTML.
+
+    Args:
+        query: What was looked for.
+        model: Name of the model that looked.
+        pages: The pages and their scores.
+        wanted: Words to mark in what is shown of the pages' texts, in lower case.
+        words: What pages are called.
+    """
+    # Cut at the borders of wanted words, each second part is one of them.
+    border = re.compile(rf"(?i)\b({'|'.join(map(re.escape, sorted(wanted))) or '(?!)'})\b")
+    return (
+        _environment()
+        .get_template("sheet.html")
+        .render(query=query, model=model, pages=pages, words=words, split=border.split)
+    )
 
 
 def _environment() -> Environment:

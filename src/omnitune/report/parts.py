@@ -77,7 +77,8 @@ class Page:
         number: Page number in the document, from 1.
         image: JPEG bytes of a thumbnail; empty in the JSON.
         times: Where a segment of a recording or clip lies in it ("0:30-0:45"); "" for a page.
-        read: The beginning of what was read in a segment: a picture does not show it.
+        read: Of a segment in the report, the beginning of what was read in it, which a picture does not show; in a
+            contact sheet, the part that answers.
     """
 
     id: str

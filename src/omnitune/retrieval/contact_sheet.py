@@ -11,6 +11,7 @@ from omnitune.errors import InputError
 from omnitune.inputs.image import load_image, on_paper
 from omnitune.inputs.policy import DEFAULT_POLICY
 from omnitune.io import writing
+from omnitune.ops.bm25 import words as words_of
 from omnitune.report.html import render_sheet
 from omnitune.report.parts import PAGE_WORDS, Page, Words
 from omnitune.retrieval.base import Found
@@ -26,6 +27,7 @@ def write_contact_sheet(
     model: str,
     found: Sequence[Found],
     images: Sequence[Any],
+    excerpts: Sequence[str] = (),
     words: Words = PAGE_WORDS,
 ) -> Path:
     """Write a self-contained HTML page with a thumbnail and the score of every page found.
@@ -36,25 +38,29 @@ def write_contact_sheet(
         model: Name of the model that looked.
         found: The pages, best first; entries have an `id`, and may have a `document`, a `page` number and `times`.
         images: Their images in any accepted form, in the same order; None where there is none.
+        excerpts: Part of each page's text that answers; words of the query are marked in it. Empty shows none.
         words: What pages are called.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: There is not one image for each page found.
+        InputError: There is not one image, or excerpt, for each page found.
         MediaError: An image cannot be read.
         ResourceError: The disk is full.
     """
     if len(images) != len(found):
         raise InputError(f"images: expected one for each of {len(found)} pages found, got {len(images)}")
+    if excerpts and len(excerpts) != len(found):
+        raise InputError(f"excerpts: expected one for each of {len(found)} pages found, or none, got {len(excerpts)}")
     pages = [
-        (_page(hit, b"" if image is None else thumbnail(load_image(image, DEFAULT_POLICY))), hit.score)
-        for hit, image in zip(found, images, strict=True)
+        (_page(hit, b"" if image is None else thumbnail(load_image(image, DEFAULT_POLICY)), excerpt), hit.score)
+        for hit, image, excerpt in zip(found, images, excerpts or [""] * len(found), strict=True)
     ]
     path = Path(path)
     with writing(path) as temporary:
-        temporary.write_text(render_sheet(query=query, model=model, pages=pages, words=words), encoding="utf-8")
+        made = render_sheet(query=query, model=model, pages=pages, wanted=set(words_of(query)), words=words)
+        temporary.write_text(made, encoding="utf-8")
     return path
 
 
@@ -67,8 +73,9 @@ def thumbnail(image: Image.Image, width: int = _WIDTH) -> bytes:
     return buffer.getvalue()
 
 
-def _page(hit: Found, image: bytes) -> Page:
+def _page(hit: Found, image: bytes, excerpt: str) -> Page:
     identifier = str(hit.entry["id"])
     document = str(hit.entry.get("document", identifier))
     times = str(hit.entry.get("times", ""))
-    return Page(id=identifier, document=document, number=int(hit.entry.get("page", 1)), image=image, times=times)
+    number = int(hit.entry.get("page", 1))
+    return Page(id=identifier, document=document, number=number, image=image, times=times, read=excerpt)

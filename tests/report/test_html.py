@@ -13,6 +13,7 @@ from omnitune.report.html import duration, p_value, render_report, render_sheet,
 from omnitune.report.ladder import Asked, Failure, Ladder, Rung, Trial
 from omnitune.report.parts import Contrast, Interval, Page, Words
 from omnitune.report.results import Case, Data, Document, LossPoint, Report, Run, SizePoint, Skipped, System
+from omnitune.report.run_card import write_run_cards
 
 
 def thumbnail(text: str) -> bytes:
@@ -253,7 +254,7 @@ def test_the_report_says_segment_where_pages_are_segments(report):
     assert "segments of held-out recordings" in html and "Split by recording" in html and "bytes a segment" in html
 
 
-def test_a_ladder_takes_the_headline(report):
+def test_a_ladder_takes_the_headline(report, tmp_path):
     def asked(value: float, difference: float | None) -> Asked:
         return Asked(
             ndcg=interval(value),
@@ -308,6 +309,15 @@ def test_a_ladder_takes_the_headline(report):
     worse = replace(ladder, asked=contrast(0.75, 0.6, 0.03))
     assert "worse on 258 questions that people ask" in replace(report, ladder=worse).sentence
     assert "look at the queries below" in replace(report, ladder=worse).sentence
+    for name in ("model", "retriever"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("# Card\n")
+    write_run_cards(replace(report, ladder=ladder), tmp_path)
+    card = (tmp_path / "retriever" / "README.md").read_text()
+    assert card.startswith("# Card\n\n<!--") and "deploy late.\n\n- **Command:**" in card
+    assert "| NDCG@10 | lexical search | this retriever | difference, 95% interval | |" in card
+    assert "| titles (258 queries) | 0.752 | 0.953 | +0.201 (+0.171 to +0.231) | better |" in card
+    assert "The run chose late as its retriever" in (tmp_path / "model" / "README.md").read_text()
     few = replace(ladder, headline=replace(small.headline, queries=7, difference=Interval(0, 0, 0)), asked=None)
     assert "retriever is not measurably different on 7 titles" in replace(report, ladder=few).sentence
     assert "7 queries are too few to tell" in replace(report, ladder=few).sentence
@@ -319,3 +329,28 @@ def test_a_ladder_takes_the_headline(report):
     headline = html[html.index('class="card headline"') : html.index("</section>")]
     assert headline.count("<small>") == 1 and "&rarr;" not in headline.split("the model alone")[0]
     assert "p-value" not in headline
+
+
+def test_cards_of_a_run_have_its_numbers_and_keep_what_people_wrote(report, tmp_path):
+    for name, text in {"model": "# Mine\n\n## Training\n\nrows\n", "retriever": "# Found\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(text)
+    write_run_cards(report, tmp_path)
+    model = (tmp_path / "model" / "README.md").read_text()
+    assert model.startswith("# Mine\n\n<!--") and model.endswith("-->\n\n## Training\n\nrows\n")
+    for said in (
+        "- **Command:** `omnitune finetune examples/documents --out runs/demo`",
+        "- **Report of:** 2026-01-31 12:00 UTC",
+        "- **Documents:** 2, of which 1 test: `R-lang.pdf`",
+        "- **Pages:** 995, of which 162 are of those",
+        "- **Queries:** 3,008 training pairs, 258 test queries",
+        "| held-out documents (258 queries) | 0.498 | 0.568 | +0.070 (+0.045 to +0.095) | better |",
+    ):
+        assert said in model
+    assert (tmp_path / "retriever" / "README.md").read_text() == "# Found\n"  # this run made none
+    (tmp_path / "model" / "README.md").write_text(model.replace("# Mine", "# Ours") + "a last word")
+    again = replace(report, headline=contrast(0.4, 0.41, 0.05))
+    write_run_cards(again, tmp_path)
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert text.startswith("# Ours") and text.endswith("rows\na last word") and text.count("## Run") == 1
+    assert "| 0.400 | 0.410 | +0.010 (-0.040 to +0.060) | no measurable difference |" in text and "0.498" not in text

@@ -43,6 +43,7 @@ from omnitune.modules.files import HubOptions, resolve
 from omnitune.places import check_outside
 from omnitune.report.html import write_report
 from omnitune.report.results import Report
+from omnitune.report.run_card import write_run_cards
 from omnitune.runtime import about
 
 logger = logging.getLogger(__name__)
@@ -205,6 +206,7 @@ def finetune(
         report = make_report(RunResults(steps=steps, chosen=chosen, dataset=dataset, command=command, ladder=ladder,
                                         votes=test_votes))  # fmt: skip
         html, data = write_report(report, out)
+        write_run_cards(report, out)
         return Outcome(
             report=report,
             html=html,

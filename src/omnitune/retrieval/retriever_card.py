@@ -39,7 +39,7 @@ tags: [retrieval]
 
 # Retriever
 
-{pages:,} pages are in the index. Stages:
+{pages:,} pages were indexed when it was made. Stages:
 
 {listed}
 

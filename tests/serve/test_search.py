@@ -51,7 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
 
 def test_rankings_neighbours_words_and_recordings(run: Path) -> None:
     with running(open_served(str(run), documents=run.parent / "files")) as (url, _):
-        assert httpx.get(f"{url}/info").json()["rankings"] == ["chosen", "lexical", "late", "dense"]
+        facts = httpx.get(f"{url}/info").json()
+        assert facts["rankings"] == ["chosen", "lexical", "late", "dense"] and facts["rerank"] is None
+        assert facts["fusion"] == {"method": "z", "weights": {"late": 1.0, "dense": 1.0}}
         by = {}
         for ranking in ("chosen", "lexical", "late", "dense"):
             asked = {"q": "grease the bearing", "ranking": ranking}
@@ -112,6 +114,8 @@ def test_the_page_shows_all_of_it_on_a_phone(run: Path, browser: Browser) -> Non
         browser.wait("document.querySelectorAll('.sentence').length === 2")
         page = browser.run("document.documentElement.outerHTML")
     assert '<option value="lexical">' in page and page.count("<li ") == 2
-    assert "lexical no. 1" in page and 'class="snippet sentence"' in page
+    assert 'rare words count more (BM25)">lexical</abbr> no. 1' in page
+    assert "How these were found" in page and "One stage alone ordered the hits. All of it took" in page
+    assert 'class="snippet sentence"' in page
     assert '<audio controls="" preload="metadata" src="/documents/talk.wav#t=2,5"' in page
     assert 'alt="page 1"' in page and "<i " in page and "<b style" in page

@@ -172,7 +172,10 @@ class Api:
                 facts["int8_range"] = reach_of(dim)
         facts["reranker"] = self.served.reranker is not None
         if self.served.retriever is not None:
+            fusion, rerank = self.served.retriever.fusion, self.served.retriever.rerank
             facts |= {"stages": list(self.served.retriever.stages), "pages": len(self.served.retriever)}
+            facts["fusion"] = None if fusion is None else {"method": fusion.method, "weights": dict(fusion.weights)}
+            facts["rerank"] = None if rerank is None else rerank.depth
             facts |= {
                 "documents": self.served.retriever.documents,
                 "rankings": self.served.rankings,

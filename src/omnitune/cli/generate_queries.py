@@ -9,7 +9,6 @@ from omnitune import places
 from omnitune.cli import console
 from omnitune.cli.finetune import AllowOption, QueryModelOption, RecipeOption
 from omnitune.cli.options import one_of
-from omnitune.errors import InputError
 
 
 def generate_queries(
@@ -19,9 +18,10 @@ def generate_queries(
         str,
         typer.Option(
             "--queries",
-            help="A model behind an API (OPENAI_BASE_URL, OPENAI_API_KEY), or on this machine.",
+            help="A model behind an API (OPENAI_BASE_URL, OPENAI_API_KEY), or on this machine; headings are queries "
+            "of `omnitune prepare` without any.",
             metavar="endpoint|local",
-            callback=one_of("endpoint", "local", "extractive"),
+            callback=one_of("endpoint", "local"),
         ),
     ] = "endpoint",
     query_model: QueryModelOption = None,
@@ -47,10 +47,7 @@ def generate_queries(
     settings = Recipe() if recipe is None else load_recipe(recipe, allow=allow or ())
     settings = settings.changed(queries__writer=writer, queries__model=query_model, queries__per_page=per_page)
     asker = make_writer(settings.queries, console.say)
-    if asker is None:
-        raise InputError(
-            "queries: expected endpoint or local, got 'extractive', which `omnitune prepare` does by itself"
-        )
+    assert asker is not None, "both words name a writer with a model"
     counts = generate(load(dataset), asker, out, limit=limit)
     kept = counts.pop("", 0)
     dropped = "".join(f"; {count:,} dropped: {reason}" for reason, count in counts.items())

@@ -245,6 +245,8 @@ def test_questions_are_read_and_keep_to_their_side(tmp_path, dataset, model):
         ('{"question": "a"}\n', "expected 'question' and 'pages' in every row, got .* in row 1"),
         ('{"question": " ", "pages": ["a#1"]}\n', "in row 1"),
         ("no json\n", "expected JSON Lines or CSV"),
+        ("[" * 100_000 + "\n", "expected JSON Lines or CSV"),
+        ('[1]\n{"question": "a", "pages": "b"}\n', r"got \[1\] in row 1"),
         (None, "expected a file of questions"),
     ],
 )
@@ -253,6 +255,9 @@ def test_questions_that_cannot_be_read(tmp_path, text, message):
         (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
         read_questions(tmp_path / "q.jsonl")
+    (tmp_path / "q.csv").write_text('question,pages\n"' + "x" * 200_000 + '",a#1\n')
+    with pytest.raises(InputError, match="expected JSON Lines or CSV in .*, got: field larger than field limit"):
+        read_questions(tmp_path / "q.csv")
 
 
 def standing(name: str, value: float, low: float, **changes: Any) -> Standing:

@@ -1,6 +1,7 @@
 """Backbones are read whole or refused: every weight is there, and odd values in a checkpoint are one sentence."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -69,6 +70,13 @@ def test_a_backbone_without_some_of_its_weights_is_refused(tiny_bert, tmp_path, 
         kind(without(tiny_bert, tmp_path / "cut", lost), device="cpu")
 
 
+def test_a_tokenizer_without_its_words_is_refused(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"expected the words of its \w+ in .*tokenizer.json.*, got no such file"):
+        SentenceTransformer(str(tmp_path / "model"), device="cpu")
+
+
 def test_a_pooler_may_be_missing_as_token_vectors_do_not_pass_it(tiny_bert, tmp_path):
     cut = SentenceTransformer(without(tiny_bert, tmp_path / "cut", "pooler"), device="cpu")
     whole = SentenceTransformer(str(tiny_bert), device="cpu")
@@ -92,14 +100,15 @@ def test_a_language_model_without_its_output_layer_is_refused(tiny_qwen3, tmp_pa
 
 @pytest.mark.parametrize("change", [
     {"num_hidden_layers": 10**6}, {"num_labels": 10**9}, {"text_config": {"num_hidden_layers": 10**7}},
-    {"num_hidden_layers": 0}, {"num_hidden_layers": -3}, {"num_attention_heads": -1},
+    {"num_hidden_layers": 0}, {"num_hidden_layers": -3}, {"num_attention_heads": -1}, {"layer_norm_eps": math.nan},
 ])  # fmt: skip
 def test_a_count_that_no_model_has_is_refused_before_anything_is_built(tiny_bert, tmp_path, change):
     shutil.copytree(tiny_bert, tmp_path / "model")
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(
-        CheckpointError, match=r"expected at (most 1.?0.*, got 1.?0|least 1, got).*; the file is damaged"
+        CheckpointError,
+        match=r"expected (at (most 1.?0.*, got 1.?0|least 1, got)|a number, got NaN).*; the file is damaged",
     ):
         SentenceTransformer(str(tmp_path / "model"), device="cpu")
 

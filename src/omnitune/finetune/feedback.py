@@ -79,7 +79,7 @@ def read_votes(path: str | Path) -> Votes:
             one = json.loads(line)
             query, page, label = one["query"].strip(), one["page"], one["label"]
             known = label in (*_RIGHT, "no") and isinstance(page, str) and bool(normalize_key(query))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             known = False
         if not known:
             damaged += bool(line.strip())

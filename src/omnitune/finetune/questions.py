@@ -1,6 +1,7 @@
 """Questions that people bring: a file of them with the pages that answer each, split between training side and test."""
 
 import csv
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +36,18 @@ def read_questions(path: str | Path) -> list[Question]:
                 rows = [{**row, "pages": (row.get("pages") or "").split()} for row in csv.DictReader(file)]
         else:
             rows = list(read_jsonl(path))
-    except ValueError as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"questions: expected JSON Lines or CSV in {path}, got: {error}") from error
+    except OSError as error:
+        raise InputError(f"questions: {path} cannot be read: {error.strerror}") from error
     made = []
     for number, row in enumerate(rows, start=1):
-        text, pages = row.get("question"), row.get("pages")
+        fields = row if isinstance(row, dict) else {}
+        text, pages = fields.get("question"), fields.get("pages")
         pages = [pages] if isinstance(pages, str) else pages
         if not isinstance(text, str) or not text.strip() or not isinstance(pages, list) or not pages:
-            raise InputError(f"questions: expected 'question' and 'pages' in every row, got {row!r} in row {number}")
+            got = reprlib.repr(row)
+            raise InputError(f"questions: expected 'question' and 'pages' in every row, got {got} in row {number}")
         made.append(Question(text.strip(), tuple(map(str, pages))))
     return made
 

@@ -1,6 +1,7 @@
 """Adapters (LoRA and its kin) on the backbone of a model, through peft and transformers' integration of it."""
 
 import copy
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 from omnitune import runtime
 from omnitune.engine.inference import EncodingModel
 from omnitune.errors import InputError
+from omnitune.modules import files
 from omnitune.modules.backbones import TOWERS
+from omnitune.modules.config_checks import check_adapter
+from omnitune.modules.files import HubOptions
+from omnitune.modules.loading import upstream
 from omnitune.types import Column, Embeddings
 
 Treatment = Literal["lora", "frozen"]
@@ -56,8 +61,23 @@ class AdapterMixin:
         return self.transformers_model
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Load adapter weights from a folder or a repository, as `PreTrainedModel.load_adapter` does."""
-        self._adapted.load_adapter(*args, **kwargs)
+        """Load adapter weights from a folder or a repository, as `PreTrainedModel.load_adapter` does.
+
+        Raises:
+            CheckpointError: They cannot be read, or their configuration cannot be obeyed.
+            CheckpointNotFoundError: Nothing is there.
+        """
+        backbone = self._adapted
+        place, *others = args or (kwargs.pop("peft_model_id", None),)
+        if isinstance(place, str | os.PathLike):
+            reached = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+            subfolder = reached.get("subfolder") or ""
+            folder = files.resolve(str(place), HubOptions.from_kwargs(reached), subfolder=subfolder) / subfolder
+            check_adapter(folder, lambda: [name for name, _ in backbone.named_modules()])
+            with upstream(folder, "adapter"), files.damaged_weights(folder):
+                backbone.load_adapter(place, *others, **kwargs)
+        else:
+            backbone.load_adapter(place, *others, **kwargs)
 
     def add_adapter(
         self, adapter_config: Any, *args: Any, towers: Mapping[str, Treatment] | None = None, **kwargs: Any

@@ -1,8 +1,10 @@
 """Backbone, configuration and processor out of a directory or a repository. Weights are read from safetensors only."""
 
+import copy
 import importlib
 import logging
 import re
+import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +20,11 @@ from omnitune import runtime
 from omnitune.errors import CheckpointError, CheckpointNotFoundError, OmnituneError, UntrustedCodeError
 from omnitune.modules import files
 from omnitune.modules.backbones import backbone
+from omnitune.modules.config_checks import ADAPTER_CONFIG, check_adapter, check_counts, check_index, leads_away
 from omnitune.modules.tasks import Task
 from omnitune.places import is_embedded, local_model, no_model, no_repository
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_CONFIG = "adapter_config.json"
-
 
 CONFIG_FILES = [
     f"sentence_{name}_config.json"
@@ -37,16 +37,14 @@ WHOLE = {r"^(?:model\.)?encoder\.": "", r"^(?:model\.)?shared\.": "embed_tokens.
 
 CALLERS_OWN = frozenset({
     "trust_remote_code", "code_revision", "allow_all_kernels", "use_kernels", "kernel_config", "use_safetensors",
-    "weights_only", "offload_folder", "cache_dir", "proxies", "token",
+    "weights_only", "offload_folder", "cache_dir", "proxies", "token", "local_files_only", "force_download", "revision",
+    "device_map", "max_memory", "tp_plan", "distributed_config", "offload_buffers", "offload_state_dict", "state_dict",
+    "key_mapping", "adapter_kwargs", "adapter_name", "gguf_file", "transformers_weights", "variant", "config",
+    "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "pretrained_model_name_or_path",
+    "_configuration_file",
 })  # fmt: skip
-"""Arguments of transformers that let code or pickles in, say where files are written, or whom a token is sent to: the
-caller may give them, a checkpoint's own files may not."""
-
-MOST_PARTS = 10_000
-"""Layers, experts or stages that a configuration may ask for: a million layers would be built for 40 seconds."""
-
-MOST_LABELS = 1_000_000
-"""Labels that a configuration may ask for: transformers names every one of them in a dict."""
+"""Arguments of transformers that let code or pickles in, say which files are read or written and on which device they
+end, or whom a token is sent to: the caller may give them, a checkpoint's own files may not."""
 
 FRESH = re.compile(r"(^|\.)(pooler\.|masked_spec_embed$|position_ids$)")
 """Weights that a checkpoint may lack: poolers, which token vectors do not pass, and what only pretraining reads."""
@@ -72,10 +70,20 @@ def read_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     unknown = sorted(config.keys() - set(known))
     if unknown:
         raise CheckpointError(f"{path}: expected keys among {sorted(known)}, got {unknown}")
+    other = config.get("tokenizer_name_or_path")
+    if other is not None and (not isinstance(other, str) or leads_away(other)):
+        raise CheckpointError(
+            f"{path}: tokenizer_name_or_path: expected a repository owner/name or null, got {reprlib.repr(other)}"
+        )
     for key in _RENAMED.values():
         given = config.get(key) or {}
         if not isinstance(given, dict):
             raise CheckpointError(f"{path}: {key}: expected a JSON object, got {given!r}")
+        for name, value in given.items():
+            if name not in CALLERS_OWN and isinstance(value, str) and leads_away(value):
+                raise CheckpointError(
+                    f"{path}: {key}: {name}: expected no path out of the checkpoint, got {reprlib.repr(value)}"
+                )
         if key in config:
             own = {name: value for name, value in given.items() if name not in CALLERS_OWN}
             if _kernel(own):
@@ -174,6 +182,11 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
     if (folder / ADAPTER_CONFIG).is_file():
         runtime.require_peft()
         source = files.read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or source
+        if not isinstance(source, str):
+            raise CheckpointError(
+                f"{folder / ADAPTER_CONFIG}: base_model_name_or_path: expected a directory or a repository owner/name, "
+                f"got {reprlib.repr(source)}"
+            )
     elif not (folder / "config.json").is_file():
         raise no_model(folder)
     check_counts(Path(source) / "config.json")
@@ -199,31 +212,6 @@ def load_config(folder: Path, task: Task, kwargs: dict[str, Any]) -> PretrainedC
     if task.auto_class == "AutoModelForSequenceClassification" and not classifies and "num_labels" not in kwargs:
         config.num_labels = 1
     return config
-
-
-def check_counts(path: Path) -> None:
-    """See that a configuration asks for parts that a model can have, before anything is built.
-
-    Raises:
-        CheckpointError: It asks for more, or for fewer than none, or for no layer; names the key.
-    """
-    todo: list[Any] = [files.read_json(path)]
-    while todo:
-        content = todo.pop()
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            if isinstance(value, dict | list):
-                todo.append(value)
-            name = str(key)
-            parts = any(noun in name for noun in ("layer", "block", "expert", "stage", "depth", "head", "group"))
-            most = MOST_LABELS if name == "num_labels" else MOST_PARTS if parts else None
-            counted = name.startswith(("num_", "n_")) or name.endswith(("_layers", "layers", "depth", "depths"))
-            if most is None or not counted or not isinstance(value, int):
-                continue
-            # Without layers the weights of all would be left out in silence.
-            if value < 0 or (value == 0 and name == "num_hidden_layers"):
-                raise CheckpointError(f"{path}: {name}: expected at least 1, got {value}; the file is damaged")
-            if value > most:
-                raise CheckpointError(f"{path}: {name}: expected at most {most:,}, got {value:,}; the file is damaged")
 
 
 def _kernel(content: Any) -> str | None:
@@ -276,18 +264,40 @@ def load_model(
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
     encoder = backbone(config.model_type).encoder
     alone = encoder is not None and task.auto_class == "AutoModel"
+    kind: Any = task.loader
+    if alone:
+        package, _, class_name = str(encoder).partition(":")
+        kind = getattr(importlib.import_module(package), class_name)
+    elif task.name == "retrieval":
+        # The auto class of retrievers knows two of them; all are classes of transformers.
+        kind = getattr(transformers, str((config.architectures or [""])[0]), None) or kind
     with upstream(folder, "model"), files.damaged_weights(folder):
+        if (folder / ADAPTER_CONFIG).is_file():
+            check_adapter(folder, lambda: _module_names(kind, config, kwargs["trust_remote_code"] is True))
+        check_index(Path(_base_of(folder)))
         if alone:
-            package, _, class_name = str(encoder).partition(":")
-            model, found = _encoder_of(getattr(importlib.import_module(package), class_name), folder, config, kwargs)
+            model, found = _encoder_of(kind, folder, config, kwargs)
         else:
-            # The auto class of retrievers knows two of them; all are classes of transformers.
-            named = getattr(transformers, str((config.architectures or [""])[0]), None)
-            loader = named if task.name == "retrieval" and named is not None else task.loader
-            model, found = loader.from_pretrained(str(folder), config=config, **kwargs)
+            model, found = kind.from_pretrained(str(folder), config=config, **kwargs)
     _check_complete(model, found, task, folder, encoder=alone, new_sizes=kwargs.get("ignore_mismatched_sizes") is True)
     rename(model, folder, name)
     return model
+
+
+def _module_names(kind: Any, config: PretrainedConfig, trusted: bool) -> list[str]:
+    """Names of the modules of a model that is not there yet, from one without weights."""
+    config = copy.deepcopy(config)
+    of_auto_class = getattr(kind, "from_config", None)
+    with torch.device("meta"):
+        made = of_auto_class(config, trust_remote_code=trusted) if of_auto_class else kind(config)
+    return [name for name, _ in made.named_modules()]
+
+
+def _base_of(folder: Path) -> str:
+    """Find the weights of a backbone: beside an adapter, or at the place that its configuration names."""
+    if (folder / "config.json").is_file():
+        return str(folder)
+    return str(files.read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or folder)
 
 
 def _check_complete(
@@ -351,6 +361,7 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
     tokenizer = processor if hasattr(processor, "model_max_length") else getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return processor
+    _check_vocabulary(tokenizer, folder, kwargs)
     positions = getattr(config, "max_position_embeddings", -1)
     if "model_max_length" not in kwargs and positions != -1:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
@@ -366,6 +377,23 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
         if not any(isinstance(step, Lowercase) for step in steps):
             tokenizer.backend_tokenizer.normalizer = Normalizers([Lowercase(), *steps])
     return processor
+
+
+def _check_vocabulary(tokenizer: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
+    """See that a tokenizer has its words out of a file: without one transformers makes one that knows no word.
+
+    Raises:
+        CheckpointError: No file with them is there.
+    """
+    kind = type(tokenizer)
+    own = kind.__module__.startswith("transformers.")
+    names = {name for name in getattr(kind, "vocab_files_names", {}).values() if isinstance(name, str)}
+    given = kwargs.keys() & {"tokenizer_file", "vocab_file", "tokenizer_object", "gguf_file"}
+    if own and names and not given and not any(any(folder.rglob(name)) for name in sorted(names | {"tokenizer.json"})):
+        raise CheckpointError(
+            f"{folder}: expected the words of its {kind.__name__} in {' or '.join(sorted(names))}, got no such file; "
+            "copy or download the checkpoint again"
+        )
 
 
 def save_processor(processor: Any, folder: str) -> None:

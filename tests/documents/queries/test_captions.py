@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnitune.documents.queries import captions
 from omnitune.documents.queries.captions import SIDECARS, Caption, caption_files, overlapped, read_captions, seconds
 from omnitune.errors import DocumentError
 
@@ -214,15 +217,6 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes,
     assert list(known.broken) == [name] and re.match(reason, known.broken[name])
 
 
-def test_a_sidecar_that_cannot_be_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").mkdir()
-    assert (
-        read_captions(tmp_path, paths(tmp_path, ["a.mp3"]))
-        .broken["a.txt"]
-        .startswith("the file cannot be opened (Is a directory")
-    )
-
-
 def test_rows_are_matched_however_their_names_are_spelled(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     on_disk = ["Prüfung.mp3", "sub/b.mp3", "c.mp3", "d.mp3"]
@@ -249,3 +243,37 @@ def test_sidecars_are_matched_however_their_names_are_spelled(tmp_path: Path) ->
     (tmp_path / (unicodedata.normalize("NFD", "Prüfung") + ".txt")).write_text("One")
     known = read_captions(tmp_path, paths(tmp_path, ["Prüfung.mp3"]))
     assert [one.text for one in known.of["Prüfung.mp3"]] == ["One"]
+
+
+@pytest.mark.parametrize("suffix", SIDECARS)
+@pytest.mark.parametrize(
+    "line", ["<" * 30_000, "[" * 30_000, "{\\" * 30_000, "# a" + "#" * 30_000 + "b", "# a" + " " * 30_000 + "b"]
+)
+def test_a_line_of_opening_marks_takes_no_more_than_it_is_long(line: str, suffix: str) -> None:
+    started = time.process_time()
+    assert len(found(f"00:01.000 --> 00:02.000\n{line}\n", suffix)) < 3
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("name", ["talk.txt", "talk.srt", "captions.csv", "captions.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero") if kind == "device" else path.mkdir()
+    read = read_captions(tmp_path, paths(tmp_path, ["talk.mp3"]))
+    assert not read.of
+    assert read.broken == ({name: "expected a file, got a folder, a pipe or a device"} if "talk" in name else {})
+
+
+def test_more_captions_than_anyone_writes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions, "MOST_CAPTIONS", 3)
+    monkeypatch.setattr(captions, "MOST_BYTES", 2000)
+    (tmp_path / "a.txt").write_text("pump\n" * 4)
+    (tmp_path / "b.srt").write_text("x" * 2001)
+    (tmp_path / "c.txt").write_text(f"{'9' * 400}:00:01 pump\n{'1' * 999}:00:01 seal\n")
+    (tmp_path / "captions.jsonl").write_text("[" * 1999)
+    read = read_captions(tmp_path, paths(tmp_path, ["a.mp3", "b.mp3", "c.mp3"]))
+    assert read.broken["a.txt"] == "expected at most 3 captions of one file, got 4 of a.mp3"
+    assert read.broken["b.srt"] == "expected at most 0 MB of captions, got more; split it"
+    assert read.broken["captions.jsonl"].startswith("row 1 is no JSON: ")
+    assert [one.start for one in read.of["c.mp3"]] == [0, 0]

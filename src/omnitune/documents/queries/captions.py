@@ -14,9 +14,11 @@ What was said is told from what it is about: paragraphs, and subtitles that are 
 import csv
 import html
 import io
+import itertools
 import json
 import math
 import re
+import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,15 +48,23 @@ talks, none of those that name chapters."""
 PAUSE = 2.0
 """Seconds between two cues that end a sentence, whatever its punctuation."""
 
+MOST_BYTES = 64 << 20
+"""Of one file: a million rows. It is read as a whole, in the caller's process."""
+MOST_PARTS = 100
+"""Folders of an absolute path in a manifest that are compared: the last ones."""
+MOST_CAPTIONS = 100_000
+"""Of one recording or clip: a cue every two seconds for two days. Each is compared with every segment."""
+
 _LANGUAGE = re.compile(r"\.[a-z]{2,3}(?:-[A-Za-z]+)?$")
-_CLOCK = re.compile(r"(?:(?P<hours>\d+):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(?P<hours>\d{1,5}):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
 _TIMES = re.compile(r"^\s*([\d:.,]+)\s*-->\s*([\d:.,]+)")
-_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
-_NO_SPEECH = re.compile(r"\[[^\]]*\]|^\s*\([^)]*\)\s*$|[♪♫]+")
+# What is between two marks does not repeat the first, or a line of opening brackets would take hours.
+_MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_NO_SPEECH = re.compile(r"\[[^\[\]]*\]|^\s*\([^)]*\)\s*$|[♪♫]+")
 """Remarks about the sound: "[Music]", or "(applause)" alone in its line."""
-_MARK = re.compile(r"^[(\[]?((?:\d+:)?\d{1,2}:\d{2}(?:[.,]\d+)?)[)\]]?(?:\s*[-–—:|]\s*|\s+)(?=\S)")
+_MARK = re.compile(r"^[(\[]?((?:\d{1,5}:)?\d{1,2}:\d{2}(?:[.,]\d+)?)[)\]]?(?:\s*[-–—:|]\s*|\s+)(?=\S)")
 """A time that a line begins with: "12:30 Bearings", "[0:12:30] - Bearings"."""
-_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*)$", re.MULTILINE)
 _SENTENCE_ENDS = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _SPEAKER = re.compile(r"^\s*(?:>>+|-)\s*")
 
@@ -105,6 +115,11 @@ def read_captions(folder: Path, paths: Mapping[str, Path]) -> Captions:
     def take(path: Path, content: Iterable[tuple[str, Caption]]) -> bool:
         try:
             whole = [*content]
+            for name, count in Counter(name for name, _ in whole).items():
+                if count > MOST_CAPTIONS:
+                    raise DocumentError(
+                        f"expected at most {MOST_CAPTIONS:,} captions of one file, got {count:,} of {name}"
+                    )
         except DocumentError as error:
             broken[printable(path.relative_to(folder).as_posix())] = str(error)
             return False
@@ -133,10 +148,10 @@ def lines(text: str) -> Iterator[Caption]:
     """
     timed = [(line, _MARK.match(line)) for line in map(str.strip, text.splitlines())]
     starts = sorted({seconds(mark[1]) for _, mark in timed if mark})
+    following = dict(itertools.pairwise(starts))
     for line, mark in timed:
-        start, end = (seconds(mark[1]), math.inf) if mark else (0.0, math.inf)
-        if mark:
-            end = next((later for later in starts if later > start), end)
+        start = seconds(mark[1]) if mark else 0.0
+        end = following.get(start, math.inf) if mark else math.inf
         written = _plain(line[mark.end() :] if mark else line)
         spoken = len(words(written)) > MOST_WORDS
         for one in sentences(written) if spoken else [written]:
@@ -146,7 +161,7 @@ def lines(text: str) -> Iterator[Caption]:
 
 def notes(text: str) -> Iterator[Caption]:
     """Captions of notes in Markdown: their headings, as `lines` takes them."""
-    yield from lines("\n".join(_HEADING.findall(text)))
+    yield from lines("\n".join(title.rstrip().rstrip("#") for title in _HEADING.findall(text)))
 
 
 def subtitles(text: str) -> Iterator[Caption]:
@@ -229,7 +244,7 @@ def seconds(written: str | float | int) -> float:
     except ValueError:
         found = math.nan
     if not 0 <= found < math.inf:
-        raise DocumentError(f"expected a time such as 75.5 or 0:01:15.5, got {text!r}")
+        raise DocumentError(f"expected a time such as 75.5 or 0:01:15.5, got {reprlib.repr(text)}")
     return found
 
 
@@ -327,8 +342,8 @@ def _document_named(written: str, by_name: Mapping[str, str]) -> str | None:
         spelled = spelled[2:]
     if not re.match(r"/|[A-Za-z]:|file:", spelled):
         return by_name.get(spelled)
-    parts = spelled.split("/")
-    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    parts = spelled.split("/")[-MOST_PARTS:]
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((by_name[end] for end in ends if end in by_name), None)
 
 
@@ -348,7 +363,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DocumentError(f"row {number} is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise DocumentError(f"row {number}: expected an object, got {type(row).__name__}")
@@ -357,7 +372,13 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        if not path.is_file():  # a pipe would be waited for, a device read for ever
+            raise DocumentError("expected a file, got a folder, a pipe or a device")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DocumentError(f"expected at most {MOST_BYTES >> 20} MB of captions, got more; split it")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except OSError as error:

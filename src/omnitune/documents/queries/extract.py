@@ -88,6 +88,8 @@ _ANAPHORA = re.compile(
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"(?:[.…·]\s?){3,}\s*[\divxlc]+$|,\s*\d+(?:\s*,\s*\d+)*$|\S\s+\d+$", re.IGNORECASE)
+LISTING_END = 200
+"""Letters at the end of a line in which `_LISTED` looks: a line of a million dots would take it hours."""
 WRAPPED = 60
 """A caption of so many letters goes on in the next line even where that begins with a capital."""
 MOST_KEYWORDS = 6
@@ -251,7 +253,7 @@ def keeps_language(query: str, page_text: str) -> bool:
 def is_listing(text: str) -> bool:
     """Tell whether a page is a table of contents or an index: most of its lines end in page numbers."""
     lines = [line for line in text.split("\n") if any(letter.isalpha() for letter in line)]
-    leaders = sum(1 for line in lines if _LISTED.search(line))
+    leaders = sum(1 for line in lines if _LISTED.search(line[-LISTING_END:]))
     return len(lines) >= 4 and leaders >= 0.5 * len(lines)
 
 

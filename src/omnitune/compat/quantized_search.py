@@ -163,8 +163,13 @@ def _searched(
         asked = np.asarray(quantize_embeddings(queries, precision, ranges, calibration))
     start = time.perf_counter()
     found = search(asked, top_k * multiplier if again else top_k)
-    if again:
-        found = _rescored(found, np.atleast_2d(queries), fetch, precision, ranges, top_k)
+    if again:  # the best of them by the dot product with the query as it is
+        scores = np.full(found.rows.shape, -np.inf)
+        for place, (query, rows, there) in enumerate(zip(np.atleast_2d(queries), found.rows, found.there, strict=True)):
+            if there.any():
+                scores[place, there] = _restored(fetch(rows[there]), precision, ranges, len(query)) @ query
+        best = np.argsort(-scores, axis=1)[:, :top_k]
+        found = _Found(*(np.take_along_axis(part, best, axis=1) for part in (scores, found.rows, found.there)))
     seconds = time.perf_counter() - start
     return [
         [
@@ -174,16 +179,6 @@ def _searched(
         ]
         for rows, scores, marks in zip(found.rows, found.scores, found.there, strict=True)
     ], seconds
-
-
-def _rescored(found: _Found, queries: Matrix, fetch: Any, precision: str, ranges: Matrix | None, top_k: int) -> _Found:
-    """The best `top_k` candidates by their dot product with the query as it is."""
-    scores = np.full(found.rows.shape, -np.inf)
-    for place, (query, rows, there) in enumerate(zip(queries, found.rows, found.there, strict=True)):
-        if there.any():
-            scores[place, there] = _restored(fetch(rows[there]), precision, ranges, queries.shape[1]) @ query
-    best = np.argsort(-scores, axis=1)[:, :top_k]
-    return _Found(*(np.take_along_axis(part, best, axis=1) for part in (scores, found.rows, found.there)))
 
 
 def _restored(stored: Matrix, precision: str, ranges: Matrix | None, dim: int) -> Matrix:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import pickle
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -123,7 +123,13 @@ class GroupByLabelBatchSampler(DefaultBatchSampler):
         if batch_size < 4 or batch_size % 2 == 1:
             raise InputError(f"batch_size: grouping by label needs an even number of at least 4, got {batch_size}")
         members: dict[Any, list[int]] = defaultdict(list)
-        for row, label in enumerate(_labels(dataset, valid_label_columns or [])):
+        valid = list(valid_label_columns or [])
+        name = next((name for name in valid if name in dataset.column_names), None)
+        if name is None:
+            raise DatasetError(
+                f"grouping by label needs a column named one of {valid}, got the columns {dataset.column_names}"
+            )
+        for row, label in enumerate(list(dataset[name])):
             members[label].append(row)
         self.groups = {label: rows for label, rows in members.items() if len(rows) >= 2}
         if len(self.groups) < 2:
@@ -167,15 +173,6 @@ class GroupByLabelBatchSampler(DefaultBatchSampler):
     def __len__(self) -> int:
         full, rest = divmod(self._stream_length, self.batch_size)
         return full + (not self.drop_last and rest >= 4)
-
-
-def _labels(dataset: Dataset, valid: Sequence[str]) -> Iterable[Any]:
-    for name in valid:
-        if name in dataset.column_names:
-            return list(dataset[name])
-    raise DatasetError(
-        f"grouping by label needs a column named one of {list(valid)}, got the columns {dataset.column_names}"
-    )
 
 
 class NoDuplicatesBatchSampler(DefaultBatchSampler):

@@ -58,7 +58,16 @@ def groups(texts: Sequence[str], fingerprints: Sequence[str], *, similarity: flo
     """
     shingled = [shingles(text) for text in texts]
     sets = _Sets(len(texts))
-    _join_texts(shingled, sets, similarity)
+    worded = [index for index, found in enumerate(shingled) if len(found)]
+    if worded:
+        signatures = minhash([shingled[index] for index in worded])
+        rows = HASHES // BANDS
+        for band in range(BANDS):
+            buckets: dict[bytes, list[int]] = defaultdict(list)
+            for position, index in enumerate(worded):
+                buckets[signatures[position, band * rows : (band + 1) * rows].tobytes()].append(index)
+            for bucket in buckets.values():
+                _join_bucket(bucket, sets, lambda one, other: _jaccard(shingled[one], shingled[other]) >= similarity)
     wordless = [index for index, found in enumerate(shingled) if not len(found)]
     _join_alike(wordless, texts, fingerprints, sets)
     return [sets.first(index) for index in range(len(texts))]
@@ -104,20 +113,6 @@ def shingles(text: str) -> Signature:
     values = mixed + single[2:] * np.uint64(0x165667B19E3779F9)
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     return np.unique(values ^ (values >> np.uint64(29)))
-
-
-def _join_texts(shingled: Sequence[Signature], sets: "_Sets", similarity: float) -> None:
-    worded = [index for index, found in enumerate(shingled) if len(found)]
-    if not worded:
-        return
-    signatures = minhash([shingled[index] for index in worded])
-    rows = HASHES // BANDS
-    for band in range(BANDS):
-        buckets: dict[bytes, list[int]] = defaultdict(list)
-        for position, index in enumerate(worded):
-            buckets[signatures[position, band * rows : (band + 1) * rows].tobytes()].append(index)
-        for bucket in buckets.values():
-            _join_bucket(bucket, sets, lambda one, other: _jaccard(shingled[one], shingled[other]) >= similarity)
 
 
 def _join_alike(wordless: Sequence[int], texts: Sequence[str], fingerprints: Sequence[str], sets: "_Sets") -> None:

@@ -150,7 +150,8 @@ def prepare(
             settings["office"] = office
         mark = _fingerprint(listing, documents, skipped, settings, [reader, keep, *([writer] if writer else [])])
         note_source(out, listing.folder)
-        if _up_to_date(out, mark):
+        made = read_json_or_none(out / PREPARED)
+        if isinstance(made, dict) and made.get("fingerprint") == mark and (out / TABLES).is_dir():
             with suppress(DatasetError):  # its tables are damaged: they are made again
                 return load(out)
         documents = with_texts(documents, out / IMAGES, reader, reading)
@@ -223,13 +224,6 @@ def _fingerprint(
         named,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _up_to_date(out: Path, mark: str) -> bool:
-    if not (out / PREPARED).is_file() or not (out / TABLES).is_dir():
-        return False
-    facts = read_json_or_none(out / PREPARED)
-    return isinstance(facts, dict) and facts.get("fingerprint") == mark
 
 
 def _facts(

@@ -104,7 +104,13 @@ def make_rows(
         DatasetError: There are too few documents to hold one out, or no query can be made for a side.
     """
     dropped: Counter[str] = Counter()
-    written = {document.name: _written(document, kind, dropped) for document in documents}
+    written: dict[str, list[Query]] = {}  # by people: lines of a document, or captions beside it
+    for document in documents:
+        if kind.captioned:
+            written[document.name], refused = extract.caption_queries(document)
+            dropped.update(refused)
+        else:
+            written[document.name] = extract.written_queries(document)
     pages = _split_pages(documents, written, choices.similarity, kind)
     split = split_pages(pages, by=choices.split, test=choices.test, validation=choices.validation, seed=choices.seed)
     rows = Rows(pages=[*_page_rows(documents, pages, split)], dropped=dropped)
@@ -125,15 +131,6 @@ def make_rows(
     rows.train = _training(candidates, usable, choices, keep, rows, kind)
     _check_not_empty(rows, kind)
     return rows
-
-
-def _written(document: Document, kind: Kind, dropped: Counter[str]) -> list[Query]:
-    """Collect what people wrote: lines of the document, or captions beside it."""
-    if not kind.captioned:
-        return extract.written_queries(document)
-    found, refused = extract.caption_queries(document)
-    dropped.update(refused)
-    return found
 
 
 def page_groups(texts: Sequence[str], fingerprints: Sequence[str], kind: Kind, similarity: float) -> list[int]:
@@ -241,7 +238,15 @@ def _training(
     order = {row["document"]: index for index, row in enumerate(rows.pages)}
     candidates.sort(key=lambda query: (order[query.document], query.page))
     test_marks = {normalize_key(row["query"]) for asked in rows.asked.values() for row in asked}
-    kept = [query for query in candidates if _passes(query, texts, test_marks, rows.dropped)]
+    kept: list[Query] = []
+    for query in candidates:
+        reason = refusal(query.text, texts[page_id(query.document, query.page)], written=query.origin == "model")
+        if normalize_key(query.text) in test_marks:
+            reason = "also asked in the test"
+        if reason:
+            rows.dropped[reason] += 1
+        else:
+            kept.append(query)
     if choices.round_trip:
         kept = _filtered(kept, texts, round_trip(choices.round_trip), rows.dropped, "round trip")
     if keep is not None:
@@ -277,15 +282,6 @@ def _made_queries(
         for (document, page), texts in zip(pages, made, strict=True)
         for text in texts
     ]
-
-
-def _passes(query: Query, texts: Mapping[str, str], test_marks: set[str], dropped: Counter[str]) -> bool:
-    reason = refusal(query.text, texts[page_id(query.document, query.page)], written=query.origin == "model")
-    if normalize_key(query.text) in test_marks:
-        reason = "also asked in the test"
-    if reason:
-        dropped[reason] += 1
-    return not reason
 
 
 def refusal(query: str, page_text: str, *, written: bool) -> str:

@@ -141,7 +141,14 @@ def _by_documents(pages: Sequence[SplitPage], test: Share, validation: Share, se
         count, queries = sizes.get(page.document, (0, 0))
         sizes[page.document] = count + 1, queries + page.queries
         family[page.document] = page.family
-    _check_enough(len(set(family.values())), len(sizes), test, validation)
+    families, needed = len(set(family.values())), 1 + bool(test) + bool(validation)
+    if families < needed:
+        alike = f" ({len(sizes)} files that share most of their text count as one)" if families < len(sizes) else ""
+        raise DatasetError(
+            f"folder: expected at least {needed} different documents, because the test asks about documents that "
+            f"training never saw; got {families}{alike}. Add documents, or allow a test on other pages of the same "
+            "document, which flatters the model, with split='pages'"
+        )
     shares = dict(zip(HELD_OUT, (test, validation), strict=True))
     dealt: dict[str, Side] = {}
     for side, share in shares.items():
@@ -163,17 +170,6 @@ def _by_documents(pages: Sequence[SplitPage], test: Share, validation: Share, se
             "name fewer, or lower the shares"
         )
     return {name: dealt.get(name, "train") for name in sizes}
-
-
-def _check_enough(families: int, documents: int, test: Share, validation: Share) -> None:
-    needed = 1 + bool(test) + bool(validation)
-    if families < needed:
-        alike = f" ({documents} files that share most of their text count as one)" if families < documents else ""
-        raise DatasetError(
-            f"folder: expected at least {needed} different documents, because the test asks about documents that "
-            f"training never saw; got {families}{alike}. Add documents, or allow a test on other pages of the same "
-            "document, which flatters the model, with split='pages'"
-        )
 
 
 def _deal(units: Mapping[int, tuple[int, int]], share: float, pages: int, seed: int, *, leave: int) -> list[int]:
@@ -238,17 +234,14 @@ def _named(names: Sequence[str], documents: Sequence[str], side: str) -> list[st
         name = normalize("NFC", given)  # a Mac writes the letters of its file names apart
         spelled = {document: normalize("NFC", document) for document in documents}
         matching = [
-            document for document, own in spelled.items() if name in (own, *_short(own)) or fnmatchcase(own, name)
+            document
+            for document, own in spelled.items()
+            if name in (own, PurePosixPath(own).name, PurePosixPath(own).stem) or fnmatchcase(own, name)
         ]
         if not matching:
             raise DatasetError(f"{side}: expected names of documents, got {name!r}; there are: {', '.join(documents)}")
         found += [document for document in matching if document not in found]
     return found
-
-
-def _short(document: str) -> tuple[str, str]:
-    path = PurePosixPath(document)
-    return path.name, path.stem
 
 
 def _with_families(named: Sequence[str], free: Sequence[str], family: Mapping[str, int]) -> list[str]:

@@ -153,7 +153,13 @@ class CrossEncoderRerankingEvaluator(PairEvaluator):
         ]
         marks = [marks if any(marks) else [] for _, marks in lists]
         found = self._mean(self._predict(model, pairs) if pairs else torch.zeros(0), marks)
-        retrieved = [_retrieved(sample) for sample in self.samples if "documents" in sample]
+        retrieved: list[list[bool]] = []
+        for sample in self.samples:
+            if "documents" in sample:  # those that a retriever found, in its order, and then those that it missed
+                positives = _positives(sample)
+                hits = [document in positives for document in sample["documents"]]
+                # Empty where it found none, which counts as 0.
+                retrieved.append([*hits, *[True] * (len(positives) - sum(hits))] if any(hits) else [])
         if not retrieved:
             return found
         falling = torch.cat([-torch.arange(len(marks), dtype=torch.float64) for marks in retrieved])
@@ -428,13 +434,3 @@ def _positives(sample: Mapping[str, Any]) -> list[Any]:
     """The relevant documents of a sample; one that stands alone is a list of one."""
     given = sample["positive"]
     return list(given) if isinstance(given, list | tuple | set) else [given]
-
-
-def _retrieved(sample: Mapping[str, Any]) -> list[bool]:
-    """Mark the relevant documents among those that a retriever found, in its order, and then those that it missed.
-
-    Empty where it found none, which counts as 0.
-    """
-    positives = _positives(sample)
-    marks = [document in positives for document in sample["documents"]]
-    return [*marks, *[True] * (len(positives) - sum(marks))] if any(marks) else []

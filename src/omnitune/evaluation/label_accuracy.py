@@ -46,7 +46,11 @@ class LabelAccuracyEvaluator(BaseEvaluator):
         self.dataloader.collate_fn = list
         right = total = 0
         for batch in self.dataloader:
-            first, second, labels = zip(*(_row(example) for example in batch), strict=True)
+            rows: list[Iterable[Any]] = [
+                (*one.texts, one.label) if hasattr(one, "texts") else one.values() if isinstance(one, Mapping) else one
+                for one in batch
+            ]
+            first, second, labels = zip(*rows, strict=True)
             vectors = [
                 model.encode(list(side), convert_to_tensor=True, show_progress_bar=False) for side in (first, second)
             ]
@@ -57,10 +61,3 @@ class LabelAccuracyEvaluator(BaseEvaluator):
         if not total:
             raise InputError("dataloader: expected at least one example, got none")
         return {"accuracy": right / total}
-
-
-def _row(example: Any) -> Iterable[Any]:
-    """First item, second item and class of an example."""
-    if hasattr(example, "texts"):
-        return (*example.texts, example.label)
-    return example.values() if isinstance(example, Mapping) else example

@@ -233,17 +233,12 @@ def _top(scores: Tensor, places: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         return scores, places.expand_as(scores)
     values, columns = scores.topk(top_k + 1, dim=1)
     tied = (values[:, -1] == values[:, -2]).nonzero().squeeze(1)
-    if len(tied):
-        values[tied, :-1], columns[tied, :-1] = _reselect(scores[tied], values[tied, -1:], places, top_k)
+    if len(tied):  # all above the last one's score, then those equal to it with the lowest places
+        some, cut, last = scores[tied], values[tied, -1:], int(places.max()) + 1
+        keys = places + last * (some == cut) + 2 * last * (some < cut)
+        chosen = keys.topk(top_k, dim=1, largest=False).indices
+        values[tied, :-1], columns[tied, :-1] = some.gather(1, chosen), chosen
     return values[:, :-1], places[columns[:, :-1]]
-
-
-def _reselect(scores: Tensor, cut: Tensor, places: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Scores and columns of the best `top_k`: all above `cut`, then those equal to it with the lowest places."""
-    last = int(places.max()) + 1
-    keys = places + last * (scores == cut) + 2 * last * (scores < cut)
-    columns = keys.topk(top_k, dim=1, largest=False).indices
-    return scores.gather(1, columns), columns
 
 
 class _Best:

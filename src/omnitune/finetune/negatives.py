@@ -63,7 +63,14 @@ def training_rows(steps: Steps, chosen: ModelChoice, dataset: DocumentDataset, l
     told = steps.done["negatives"].result
     refused = "; ".join(f"{rule}: {count:,}" for rule, count in told["refused"].items())
     log(f"Hard negatives: {settings.count} for each of {told['queries']:,} pairs; refused: {refused or 'none'}")
-    return _rows(dataset, list(read_jsonl(place)), settings.count)
+    wrong = dataset.facts.get("wrong_pages", {})  # what people called wrong goes before what was mined
+    found = [
+        {**one, "negatives": [*dict.fromkeys([*wrong.get(one["query"], ()), *one["negatives"]])][: settings.count]}
+        for one in read_jsonl(place)
+    ]
+    columns = {"query": [one["query"] for one in found], "page": [one["page_id"] for one in found]}
+    columns |= {f"negative_{n + 1}": [one["negatives"][n] for one in found] for n in range(settings.count)}
+    return dataset.with_pages(columns, [name for name in columns if name != "query"])
 
 
 def mine_pages(
@@ -214,14 +221,3 @@ def _listed(mined: Mined, pages: TrainingPages) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def _rows(dataset: DocumentDataset, found: Sequence[dict[str, Any]], count: int) -> Dataset:
-    wrong = dataset.facts.get("wrong_pages", {})  # what people called wrong goes before what was mined
-    found = [
-        {**one, "negatives": [*dict.fromkeys([*wrong.get(one["query"], ()), *one["negatives"]])][:count]}
-        for one in found
-    ]
-    columns = {"query": [one["query"] for one in found], "page": [one["page_id"] for one in found]}
-    columns |= {f"negative_{n + 1}": [one["negatives"][n] for one in found] for n in range(count)}
-    return dataset.with_pages(columns, [name for name in columns if name != "query"])

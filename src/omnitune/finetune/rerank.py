@@ -205,6 +205,11 @@ class RerankerSteps:
             columns[f"negative_{place + 1}"] = [row["negatives"][place] for row in rows]
         pages = self.dataset.with_pages(columns, [name for name in columns if name != "query"])
         scores = Dataset.from_dict({"scores": [row["teacher"] for row in rows]}, features=SCORES)
+        loss: losses.MarginMSELoss | losses.DistillKLDivLoss = losses.MarginMSELoss(model)
+        if self.settings.distill_loss == "kl":
+            loss = losses.DistillKLDivLoss(
+                model, model.similarity_pairwise, student_temperature=TEMPERATURE, teacher_temperature=1.0
+            )
         self.log(f"Distilling the reranker's scores of {len(rows):,} queries into the retriever")
         checkpoints = checkpoint_folder(self.out, key, self.log)
         trainer = SentenceTransformerTrainer(
@@ -218,7 +223,7 @@ class RerankerSteps:
                 )
             ),
             train_dataset=concatenate_datasets([pages, scores], axis=1),
-            loss=_distillation(model, self.settings.distill_loss),
+            loss=loss,
         )
         run_trainer(trainer, checkpoints)
         model.save_pretrained(str(self.out / "distilled"))
@@ -269,15 +274,6 @@ class RerankerSteps:
                 strict=True,
             )
         )
-
-
-def _distillation(model: SentenceTransformer, name: str) -> losses.MarginMSELoss | losses.DistillKLDivLoss:
-    """Settings by which the retriever's scores follow the reranker's."""
-    if name == "kl":
-        return losses.DistillKLDivLoss(
-            model, model.similarity_pairwise, student_temperature=TEMPERATURE, teacher_temperature=1.0
-        )
-    return losses.MarginMSELoss(model)
 
 
 def load_reranker(

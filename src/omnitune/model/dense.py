@@ -20,7 +20,6 @@ from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import DENSE, Family
 from omnitune.model.old_names import ENCODE_NAMES, DenseOldNames, dense_loading
 from omnitune.modules.pooling import Pooling
-from omnitune.modules.transformer import Transformer
 from omnitune.ops.quantize import quantize_embeddings
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.renames import renamed
@@ -132,7 +131,9 @@ class SentenceTransformer(DenseOldNames, Encoder):
         modules: dict[str, nn.Module] = {"0": transformer}
         if transformer.module_output_name == "token_embeddings":
             dim = transformer.get_embedding_dimension()
-            modules["1"] = Pooling(dim, "lasttoken" if _is_causal(transformer) else "mean")
+            named = (getattr(transformer.config, "architectures", None) or [""])[0]
+            causal = named.endswith("ForCausalLM") and getattr(transformer.config, "is_causal", True)
+            modules["1"] = Pooling(dim, "lasttoken" if causal else "mean")
         return modules
 
     def _model_config(self) -> dict[str, Any]:
@@ -307,11 +308,6 @@ class SentenceTransformer(DenseOldNames, Encoder):
             yield
         finally:
             self.truncate_dim = before
-
-
-def _is_causal(transformer: Transformer) -> bool:
-    architectures = getattr(transformer.config, "architectures", None) or [""]
-    return bool(architectures[0].endswith("ForCausalLM") and getattr(transformer.config, "is_causal", True))
 
 
 def _token_rows(outputs: Features, rows: int) -> list[Tensor]:

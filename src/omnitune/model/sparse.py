@@ -289,7 +289,10 @@ class SparseEncoder(OldDimension, OldInputs, Encoder):
             nothing = torch.empty(0, device="cpu" if on_host else self.device)
             zero = torch.zeros(1, dtype=torch.int64)
             return [Embeddings(nothing, None, zero, nothing.long(), self.get_embedding_dimension())]
-        return [_usable(Embeddings.cat(parts)[order])]
+        rows = Embeddings.cat(parts)[order]
+        indices = None if rows.indices is None else rows.indices.clone()
+        # Copies: a graph may not use what was made in inference mode.
+        return [Embeddings(rows.values.clone(), None, rows.offsets, indices, rows.dim)]
 
     # -- similarity
 
@@ -437,9 +440,3 @@ def _row(rows: Embeddings, place: int, *, sparse_form: bool = True) -> Tensor:
     places, values, size = rows.indices[None, cut], rows.values[cut], (rows.dim or 0,)
     row = torch.sparse_coo_tensor(places, values, size, is_coalesced=True, check_invariants=False)
     return row if sparse_form else row.to_dense()
-
-
-def _usable(rows: Embeddings) -> Embeddings:
-    """Rows that a graph may use: not made in inference mode."""
-    indices = None if rows.indices is None else rows.indices.clone()
-    return Embeddings(rows.values.clone(), None, rows.offsets, indices, rows.dim)

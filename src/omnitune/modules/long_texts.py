@@ -45,23 +45,19 @@ def shortened(tokenizer: Any, inputs: Sequence[Any], arguments: dict[str, Any]) 
             found = tokenizer(head, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             cut[place] = head if len(found) > limit + MARGIN else text
         elif isinstance(text, tuple | list) and len(text) == 2 and all(len(side) > LONG * limit for side in text):
-            cut[place] = _cut(tokenizer, text, limit)
+            first, second = (
+                tokenizer(one, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False)[
+                    "offset_mapping"
+                ]
+                for one in text
+            )
+            # An odd limit gives its last token to the longer text, so the longer one has to stay the longer one.
+            longer, shorter = len(first) > len(second), len(first) < len(second)
+            cut[place] = (
+                _until(text[0], first, limit + MARGIN * (2 if longer else 1)),
+                _until(text[1], second, limit + MARGIN * (2 if shorter else 1)),
+            )
     return cut
-
-
-def _cut(tokenizer: Any, pair: Sequence[str], limit: int) -> tuple[str, str]:
-    first, second = (
-        tokenizer(text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False)[
-            "offset_mapping"
-        ]
-        for text in pair
-    )
-    # An odd limit gives its last token to the longer text, so the longer one has to stay the longer one.
-    longer = len(first) > len(second)
-    return (
-        _until(pair[0], first, limit + MARGIN * (2 if longer else 1)),
-        _until(pair[1], second, limit + MARGIN * (1 if longer else 2 if len(first) < len(second) else 1)),
-    )
 
 
 def _until(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:

@@ -59,19 +59,16 @@ def preprocess_through(
             inputs, modality = _read(module, inputs, modality)
         elif isinstance(module, InputModule):
             return ask_foreign(module.preprocess, inputs, prompt, modality=modality, **kwargs)
-        else:
-            return _foreign_features(module, inputs, prompt, **kwargs)
+        else:  # of foreign code, which knows no modality; from before version 5.4 it tokenizes
+            made = (getattr(module, name, None) for name in ("preprocess", "tokenize"))
+            method: Any = next(filter(callable, made), None)
+            if method is None:
+                raise InputError(
+                    "modules: expected an input module (such as Transformer) first or after readers, got "
+                    f"{type(module).__name__}"
+                )
+            return ask_foreign(method, inputs, prompt, **kwargs)
     raise InputError(f"modules: expected an input module after the readers {[type(m).__name__ for m in modules]}")
-
-
-def _foreign_features(module: Any, inputs: Sequence[Any], prompt: str | None, **kwargs: Any) -> Features:
-    """Features made by a module of foreign code, which knows no modality; from before version 5.4 it tokenizes."""
-    for name in ("preprocess", "tokenize"):
-        if callable(getattr(module, name, None)):
-            return ask_foreign(getattr(module, name), inputs, prompt, **kwargs)
-    raise InputError(
-        f"modules: expected an input module (such as Transformer) first or after readers, got {type(module).__name__}"
-    )
 
 
 def _read(reader: Reader, inputs: Sequence[Any], modality: Modality | None) -> tuple[list[Any], Modality | None]:

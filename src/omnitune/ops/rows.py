@@ -114,18 +114,22 @@ def cat_rows(
         InputError: Parts differ in what they hold, or in a value that all rows share.
         ShapeError: Parts differ in a shape that cannot be padded.
     """
-    side = padding_side or _padding_side(parts)
+    if padding_side is None:
+        masks = [part["attention_mask"] for part in parts if isinstance(part.get("attention_mask"), Tensor)]
+        left = any(mask.dim() == 2 and mask.numel() and not mask[:, 0].all() for mask in masks)
+        padding_side = "left" if left else "right"
     joined: Features = {}
     for key in dict.fromkeys(key for part in parts for key in part):
         values = [part.get(key) for part in parts]
         present = [value for value in values if value is not None]
         if len(present) < len(parts) and not _of_media(key, parts):
             raise InputError(f"parts: expected all to hold {key!r}, got it in {len(present)} of {len(parts)}")
-        joined[key] = _join(key, present, parts, side, padding_id)
+        joined[key] = _join(key, present, parts, padding_side, padding_id)
     return joined | _joined_counts(parts)
 
 
 def _slice(features: Features, edges: Mapping[str, Sequence[int]], start: int, stop: int) -> Features:
+    """Rows from `start` to `stop`, without columns that are padding in all of them."""
     taken: Features = {}
     for key, value in features.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
@@ -137,7 +141,13 @@ def _slice(features: Features, edges: Mapping[str, Sequence[int]], start: int, s
             taken[key] = value[begin:end]
     if "bag" in edges:
         taken["offsets"] = taken["offsets"] - edges["bag"][start]
-    return _without_padding(taken)
+    mask = taken.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or not mask.any():
+        return taken
+    added = taken.get("query_expansion_positions")  # no padding, though no token looks at them
+    used = (mask.bool() if added is None else mask.bool() | added).any(dim=0).nonzero()
+    first, last = int(used[0]), int(used[-1])
+    return {key: value[:, first : last + 1] if _is_tokens(key, value, mask) else value for key, value in taken.items()}
 
 
 def _edges(features: Features) -> dict[str, Sequence[int]]:
@@ -194,23 +204,6 @@ def _is_tokens(key: str, value: Any, mask: Tensor) -> bool:
     return key in _TOKENS and isinstance(value, Tensor) and value.shape[:2] == mask.shape
 
 
-def _without_padding(features: Features) -> Features:
-    mask = features.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or not mask.any():
-        return features
-    added = features.get("query_expansion_positions")  # no padding, though no token looks at them
-    used = (mask.bool() if added is None else mask.bool() | added).any(dim=0).nonzero()
-    first, last = int(used[0]), int(used[-1])
-    return {
-        key: value[:, first : last + 1] if _is_tokens(key, value, mask) else value for key, value in features.items()
-    }
-
-
-def _padding_side(parts: Sequence[Features]) -> PaddingSide:
-    masks = [part["attention_mask"] for part in parts if isinstance(part.get("attention_mask"), Tensor)]
-    return "left" if any(m.dim() == 2 and m.numel() and not m[:, 0].all() for m in masks) else "right"
-
-
 def _of_media(key: str, parts: Sequence[Features]) -> bool:
     """Tell whether a part may lack `key` because its rows have no images, or videos."""
     axes = {*_INDEXED_BY.get(key, ())}
@@ -247,30 +240,21 @@ def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: Padd
         "attention_mask" in p and _is_tokens(key, v, p["attention_mask"]) for p, v in zip(parts, values, strict=False)
     ):
         known = _padding_id(parts) if padding_id is None else padding_id
-        return _cat_tokens(values, side, known if key == "input_ids" else 0)
+        width, padded = max(value.shape[1] for value in values), []
+        for value in values:
+            missing = width - value.shape[1]
+            after = (missing, 0) if side == "left" else (0, missing)
+            padding = known if key == "input_ids" else 0
+            padded.append(F.pad(value, (*(0, 0) * (value.dim() - 2), *after), value=padding))
+        return torch.cat(padded)
     if key in _PADDED_IMAGES and "pixel_attention_mask" in parts[0]:
-        return _cat_padded(values)
+        sizes, padded = [max(value.shape[axis] for value in values) for axis in range(1, first.dim())], []
+        for value in values:
+            after_each = [(0, size - have) for size, have in zip(sizes, value.shape[1:], strict=True)]
+            padded.append(F.pad(value, [number for pair in reversed(after_each) for number in pair]))
+        return torch.cat(padded)
     shapes = ", ".join(str(tuple(value.shape)) for value in values)
     raise ShapeError(f"{key}: expected shapes that differ in rows, or in tokens with an attention_mask, got {shapes}")
-
-
-def _cat_tokens(values: Sequence[Tensor], side: PaddingSide, padding: int) -> Tensor:
-    width = max(value.shape[1] for value in values)
-    padded = []
-    for value in values:
-        missing = width - value.shape[1]
-        after = (missing, 0) if side == "left" else (0, missing)
-        padded.append(F.pad(value, (*(0, 0) * (value.dim() - 2), *after), value=padding))
-    return torch.cat(padded)
-
-
-def _cat_padded(values: Sequence[Tensor]) -> Tensor:
-    sizes = [max(value.shape[axis] for value in values) for axis in range(1, values[0].dim())]
-    padded = []
-    for value in values:
-        missing = [(0, size - have) for size, have in zip(sizes, value.shape[1:], strict=True)]
-        padded.append(F.pad(value, [n for pair in reversed(missing) for n in pair]))
-    return torch.cat(padded)
 
 
 def _padding_id(parts: Sequence[Features]) -> int:

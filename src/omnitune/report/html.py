@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -37,6 +36,11 @@ def render_report(report: Report) -> str:
         "no measurable difference": ("No measurable difference", "neutral"),
     }
     text, look = words[main.verdict]
+    settings = [
+        (name, [(str(key), json.dumps(value, ensure_ascii=False, default=str)) for key, value in section.items()])
+        for name, section in report.run.settings.items()
+        if isinstance(section, Mapping)
+    ]
     return (
         _environment()
         .get_template("report.html")
@@ -47,7 +51,7 @@ def render_report(report: Report) -> str:
             claim=report.sentence,
             words=report.words,
             drawings={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704 - made by plots
-            settings=_flat(report.run.settings),
+            settings=settings,
         )
     )
 
@@ -106,7 +110,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         score=lambda value: f"{value:.3f}",
-        signed=_signed,
+        signed=lambda value: f"{value:+.3f}".replace("-", "\u2212"),
         p=p_value,
         bare_p=lambda value: p_value(value).removeprefix("p = ").removeprefix("p "),
         day=lambda value: f"{datetime.fromisoformat(value):%d %B %Y, %H:%M %Z}".strip().lstrip("0"),
@@ -121,17 +125,3 @@ def _environment() -> Environment:
 def p_value(value: float) -> str:
     """A p-value as written in a sentence: `p = 0.012`, `p < 0.001`."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\u2212")
-
-
-def _flat(settings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings by section, values as text."""
-    sections = []
-    for name, section in settings.items():
-        if isinstance(section, Mapping):
-            rows = [(str(key), json.dumps(value, ensure_ascii=False, default=str)) for key, value in section.items()]
-            sections.append((name, rows))
-    return sections

@@ -53,10 +53,18 @@ def write_contact_sheet(
         raise InputError(f"images: expected one for each of {len(found)} pages found, got {len(images)}")
     if excerpts and len(excerpts) != len(found):
         raise InputError(f"excerpts: expected one for each of {len(found)} pages found, or none, got {len(excerpts)}")
-    pages = [
-        (_page(hit, b"" if image is None else thumbnail(load_image(image, DEFAULT_POLICY)), excerpt), hit.score)
-        for hit, image, excerpt in zip(found, images, excerpts or [""] * len(found), strict=True)
-    ]
+    pages = []
+    for hit, image, excerpt in zip(found, images, excerpts or [""] * len(found), strict=True):
+        name = str(hit.entry["id"])
+        page = Page(
+            id=name,
+            document=str(hit.entry.get("document", name)),
+            number=int(hit.entry.get("page", 1)),
+            image=b"" if image is None else thumbnail(load_image(image, DEFAULT_POLICY)),
+            times=str(hit.entry.get("times", "")),
+            read=excerpt,
+        )
+        pages.append((page, hit.score))
     path = Path(path)
     with writing(path) as temporary:
         made = render_sheet(query=query, model=model, pages=pages, wanted=set(words_of(query)), words=words)
@@ -71,11 +79,3 @@ def thumbnail(image: Image.Image, width: int = _WIDTH) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return buffer.getvalue()
-
-
-def _page(hit: Found, image: bytes, excerpt: str) -> Page:
-    identifier = str(hit.entry["id"])
-    document = str(hit.entry.get("document", identifier))
-    times = str(hit.entry.get("times", ""))
-    number = int(hit.entry.get("page", 1))
-    return Page(id=identifier, document=document, number=number, image=image, times=times, read=excerpt)

@@ -228,7 +228,12 @@ def mine_hard_negatives(
     if output_format == "n-tuple-scores":
         output_format, output_scores = "n-tuple", True
         logger.warning("output_format: 'n-tuple-scores' is 'n-tuple' with output_scores=True.")
-    output_format = _settled(output_format, as_triplets, include_positives)
+    if as_triplets is not None:
+        output_format = "triplet" if as_triplets else "n-tuple"
+        logger.warning("as_triplets: use output_format=%r instead.", output_format)
+    if include_positives and output_format != "n-tuple":
+        output_format = "n-tuple"
+        logger.warning("output_format: 'n-tuple' is taken, because include_positives keeps a ranking.")
     rules = Rules(
         num_negatives=num_negatives,
         range_min=range_min,
@@ -309,16 +314,6 @@ class _Items:
     max_positives: int
 
 
-def _settled(form: Format, as_triplets: bool | None, include_positives: bool) -> Format:
-    if as_triplets is not None:
-        form = "triplet" if as_triplets else "n-tuple"
-        logger.warning("as_triplets: use output_format=%r instead.", form)
-    if include_positives and form != "n-tuple":
-        logger.warning("output_format: 'n-tuple' is taken, because include_positives keeps a ranking.")
-        return "n-tuple"
-    return form
-
-
 def _items(
     model: SentenceTransformer | SparseEncoder, dataset: Dataset, columns: tuple[str, str], corpus: Sequence[Any] | None
 ) -> _Items:
@@ -372,14 +367,12 @@ def _as_dataset(table: Table, columns: tuple[str, str], items: _Items, features:
     kinds: dict[str, Any] = {asked: features[asked]}
     for name, rows in table.documents.items():
         listed = bool(rows) and isinstance(rows[0], list)
-        made[name] = [_picked(items.documents, row) for row in rows]
+        made[name] = [
+            [items.documents[one] for one in row] if isinstance(row, list) else items.documents[row] for row in rows
+        ]
         kinds[name] = List(features[positive]) if listed else features[positive]
     data = Dataset.from_dict(made, features=Features(kinds))
     return data if table.values is None else data.add_column(*table.values)
-
-
-def _picked(items: Sequence[Any], row: int | list[int]) -> Any:
-    return [items[one] for one in row] if isinstance(row, list) else items[row]
 
 
 def _log(mined: Mined, table: Table) -> None:

@@ -81,8 +81,17 @@ def write_models(folder: Path, stages: Mapping[str, Stage], rerank: RerankStage 
     """
     shared = _share_model(stages)
     for kind, stage in [*stages.items(), (RerankStage.kind, rerank)]:
-        if isinstance(stage, ModelStage | RerankStage) and not (shared and kind == "late"):
-            _save_model(stage, folder / "model" / kind)
+        if not isinstance(stage, ModelStage | RerankStage) or (shared and kind == "late"):
+            continue
+        model, place = stage.model, folder / "model" / kind
+        if isinstance(model, str | Path):
+            if Path(model) == place:  # it lies there already
+                continue
+            model = stage.load(model) if isinstance(stage, ModelStage) else load_encoder(model)
+        if not hasattr(model, "save_pretrained"):
+            kind_given = type(model).__name__
+            raise InputError(f"model: expected one that can be saved, got {kind_given} in stage {stage.kind!r}")
+        model.save_pretrained(str(place))
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any], pages: int) -> None:
@@ -121,15 +130,3 @@ def is_ours(name: Path) -> bool:
     if first == "pages":
         return len(rest) > 1 and rest[0] in ("documents", "images")
     return first in SAVED
-
-
-def _save_model(stage: ModelStage | RerankStage, folder: Path) -> None:
-    """Write a stage's model, unless it lies there already."""
-    if isinstance(stage.model, str | Path) and Path(stage.model) == folder:
-        return
-    model = stage.model
-    if isinstance(model, str | Path):
-        model = stage.load(model) if isinstance(stage, ModelStage) else load_encoder(model)
-    if not hasattr(model, "save_pretrained"):
-        raise InputError(f"model: expected one that can be saved, got {type(model).__name__} in stage {stage.kind!r}")
-    model.save_pretrained(str(folder))

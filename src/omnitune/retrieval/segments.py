@@ -67,7 +67,12 @@ class Part:
         if not where:
             return self.alive
         if self.columns is None:
-            self.columns = _columns([self.entry(row) for row in range(len(self))])
+            columns: dict[str, tuple[dict[Any, int], NDArray[np.int32]]] = {}
+            for row in range(len(self)):
+                for name, value in self.entry(row).items():
+                    values, codes = columns.setdefault(name, ({}, np.full(len(self), -1, dtype=np.int32)))
+                    codes[row] = values.setdefault(_plain(value), len(values))
+            self.columns = columns  # whole: other threads read it
         passed = self.alive.copy()
         for name, wanted in where.items():
             values, codes = self.columns.get(name, ({}, np.full(len(self), -1, dtype=np.int32)))
@@ -341,12 +346,3 @@ def _object(arrays: Mapping[str, Array], name: str, row: int) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """A value that can be looked up: lists and objects of an entry by their JSON."""
     return value if isinstance(value, str | int | float | bool | None) else json.dumps(value, sort_keys=True)
-
-
-def _columns(entries: Sequence[Entry]) -> dict[str, tuple[dict[Any, int], NDArray[np.int32]]]:
-    columns: dict[str, tuple[dict[Any, int], NDArray[np.int32]]] = {}
-    for row, entry in enumerate(entries):
-        for name, value in entry.items():
-            values, codes = columns.setdefault(name, ({}, np.full(len(entries), -1, dtype=np.int32)))
-            codes[row] = values.setdefault(_plain(value), len(values))
-    return columns

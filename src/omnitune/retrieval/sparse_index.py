@@ -138,7 +138,12 @@ class SparseIndex(SegmentedIndex):
                 "the model that made the index, or make it again"
             )
         hidden = None if allowed.all() else ~allowed
-        return (self._scores_of(*terms, hidden, len(allowed), unmatched=unmatched) for terms in _each(asked))
+        assert asked.offsets is not None and asked.indices is not None
+        columns, weights = asked.indices, asked.values
+        return (
+            self._scores_of(columns[start:stop], weights[start:stop], hidden, len(allowed), unmatched=unmatched)
+            for start, stop in pairwise(asked.offsets.tolist())
+        )
 
     def _scores_of(
         self,
@@ -221,10 +226,3 @@ def sparse_rows(rows: Any) -> Packed:
     kept = packed.values != 0
     offsets = np.concatenate([[0], np.cumsum(kept)])[packed.offsets]
     return Packed(values=packed.values[kept], offsets=offsets, indices=packed.indices[kept], dim=packed.dim)
-
-
-def _each(rows: Packed) -> Iterable[tuple[Array, Array]]:
-    """Give the columns and weights of every row."""
-    assert rows.offsets is not None and rows.indices is not None
-    for start, stop in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):
-        yield rows.indices[start:stop], rows.values[start:stop]

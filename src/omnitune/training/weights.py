@@ -121,7 +121,13 @@ def _inside(module: nn.Module, folder: Path) -> Iterator[tuple[nn.Module, Path]]
 
 def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
     if (folder / ADAPTER_WEIGHTS).is_file():
-        _restore_adapter(backbone, folder / ADAPTER_WEIGHTS)
+        path = folder / ADAPTER_WEIGHTS
+        peft = runtime.require_peft()
+        with files.damaged_weights(path):
+            adapter = {re.sub(r"^base_model\.model\.", "", name): t for name, t in load_file(path).items()}
+        result = peft.set_peft_model_state_dict(backbone, adapter, adapter_name=backbone.active_adapters()[0])
+        if result.unexpected_keys:
+            raise CheckpointError(f"{path}: does not fit the adapter; superfluous {result.unexpected_keys[:3]}")
         return
     stored: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -139,15 +145,6 @@ def _restore_backbone(backbone: PreTrainedModel, folder: Path) -> None:
     # Of weights that are tied, one name is written.
     present = {id(written[name]) for name in stored if name in written}
     _copy(stored, {n: t for n, t in written.items() if n in stored or id(t) not in present}, folder)
-
-
-def _restore_adapter(backbone: PreTrainedModel, path: Path) -> None:
-    peft = runtime.require_peft()
-    with files.damaged_weights(path):
-        stored = {re.sub(r"^base_model\.model\.", "", name): t for name, t in load_file(path).items()}
-    result = peft.set_peft_model_state_dict(backbone, stored, adapter_name=backbone.active_adapters()[0])
-    if result.unexpected_keys:
-        raise CheckpointError(f"{path}: does not fit the adapter; superfluous {result.unexpected_keys[:3]}")
 
 
 def _copy(stored: Mapping[str, Tensor], live: Mapping[str, Tensor], source: Path) -> None:

@@ -145,11 +145,22 @@ class Endpoint:
         request = Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers, method="POST")  # noqa: S310
         try:
             with urlopen(request, timeout=self.timeout) as reply:  # noqa: S310 - the user names the address
-                return _read(json.loads(reply.read()))
+                said = json.loads(reply.read())
+                if not isinstance(said, dict):
+                    raise TypeError(f"expected an object, got {str(said)[:80]}")
+                usage = said.get("usage") or {}
+                return Answer(
+                    text=said["choices"][0]["message"]["content"] or "",
+                    prompt_tokens=usage.get("prompt_tokens", 0),
+                    completion_tokens=usage.get("completion_tokens", 0),
+                    counted=bool(usage),
+                )
         except HTTPError as error:
             said = error.read().decode(errors="replace")[:300]
             if error.code in PASSING:
-                raise _Passing(f"{error.code} {said}", _seconds(error.headers.get("Retry-After"))) from error
+                after = error.headers.get("Retry-After", "")  # seconds; a date is not waited for
+                wait = float(after) if after.replace(".", "", 1).isdigit() else None
+                raise _Passing(f"{error.code} {said}", wait) from error
             raise EndpointError(
                 f"{self.url}: expected an answer of {self.model!r}, got {error.code} {error.reason}: {said}; "
                 "check OPENAI_BASE_URL, OPENAI_API_KEY and the model's name"
@@ -167,19 +178,3 @@ def _kept(place: Path) -> Answer | None:
         return Answer(**facts, kept=True) if isinstance(facts["text"], str) else None
     except (TypeError, KeyError):
         return None
-
-
-def _read(reply: Any) -> Answer:
-    if not isinstance(reply, dict):
-        raise TypeError(f"expected an object, got {str(reply)[:80]}")
-    usage = reply.get("usage") or {}
-    return Answer(
-        text=reply["choices"][0]["message"]["content"] or "",
-        prompt_tokens=usage.get("prompt_tokens", 0),
-        completion_tokens=usage.get("completion_tokens", 0),
-        counted=bool(usage),
-    )
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header is not None and header.replace(".", "", 1).isdigit() else None

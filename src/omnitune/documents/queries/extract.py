@@ -145,17 +145,17 @@ def caption_queries(document: Document) -> tuple[list[Query], list[str]]:
             refused.append("a caption without words")
         elif not places:
             refused.append("a caption after the end of its file")
-        elif caption.spoken and not _stands_alone(caption.text):
+        elif caption.spoken and not (
+            # Words of its own, and none that point elsewhere first: a sentence that can be looked for.
+            acceptable(caption.text)
+            and len(set(terms(caption.text))) >= FEWEST_TERMS
+            and not _ANAPHORA.match(caption.text)
+        ):
             refused.append("a sentence that says little alone")
         else:
             origin: Origin = "sentence" if caption.spoken else "caption"
             found += [_query(caption.text, origin, document, document.pages[place]) for place in places]
     return sorted(_once(found), key=lambda query: query.page), refused
-
-
-def _stands_alone(sentence: str) -> bool:
-    """Tell whether a spoken sentence can be looked for: some words of its own, and none that point elsewhere first."""
-    return acceptable(sentence) and len(set(terms(sentence))) >= FEWEST_TERMS and not _ANAPHORA.match(sentence)
 
 
 def titles(document: Document, listings: set[int]) -> Iterator[Query]:
@@ -169,7 +169,8 @@ def titles(document: Document, listings: set[int]) -> Iterator[Query]:
         if not STRUCTURAL.match(title):
             number = _stands_on(normalize_key(title), entry.page, normalized, listings)
             if number is not None:
-                text = f"{parent}: {title}" if parent and _says_little(title) else title
+                vague = normalize_key(title) in GENERIC or len(words(title)) < 2
+                text = f"{parent}: {title}" if parent and vague else title
                 yield Query(text=text, origin="title", document=document.name, page=number)
         ancestors.append((entry.level, title))
 
@@ -287,10 +288,6 @@ def _bare_titles(outline: Sequence[OutlineEntry]) -> Iterator[str]:
         yield _bare(text)
 
 
-def _says_little(title: str) -> bool:
-    return normalize_key(title) in GENERIC or len(words(title)) < 2
-
-
 def _stands_on(title: str, target: int | None, normalized: Mapping[int, str], listings: set[int]) -> int | None:
     if target is None or not title:
         return None
@@ -330,18 +327,15 @@ def _paragraphs(page: StoredPage) -> Iterator[str]:
     headings = {normalize_key(heading) for heading in page.headings}
     run: list[str] = []
     for line in page.text.split("\n"):
-        if _is_prose(line) and normalize_key(line) not in headings and not _CAPTION.match(line):
+        dense = line.replace(" ", "")
+        prose = len(words(line)) >= 3 and sum(letter.isalpha() for letter in dense) >= _PROSE_LETTERS * len(dense)
+        if prose and normalize_key(line) not in headings and not _CAPTION.match(line):
             run.append(line)
         elif run:
             yield " ".join(run)
             run = []
     if run:
         yield " ".join(run)
-
-
-def _is_prose(line: str) -> bool:
-    dense = line.replace(" ", "")
-    return len(words(line)) >= 3 and sum(letter.isalpha() for letter in dense) >= _PROSE_LETTERS * len(dense)
 
 
 def _telling_sentences(page: StoredPage) -> Iterator[tuple[str, bool]]:

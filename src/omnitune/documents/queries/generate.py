@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,10 +93,7 @@ class EndpointWriter:
 
 def parse(text: str, most: int) -> list[str]:
     """Questions of an answer: a line each, or a JSON list, without numbers, bullets and quotation marks."""
-    return list(dict.fromkeys(_bare(line) for line in _lines(text) if _bare(line)))[:most]
-
-
-def _lines(text: str) -> Iterator[str]:
+    lines: list[str] = [line for line in text.splitlines() if not line.strip().startswith("```")]
     listed = re.search(r"\[.*\]", text, re.DOTALL)
     if listed:
         try:
@@ -104,9 +101,8 @@ def _lines(text: str) -> Iterator[str]:
         except json.JSONDecodeError:
             found = []
         if found and all(isinstance(one, str) for one in found):
-            yield from found
-            return
-    yield from (line for line in text.splitlines() if not line.strip().startswith("```"))
+            lines = found
+    return list(dict.fromkeys(_bare(line) for line in lines if _bare(line)))[:most]
 
 
 def _bare(line: str) -> str:

@@ -205,7 +205,11 @@ class TextReader(KeepingReader):
         """The text of an image of any mode and size."""
         if min(item.size) < SMALLEST_SIDE:
             return ""
-        return engine.text(on_paper(eight_bit(_shrunk(item))).convert("L")).strip()
+        factor = LARGEST_SIDE / max(item.size)
+        if factor < 1:
+            width, height = (max(SMALLEST_SIDE, round(side * factor)) for side in item.size)
+            item = item.resize((width, height), Image.Resampling.BOX)
+        return engine.text(on_paper(eight_bit(item)).convert("L")).strip()
 
     def details_of(self, engine: Engine) -> dict[str, Any]:
         """Places of the words of the image that the engine read last."""
@@ -220,11 +224,3 @@ class TextReader(KeepingReader):
         """
         found = self.readings(items, holding="words")
         return [[(str(row[0]), *row[1:5]) for row in one["words"]] for one in found]
-
-
-def _shrunk(image: Image.Image) -> Image.Image:
-    factor = LARGEST_SIDE / max(image.size)
-    if factor >= 1:
-        return image
-    width, height = (max(SMALLEST_SIDE, round(side * factor)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BOX)

@@ -228,6 +228,21 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def content_hash(path: Path) -> str:
+    """Hash a file's content: 32 hex digits. A process reads it once, until it changes.
+
+    The time of the last change cannot be set back, as that of the last writing can.
+    """
+    facts = path.stat()
+    return _content_hash(path.absolute(), facts.st_ino, facts.st_size, facts.st_ctime_ns)
+
+
+@cache
+def _content_hash(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
 def digest(value: Any) -> str:
     """Hash JSON values: 16 hex digits, equal for equal values whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

@@ -7,8 +7,6 @@ a page.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import re
@@ -28,6 +26,7 @@ from omnitune.documents.stored import LAYOUT_VERSION, Document, save_document, s
 from omnitune.errors import DatasetError, DocumentError
 from omnitune.folders import scratch
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
+from omnitune.io import content_hash, digest
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
@@ -218,11 +217,7 @@ def key_of(path: Path, rendering: Rendering, office: str = "") -> str:
     settings = [getattr(rendering, name) for name in kind_at(path).settings]
     if office and is_office(path):
         settings.append(office)
-    digest = hashlib.sha256(json.dumps([LAYOUT_VERSION, _reader(path), settings]).encode())
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return digest([LAYOUT_VERSION, _reader(path), settings, content_hash(path)])
 
 
 def read_folder(

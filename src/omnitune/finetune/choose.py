@@ -1,10 +1,9 @@
 """Choice of the model that a run finetunes when nobody names one, and loading of a named one."""
 
 import dataclasses
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from omnitune import runtime
 from omnitune.documents.kinds import PAGES, Kind
 from omnitune.finetune.recipe import Recipe, load_recipe
-from omnitune.io import read_json_or_none
+from omnitune.io import content_hash, read_json_or_none
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import READERS, embedded_modules, text_modules
 from omnitune.model.family import DENSE, MULTI_VECTOR
@@ -150,23 +149,7 @@ def listing(folder: Path) -> list[list[Any]]:
     Sizes and times say too little: archives and images of containers give every file one time.
     """
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    found = [(path, path.stat()) for path in files]
-    return [
-        # The time of the last change cannot be set back, as that of the last writing can.
-        [
-            str(path.relative_to(folder)),
-            one.st_size,
-            _content(path.absolute(), one.st_ino, one.st_size, one.st_ctime_ns),
-        ]
-        for path, one in found
-    ]
-
-
-@cache
-def _content(path: Path, *_: int) -> str:
-    """Hash a file's content, once until it changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return [[str(path.relative_to(folder)), path.stat().st_size, content_hash(path)] for path in files]
 
 
 def gpu_bytes() -> int:

@@ -12,7 +12,7 @@ returned 224 to 400 wrong rows of 400 when two processes ran at once.)
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,7 @@ Encode = Callable[[list[Any]], Any]
 def identity(model: Model) -> str:
     """Hash what changes when embeddings do: all weights, the modules' settings, processors and vocabularies."""
     made = hashlib.blake2b(digest_size=16)
-    for name, weight in model.state_dict().items():
-        held = weight.detach().cpu().contiguous()
-        made.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
-        made.update(held.flatten().view(torch.uint8).numpy())
+    _add_weights(made, model.state_dict().items())
     config = getattr(model.transformers_model, "config", None)
     made.update(f"{model!r} {model.max_seq_length} {'' if config is None else config.to_dict()}".encode())
     for module in model.modules():
@@ -62,12 +59,16 @@ def identity(model: Model) -> str:
 def weights_identity(model: Model) -> str:
     """Hash the weights and the window alone: equal for a model and its saved copy, wherever that lies."""
     made = hashlib.blake2b(digest_size=8)
-    for name, weight in sorted(model.state_dict().items()):
+    _add_weights(made, sorted(model.state_dict().items()))
+    made.update(repr(model.max_seq_length).encode())
+    return made.hexdigest()
+
+
+def _add_weights(made: "hashlib.blake2b", weights: Iterable[tuple[str, Any]]) -> None:
+    for name, weight in weights:
         held = weight.detach().cpu().contiguous()
         made.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
         made.update(held.flatten().view(torch.uint8).numpy())
-    made.update(repr(model.max_seq_length).encode())
-    return made.hexdigest()
 
 
 def content_keys(model: Any, items: Sequence[Any], *, queries: bool = False, first_row: int = 0) -> Keys:

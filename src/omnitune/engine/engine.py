@@ -253,7 +253,11 @@ class Engine:
         mini_batches: list[MiniBatch] = []
         row_of: dict[tuple[int, int], int] = {}
         for lane in draft.lanes.values():
-            order = _order(lane)
+            order: list[int]
+            if lane.whole:  # padding counts, so as Sentence Transformers orders them
+                order = np.argsort([-length for length in lane.lengths]).tolist()
+            else:
+                order = sorted(range(len(lane.items)), key=lambda i: (-lane.costs[i], -lane.lengths[i]))
             row_of.update({(id(lane), item): len(row_of) + k for k, item in enumerate(order)})
             mini_batches += _cut(lane, order, limits)
         rows = [torch.tensor([row_of[id(lane), item] for lane, item in slot], dtype=torch.int64) for slot in slots]
@@ -380,14 +384,6 @@ class _Limits:
     rows: int | None
     tokens: int | None
     enough: int
-
-
-def _order(lane: _Lane) -> list[int]:
-    """Order items by descending cost; where padding counts, as Sentence Transformers orders them."""
-    if lane.whole:
-        chosen: list[int] = np.argsort([-length for length in lane.lengths]).tolist()
-        return chosen
-    return sorted(range(len(lane.items)), key=lambda i: (-lane.costs[i], -lane.lengths[i]))
 
 
 def _cut(lane: _Lane, order: Sequence[int], limits: _Limits) -> Iterator[MiniBatch]:

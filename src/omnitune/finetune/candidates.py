@@ -6,7 +6,7 @@ The choice sees validation queries alone. What was trained is compared on docume
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from omnitune.ops.significance import paired_bootstrap
 from omnitune.retrieval.candidates import propose
 from omnitune.retrieval.retriever import Retriever
 from omnitune.retrieval.stages import Fusion, Scores
-
-StageName = Literal["lexical", "lines", "listing", "dense", "sparse", "late"]
 
 LEXICAL = "lexical"
 TEXT = Source(reads="text")

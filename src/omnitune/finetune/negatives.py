@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from omnitune.data.hard_negatives import Mined, Pairs, Rules
+from omnitune.data.hard_negatives import Pairs, Rules
 from omnitune.documents.dataset import DocumentDataset
 from omnitune.errors import DatasetError
 from omnitune.finetune.choose import ModelChoice
@@ -117,7 +117,19 @@ def mine_pages(
         seed=settings.seed,
     )
     mined = mine(unit(asked), unit(encoded), pages.positives, rules, excluded=pages.excluded(settings), depth=DEPTH)
-    found = _listed(mined, pages)
+    found: list[dict[str, Any]] = []  # a training pair that has all its negatives
+    positives = (mined.positives.queries, mined.positives.documents, mined.positive_scores)
+    for query, page, score in zip(*(column.tolist() for column in positives), strict=True):
+        if (mined.documents[query] >= 0).all():
+            found.append(
+                {
+                    "query": pages.queries[query],
+                    "page_id": pages.ids[page],
+                    "score": round(score, 4),
+                    "negatives": [pages.ids[row] for row in mined.documents[query].tolist()],
+                    "scores": [round(one, 4) for one in mined.scores[query].tolist()],
+                }
+            )
     write_jsonl(place, found)
     left = len(pages.positives.queries) - len(found)
     if not found:
@@ -203,21 +215,3 @@ def _pairs(queries: Sequence[NDArray[np.int64]], documents: Sequence[NDArray[np.
     if not queries:
         return Pairs(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
     return Pairs(torch.from_numpy(np.concatenate(queries)), torch.from_numpy(np.concatenate(documents)))
-
-
-def _listed(mined: Mined, pages: TrainingPages) -> list[dict[str, Any]]:
-    """A row a training pair that has all its negatives."""
-    found = []
-    positives = (mined.positives.queries, mined.positives.documents, mined.positive_scores)
-    for query, page, score in zip(*(column.tolist() for column in positives), strict=True):
-        if (mined.documents[query] >= 0).all():
-            found.append(
-                {
-                    "query": pages.queries[query],
-                    "page_id": pages.ids[page],
-                    "score": round(score, 4),
-                    "negatives": [pages.ids[row] for row in mined.documents[query].tolist()],
-                    "scores": [round(one, 4) for one in mined.scores[query].tolist()],
-                }
-            )
-    return found

@@ -98,7 +98,11 @@ def paired_bootstrap(
     if not 0 < confidence < 1:
         raise InputError(f"confidence: expected a share between 0 and 1, got {confidence}; 0.95 is usual")
     differences = second - first
-    sums, sizes = _grouped(differences, clusters)
+    sums, sizes = differences, np.ones_like(differences)
+    if clusters is not None:  # drawn whole
+        numbers: dict[Hashable, int] = {}
+        groups = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+        sums, sizes = (np.bincount(groups, weights=each).astype(np.float64) for each in (sums, sizes))
     # A few resamples at a time bound the memory.
     random = np.random.default_rng(seed)
     units = len(sums)
@@ -122,18 +126,4 @@ def paired_bootstrap(
         clusters=len(sums),
         resamples=resamples,
         seed=seed,
-    )
-
-
-def _grouped(
-    differences: NDArray[np.float64], clusters: Sequence[Hashable] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of the differences and number of queries in every unit that is resampled."""
-    ones = np.ones_like(differences)
-    if clusters is None:
-        return differences, ones
-    numbers: dict[Hashable, int] = {}
-    groups = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
-    return np.bincount(groups, weights=differences).astype(np.float64), np.bincount(groups, weights=ones).astype(
-        np.float64
     )

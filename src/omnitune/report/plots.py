@@ -55,7 +55,7 @@ _MARKS = {"float32": "o", "int8": "s", "uint8": "P", "binary": "^", "ubinary": "
 def dimensions_plot(dimensions: Sequence[Contrast], metric: str) -> str:
     """Score of both models against the embedding dimension, with intervals."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(5.4, 3.5)
+        figure, axes = _canvas(3.5)
         dims = [c.dim for c in dimensions]
         for shift, part, style in ((0.985, "base", _base_style()), (1.015, "finetuned", _tuned_style())):
             intervals = [getattr(c, part) for c in dimensions]
@@ -84,7 +84,7 @@ def dimensions_plot(dimensions: Sequence[Contrast], metric: str) -> str:
 def systems_plot(systems: Sequence[System], metric: str) -> str:
     """Score of every retriever with its interval, one row each."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(5.4, 0.9 + 0.5 * len(systems))
+        figure, axes = _canvas(0.9 + 0.5 * len(systems))
         for row, system in enumerate(reversed(systems)):
             colour = {"base": _BASE, "finetuned": _TUNED}.get(system.name.split(" ")[0], _OTHER)
             axes.errorbar(
@@ -105,7 +105,7 @@ def systems_plot(systems: Sequence[System], metric: str) -> str:
 def sizes_plot(sizes: Sequence[SizePoint], metric: str, unit: str = "page") -> str:
     """Score of both models against the bytes that the embedding of one page, or what `unit` says, takes."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(5.4, 3.9)
+        figure, axes = _canvas(3.9)
         for precision in dict.fromkeys(point.precision for point in sizes):
             points = sorted((p for p in sizes if p.precision == precision), key=lambda p: p.bytes_per_page)
             x = [p.bytes_per_page for p in points]
@@ -134,7 +134,7 @@ def sizes_plot(sizes: Sequence[SizePoint], metric: str, unit: str = "page") -> s
 def loss_plot(losses: Sequence[LossPoint]) -> str:
     """Training loss against optimizer steps, as logged and smoothed."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(5.4, 3.2)
+        figure, axes = _canvas(3.2)
         steps = np.array([p.step for p in losses])
         values = np.array([p.loss for p in losses])
         axes.plot(steps, values, color=_OTHER, linewidth=1.0, alpha=0.55, label="logged")
@@ -152,8 +152,8 @@ def loss_plot(losses: Sequence[LossPoint]) -> str:
         return _svg(figure, told, "loss")
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _canvas(height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5.4, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.subplots()
 

@@ -50,13 +50,13 @@ def load_encoder(folder: str | Path, **options: Any) -> Any:
     return encoder(str(folder), **options)
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float | np.number) and bool(low <= value <= high)
+def _is_number(value: Any, high: float) -> bool:
+    return isinstance(value, int | float | np.number) and bool(0 <= value <= high)
 
 
-def _expect(value: Any, name: str, low: float, high: float = MOST_WEIGHT) -> None:
-    if not _is_number(value, low, high):
-        span = f"from {low:g}" if high == MOST_WEIGHT else f"from {low:g} to {high:g}"
+def _expect(value: Any, name: str, high: float = MOST_WEIGHT) -> None:
+    if not _is_number(value, high):
+        span = "from 0" if high == MOST_WEIGHT else f"from 0 to {high:g}"
         raise InputError(f"{name}: expected a number {span}, got {value!r}")
 
 
@@ -80,8 +80,8 @@ class LexicalStage:
     b: float = 0.75
 
     def __post_init__(self) -> None:
-        _expect(self.k1, "k1", 0.0)
-        _expect(self.b, "b", 0.0, 1.0)
+        _expect(self.k1, "k1")
+        _expect(self.b, "b", 1.0)
 
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
@@ -108,7 +108,7 @@ class LineStage:
     beta: float = BETA
 
     def __post_init__(self) -> None:
-        _expect(self.beta, "beta", 0.0)
+        _expect(self.beta, "beta")
 
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
@@ -156,7 +156,7 @@ class ModelStage:
     loaded: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _expect(self.overlap, "overlap", 0.0, 0.9)
+        _expect(self.overlap, "overlap", 0.9)
 
     def encoder(self, found: Any = None) -> Any:
         """The encoder, loaded at the first call.
@@ -342,9 +342,9 @@ class Fusion:
         if self.method not in ("z", "rrf"):
             raise InputError(f"method: expected 'z' or 'rrf', got {self.method!r}")
         values = list(self.weights.values())
-        if not all(_is_number(weight, 0.0, MOST_WEIGHT) for weight in values) or not any(values):
+        if not all(_is_number(weight, MOST_WEIGHT) for weight in values) or not any(values):
             raise InputError(f"weights: expected numbers from 0, one of them positive, got {dict(self.weights)}")
-        _expect(self.k, "k", 0.0)
+        _expect(self.k, "k")
         if self.method == "rrf" and set(self.weights) & REFINING:
             raise InputError(f"method: expected 'z' with weights of {sorted(REFINING)}, which have no ranks, got 'rrf'")
 

@@ -255,9 +255,8 @@ def mine_hard_negatives(
     is_sparse = isinstance(model, SparseEncoder)
     options: dict[str, Any] = {"batch_size": batch_size, "save_to_cpu" if is_sparse else "normalize_embeddings": True}
     weights = None if cache_folder is None else identity(model)
-    pool = None
-    if use_multi_process:
-        pool = model.start_multi_process_pool(None if isinstance(use_multi_process, bool) else use_multi_process)
+    devices = None if isinstance(use_multi_process, bool) else use_multi_process
+    pool = model.start_multi_process_pool(devices) if use_multi_process else None
     try:
         documents, asked = (
             encode_corpus(

@@ -138,6 +138,42 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, manuals: Path) -> Documen
     return prepare(manuals, tmp_path_factory.mktemp("prepared") / "out", **SMALL)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: torch.save({"a": torch.zeros(100_000)}, "/dev/full"),
+        lambda: torch.save({"a": 1}, "/dev/full"),
+        lambda: Path("/dev/full").write_bytes(b"x" * 100_000),
+    ],
+)
+def test_every_writer_on_a_full_disk_is_known(write: Callable[[], None]) -> None:
+    with pytest.raises((OSError, RuntimeError)) as raised:
+        write()
+    assert io.is_full(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+    ],
+)
+def test_what_writers_say_on_a_full_disk_is_known(error: Exception) -> None:
+    assert io.is_full(error) and not io.is_full(RuntimeError("expected a tensor"))
+
+
+def test_a_pipe_or_device_in_the_place_of_a_file_is_absent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for place in (tmp_path / "pipe", tmp_path / "device", tmp_path):
+        assert io.read_json_or_none(place) is None
+        assert read_arrays(place) is None
+
+
 @pytest.mark.parametrize("name", ["tables/pages/data-00000-of-00001.arrow", "tables/pages/state.json",
                                   "tables/dataset_dict.json", "prepared.json"])  # fmt: skip
 def test_a_dataset_that_is_torn_is_named_and_prepared_again(

@@ -29,6 +29,11 @@ JUST_MADE = 2.0
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SIGNS = (
+    "No space left on device", "StorageFull", "File too large", "os error 28)", "os error 122)", "file write failed",
+    "unexpected pos", "iostream error",
+)  # fmt: skip
+"""Parts of errors of compiled writers; the last three are torch's, which does not hand on what the system says."""
 
 
 def is_full(error: BaseException) -> bool:
@@ -39,7 +44,7 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     text = str(error)
-    return any(sign in text for sign in ("No space left on device", "StorageFull", "file write failed", "os error 28"))
+    return any(sign in text for sign in _SIGNS)
 
 
 @contextmanager
@@ -197,7 +202,10 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """Read the value in a JSON file; a damaged file is an error (see `read_json_or_none`)."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_json_or_none(path: str | Path) -> Any:

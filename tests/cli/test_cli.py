@@ -286,6 +286,16 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):
     assert "The same command goes on from here." in run("finetune", manuals, "--out", tmp_path / "out", code=130)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tri")])
+def test_a_machine_without_enough_memory_is_one_sentence(monkeypatch, tmp_path, manuals, error):
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("omnitune.finetune.run.finetune", full)
+    said = run("finetune", manuals, "--out", tmp_path / "out", code=1)
+    assert re.search(r"not enough memory \(.+\)\. What was made before is kept: .* run the command again", said)
+
+
 def test_encode_pages_of_documents(tmp_path, manuals, model):
     out = tmp_path / "pages.npy"
     text = run("encode", model, manuals, "--out", out, "--width", 240, "--dim", 8, "--normalize", "--rows", 7)

@@ -1,9 +1,12 @@
 """Steps of a run: done once, redone when what they depend on changes, or when what they made is gone."""
 
 import os
+import random
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from omnitune.finetune.choose import listing
 from omnitune.finetune.steps import Steps
@@ -92,6 +95,15 @@ def test_the_time_of_a_killed_try_counts(tmp_path):
     with pytest.raises(RuntimeError):
         Steps(tmp_path).run("b", {"x": 1}, killed)
     assert Steps(tmp_path).run("b", {"x": 2}, lambda _: None).seconds < 0.3  # another step, whatever its name
+
+
+def test_a_step_draws_the_same_numbers_whatever_was_done_before(tmp_path):
+    def drawn(folder):
+        return Steps(folder).run("a", {}, lambda _: [torch.rand(1).item(), float(np.random.rand()), random.random()])
+
+    first = drawn(tmp_path / "one").result
+    torch.rand(3), np.random.rand(3), random.random()
+    assert drawn(tmp_path / "two").result == first
 
 
 def _killed(_key):

@@ -300,3 +300,22 @@ def test_pillow_neither_warns_nor_refuses_what_the_default_policy_allows(monkeyp
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 95)
     with pytest.raises(MediaRefusedError, match="too many pixels"):  # Pillow's warning is an error in tests
         load_image(encoded(), DEFAULT_POLICY)
+
+
+def test_a_jpeg_of_scans_without_end_is_refused_before_it_is_decoded(tmp_path):
+    file = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    last = whole.rfind(b"\xff\xda")
+    many = whole[:-2] + whole[last:-2] * 300 + whole[-2:]
+    (tmp_path / "many.jpg").write_bytes(many)
+    assert load_image(whole, DEFAULT_POLICY).size == (4000, 4000)
+    for item in (many, tmp_path / "many.jpg"):
+        with pytest.raises(MediaRefusedError, match=r"a JPEG of 4000x4000 pixels in 30\d scans, which takes minutes"):
+            load_image(item, DEFAULT_POLICY)
+
+
+def test_a_form_that_pillow_does_not_implement_is_named():
+    header = b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(96)
+    with pytest.raises(MediaError, match="image of 128 bytes: broken image: Unknown pixel format flags"):
+        load_image(header, DEFAULT_POLICY)

@@ -197,6 +197,11 @@ def test_limits(tmp_path):
     ([Image.new("RGB", (2, 2)), Image.new("RGB", (3, 2))], "expected frames of one size, at least one"),
     ({"array": np.zeros((4, 5, 6, 3), np.uint8), "video_metadata": {"total_num_frames": 9, "fps": 1.0}},
      "frame 8 is wanted, and it has 4; see its video_metadata"),
+    *[({"array": np.zeros((4, 5, 6, 3), np.uint8), "video_metadata": {"total_num_frames": total}},
+       "video_metadata: total_num_frames: expected a number of frames up to 10,000,000, got")
+      for total in (10**12, -1, "x", True, 2.5)],
+    *[({"array": np.zeros((4, 5, 6, 3), np.uint8), "video_metadata": facts}, "video_metadata: ")
+      for facts in ({"no_such": 1}, 5, [1])],
     (3, "expected a video as path, bytes"),
 ])  # fmt: skip
 def test_what_is_no_video(item, reason):

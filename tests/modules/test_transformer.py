@@ -324,3 +324,15 @@ def test_an_embedding_dimension_that_is_not_said_is_an_error():
 
     with pytest.raises(CheckpointError, match=r"config.json: expected one of \['hidden_size', .*got none in a Empty"):
         embedding_dimension(Empty(), "token_embeddings")
+
+
+def test_files_of_a_tokenizer_do_not_depend_on_its_last_batch(tiny_bert, tmp_path):
+    written = []
+    for texts in ([], ["a page"]):
+        module = Transformer(str(tiny_bert))
+        if texts:
+            module.preprocess(texts)
+        (tmp_path / str(len(texts))).mkdir()
+        module.save(str(tmp_path / str(len(texts))))
+        written.append((tmp_path / str(len(texts)) / "tokenizer.json").read_bytes())
+    assert written[0] == written[1]

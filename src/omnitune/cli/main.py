@@ -29,6 +29,7 @@ from omnitune.cli.serve import serve
 from omnitune.cli.train import train
 from omnitune.errors import OmnituneError
 from omnitune.io import is_full
+from omnitune.runtime import is_out_of_memory
 
 _SENTENCE = "Stopped. The same command goes on from here."
 
@@ -81,14 +82,26 @@ class Commands(TyperGroup):
                 raise
             console.error(f"{error.filename or 'writing'}: {error.strerror}")
             raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            if debug or not is_out_of_memory(error):
+                raise
+            said = (str(error).strip().splitlines() or ["an allocation failed"])[0]
+            console.error(
+                f"This machine has not enough memory ({said[:200]}). What was made before is kept: end other "
+                "programs, take smaller batches or a smaller model, and run the command again."
+            )
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             console.error(_SENTENCE)
             number = error.args[0] if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from error
 
 
-_PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
-"""What is wrong with a place, not with the program."""
+_PLACES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
+"""What is wrong with a place or the machine, not with the program."""
 
 app = typer.Typer(
     cls=Commands,

@@ -357,6 +357,11 @@ def _quantize(path: Path, target: Path) -> None:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Put the files of a checkpoint into another folder, where its graphs shall lie."""
+    """Put the files of a checkpoint into another folder, where its graphs shall lie.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
     if source.resolve() != target.resolve():
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", "openvino"))
+        with io.full_disk_named(target):
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", "openvino"))

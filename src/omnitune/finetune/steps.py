@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from omnitune import folders, io, runtime
 from omnitune.errors import InputError
 from omnitune.io import digest, read_json_or_none, write_json
@@ -85,6 +87,9 @@ class Steps:
         if marker is None:
             io.remove_file(self._path(name))
             with self._clock(name, key) as spent:
+                # New weights, as of a reranker's head, are drawn alike whatever this process did before the step: a
+                # run that goes on after a kill has not done the steps before it.
+                transformers.set_seed(0)
                 result = work(key)
                 seconds = spent()
             places = {path.relative_to(self.folder).as_posix(): path for path in makes}

@@ -14,8 +14,15 @@ from omnitune.errors import MediaError, MediaRefusedError
 from omnitune.inputs.policy import MediaPolicy
 from omnitune.inputs.source import described, is_tensor, source
 
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError, AttributeError,
+    NotImplementedError, struct.error,
+)  # fmt: skip
 """Errors that Pillow's readers raise on a damaged file."""
+
+MOST_SCANNED = 4_000_000_000
+"""Pixels of a JPEG times its scans: each scan of a progressive one passes over all pixels, and a file of some kilobytes
+may hold thousands. A photograph has about ten scans."""
 
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -162,6 +169,14 @@ def open_image(item: Any, policy: MediaPolicy) -> Image.Image:
         if opened.format == "EPS":  # a program, for which Pillow starts Ghostscript
             raise MediaRefusedError(f"{described(item)}: PostScript, which is not run; give a PNG or JPEG of it")
         _check_pixels(opened.size, item, policy)
+        if opened.format in ("JPEG", "MPO"):
+            # Where it does not begin a scan, the byte 255 of a picture is followed by a zero.
+            scans = (content if isinstance(content, bytes) else content.read_bytes()).count(b"\xff\xda")
+            if scans * opened.width * opened.height > MOST_SCANNED:
+                raise MediaRefusedError(
+                    f"{described(item)}: a JPEG of {opened.width}x{opened.height} pixels in {scans} scans, which takes "
+                    "minutes to decode; save it again"
+                )
     except MediaError:
         opened.close()
         raise

@@ -40,6 +40,9 @@ SIGNATURE = (
 ASSUMED_FPS = 24.0
 """Frames a second of a clip that does not say."""
 
+MOST_STATED = 10_000_000
+"""Frames that metadata beside an array may state, as some rules list all of them: a day at 100 a second has fewer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clip:
@@ -172,7 +175,18 @@ def _in_memory(item: Any, policy: MediaPolicy) -> tuple[np.ndarray, "VideoMetada
             "(frames, channels, height, width)"
         )
     if given is not None:
-        return frames, transformers.video_utils.VideoMetadata(**dict(given))
+        try:
+            facts = transformers.video_utils.VideoMetadata(**dict(given))
+        except (TypeError, ValueError) as error:
+            raise MediaError(f"{described(frames, 'video')}: video_metadata: {error}") from error
+        total = facts.total_num_frames
+        counted = isinstance(total, int | np.integer) and not isinstance(total, bool)
+        if total and not (counted and 0 < total <= MOST_STATED):
+            raise MediaError(
+                f"{described(frames, 'video')}: video_metadata: total_num_frames: expected a number of frames up to "
+                f"{MOST_STATED:,}, got {total!r}"
+            )
+        return frames, facts
     height, width = frames.shape[1:3] if frames.shape[3] in (1, 3, 4) else frames.shape[2:]
     return frames, transformers.video_utils.VideoMetadata(total_num_frames=len(frames), height=height, width=width)
 

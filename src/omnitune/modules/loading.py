@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PretrainedConfig
@@ -397,16 +398,23 @@ def _check_vocabulary(tokenizer: Any, folder: Path, kwargs: Mapping[str, Any]) -
 
 
 def save_processor(processor: Any, folder: str) -> None:
-    """Write a processor; one for audio without the limit of its last text, which readers take for one of samples too.
+    """Write a processor without the limits of its last batch, so that files of the same processor are the same.
+
+    Readers take them for its own otherwise, and of one for audio even for a limit of samples.
 
     Args:
         processor: A processor or tokenizer.
         folder: Existing folder.
     """
-    tokenizer: Any = getattr(processor, "tokenizer", None)
-    if getattr(processor, "feature_extractor", None) is not None and hasattr(tokenizer, "backend_tokenizer"):
-        tokenizer.backend_tokenizer.no_truncation()
     processor.save_pretrained(folder)
+    file = Path(folder) / "tokenizer.json"
+    tokenizer: Any = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and file.is_file() and (backend.truncation or backend.padding):
+        written = Tokenizer.from_file(str(file))  # not the backend itself, which a thread may be using
+        written.no_truncation()
+        written.no_padding()
+        written.save(str(file))
 
 
 def _sized(folder: Path, kwargs: dict[str, Any]) -> Any:

@@ -84,6 +84,8 @@ def read_arrays(path: Path, *, private: bool = False) -> tuple[dict[str, Array],
         (3, 8)
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")

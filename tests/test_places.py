@@ -31,6 +31,7 @@ MEANT = {
     "sentence-transformers/all-MiniLM-L6-v3": "'sentence-transformers/all-MiniLM-L6-v2'",
     "all-minilm-l6-v2": "'all-MiniLM-L6-v2'",
     "nothing-like-it": None,
+    "./run/other": None,  # beside "run/model": a folder that two paths share makes them no more alike
 }
 
 
@@ -61,6 +62,8 @@ def test_a_run_in_place_of_what_is_in_it_is_met_with_its_place(folder: Path) -> 
         places.expect_model("run")
     with pytest.raises(DatasetError, match=r"no tables/; did you mean '.*run/dataset'\?"):
         places.dataset_folder("run")
+    with pytest.raises(DatasetError, match=r"which is no folder; omnitune prepare DOCUMENTS --out DATASET makes one"):
+        places.dataset_folder("nowhere")
     places.expect_model("run/model")
     assert places.dataset_folder("run/dataset") == folder / "run/dataset"
     for name, near in (("dmeo", "'demo'"), ("wn.yaml", "'own.yaml'")):

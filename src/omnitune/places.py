@@ -44,15 +44,24 @@ _OWNERS = ("sentence-transformers", "sparse-encoder")
 _MOST_NAMES = 1000
 """Names that are compared with a misspelt one."""
 
+_NEAR = 0.75
+"""Likeness from which a name could be meant."""
+
 _MODEL_FILES = ("modules.json", "config.json", "adapter_config.json")
 """Files of which a model's directory has at least one."""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a wrong name: `"; did you mean 'demo'?"`, or nothing where no known name is near."""
-    by_small = {one.lower(): one for one in islice(known, _MOST_NAMES)}
-    near = difflib.get_close_matches(name.lower(), by_small, n=1, cutoff=0.75)
-    return f"; did you mean {by_small[near[0]]!r}?" if near else ""
+    scored = [(_likeness(name.lower(), one.lower()), one) for one in islice(dict.fromkeys(known), _MOST_NAMES)]
+    best, near = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+    return f"; did you mean {near!r}?" if best >= _NEAR else ""
+
+
+def _likeness(name: str, known: str) -> float:
+    """Likeness of two names, 0 to 1; of two in one folder by their last parts, or a long path would be like any."""
+    (parent, _, last), (other, _, end) = name.rpartition("/"), known.rpartition("/")
+    return difflib.SequenceMatcher(None, *((last, end) if parent == other else (name, known))).ratio()
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -230,10 +239,13 @@ def dataset_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder).absolute()
     if not _is_dataset(folder):
-        near = f"; did you mean {str(folder / 'dataset')!r}?" if _is_dataset(folder / "dataset") else ""
+        if _is_dataset(folder / "dataset"):
+            fix = f"; did you mean {str(folder / 'dataset')!r}?"
+        else:
+            fix = "; omnitune prepare DOCUMENTS --out DATASET makes one"
+        found = f"has no {PREPARED} or no {TABLES}/" if folder.is_dir() else "is no folder"
         raise DatasetError(
-            f"folder: expected a dataset made by `omnitune prepare`, got {str(folder)!r}, "
-            f"which has no {PREPARED} or no {TABLES}/{near}"
+            f"folder: expected a dataset made by `omnitune prepare`, got {str(folder)!r}, which {found}{fix}"
         )
     return folder
 
@@ -245,6 +257,15 @@ def _is_dataset(folder: Path) -> bool:
 def retriever_folder(place: str | Path) -> Path | None:
     """The folder of a retriever: the one that is named, or `retriever` in the folder of a run; None without one."""
     return next((one for one in (Path(place), Path(place) / "retriever") if (one / RETRIEVER).is_file()), None)
+
+
+def no_documents_folder(folder: Path) -> DatasetError:
+    """The error that says why a path is no folder of documents, and which could be meant."""
+    if folder.exists():
+        found = f"which is a file; name the folder that it lies in, such as {str(folder.parent)!r}"
+    else:
+        found = f"where nothing is{hint(str(folder), _folders_beside(folder))}"
+    return DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, {found}")
 
 
 def check_outside(folder: Path, out: Path) -> None:

@@ -339,7 +339,7 @@ COMMANDS = [one.name or str(getattr(one.callback, "__name__", "")).replace("_", 
 
 WRONG = [
     (["finetune", "empty", "--out", "o"], "expected documents (PDF, images, Word,"),
-    (["finetune", "nowhere", "--out", "o"], "not a folder"),
+    (["finetune", "nowhere", "--out", "o"], "got 'nowhere', where nothing is"),
     (["finetune", "docs", "--out", "o", "--recipe", "demp"], "got 'demp', which is neither; did you mean 'demo'?"),
     (["finetune", "docs", "--out", "o", "--model", "./nowhere"], "nothing is there: nowhere"),
     (["finetune", "docs", "--out", "o", "--model", "embeded"], "did you mean 'embedded'?"),
@@ -356,8 +356,8 @@ WRONG = [
     ),
     (["export", "embedded", "--to", "onx"], "--to: expected onnx or openvino, got 'onx'; did you mean 'onnx'?"),
     (["distill", "docs", "--out", "o", "--loss", "mse"], "--loss: expected margin_mse or kl, got 'mse'"),
-    (["distill", "nowhere", "--out", "o"], "not a folder"),
-    (["prepare", "nowhere", "--out", "o"], "not a folder"),
+    (["distill", "doc", "--out", "o"], "got 'doc', where nothing is; did you mean 'docs'?"),
+    (["prepare", "nowhere", "--out", "o"], "got 'nowhere', where nothing is"),
     (["prepare", "docs", "--out", "docs/o"], "expected a folder outside the documents"),
     (["prepare", "docs", "--out", "o", "--recipe", "demp"], "did you mean 'demo'?"),
     (
@@ -365,6 +365,10 @@ WRONG = [
         "nothing is there: nowhere",
     ),
     (["generate-queries", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
+    (
+        ["generate-queries", "d", "--out", "o", "--queries", "extractive"],
+        "expected endpoint or local, got 'extractive'",
+    ),
     (["train", "nowhere", "--out", "o"], "expected a dataset made by `omnitune prepare`"),
     (["train", "--out", "o"], "or --recipe with a dataset, got neither"),
     (["evaluate", "embedded", "nowhere"], "expected a dataset made by `omnitune prepare`"),
@@ -381,7 +385,7 @@ WRONG = [
     (["serve", "run", "--reranker", "embeded"], "did you mean 'embedded'?"),
     (["encode", "run", "docs"], "got neither"),
     (["serve", "run", "--port", "PORT"], "--port: expected one that is free on 127.0.0.1"),
-    (["export", "./nowhere", "--out", "o"], "nothing is there: nowhere"),
+    (["export", "./nowhere"], "nothing is there: nowhere"),
     (["check", "./nowhere", "docs"], "nothing is there: nowhere"),
     (["check", "nowhere", "docs", "--store", "lancedb"], "MODEL: expected a folder with a retriever"),
 ]

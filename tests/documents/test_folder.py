@@ -36,9 +36,13 @@ def test_documents_are_found_in_order_and_hidden_files_are_not(tmp_path: Path) -
 
 
 def test_a_folder_that_is_none_or_has_none_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="which is not a folder"):
-        find_documents(tmp_path / "missing")
-    with pytest.raises(DatasetError, match="found none"):
+    (tmp_path / "manuals").mkdir()
+    with pytest.raises(DatasetError, match=r"where nothing is; did you mean '.*/manuals'\?"):
+        find_documents(tmp_path / "manual")
+    (tmp_path / "notes.odg").touch()
+    with pytest.raises(DatasetError, match="which is a file; name the folder that it lies in, such as"):
+        find_documents(tmp_path / "notes.odg")
+    with pytest.raises(DatasetError, match=r"found none but 1 other files \(1 .odg\); put some there, or name another"):
         find_documents(tmp_path)
 
 

@@ -31,6 +31,7 @@ def export(
     from omnitune.errors import InputError
 
     if out is None and not Path(model).is_dir():
+        places.local_model(model)  # of a path where nothing is, this is what to say
         raise InputError(f"--out: expected a folder, because {model!r} is not a directory of this machine")
     places.expect_model(model)
     if data is not None:

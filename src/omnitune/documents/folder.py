@@ -27,6 +27,7 @@ from omnitune.errors import DatasetError, DocumentError
 from omnitune.folders import scratch
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
 from omnitune.io import content_hash, digest
+from omnitune.places import no_documents_folder
 from omnitune.runtime import cores, progress_bar, require
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> List
         DatasetError: The folder is not there, has no documents in it, or has several kinds.
     """
     if not folder.is_dir():
-        raise DatasetError(f"folder: expected a folder of documents, got {str(folder)!r}, which is not a folder")
+        raise no_documents_folder(folder)
     found: dict[str, list[Path]] = defaultdict(list)
     others: Counter[str] = Counter()
     texts: list[Path] = []
@@ -131,7 +132,10 @@ def list_folder(folder: Path, kind: KindName | Literal["auto"] = "auto") -> List
             dict.fromkeys(one.files for one in map(kind_of, READERS.values()) if kind in ("auto", one.name))
         )
         there = f" but {sum(others.values())} other files ({counted(others)})" if others else ""
-        raise DatasetError(f"folder: expected documents ({files}) in {str(folder)!r} or below it, found none{there}")
+        raise DatasetError(
+            f"folder: expected documents ({files}) in {str(folder)!r} or below it, found none{there}; put some "
+            "there, or name another folder"
+        )
     if len(found) > 1:
         listed = ", ".join(
             f"{name} ({len(paths)} files, such as {printable(paths[0].relative_to(folder).as_posix())})"

@@ -44,12 +44,13 @@ def search(
     from omnitune import places
     from omnitune.errors import InputError
     from omnitune.folders import writable_folder
+    from omnitune.runtime import no_collection
 
     if html is not None:
         writable_folder(html.parent)
     place = places.retriever_folder(source)
     start, queries = [source], words
-    with console.results_apart(as_json):
+    with no_collection(), console.results_apart(as_json):
         if place is not None:
             console.only_our_bars(with_datasets=False)
             answers = _from_retriever(place, queries, top_k, document, explain)

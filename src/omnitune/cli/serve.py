@@ -36,7 +36,7 @@ def serve(
 
     OpenAI's client uses it unchanged: set its base URL to `http://HOST:PORT/v1`.
     """
-    from omnitune.runtime import require
+    from omnitune.runtime import no_collection, require
 
     sleep_soon(os.environ)
     if places.retriever_folder(source) is None and not (Path(source) / "model" / "modules.json").is_file():
@@ -55,11 +55,11 @@ def serve(
 
     check_address(host, api_key)
     check_port(host, port)
-    from omnitune.serve import run
-
-    console.only_our_bars(with_datasets=False)
     console.say(f"Opening {source}")
-    with console.line_a_minute(f"Opening {source}"):
+    with no_collection(), console.line_a_minute(f"Opening {source}"):
+        from omnitune.serve import run
+
+        console.only_our_bars(with_datasets=False)
         served = run.open_served(source, reranker=reranker, documents=documents)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if served.retriever is not None:

@@ -342,7 +342,7 @@ def test_cards_of_a_run_have_its_numbers_and_keep_what_people_wrote(report, tmp_
         "- **Command:** `omnitune finetune examples/documents --out runs/demo`",
         "- **Report of:** 2026-01-31 12:00 UTC",
         "- **Documents:** 2, of which 1 test: `R-lang.pdf`",
-        "- **Pages:** 995, of which 162 are of those",
+        "- **Pages:** 995, of which 162 are in those",
         "- **Queries:** 3,008 training pairs, 258 test queries",
         "| held-out documents (258 queries) | 0.498 | 0.568 | +0.070 (+0.045 to +0.095) | better |",
     ):

@@ -25,11 +25,12 @@ def write_run_cards(report: Report, folder: Path) -> None:
     Raises:
         ResourceError: The disk is full.
     """
-    measured = [report.headline, report.all_pages, *report.further, *([report.votes] if report.votes else [])]
+    more = [report.all_pages, *report.further, *([report.votes] if report.votes else [])]
+    measured = [(f"held-out {report.words.document}s", report.headline), *((one.label, one) for one in more)]
     about = "" if report.ladder is None else (
         f"The run chose {report.ladder.name} as its retriever (`retriever/` beside this folder). {report.ladder.why}"
     )  # fmt: skip
-    model = _section(report, about, [(one.label, one) for one in measured], ("before", "after"))
+    model = _section(report, about, measured, ("before", "after"))
     for name in ("model", "distilled", "reranker"):
         _put(folder / name / "README.md", model)
     if report.ladder is not None:
@@ -51,7 +52,7 @@ def _section(report: Report, about: str, rows: Sequence[tuple[str, Contrast]], c
         f"- **Command:** {_code(report.run.command)}",
         f"- **Report of:** {day:%Y-%m-%d %H:%M %Z}".rstrip(),
         f"- **Documents:** {len(data.documents):,}, of which {len(held_out):,} test: {named}",
-        f"- **{words.page.capitalize()}s:** {data.all_pages:,}, of which {data.test_pages:,} are of those",
+        f"- **{words.page.capitalize()}s:** {data.all_pages:,}, of which {data.test_pages:,} are in those",
         f"- **Queries:** {data.train_pairs:,} training pairs, {data.test_queries:,} test queries",
     ]
     table = [

@@ -69,7 +69,23 @@ def groups(texts: Sequence[str], fingerprints: Sequence[str], *, similarity: flo
             for bucket in buckets.values():
                 _join_bucket(bucket, sets, lambda one, other: _jaccard(shingled[one], shingled[other]) >= similarity)
     wordless = [index for index, found in enumerate(shingled) if not len(found)]
-    _join_alike(wordless, texts, fingerprints, sets)
+    blank = [index for index in wordless if not fingerprints[index]]
+    looks: dict[tuple[int, str], list[int]] = defaultdict(list)
+    digits = HASH_DIGITS // LOOK_BANDS
+    for index in wordless:
+        for band in range(LOOK_BANDS if fingerprints[index] else 0):
+            looks[band, fingerprints[index][band * digits : (band + 1) * digits]].append(index)
+
+    def alike(one: int, other: int) -> bool:
+        parts = range(0, len(fingerprints[one]), HASH_DIGITS)
+        return normalize_key(texts[one]) == normalize_key(texts[other]) and all(
+            _alike(fingerprints[one][at : at + HASH_DIGITS], fingerprints[other][at : at + HASH_DIGITS]) for at in parts
+        )
+
+    for bucket in looks.values():
+        _join_bucket(bucket, sets, alike)
+    for index in blank[1:]:
+        sets.join(blank[0], index)
     return [sets.first(index) for index in range(len(texts))]
 
 
@@ -113,29 +129,6 @@ def shingles(text: str) -> Signature:
     values = mixed + single[2:] * np.uint64(0x165667B19E3779F9)
     values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     return np.unique(values ^ (values >> np.uint64(29)))
-
-
-def _join_alike(wordless: Sequence[int], texts: Sequence[str], fingerprints: Sequence[str], sets: "_Sets") -> None:
-    blank: list[int] = []
-    buckets: dict[tuple[int, str], list[int]] = defaultdict(list)
-    digits = HASH_DIGITS // LOOK_BANDS
-    for index in wordless:
-        if not fingerprints[index]:
-            blank.append(index)
-            continue
-        for band in range(LOOK_BANDS):
-            buckets[band, fingerprints[index][band * digits : (band + 1) * digits]].append(index)
-
-    def alike(one: int, other: int) -> bool:
-        parts = range(0, len(fingerprints[one]), HASH_DIGITS)
-        return normalize_key(texts[one]) == normalize_key(texts[other]) and all(
-            _alike(fingerprints[one][at : at + HASH_DIGITS], fingerprints[other][at : at + HASH_DIGITS]) for at in parts
-        )
-
-    for bucket in buckets.values():
-        _join_bucket(bucket, sets, alike)
-    for index in blank[1:]:
-        sets.join(blank[0], index)
 
 
 def _alike(one: str, other: str) -> bool:

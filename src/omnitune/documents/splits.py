@@ -98,7 +98,16 @@ def split_pages(
     else:
         by_document = _by_documents(pages, test, validation, seed)
         dealt = {page.page_id: by_document[page.document] for page in pages}
-    return Split(side=dealt, left_out=_left_out(pages, dealt))
+    first: dict[tuple[int, Side], str] = {}
+    for page in pages:
+        first.setdefault((page.group, dealt[page.page_id]), page.page_id)
+    left_out: dict[str, str] = {}  # near-duplicates of a page on a more protected side, and that page
+    for page in pages:
+        for stronger in SIDES[: SIDES.index(dealt[page.page_id])]:
+            if (page.group, stronger) in first:
+                left_out[page.page_id] = first[page.group, stronger]
+                break
+    return Split(side=dealt, left_out=left_out)
 
 
 def leaks(groups: Mapping[str, int], training: Sequence[str], held_out: Sequence[str]) -> list[tuple[str, str]]:
@@ -267,18 +276,3 @@ def _by_ranges(pages: Sequence[SplitPage], test: Share, validation: Share) -> di
         sides: list[tuple[Side, int]] = [("train", trained), ("validation", validated), ("test", tested)]
         dealt |= dict(zip(ids, [side for side, count in sides for _ in range(count)], strict=True))
     return dealt
-
-
-def _left_out(pages: Sequence[SplitPage], dealt: Mapping[str, Side]) -> dict[str, str]:
-    """Pages with a near-duplicate on a more protected side, and that near-duplicate."""
-    first: dict[tuple[int, Side], str] = {}
-    for page in pages:
-        first.setdefault((page.group, dealt[page.page_id]), page.page_id)
-    left_out: dict[str, str] = {}
-    for page in pages:
-        side = dealt[page.page_id]
-        for stronger in SIDES[: SIDES.index(side)]:
-            if (page.group, stronger) in first:
-                left_out[page.page_id] = first[page.group, stronger]
-                break
-    return left_out

@@ -15,7 +15,7 @@ from omnitune.evaluation.nano_beir import NanoBEIREvaluator
 from omnitune.evaluation.reranking import RerankingEvaluator
 from omnitune.evaluation.triplet import TripletEvaluator
 from omnitune.ops.metrics import spearman
-from omnitune.ops.objectives import kl_divergence
+from omnitune.ops.objectives import kl_divergence, temperatures
 from omnitune.ops.token_similarity import XTRScores, xtr_scores
 
 
@@ -257,11 +257,9 @@ class MultiVectorDistillationEvaluator(BaseEvaluator):
                 f"got {len(queries)}, {len(documents)} (candidates {sorted(set(ways))}) and {tuple(self.scores.shape)}"
             )
         self.temperature = temperature
-        self.student_temperature = temperature if student_temperature is None else student_temperature
-        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-        for option in ("temperature", "student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, option) < math.inf:
-                raise InputError(f"{option}: expected a positive finite number, got {getattr(self, option)}")
+        self.student_temperature, self.teacher_temperature = temperatures(
+            temperature, student_temperature, teacher_temperature
+        )
         self.similarity_fct = similarity_fct
         self.name = name
         self.batch_size = batch_size

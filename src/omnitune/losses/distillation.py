@@ -1,6 +1,5 @@
 """A teacher's numbers as labels: its embeddings, or its scores."""
 
-import math
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from omnitune.errors import CheckpointError, InputError, ShapeError
 from omnitune.io import writing
 from omnitune.losses.base import Loss, described
-from omnitune.ops.objectives import kl_divergence, margin_mse
+from omnitune.ops.objectives import kl_divergence, margin_mse, temperatures
 from omnitune.ops.similarity import pairwise_dot_score
 from omnitune.types import Embeddings, Objective
 
@@ -197,11 +196,9 @@ class DistillKLDivLoss(Loss):
         super().__init__(model)
         self.similarity_fct = similarity_fct
         self.temperature = temperature
-        self.student_temperature = temperature if student_temperature is None else student_temperature
-        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-        for name in ("temperature", "student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a positive finite number, got {getattr(self, name)}")
+        self.student_temperature, self.teacher_temperature = temperatures(
+            temperature, student_temperature, teacher_temperature
+        )
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """Divergence over the candidates of each query, all `(rows, dim)`."""

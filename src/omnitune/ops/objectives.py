@@ -3,6 +3,7 @@
 Each works on a block of queries against all their candidates, so that a long batch may be cut into blocks of queries.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from omnitune.errors import ShapeError
+from omnitune.errors import InputError, ShapeError
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 PartitionMode: TypeAlias = Literal["joint", "per_direction"]
@@ -190,6 +191,24 @@ def in_one_format(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Promote two tensors to the wider of their number formats, as the backward of torch 2.6's `mse_loss` asks."""
     wider = torch.promote_types(first.dtype, second.dtype)
     return first.to(wider), second.to(wider)
+
+
+def temperatures(both: float, student: float | None, teacher: float | None) -> tuple[float, float]:
+    """Check the temperatures of a distillation, and give those of the student and of the teacher.
+
+    Args:
+        both: Where one of them is not given.
+        student: Of the model that is trained, or None.
+        teacher: Of the scores that it learns from, or None.
+
+    Raises:
+        InputError: One of them is not positive and finite.
+    """
+    student, teacher = both if student is None else student, both if teacher is None else teacher
+    for name, value in (("temperature", both), ("student_temperature", student), ("teacher_temperature", teacher)):
+        if not 0 < value < math.inf:
+            raise InputError(f"{name}: expected a positive finite number, got {value}")
+    return student, teacher
 
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """Late interaction taught by a stronger scorer."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from omnitune.errors import InputError, ShapeError
+from omnitune.errors import ShapeError
 from omnitune.losses.distillation import teacher_margins
 from omnitune.losses.multi_vector.base import LateLoss
-from omnitune.ops.objectives import kl_divergence, margin_mse
+from omnitune.ops.objectives import kl_divergence, margin_mse, temperatures
 from omnitune.types import Embeddings, Objective
 
 
@@ -58,12 +57,10 @@ class MultiVectorDistillKLDivLoss(LateLoss):
     ) -> None:
         super().__init__(model, similarity_fct, mini_batch_size=mini_batch_size, smooth=smooth)
         self.temperature = temperature
-        self.student_temperature = temperature if student_temperature is None else student_temperature
-        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+        self.student_temperature, self.teacher_temperature = temperatures(
+            temperature, student_temperature, teacher_temperature
+        )
         self.normalize_scores = normalize_scores
-        for name in ("temperature", "student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a positive finite number, got {getattr(self, name)}")
 
     def objective(self, embeddings: Sequence[Embeddings], labels: Tensor | None) -> Objective:
         """Divergence over the documents of each query, of packed token vectors."""

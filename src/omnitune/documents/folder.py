@@ -7,6 +7,8 @@ a page.
 """
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import re
@@ -26,7 +28,7 @@ from omnitune.documents.stored import LAYOUT_VERSION, Document, save_document, s
 from omnitune.errors import DatasetError, DocumentError
 from omnitune.folders import scratch
 from omnitune.inputs.endings import AMBIGUOUS, ENDINGS
-from omnitune.io import content_hash, digest
+from omnitune.io import content_hash
 from omnitune.places import no_documents_folder
 from omnitune.runtime import cores, progress_bar, require
 
@@ -221,7 +223,8 @@ def key_of(path: Path, rendering: Rendering, office: str = "") -> str:
     settings = [getattr(rendering, name) for name in kind_at(path).settings]
     if office and is_office(path):
         settings.append(office)
-    return digest([LAYOUT_VERSION, _reader(path), settings, content_hash(path)])
+    parts = [LAYOUT_VERSION, _reader(path), settings, content_hash(path)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_folder(

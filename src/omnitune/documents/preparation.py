@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,9 +162,6 @@ def prepare(
         return _save(out, rows, facts)
 
 
-_KEY = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
-
-
 def _check_ours(out: Path) -> None:
     """Refuse a destination where a file of someone else would be overwritten.
 
@@ -173,8 +169,7 @@ def _check_ours(out: Path) -> None:
         InputError: Names the file.
     """
     theirs = [name for name in (PREPARED, "README.md") if (out / name).exists()]
-    documents = (path.stem for path in (out / "documents").glob("*.json"))  # of an earlier version named by 64 digits
-    known = isinstance(read_json_or_none(out / PREPARED), dict) or any(map(_KEY.fullmatch, documents))
+    known = isinstance(read_json_or_none(out / PREPARED), dict) or any((out / "documents").glob(f"{'?' * 64}.json"))
     if theirs and not known:
         raise InputError(
             f"out: expected a new folder, or one that `omnitune prepare` made, got {str(out)!r}, whose {theirs[0]} "

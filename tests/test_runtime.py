@@ -1,5 +1,6 @@
 """The machine: optional packages and the memory that is left."""
 
+import gc
 import shutil
 import sys
 from importlib import metadata
@@ -123,3 +124,17 @@ def test_bfloat16_is_told_by_the_processors_flags(tmp_path: Path, line: str, has
     assert runtime.computes_bfloat16("cpu", tmp_path / "cpuinfo") is has
     assert not runtime.computes_bfloat16("mps", tmp_path / "cpuinfo")
     assert not runtime.computes_bfloat16("cpu", tmp_path / "nowhere")
+
+
+def test_garbage_is_looked_for_again_after_loading_whatever_happened() -> None:
+    with pytest.raises(KeyError), runtime.no_collection():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with runtime.no_collection():
+            pass
+        assert not gc.isenabled()  # as the caller has it
+    finally:
+        gc.enable()

@@ -1,7 +1,7 @@
 """`omnitune search`: the top pages, or segments of recordings or clips, for one query or several."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -50,10 +50,12 @@ def search(
         writable_folder(html.parent)
     place = places.retriever_folder(source)
     start, queries = [source], words
-    with no_collection(), console.results_apart(as_json):
+    answers: Iterable[_Answer]
+    with console.results_apart(as_json):
         if place is not None:
-            console.only_our_bars(with_datasets=False)
-            answers = _from_retriever(place, queries, top_k, document, explain)
+            with no_collection():
+                console.only_our_bars(with_datasets=False)
+                answers = list(_from_retriever(place, queries, top_k, document, explain))
         elif len(words) < 2:
             made = (
                 ""

@@ -6,6 +6,8 @@ Nothing heavy is imported, so the command line gives the library's answer before
 import difflib
 import hashlib
 import importlib.util
+import os
+import reprlib
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -110,7 +112,14 @@ def local_model(name: str) -> Path | None:
     path = Path(name).expanduser()
     if is_embedded(name):
         return minilm_folder()
-    if path.is_dir():
+    try:
+        found_here = path.is_dir()
+    except OSError as error:  # of a name that is too long
+        raise CheckpointNotFoundError(
+            f"model_name_or_path: expected a directory or a repository owner/name, got {reprlib.repr(name)}: "
+            f"{error.strerror}"
+        ) from error
+    if found_here:
         return path
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
         found = "a file is there" if path.exists() else "nothing is there"
@@ -274,7 +283,8 @@ def check_outside(folder: Path, out: Path) -> None:
     Raises:
         InputError: `out` is `folder` or lies inside it.
     """
-    if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+    inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
+    if inner == outer or outer in inner.parents:
         raise InputError(
             f"out: expected a folder outside the documents, got {str(out)!r} inside {str(folder)!r}; "
             "its page images would be taken for documents in the next run"

@@ -12,12 +12,13 @@ import torch
 
 from fixtures import late_checkpoints
 from omnitune import CrossEncoder, SentenceTransformer, SparseEncoder
-from omnitune.errors import CheckpointError, InputError
+from omnitune.errors import CheckpointError, InputError, ResourceError
 from omnitune.export.gate import Items, Verdict, check, items_of, write_verdict
 from omnitune.export.graphs import INT8, copy_checkpoint, export
 from omnitune.export.targets import ModelTarget, open_model
 from omnitune.model.base import Model
 from omnitune.modules import Normalize, Pooling, files
+from omnitune.places import check_outside
 
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
@@ -332,6 +333,16 @@ def test_what_cannot_be_exported_or_run_says_so(tiny_qwen3_vl: Path, st_dense: P
         graph.save_pretrained("elsewhere")
     with pytest.raises(InputError, match="computes no gradients"):
         graph.train()(graph.preprocess(TEXTS))
+
+
+def test_what_lies_in_the_place_of_a_folder_is_named(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "loop"):
+        with pytest.raises(ResourceError, match=f"{name}: expected a folder that can be written to, got: "):
+            copy_checkpoint(tiny_bert, tmp_path / name)
+        check_outside(tiny_bert, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_verdict_is_written_once(exported: Path, st_dense: Path, tmp_path: Path) -> None:

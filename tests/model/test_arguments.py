@@ -9,7 +9,7 @@ import transformers
 
 from fixtures.agree import agree
 from omnitune import CrossEncoder, SentenceTransformer
-from omnitune.errors import CheckpointError, InputError, OmnituneError
+from omnitune.errors import CheckpointError, CheckpointNotFoundError, InputError, OmnituneError
 from omnitune.modules import Transformer
 from omnitune.modules.long_texts import shortened
 
@@ -198,3 +198,24 @@ def test_a_language_model_without_a_padding_token_reads_batches(tiny_qwen3, tmp_
     agree(together, np.array([model.predict(pair) for pair in pairs]))
     model.save_pretrained(str(tmp_path / "saved"))
     agree(CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(pairs), together)
+
+
+@pytest.mark.parametrize("name", ["a" * 10_000, "a/" + "b" * 300, "/" + "a" * 5_000])
+@pytest.mark.parametrize("kind", [SentenceTransformer, CrossEncoder])
+def test_a_name_that_no_system_takes_is_one_sentence(kind, name):
+    with pytest.raises(CheckpointNotFoundError, match=r"^model_name_or_path: .{20,500}$"):
+        kind(name, device="cpu")
+
+
+@pytest.mark.parametrize("inputs", [[("a",)], [("a", "b", "c")], {"text": ["a"]}])
+def test_what_a_tokenizer_takes_for_no_text_is_one_sentence(dense, inputs):
+    with pytest.raises(InputError, match="inputs: expected whole texts, or pairs of two texts, got"):
+        dense.encode(inputs)
+    with pytest.raises(InputError, match="inputs: expected whole texts, or pairs of two texts, got"):
+        dense.encode(["a"], prompt="\udcff")
+
+
+@pytest.mark.parametrize("inputs", [5, None])
+def test_what_is_no_list_of_pairs_is_one_sentence(reranker, inputs):
+    with pytest.raises(InputError, match="inputs: expected a list of inputs, got"):
+        reranker.predict(inputs)

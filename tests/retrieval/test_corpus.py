@@ -1,6 +1,11 @@
 """Every kind of source gives its items in order, in this process and in another."""
 
+import bz2
+import gzip
+import json
+import lzma
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +107,26 @@ def test_messages(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(DatasetError, match="source: expected at least one item, got none in "):
         open_corpus(tmp_path / "empty.jsonl", tmp_path, column="text")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.txt"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_an_archive_is_not_unpacked(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / name).write_bytes(pack(b"text\n" + bytes(1 << 20)))
+    with pytest.raises(DatasetError, match=r"source: expected a table, got .*, which is an archive; unpack it first"):
+        open_corpus(tmp_path / name, tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+@pytest.mark.parametrize("part", ["[", '{"a":', "[[],", "[\n"])
+def test_values_that_would_overrun_the_stack_are_refused(tmp_path: Path, name: str, part: str) -> None:
+    if part.endswith("\n") and name.endswith("l"):
+        pytest.skip("a value is a line")
+    (tmp_path / name).write_text('{"text": "a"}\n{"text": ' + part * 100_000)
+    with pytest.raises(DatasetError, match=r"expected values nested at most 500 deep, got more in line \d+ of"):
+        open_corpus(tmp_path / name, tmp_path / "store")
+
+
+def test_brackets_in_texts_are_no_levels(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": '[{"' * 5_000}) + "\n")
+    assert list(open_corpus(tmp_path / "rows.jsonl", tmp_path / "store").items) == ['[{"' * 5_000]

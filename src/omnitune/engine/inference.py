@@ -89,8 +89,17 @@ def make_request(
 
 
 def materialized(inputs: Any) -> list[Any]:
-    """The items of a sequence, an array or a dataset's column as a list."""
-    return inputs if isinstance(inputs, list) else list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
+    """The items of a sequence, an array or a dataset's column as a list.
+
+    Raises:
+        InputError: It has none, such as a number.
+    """
+    if isinstance(inputs, list):
+        return inputs
+    try:
+        return list(inputs.tolist() if isinstance(inputs, np.ndarray) else inputs)
+    except TypeError as error:
+        raise InputError(f"inputs: expected a list of inputs, got {type(inputs).__name__}: {inputs!r}") from error
 
 
 def check_options(precision: str | None, output_value: str | None, truncate_dim: int | None) -> None:

@@ -7,6 +7,7 @@ minute. What tracing cannot follow, `torch.export` tries; what neither can is re
 """
 
 import logging
+import os
 import re
 import shutil
 import warnings
@@ -360,8 +361,9 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     """Put the files of a checkpoint into another folder, where its graphs shall lie.
 
     Raises:
-        ResourceError: The disk is full.
+        ResourceError: The disk is full, or the folder cannot be written to.
     """
-    if source.resolve() != target.resolve():
+    if os.path.realpath(source) != os.path.realpath(target):  # `resolve` raises on links that lead to themselves
+        folders.writable_folder(target)
         with io.full_disk_named(target):
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", "openvino"))

@@ -5,6 +5,7 @@ Arguments come in buckets, one a modality, one for all (`common`) and one for th
 """
 
 import logging
+import reprlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -89,7 +90,14 @@ def call(processor: Any, modality: Modality, items: Sequence[Any], buckets: Buck
             return dict(processor(**arguments, **own, **buckets["common"]))
         return dict(processor(**arguments, **_nested(buckets)))
     kind = "text" if isinstance(processor, PreTrainedTokenizerBase) else str(modality)
-    return dict(processor(columns[kind], **{**buckets[kind], **buckets["common"]}))
+    try:
+        return dict(processor(columns[kind], **{**buckets[kind], **buckets["common"]}))
+    except TypeError as error:  # of tokenizers, which say neither which item nor why
+        if "TextEncodeInput" not in str(error):
+            raise
+        raise InputError(
+            f"inputs: expected whole texts, or pairs of two texts, got {reprlib.repr(columns[kind])}"
+        ) from error
 
 
 def wraps(processor: Any) -> bool:

@@ -112,7 +112,12 @@ def with_owner(path_or_id: str | None, owner: str | None, options: HubOptions) -
     The first repositories of the hub, such as `bert-base-uncased`, have no owner: a name that `owner` does not have
     stays as it is.
     """
-    if path_or_id is None or owner is None or not re.fullmatch(r"\w[\w.-]*", path_or_id) or Path(path_or_id).exists():
+    if (
+        path_or_id is None
+        or owner is None
+        or not re.fullmatch(r"\w[\w.-]{0,95}", path_or_id)
+        or Path(path_or_id).exists()
+    ):
         return path_or_id
     if is_embedded(path_or_id):
         return path_or_id

@@ -11,12 +11,14 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
 from omnitune import folders, io, runtime
 from omnitune.documents.dataset import load
@@ -33,6 +35,23 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     ".txt": partial(datasets.Dataset.from_text, keep_linebreaks=False),
 }
 """Suffix of a file, and what maps it; nothing of a table is held in memory."""
+
+DEEPEST = 500
+"""Levels of JSON; a parser in C takes a frame of the stack for each."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_OPEN, _CLOSED = np.frombuffer(b"[{", np.uint8), np.frombuffer(b"]}", np.uint8)
+_ARCHIVES = (
+    b"\x1f\x8b",
+    b"PK\x03\x04",
+    b"\xfd7zXZ",
+    b"BZh",
+    b"\x28\xb5\x2f\xfd",
+    b"\x04\x22\x4d\x18",
+    b"7z\xbc\xaf",
+    b"Rar!",
+)
+"""First bytes of what `datasets` unpacks."""
 
 UNDECODED = (datasets.Image, datasets.Audio, datasets.Video)
 """Kinds of columns that stay encoded until an item is prepared."""
@@ -139,12 +158,40 @@ def _table(source: Path, split: str | None) -> datasets.Dataset:
         raise DatasetError(f"split: expected none for the file {source}, which has no splits, got {split!r}")
     if not source.stat().st_size:
         raise DatasetError(f"source: expected at least one item, got none in {source}")
+    _check_table(source)
     try:
         place = folders.writable_or_temporary(runtime.cache_folder() / "tables")
         return BUILDERS[source.suffix.lower()](str(source), cache_dir=str(place))
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         reason = error.__cause__ or error
         raise DatasetError(f"source: expected a table, got {source}, which cannot be read: {reason}") from error
+
+
+def _check_table(source: Path) -> None:
+    """Refuse files that end the process, or fill the disk, where a table is expected.
+
+    Raises:
+        DatasetError: It is an archive, which `datasets` would unpack whatever its size, or JSON that is nested so
+            deeply that its parser overruns the stack.
+    """
+    with source.open("rb") as file:
+        head = file.read(512)
+        if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
+            raise DatasetError(f"source: expected a table, got {source}, which is an archive; unpack it first")
+        if source.suffix.lower() not in (".json", ".jsonl"):
+            return
+        file.seek(0)
+        fewest, depth = (1 if source.suffix.lower() == ".json" else DEEPEST), 0
+        for number, line in enumerate(file, start=1):
+            if line.count(b"[") + line.count(b"{") + line.count(b"]") + line.count(b"}") < fewest:
+                continue
+            letters = np.frombuffer(_STRING.sub(b"", line), np.uint8)
+            steps = np.isin(letters, _OPEN).astype(np.int64) - np.isin(letters, _CLOSED)
+            if len(steps) and depth + int(steps.cumsum().max()) > DEEPEST:
+                raise DatasetError(
+                    f"source: expected values nested at most {DEEPEST} deep, got more in line {number} of {source}"
+                )
+            depth = max(0, depth + int(steps.sum()))
 
 
 def _saved(source: Path, split: str | None) -> datasets.Dataset:

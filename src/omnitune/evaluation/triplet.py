@@ -71,7 +71,11 @@ class TripletEvaluator(BaseEvaluator):
         self.main_similarity_function = similarity_name(main_similarity_function)
         main = [self.main_similarity_function] if self.main_similarity_function else []
         self.similarity_fn_names: list[str] = [similarity_name(fn) or "" for fn in similarity_fn_names or main]
-        self.margin = _margins(margin)
+        names = SimilarityFunction.possible_values()
+        given = margin if isinstance(margin, dict) else dict.fromkeys(names, margin or 0)
+        if unknown := sorted(set(given) - set(names)):
+            raise InputError(f"margin: expected similarities among {', '.join(names)}, got {', '.join(unknown)}")
+        self.margin: dict[str, float] = {**dict.fromkeys(names, 0), **given}
         self.name = name
         self.batch_size = batch_size
         self.show_progress_bar = show_progress_bar
@@ -144,14 +148,3 @@ class TripletEvaluator(BaseEvaluator):
         margins = {name: margin for name, margin in self.margin.items() if "maxsim" not in name}
         config: dict[str, Any] = {"margin": margins} if any(margins.values()) else {}
         return config if self.truncate_dim is None else {**config, "truncate_dim": self.truncate_dim}
-
-
-def _margins(margin: float | dict[str, float] | None) -> dict[str, float]:
-    """One margin for every similarity."""
-    names = SimilarityFunction.possible_values()
-    if not isinstance(margin, dict):
-        return dict.fromkeys(names, margin or 0)
-    unknown = sorted(set(margin) - set(names))
-    if unknown:
-        raise InputError(f"margin: expected similarities among {', '.join(names)}, got {', '.join(unknown)}")
-    return {**dict.fromkeys(names, 0), **margin}

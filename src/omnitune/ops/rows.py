@@ -135,7 +135,11 @@ def _slice(features: Features, edges: Mapping[str, Sequence[int]], start: int, s
         if not isinstance(value, Tensor) or value.dim() == 0:
             taken[key] = value
             continue
-        axis = _axis(key, value, edges)
+        axes = (*_INDEXED_BY.get(key, ()), "row")
+        axis = next((one for one in axes if one in edges and edges[one][-1] == len(value)), None)
+        if axis is None:
+            count = len(edges["row"]) - 1
+            raise ShapeError(f"{key}: expected one entry for each of the {count} rows, got {tuple(value.shape)}")
         begin, end = edges[axis][start], edges[axis][stop]
         if begin < end or axis in ("row", "bag"):
             taken[key] = value[begin:end]
@@ -187,15 +191,6 @@ def _per_row(medium: str, features: Features, rows: int) -> list[int]:
     return [found // rows] * rows if rows else []
 
 
-def _axis(key: str, value: Tensor, edges: Mapping[str, Sequence[int]]) -> str:
-    for axis in (*_INDEXED_BY.get(key, ()), "row"):
-        if axis in edges and edges[axis][-1] == len(value):
-            return axis
-    raise ShapeError(
-        f"{key}: expected one entry for each of the {len(edges['row']) - 1} rows, got {tuple(value.shape)}"
-    )
-
-
 def _cumulative(lengths: Sequence[int]) -> list[int]:
     return list(accumulate(lengths, initial=0))
 
@@ -239,12 +234,14 @@ def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: Padd
     if all(
         "attention_mask" in p and _is_tokens(key, v, p["attention_mask"]) for p, v in zip(parts, values, strict=False)
     ):
-        known = _padding_id(parts) if padding_id is None else padding_id
+        if padding_id is None:  # what some part is padded with; 0 where none is, as the mask hides it
+            hidden = (part["input_ids"][part["attention_mask"] == 0] for part in parts)
+            padding_id = next((int(ids[0]) for ids in hidden if len(ids)), 0)
         width, padded = max(value.shape[1] for value in values), []
         for value in values:
             missing = width - value.shape[1]
             after = (missing, 0) if side == "left" else (0, missing)
-            padding = known if key == "input_ids" else 0
+            padding = padding_id if key == "input_ids" else 0
             padded.append(F.pad(value, (*(0, 0) * (value.dim() - 2), *after), value=padding))
         return torch.cat(padded)
     if key in _PADDED_IMAGES and "pixel_attention_mask" in parts[0]:
@@ -255,12 +252,3 @@ def _join(key: str, values: Sequence[Any], parts: Sequence[Features], side: Padd
         return torch.cat(padded)
     shapes = ", ".join(str(tuple(value.shape)) for value in values)
     raise ShapeError(f"{key}: expected shapes that differ in rows, or in tokens with an attention_mask, got {shapes}")
-
-
-def _padding_id(parts: Sequence[Features]) -> int:
-    """The token id that some part is padded with; 0 where none is padded, as the mask hides it."""
-    for part in parts:
-        hidden = part["input_ids"][part["attention_mask"] == 0]
-        if len(hidden):
-            return int(hidden[0])
-    return 0

@@ -276,9 +276,12 @@ class Segments:
 
     def _write(self) -> None:
         assert self.folder is not None
-        segments = [
-            {"name": part.name, "rows": len(part), "removed": _runs(np.flatnonzero(~part.alive))} for part in self.parts
-        ]
+        segments = []
+        for part in self.parts:
+            gone = np.flatnonzero(~part.alive)
+            runs = np.split(gone, np.flatnonzero(np.diff(gone) != 1) + 1) if len(gone) else []
+            removed = [[int(run[0]), int(run[-1]) + 1] for run in runs]
+            segments.append({"name": part.name, "rows": len(part), "removed": removed})
         io.write_json(self.folder / FACTS, {"format": FORMAT, "settings": self.settings, "segments": segments})
 
     def save(self, folder: Path, *, held: bool = False) -> None:
@@ -317,13 +320,6 @@ def _whole_facts(folder: Path) -> dict[str, Any]:
         if named and facts["format"] == FORMAT and isinstance(facts["settings"], dict):
             return dict(facts)
     raise InputError(f"folder: expected an index, got {folder} without a whole {FACTS}; make it again")
-
-
-def _runs(rows: NDArray[np.int64]) -> list[list[int]]:
-    if not len(rows):
-        return []
-    cuts = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return [[int(run[0]), int(run[-1]) + 1] for run in cuts]
 
 
 def _blobs(name: str, objects: Sequence[Entry]) -> dict[str, Array]:

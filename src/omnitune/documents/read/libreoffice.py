@@ -110,7 +110,11 @@ def describe(path: Path, rendering: Rendering) -> Description:
         DocumentError: It is no office file, or LibreOffice makes no PDF of it.
     """
     program, made = rendering.conversion[0], Path(rendering.conversion[1])
-    _check(path)
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head.startswith(_HEADS) or (head.startswith(_HEADS[0]) and not zipfile.is_zipfile(path)):
+        # It would be read as plain text.
+        raise DocumentError(f"{path.name}: not a {path.suffix.lower()} file, or a damaged one")
     with tempfile.TemporaryDirectory(prefix="profile-", dir=made.parent) as name:
         folder = Path(name)
         settings = "".join(_SETTING.format(*row) for row in _SAFE.items())
@@ -141,18 +145,6 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
     """Make pages of the PDF that `describe` left (see `pdf.pages`)."""
     del path
     return pdf.pages(Path(rendering.conversion[1]), start, stop, folder, rendering)
-
-
-def _check(path: Path) -> None:
-    """Refuse what LibreOffice would read as plain text because it is damaged.
-
-    Raises:
-        DocumentError: It does not begin as an office file, or is a damaged archive.
-    """
-    with path.open("rb") as file:
-        head = file.read(8)
-    if not head.startswith(_HEADS) or (head.startswith(_HEADS[0]) and not zipfile.is_zipfile(path)):
-        raise DocumentError(f"{path.name}: not a {path.suffix.lower()} file, or a damaged one")
 
 
 def _check_words(path: Path, made: Path) -> None:

@@ -84,6 +84,8 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
         seconds = boundaries[index + 1] - boundaries[index]
         # Four frames as one picture, in reading order.
         top, bottom = np.concatenate(shown[:2], axis=1), np.concatenate(shown[2:], axis=1)
+        # Hashes of some frames and of the sound; "" where nothing is seen or heard.
+        hashes = [image_hash(Image.fromarray(shown[place])) for place in HASHED] + [media.audio_fingerprint(samples)]
         yield Page(
             number=index + 1,
             label=segments.label(boundaries[index], boundaries[index + 1]),
@@ -92,7 +94,7 @@ def pages(path: Path, start: int, stop: int, folder: Path, rendering: Rendering)
             ),
             width=frames[0].shape[1],
             height=frames[0].shape[0],
-            fingerprint=_fingerprint([shown[place] for place in HASHED], samples),
+            fingerprint="".join(part or "0" * 64 for part in hashes) if any(hashes) else "",
             start=boundaries[index],
             end=boundaries[index + 1],
         )
@@ -274,9 +276,3 @@ def _encoded(frames: Sequence[Frame], seconds: float, samples: Samples) -> bytes
                 container.mux(track.encode(part))
             container.mux(track.encode())
     return buffer.getvalue()
-
-
-def _fingerprint(frames: Sequence[Frame], samples: Samples) -> str:
-    """Difference hashes of some frames and of the sound, one after another; "" where nothing is seen or heard."""
-    parts = [*(image_hash(Image.fromarray(frame)) for frame in frames), media.audio_fingerprint(samples)]
-    return "".join(part or "0" * 64 for part in parts) if any(parts) else ""

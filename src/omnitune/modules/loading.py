@@ -390,7 +390,11 @@ def _check_vocabulary(tokenizer: Any, folder: Path, kwargs: Mapping[str, Any]) -
     own = kind.__module__.startswith("transformers.")
     names = {name for name in getattr(kind, "vocab_files_names", {}).values() if isinstance(name, str)}
     given = kwargs.keys() & {"tokenizer_file", "vocab_file", "tokenizer_object", "gguf_file"}
-    if own and names and not given and not any(any(folder.rglob(name)) for name in sorted(names | {"tokenizer.json"})):
+    if not own or not names or given:
+        return
+    places = sorted(names | {"tokenizer.json"})
+    # A processor may keep its tokenizer in a folder of its own.
+    if not any((folder / name).is_file() for name in places) and not any(any(folder.rglob(name)) for name in places):
         raise CheckpointError(
             f"{folder}: expected the words of its {kind.__name__} in {' or '.join(sorted(names))}, got no such file; "
             "copy or download the checkpoint again"

@@ -286,7 +286,14 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path, manuals):
     assert "The same command goes on from here." in run("finetune", manuals, "--out", tmp_path / "out", code=130)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tri")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("can't start new thread"),
+    ],
+)
 def test_a_machine_without_enough_memory_is_one_sentence(monkeypatch, tmp_path, manuals, error):
     def full(*args, **kwargs):
         raise error

@@ -83,7 +83,8 @@ class Commands(TyperGroup):
             console.error(f"{error.filename or 'writing'}: {error.strerror}")
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
-            if debug or not is_out_of_memory(error):
+            # A thread needs memory for its stack: where `ulimit -v` leaves none, that is what Python says.
+            if debug or not (is_out_of_memory(error) or "can't start new thread" in str(error)):
                 raise
             said = (str(error).strip().splitlines() or ["an allocation failed"])[0]
             console.error(

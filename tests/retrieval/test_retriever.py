@@ -16,6 +16,7 @@ from omnitune.model.windows import window_cutter
 from omnitune.retrieval.hits import snippet
 from omnitune.retrieval.lexical import LexicalIndex
 from omnitune.retrieval.packed import Packed, grouped
+from omnitune.retrieval.retriever_card import render_retriever_card
 from omnitune.retrieval.sparse_index import sparse_rows
 from omnitune.retrieval.stages import (
     DenseStage,
@@ -430,3 +431,10 @@ def test_words_that_most_pages_hold_explain_nothing() -> None:
     found = Retriever.build([{"id": f"a.pdf#{i}", "text": text} for i, text in enumerate(texts)], [LexicalStage()])
     assert found.search("the bearing", explain=True)[0].words == ["bearing"]
     assert found.search("the", explain=True)[0].words == ["the"]
+
+
+def test_the_card_says_what_a_weight_of_zero_is() -> None:
+    stages = [{"kind": "lexical"}, {"kind": "late"}]
+    fusion = {"weights": {"lexical": 0.0, "late": 1.0}, "method": "z", "k": 60}
+    card = render_retriever_card({"stages": stages, "fusion": fusion, "rerank": None}, 3)
+    assert "weight 0, so it can propose pages and has no say in their order\n- late" in card and "weight 1\n" in card

@@ -231,8 +231,10 @@ def run(folder: Path, out: Path, *, command: str, **options: Any) -> None:
         asked = ["questions"] if ladder.questions else []
         heads = ["retriever", "titles", "to lexical", *asked, "bytes", "CPU ms"]
         console.table(heads, shown, title=f"{outcome.report.metric} on the held-out documents")
-        for one in (*ladder.dense, *ladder.scans):
-            console.say(f"{one.label}: {one.base.value:.3f} -> {one.finetuned.value:.3f} "
+        compared = [(f"{one.label}, to the chosen retriever", one) for one in ladder.dense]
+        compared += [(f"{one.label}, text layers to the same pages as scans", one) for one in ladder.scans]
+        for what, one in compared:
+            console.say(f"{what}: {one.base.value:.3f} -> {one.finetuned.value:.3f} "
                         f"({one.difference.low:+.3f} to {one.difference.high:+.3f})")  # fmt: skip
         if ladder.wall is not None:
             console.say(f"One query takes {ladder.wall[0]:.0f} ms, 95% of them at most {ladder.wall[1]:.0f} ms")

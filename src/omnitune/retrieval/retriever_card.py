@@ -25,6 +25,8 @@ def render_retriever_card(facts: Mapping[str, Any], pages: int) -> str:
     for stage in facts["stages"]:
         kind = stage["kind"]
         weight = "" if fusion is None else f"; weight {fusion['weights'].get(kind, 0):g}"
+        if weight.endswith(" 0"):
+            weight += ", so it can propose pages and has no say in their order"
         stages.append(f"- {kind}: {_SAYS[kind]}{weight}")
     if fusion is not None:
         how = "z-scores over the candidates of a query" if fusion["method"] == "z" else f"1 / ({fusion['k']} + rank)"

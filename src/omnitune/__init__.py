@@ -44,6 +44,8 @@ _HOME = {
     "quantize_embeddings": "omnitune.ops.quantize",
 }
 _ROOMS = ("documents", "errors", "evaluation", "losses", "models", "modules", "search", "training_args", "util")
+_PATHS = ("backend", "base", "cross_encoder", "multi_vector_encoder", "sentence_transformer", "sparse_encoder")
+"""Paths of the rival's that scripts write as attributes; its import sets them."""
 
 _LEFT_OUT = {
     "resolve_ids": "use dataset.map with a dictionary from identifier to text",
@@ -126,10 +128,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in (*_ROOMS, *_PATHS):
         return importlib.import_module(f"omnitune.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "__MODEL_HUB_ORGANIZATION__":  # read by InstructorEmbedding
+        return "sentence-transformers"
     if name in _LEFT_OUT:
         raise AttributeError(f"module 'omnitune' has no {name!r} on purpose: {_LEFT_OUT[name]}")
     raise AttributeError(f"module 'omnitune' has no attribute {name!r}")

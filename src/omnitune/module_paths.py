@@ -9,8 +9,8 @@ purpose gives the sentence that says what to use instead.
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -142,6 +142,22 @@ class _Finder:
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: names are looked up when they are asked for."""
+
+
+def below(package: str) -> Callable[[str], ModuleType]:
+    """Make the `__getattr__` of a package whose modules scripts write as attributes: `omnitune.cross_encoder.losses`.
+
+    Sentence Transformers imports all of its modules with itself, so there these attributes are always set.
+    """
+
+    def find(name: str) -> ModuleType:
+        path, short = f"{package}.{name}", package.partition(".")[2]
+        # Asked without the finder above, which asks here in turn.
+        if name in _INSIDE[short].split() or PathFinder.find_spec(path, sys.modules[package].__path__):
+            return importlib.import_module(path)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
 
 
 def install() -> None:

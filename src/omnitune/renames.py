@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from omnitune.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -94,3 +96,20 @@ def missing(owner: str, name: str, left_out: Mapping[str, str]) -> AttributeErro
     if name in left_out:
         return AttributeError(f"{owner} has no {name!r} on purpose: {left_out[name]}")
     return AttributeError(f"{owner} has no attribute {name!r}")
+
+
+def refuse_overrides(kind: type, left_out: Mapping[str, str]) -> None:
+    """Refuse a class that overrides what nothing calls here.
+
+    Args:
+        kind: The class of the object that is made.
+        left_out: Names that are left out on purpose, and what takes their place.
+
+    Raises:
+        InputError: It has one of them.
+    """
+    for name, instead in left_out.items():
+        if hasattr(kind, name):
+            raise InputError(
+                f"{kind.__name__}.{name}: expected no override, because nothing calls it here, got one; {instead}"
+            )

@@ -101,6 +101,20 @@ def test_every_module() -> None:
     assert sorted(absent) == []
 
 
+@pytest.mark.parity
+def test_modules_as_attributes() -> None:
+    """What `import sentence_transformers` sets as attributes can be had of omnitune without another import."""
+    st = pytest.importorskip("sentence_transformers")
+    assert omnitune.__getattr__("util") and omnitune.__getattr__("backend")
+    for name in ("base", "cross_encoder", "multi_vector_encoder", "sentence_transformer", "sparse_encoder"):
+        ours = omnitune.__getattr__(name)
+        for inner in pkgutil.iter_modules(getattr(st, name).__path__):
+            if f"{name}.{inner.name}" not in NAMED:
+                assert ours.__getattr__(inner.name).__name__ == f"omnitune.{name}.{inner.name}"
+        with pytest.raises(AttributeError, match=f"module 'omnitune.{name}' has no attribute 'nothing'"):
+            _ = ours.nothing
+
+
 def test_an_older_path_has_the_class_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("omnitune.losses.CosineSimilarityLoss", "omnitune.SentenceTransformer"):
         monkeypatch.delitem(sys.modules, path, raising=False)

@@ -13,6 +13,7 @@ from omnitune.base.sampler import (
 from omnitune.data.collator import Collator as BaseDataCollator
 from omnitune.model.adapters import AdapterMixin as PeftAdapterMixin
 from omnitune.model.base import Model as BaseModel
+from omnitune.module_paths import below
 from omnitune.training.arguments import BaseTrainingArguments
 from omnitune.training.base import BaseTrainer
 
@@ -31,3 +32,5 @@ __all__ = [
     "ProportionalBatchSampler",
     "RoundRobinBatchSampler",
 ]
+
+__getattr__ = below(__name__)

@@ -2,6 +2,7 @@
 
 from omnitune.data.collator import Collator as CrossEncoderDataCollator
 from omnitune.model.pair import CrossEncoder
+from omnitune.module_paths import below
 from omnitune.report.card import CrossEncoderModelCardData
 from omnitune.training.arguments import CrossEncoderTrainingArguments
 from omnitune.training.trainer import CrossEncoderTrainer
@@ -13,3 +14,5 @@ __all__ = [
     "CrossEncoderTrainer",
     "CrossEncoderTrainingArguments",
 ]
+
+__getattr__ = below(__name__)

@@ -190,9 +190,9 @@ class Loss(nn.Module):
         return given.reshape(-1)
 
 
-def overridden(loss: Loss, method: str) -> bool:
-    """Tell whether `loss` has the method from a class outside this library."""
-    owner = next(kind for kind in type(loss).__mro__ if method in vars(kind))
+def overridden(object_: Any, method: str) -> bool:
+    """Tell whether a loss or a trainer has the method from a class outside this library."""
+    owner = next(kind for kind in type(object_).__mro__ if method in vars(kind))
     return owner.__module__.partition(".")[0] != __name__.partition(".")[0]
 
 

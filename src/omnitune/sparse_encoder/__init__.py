@@ -2,6 +2,7 @@
 
 from omnitune.data.collator import Collator as SparseEncoderDataCollator
 from omnitune.model.sparse import SparseEncoder
+from omnitune.module_paths import below
 from omnitune.report.card import SparseEncoderModelCardData
 from omnitune.training.arguments import SparseEncoderTrainingArguments
 from omnitune.training.trainer import SparseEncoderTrainer
@@ -13,3 +14,5 @@ __all__ = [
     "SparseEncoderTrainer",
     "SparseEncoderTrainingArguments",
 ]
+
+__getattr__ = below(__name__)

@@ -9,7 +9,7 @@ loader's workers nor the device ever hold the tensors of a whole batch.
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from omnitune.data.check import BadItem
 from omnitune.data.collator import Collator
 from omnitune.data.columns import has_lists, input_columns
-from omnitune.engine.engine import to_device
 from omnitune.engine.fsdp_sync import whole
 from omnitune.errors import InputError
 from omnitune.evaluation import BaseEvaluator, SequentialEvaluator
@@ -40,9 +39,9 @@ from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.distributed import average_gradients, keep_unwrapped, shard_as_asked, start_alike
 from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
-from omnitune.training.hooks import HookedTrainer
 from omnitune.training.metrics import LossParts, check_best_metric, measure
-from omnitune.types import Batch, Collated, Column
+from omnitune.training.old_names import OldNames, own_processor
+from omnitune.types import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class _Named(NamedTuple):
     name: str
 
 
-class BaseTrainer(HookedTrainer):
+class BaseTrainer(OldNames):
     """The trainer of all families; a subclass says which arguments and which default loss.
 
     Attributes:
@@ -66,7 +65,8 @@ class BaseTrainer(HookedTrainer):
         opening_lines: What the run said of itself at its start.
     """
 
-    arguments_class: ClassVar[type[BaseTrainingArguments]] = BaseTrainingArguments
+    training_args_class: ClassVar[type[BaseTrainingArguments]] = BaseTrainingArguments
+    data_collator_class: ClassVar[type[Collator]] = Collator
     loss_is_scaled_for_ga = False
 
     @renamed(tokenizer="processing_class")
@@ -91,7 +91,7 @@ class BaseTrainer(HookedTrainer):
 
         Args:
             model: The model to train, of the trainer's family.
-            args: Training arguments, of the trainer's `arguments_class`.
+            args: Training arguments, of the trainer's `training_args_class`.
             train_dataset: A dataset or a stream, or several of either in a dict. The order of its columns is their
                 meaning: where queries differ from documents, the first is of queries; one named label, labels, score
                 or scores holds the labels.
@@ -112,9 +112,9 @@ class BaseTrainer(HookedTrainer):
             InputError: The arguments do not go together; the message names them.
             DatasetError: A dataset is of an unknown kind or has columns that cannot be.
         """
-        args = args if args is not None else self.arguments_class(output_dir="tmp_trainer")
-        if not isinstance(args, self.arguments_class):
-            raise InputError(f"args: expected {self.arguments_class.__name__}, got {type(args).__name__}")
+        args = args if args is not None else self.training_args_class(output_dir="tmp_trainer")
+        if not isinstance(args, self.training_args_class):
+            raise InputError(f"args: expected {self.training_args_class.__name__}, got {type(args).__name__}")
         if model is None and model_init is None:
             raise InputError("model: expected a model, or model_init that makes one; got neither")
         ignored = {
@@ -134,7 +134,7 @@ class BaseTrainer(HookedTrainer):
         super().__init__(
             model=None if model_init is not None else model,
             args=args,
-            data_collator=data_collator or self.default_collator(args),
+            data_collator=data_collator or self.get_data_collator(model, args, processing_class),
             train_dataset=several(train_dataset, "train_dataset"),
             # An empty list stands for "only an evaluator": the base class wants some dataset to evaluate.
             eval_dataset=[] if eval_dataset is None and evaluator is not None else eval_dataset,
@@ -144,6 +144,8 @@ class BaseTrainer(HookedTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        self._given_processing_class = processing_class
+        self.processing_class = self.callback_handler.processing_class = processing_class or own_processor(self.model)
         self.eval_dataset = eval_dataset
         self.evaluator: Any = (
             SequentialEvaluator(evaluator) if isinstance(evaluator, list | tuple) and evaluator else evaluator or None
@@ -195,9 +197,16 @@ class BaseTrainer(HookedTrainer):
             self.loss = self._bound()
         return model
 
-    def default_collator(self, args: BaseTrainingArguments) -> Collator:
-        """The collator where none is given; a family whose roles need more than a prompt has its own."""
-        return Collator(router_mapping=args.router_mapping, prompts=args.prompts)
+    def get_data_collator(self, model: Model | None, args: BaseTrainingArguments, processing_class: Any = None) -> Any:
+        """Make the collator where none is given; override it for another.
+
+        Args:
+            model: The model, or None where `model_init` makes it.
+            args: Prompts and routes.
+            processing_class: What the trainer was given.
+        """
+        del model, processing_class
+        return self.data_collator_class(router_mapping=args.router_mapping, prompts=args.prompts)
 
     def get_default_loss(self, model: Any) -> nn.Module:
         """The loss where none is given."""
@@ -291,9 +300,12 @@ class BaseTrainer(HookedTrainer):
         )
         self.opening_lines += self._feed.keep_caches(self.train_dataset)
         start_alike(binding.Trainable(self.loss, self.model))
+        # Upstream would write special tokens of the model's own tokenizer into its backbone's configuration.
+        shown, self.processing_class = self.processing_class, self._given_processing_class
         try:
             result: TrainOutput = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
+            self.processing_class = shown
             for callback in self.callback_handler.callbacks:
                 for name in ("training_bar", "prediction_bar"):  # transformers closes them at the end alone
                     bar = getattr(callback, name, None)
@@ -335,24 +347,26 @@ class BaseTrainer(HookedTrainer):
 
         There are no outputs besides the loss, so `return_outputs` adds an empty dict.
         """
-        del num_items_in_batch
-        loss = binding.for_dataset(self.loss, inputs["dataset"])
-        columns: Sequence[Any] = inputs["columns"]
+        del model, num_items_in_batch
+        given: Mapping[str, Any] = inputs
+        loss = binding.for_dataset(self.loss, given.get("dataset", given.get("dataset_name")))
+        columns: Sequence[Any] = given.get("columns", ())
         ours = isinstance(loss, Loss) and not overridden(loss, "forward")
         flat = isinstance(loss, Loss) and loss.lists != "cells" and any(map(holds_lists, columns))
-        features = columns if ours or flat else self._features(columns)  # cells with lists are laid flat by ours alone
-        value = loss(features, inputs["labels"])
+        if "columns" in given and (ours or flat) and not overridden(self, "collect_features"):
+            features, labels = columns, given["labels"]  # raw; and cells with lists are laid flat by ours alone
+        else:
+            features, labels = self.collect_features(given)
+        value = loss(features, labels)
         if isinstance(value, dict):
-            mode = "train" if model.training else "eval"
-            self._parts.add(mode, value, skip_nan=self.args.logging_nan_inf_filter)
+            self.track_loss_components(value)
             value = torch.stack(list(value.values())).sum()
         return (value, {}) if return_outputs else value
 
-    def _features(self, columns: Sequence[Column]) -> list[Any]:
-        """Ready features of every column, for a loss that calls the model itself."""
-        call, device = self.model.preprocess, self.model.device
-        made = (call(list(column.items), prompt=column.prompt, task=column.role) for column in columns)
-        return [Collated(to_device(one, device), column) for one, column in zip(made, columns, strict=True)]
+    def track_loss_components(self, loss: dict[str, Tensor]) -> None:
+        """Keep the named parts of a batch's loss for the next log; override it to look at them."""
+        mode = "train" if self.model.training else "eval"
+        self._parts.add(mode, loss, skip_nan=self.args.logging_nan_inf_filter)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values, and with a loss the mean of each of its named parts."""
@@ -420,7 +434,7 @@ class BaseTrainer(HookedTrainer):
     def write_model(self, folder: Path) -> None:
         """Write the model and the processing class, and in a checkpoint what the loss has learnt."""
         self.model.save_pretrained(str(folder))
-        if self.processing_class is not None:
+        if self.processing_class is not None and self.processing_class is not own_processor(self.model):
             self.processing_class.save_pretrained(str(folder))
         if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             weights.save_loss(self.loss, self.model, folder)

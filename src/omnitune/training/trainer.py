@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from omnitune.data.collator import Collator
 from omnitune.losses import CoSENTLoss
 from omnitune.losses.cross_encoder import BinaryCrossEntropyLoss, CrossEntropyLoss
 from omnitune.losses.multi_vector import MultiVectorMultipleNegativesRankingLoss
@@ -45,7 +44,7 @@ class SentenceTransformerTrainer(BaseTrainer):
         >>> trainer = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss)
     """
 
-    arguments_class = SentenceTransformerTrainingArguments
+    training_args_class = SentenceTransformerTrainingArguments
 
     def get_default_loss(self, model: SentenceTransformer) -> nn.Module:
         """`CoSENTLoss`, for pairs with a score."""
@@ -66,7 +65,7 @@ class CrossEncoderTrainer(BaseTrainer):
         >>> trainer = CrossEncoderTrainer(reranker, args, train_dataset=rows)
     """
 
-    arguments_class = CrossEncoderTrainingArguments
+    training_args_class = CrossEncoderTrainingArguments
 
     def get_default_loss(self, model: CrossEncoder) -> nn.Module:
         """Binary cross-entropy for one label, cross-entropy for several."""
@@ -90,11 +89,12 @@ class MultiVectorEncoderTrainer(BaseTrainer):
         >>> trainer = MultiVectorEncoderTrainer(late, args, train_dataset=rows)
     """
 
-    arguments_class = MultiVectorEncoderTrainingArguments
+    training_args_class = MultiVectorEncoderTrainingArguments
 
-    def default_collator(self, args: BaseTrainingArguments) -> Collator:
-        """A collator that knows queries from documents by their place."""
-        return Collator(
+    def get_data_collator(self, model: Any, args: BaseTrainingArguments, processing_class: Any = None) -> Any:
+        """Make a collator that knows queries from documents by their place."""
+        del model, processing_class
+        return self.data_collator_class(
             router_mapping=args.router_mapping,
             prompts=args.prompts,
             roles=("query", "document"),
@@ -121,7 +121,7 @@ class SparseEncoderTrainer(BaseTrainer):
         >>> trainer = SparseEncoderTrainer(sparse, args, train_dataset=rows)
     """
 
-    arguments_class = SparseEncoderTrainingArguments
+    training_args_class = SparseEncoderTrainingArguments
 
     def _bound(self) -> binding.Losses:
         """Bind the losses, and give each `SpladeLoss` a schedule of its weights, where the logs are still open."""

@@ -1,6 +1,7 @@
 """What the evaluators of pairs, candidates and translations do beside giving ST's numbers; see test_parity."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 from omnitune import evaluation
 from omnitune.errors import DatasetError, InputError, ShapeError
+from omnitune.evaluation import BaseEvaluator, BinaryClassificationEvaluator
 from omnitune.evaluation.ranking import nearest_pairs
 from omnitune.ops.similarity import dot_score
 
@@ -100,3 +102,26 @@ def test_the_same_pairs_however_rows_are_cut():
     assert torch.equal(whole[1], cut[1])
     assert (whole[1][:, 0] < whole[1][:, 1]).all()
     assert len(whole[1].unique(dim=0)) == len(whole[1]) == 50
+
+
+def test_helpers_that_only_the_rival_calls_say_what_to_use() -> None:
+    class Helped(BinaryClassificationEvaluator):
+        def compute_metrices(self, model: Any) -> dict[str, float]:
+            return {}
+
+    class WithItsOwn(Helped):
+        def measure(self, model: Any) -> dict[str, float]:
+            return self.compute_metrices(model)
+
+    class Alone(BaseEvaluator):
+        def compute_metrics(self, model: Any) -> dict[str, float]:
+            return {}
+
+        def __call__(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+            return self.compute_metrics(model)
+
+    with pytest.raises(InputError, match=r"Helped\.compute_metrices: expected no override.*override, measure\(model\)"):
+        Helped(["a"], ["b"], [1])
+    assert WithItsOwn(["a"], ["b"], [1]).measure(None) == {} and Alone()(None) == {}
+    with pytest.raises(AttributeError, match="no 'compute_metrices' on purpose: use, or override, measure"):
+        _ = BinaryClassificationEvaluator(["a"], ["b"], [1]).compute_metrices

@@ -168,3 +168,19 @@ def test_what_was_changed_is_not_replaced_by_its_column() -> None:
 def test_wrappers_refuse_a_forward_that_they_would_not_call(model: SentenceTransformer) -> None:
     with pytest.raises(InputError, match="would not call it, got Rewritten; override compute_loss_from_embeddings"):
         losses.MatryoshkaLoss(model, Rewritten(model), [32, 8])
+
+
+def test_a_helper_that_only_the_rival_calls_is_refused(model: SentenceTransformer) -> None:
+    class Helped(losses.CachedMultipleNegativesRankingLoss):
+        def calculate_loss(self, reps: Any, with_backward: bool = False) -> Any:
+            return reps
+
+    class WithItsOwn(Helped):
+        def compute_loss_from_embeddings(self, embeddings: Any, labels: Any) -> Any:
+            return self.calculate_loss(embeddings[0].sum())
+
+    with pytest.raises(InputError, match=r"Helped\.calculate_loss: expected no override.*compute_loss_from_embeddings"):
+        Helped(model)
+    WithItsOwn(model)
+    with pytest.raises(AttributeError, match="no 'calculate_loss' on purpose: use, or override, compute_loss_from_emb"):
+        _ = losses.MultipleNegativesRankingLoss(model).calculate_loss

@@ -8,16 +8,34 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from omnitune.errors import InputError
 from omnitune.ops.similarity import SimilarityFunction
+from omnitune.renames import missing, refuse_overrides
 from omnitune.report.records import append_csv
 
 logger = logging.getLogger(__name__)
+
+
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("compute_metrices", "compute_metrices_batched", "compute_metrices_individual", "compute_metrics")
+        + ("compute_metrics_batched", "compute_metrics_individual", "compute_all_metrics"),
+        "use, or override, measure(model), which returns all metrics",
+    ),
+    **dict.fromkeys(
+        ("find_best_acc_and_threshold", "find_best_f1_and_threshold"), "omnitune.ops.classification finds thresholds"
+    ),
+    "compute_dcg_at_k": "omnitune.ops.metrics has the metrics of a ranking",
+    "get_corpus_id_ranks": "omnitune.evaluation.ranking ranks a corpus",
+    "output_scores": "override record, which is given all metrics",
+    "csv_headers": "override csv_row, which says what a row of the CSV file holds",
+}
+"""Names of Sentence Transformers' evaluators that are not here, and what takes their place."""
 
 
 class Encoder(Protocol):
@@ -64,8 +82,17 @@ class BaseEvaluator:
     write_csv: bool = False
 
     def __init__(self) -> None:
+        kind = type(self)
+        own = kind.__call__ is not BaseEvaluator.__call__ or not str(kind.measure.__module__).startswith("omnitune.")
+        if not own and kind.measure is not BaseEvaluator.measure:  # one of ours, with helpers that only ST would call
+            refuse_overrides(kind, LEFT_OUT)
         self.greater_is_better = True
         self.primary_metric: str | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self).__name__, name, LEFT_OUT)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1

@@ -20,7 +20,25 @@ from torch import Tensor, nn
 from omnitune.errors import InputError, ShapeError
 from omnitune.losses.lists import Lists, holds_lists, laid_out
 from omnitune.losses.strategies import Strategy
+from omnitune.renames import missing, refuse_overrides
 from omnitune.types import Collated, CollatedItems, Column, Embeddings, Encodes, Features, Labels, Objective
+
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("calculate_loss", "calculate_loss_and_cache_gradients", "logits_from_pairs", "get_in_batch_negatives")
+        + ("get_anchor_negative_triplet_mask", "get_anchor_positive_triplet_mask", "get_triplet_mask", "sim_matrix")
+        + ("batch_all_triplet_loss", "batch_hard_triplet_loss", "batch_hard_triplet_soft_margin_loss")
+        + ("batch_semi_hard_triplet_loss", "compute_gor"),
+        "use, or override, compute_loss_from_embeddings(embeddings, labels)",
+    ),
+    **dict.fromkeys(
+        ("embed_minibatch", "embed_minibatch_iter", "predict_minibatch", "predict_minibatch_iter")
+        + ("call_model_with_columns", "call_model_with_pairs", "forward_cached", "forward_mini_batched")
+        + ("forward_non_mini_batched", "uses_gradient_cache", "retokenize"),
+        "the model's engine plans and runs mini-batches; override forward to call the model yourself",
+    ),
+}
+"""Names of Sentence Transformers' losses that are not here, and what takes their place."""
 
 
 class Loss(nn.Module):
@@ -53,8 +71,15 @@ class Loss(nn.Module):
 
     def __init__(self, model: nn.Module, strategy: Strategy | None = None) -> None:
         super().__init__()
+        if not any(overridden(self, each) for each in ("forward", "objective", "compute_loss_from_embeddings")):
+            refuse_overrides(type(self), LEFT_OUT)
         self.model = model
         self.strategy = strategy or Strategy()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in LEFT_OUT:
+            raise missing(type(self).__name__, name, LEFT_OUT)
+        return super().__getattr__(name)
 
     def forward(
         self, sentence_features: Sequence[Column | Features], labels: Labels | None = None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from omnitune.errors import InputError
 from omnitune.losses.base import Loss
+from omnitune.renames import renamed
 from omnitune.types import Embeddings, Objective
 
 _CROSS_ENTROPY = nn.CrossEntropyLoss()
@@ -49,6 +50,7 @@ class SoftmaxLoss(Loss):
         "concatenation_sent_multiplication",
     ]
 
+    @renamed(sentence_embedding_dimension="embedding_dimension")
     def __init__(
         self,
         model: nn.Module,

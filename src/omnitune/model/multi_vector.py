@@ -19,7 +19,7 @@ from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import text_modules
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import MULTI_VECTOR, Family
-from omnitune.model.old_names import OldInputs
+from omnitune.model.old_names import OldSimilarities
 from omnitune.model.windows import window_cutter
 from omnitune.modules.multi_vector_mask import MultiVectorMask
 from omnitune.modules.router import Router
@@ -35,7 +35,7 @@ TokenEncoded = Any
 _XTR = "XTR is a way to score in training: give XTRScores() to a loss as similarity_fct. "
 
 
-class MultiVectorEncoder(OldInputs, Encoder):
+class MultiVectorEncoder(OldSimilarities, Encoder):
     """A late-interaction encoder (ColBERT, ColPali): one vector a token, whatever the modality.
 
     Args:

@@ -132,14 +132,6 @@ class OldNames(OldInputs):
             train_datasets=train_datasets,
         )
 
-    def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Train on data loaders of `InputExample`s, by the trainer; its arguments are those of `compat.fit`."""
-        self._above("fit")(self, *args, **kwargs)
-
-    def old_fit(self, *args: Any, **kwargs: Any) -> None:
-        """The same as `fit`."""
-        self._above("old_fit")(self, *args, **kwargs)
-
     @classmethod
     def merge(
         cls,
@@ -200,13 +192,29 @@ class OldNames(OldInputs):
         return getattr(importlib.import_module(module), single if cls.family.arity == 1 else pair)
 
 
-class DenseOldNames(OldDimension, OldNames):
-    """Older spellings of a dense encoder's verbs."""
+class OldSimilarities(OldNames):
+    """Older spellings that families with a similarity have."""
 
     @property
     def SUPPORTED_SIMILARITY_FN_NAMES(self) -> list[str]:  # noqa: N802 - the rival's name
         """Similarities that embeddings of the family have."""
         return list(self.family.similarities)
+
+
+class OldFit(OldNames):
+    """Training in one call, as before version 3."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Train on data loaders of `InputExample`s, by the trainer; its arguments are those of `compat.fit`."""
+        self._above("fit")(self, *args, **kwargs)
+
+    def old_fit(self, *args: Any, **kwargs: Any) -> None:
+        """The same as `fit`."""
+        self._above("old_fit")(self, *args, **kwargs)
+
+
+class DenseOldNames(OldDimension, OldSimilarities, OldFit):
+    """Older spellings of a dense encoder's verbs."""
 
     @contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -247,7 +255,7 @@ class DenseOldNames(OldDimension, OldNames):
         return self
 
 
-class PairOldNames(OldNames):
+class PairOldNames(OldFit):
     """Older spellings of a cross encoder's attributes."""
 
     @property

@@ -16,7 +16,7 @@ from omnitune.model import pool as pools
 from omnitune.model.base import Backend
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import SPARSE, Family
-from omnitune.model.old_names import OldDimension, OldInputs
+from omnitune.model.old_names import OldDimension, OldSimilarities
 from omnitune.modules import vocabulary_head
 from omnitune.modules.router import Router
 from omnitune.modules.sparse_auto_encoder import SparseAutoEncoder
@@ -33,7 +33,7 @@ SparseEncoded = Any
 """A sparse COO tensor, a dense one or a list of rows; see `SparseEncoder.encode`."""
 
 
-class SparseEncoder(OldDimension, OldInputs, Encoder):
+class SparseEncoder(OldDimension, OldSimilarities, Encoder):
     """A sparse encoder (SPLADE, CSR): weights of a vocabulary or of latents, most of them zero.
 
     Args:

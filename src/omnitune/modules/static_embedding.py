@@ -119,6 +119,18 @@ class StaticEmbedding(InputModule):
         return cls(Tokenizer.from_file(str(path)), _table(files.read_tensors(folder), folder), **kwargs)
 
     @classmethod
+    def from_distillation(cls, model_name: str, *_: Any, **__: Any) -> "StaticEmbedding":
+        """Refuse: model2vec distils, and `from_model2vec` reads what it made.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"from_distillation: expected a distilled folder, got the model {model_name!r}; distil it by "
+            "model2vec.distill.distill(model_name).save_pretrained(folder), then StaticEmbedding.from_model2vec(folder)"
+        )
+
+    @classmethod
     def from_model2vec(cls, model_id_or_path: str) -> "StaticEmbedding":
         """A model2vec model, from its directory or repository; the package model2vec is not needed.
 

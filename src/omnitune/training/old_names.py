@@ -1,7 +1,7 @@
 """Hooks of Sentence Transformers' trainers: those that work here, and the sentence for each that nothing would call."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -46,8 +46,10 @@ class OldNames(HookedTrainer):
         refuse_overrides(type(self), LEFT_OUT)
         super().__init__(**options)
 
-    def __getattr__(self, name: str) -> Any:
-        raise missing(type(self).__name__, name, LEFT_OUT)
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self).__name__, name, LEFT_OUT)
 
     def collect_features(self, inputs: Mapping[str, Any]) -> tuple[list[Any], Labels | None]:
         """Features of every column of a batch, and its labels, as a loss takes them.

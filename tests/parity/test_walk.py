@@ -59,7 +59,9 @@ def assigned(kind: type) -> set[str]:
     """Public attributes that a class of ST or of ours, or a base of it there, sets on its objects."""
     known = ("omnitune.", "sentence_transformers.", "transformers.trainer")
     own = [b for b in kind.__mro__ if b.__module__.startswith(known)]
-    return {name for b in own for name in re.findall(r"self\.([a-z]\w*)(?:: [^=\n]+)? = ", inspect.getsource(b))}
+    lines = [line.strip() for b in own for line in inspect.getsource(b).splitlines()]
+    targets = [line.partition(" = ")[0] for line in lines if line.startswith("self.") and " = " in line]
+    return {name for target in targets for name in re.findall(r"self\.([a-z]\w*)", target)}
 
 
 def takes(function: Any, argument: str) -> bool:

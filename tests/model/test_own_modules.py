@@ -112,3 +112,40 @@ def test_numbers_of_modules_are_no_arguments(model: Any, tmp_path: Path) -> None
 def test_the_old_name_of_the_device_can_be_set(model: Any) -> None:
     model._target_device = torch.device("cpu")
     assert model._target_device == model.device == torch.device("cpu")
+
+
+class Decay(models.Module):
+    """As the rival's documentation writes a module with a `load` of its own."""
+
+    config_keys = ["dim"]
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(dim))
+        self.dim = dim
+
+    def forward(self, features: Any) -> Any:
+        return {**features, "sentence_embedding": features["sentence_embedding"] * self.weight}
+
+    def on_model_ready(self, model: Any) -> None:
+        self.words = len(model.tokenizer)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", token: Any = None, **kwargs: Any) -> Any:
+        of_hub = {"subfolder": subfolder, "token": token, "local_files_only": True}
+        module = cls(**cls.load_config(model_name_or_path, **of_hub))
+        assert cls.load_file_path(model_name_or_path, "none.json", **of_hub) is None
+        assert "weight" in cls.load_torch_weights(model_name_or_path, **of_hub)
+        return cls.load_torch_weights(model_name_or_path, model=module, **of_hub)
+
+
+def test_a_load_of_ones_own_reads_by_the_helpers(tiny_bert: Path, tmp_path: Path) -> None:
+    decay = Decay(32)
+    torch.nn.init.constant_(decay.weight, 0.25)
+    reader = models.Transformer(str(tiny_bert))
+    model = SentenceTransformer(modules=[reader, models.Pooling(32), decay])
+    assert decay.words == len(model.tokenizer)
+    model.save_pretrained(str(tmp_path / "o"))
+    back = Decay.load(str(tmp_path / "o"), subfolder="2_Decay")
+    assert torch.equal(back.weight, decay.weight)
+    assert Decay.load_dir_path(str(tmp_path / "o"), "2_Decay").endswith("2_Decay")

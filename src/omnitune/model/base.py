@@ -30,6 +30,7 @@ from omnitune.model.family import Family
 from omnitune.model.graph import Graph, open_graph, release_weights, split_options
 from omnitune.model.hub import HubMixin
 from omnitune.modules import files, precision, registry
+from omnitune.modules.base import Module
 from omnitune.modules.router import Router
 from omnitune.modules.sequence import (
     first_input_module,
@@ -120,6 +121,9 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         self._settle(device, model_kwargs)
         if model_name_or_path and not self.model_card_data.base_model:
             self.model_card_data.base_model = MINILM if is_embedded(model_name_or_path) else model_name_or_path
+        for module in self.modules():
+            if isinstance(module, Module):
+                module.on_model_ready(self)
 
     @classmethod
     def _loaded(

@@ -24,6 +24,7 @@ from omnitune.inputs.cost import CostRule
 from omnitune.inputs.sampling import AS_IT_IS, Sampling
 from omnitune.inputs.video import Clip
 from omnitune.modules import files
+from omnitune.modules.old_loading import OldLoading
 from omnitune.renames import deprecated, say_once
 from omnitune.types import Features, Modality
 
@@ -34,7 +35,7 @@ OLD_METHODS = {
 """Older names of a module's methods."""
 
 
-class Module(nn.Module):
+class Module(OldLoading, nn.Module):
     """One step of a model: features in, features out.
 
     Attributes:
@@ -62,6 +63,13 @@ class Module(nn.Module):
     def forward(self, features: Features, **kwargs: Any) -> Features:
         """Features with this module's outputs added."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method forward(features), got none; write one")
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Hear that the whole model stands, to take what only it has, such as its tokenizer.
+
+        Args:
+            model: The encoder that the module is part of.
+        """
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments, as they are written to `config_file_name`."""

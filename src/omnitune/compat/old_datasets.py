@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch.utils.data
@@ -139,6 +140,10 @@ class DenoisingAutoEncoderDataset(torch.utils.data.Dataset[InputExample]):
         return " ".join(kept or [random.choice(words)])
 
 
+def _fits(row: Sequence[str], most: int | None) -> bool:
+    return not most or max(map(len, row)) <= most
+
+
 class ParallelSentencesDataset(torch.utils.data.Dataset[InputExample]):
     """Sentences and their translations, each with the teacher's embedding of the sentence as its label.
 
@@ -160,25 +165,41 @@ class ParallelSentencesDataset(torch.utils.data.Dataset[InputExample]):
         self._known: dict[str, Any] = {}
 
     def load_data(
-        self, filepath: str, weight: int = 100, max_sentences: int | None = None, max_sentence_length: int = 128
+        self,
+        filepath: str,
+        weight: int = 100,
+        max_sentences: int | None = None,
+        max_sentence_length: int | None = 128,
     ) -> None:
         """Add the rows of a table: a sentence, and after tabs its translations."""
         with _open(filepath) as file:
-            rows = [line.strip().split("\t") for line in file]
-        self.add_dataset(rows[:max_sentences], weight, max_sentences, max_sentence_length)
+            fitting = (row for line in file if _fits(row := line.strip().split("\t"), max_sentence_length))
+            rows = list(islice(fitting, max_sentences or None))
+        self.add_dataset(rows, weight, max_sentences, max_sentence_length)
 
     def add_dataset(
         self,
         parallel_sentences: Sequence[Sequence[str]],
         weight: int = 100,
         max_sentences: int | None = None,
-        max_sentence_length: int = 128,
+        max_sentence_length: int | None = 128,
     ) -> None:
-        """Add sentences, each the first of its row, with the translations that follow it; `weight` is not used."""
+        """Add sentences, each the first of its row, with the translations that follow it, each once.
+
+        Args:
+            parallel_sentences: Rows of a sentence and its translations; rows of one sentence are one.
+            weight: Not used: every pair is given once.
+            max_sentences: Different sentences that are taken; None takes all.
+            max_sentence_length: Characters of the longest text of a row that is taken; None takes all.
+        """
         del weight
-        for row in parallel_sentences[:max_sentences]:
-            if all(len(text) <= max_sentence_length for text in row):
-                self.pairs += [(row[0], text) for text in row]
+        texts: dict[str, dict[str, None]] = {}
+        for row in parallel_sentences:
+            if _fits(row, max_sentence_length):
+                texts.setdefault(row[0], {}).update(dict.fromkeys(row))
+            if max_sentences and len(texts) >= max_sentences:
+                break
+        self.pairs += [(source, text) for source, found in texts.items() for text in found]
 
     def _embedding(self, sentence: str, place: int) -> Any:
         if sentence not in self._known:

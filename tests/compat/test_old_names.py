@@ -1,7 +1,9 @@
 """Older spellings do what today's do, and warn as Sentence Transformers does."""
 
+import copy
 import importlib
 import logging
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import omnitune
-from omnitune import CrossEncoder, InputExample, SentenceTransformer, losses, renames, util
+from omnitune import CrossEncoder, InputExample, SentenceTransformer, losses, models, renames, util
+from omnitune.cross_encoder import losses as cross_losses
 from omnitune.data_collator import SentenceTransformerDataCollator
 from omnitune.datasets import NoDuplicatesDataLoader, ParallelSentencesDataset, SentenceLabelDataset
 from omnitune.errors import InputError, MissingExtraError
@@ -139,6 +142,40 @@ def test_parallel_sentences(model: SentenceTransformer, tmp_path: Path) -> None:
     data.load_data(str(tmp_path / "p.tsv"))
     assert [data[i].texts for i in range(len(data))] == [["hello"], ["hallo"], ["rain"], ["Regen"]]
     np.testing.assert_allclose(data[3].label, model.encode("rain"), atol=1e-6)
+
+
+def test_parallel_sentences_are_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text("a very long line\tx\nrain\tRegen\nrain\tpluie\tRegen\ntea\tTee\n")
+    data = ParallelSentencesDataset(None, None)
+    data.load_data(str(tmp_path / "p.tsv"), max_sentences=2, max_sentence_length=6)
+    assert data.pairs == [("rain", "rain"), ("rain", "Regen"), ("rain", "pluie")]
+    data.add_dataset([["a very long line"], ["x"]], max_sentences=1, max_sentence_length=None)
+    assert len(data) == 4
+
+
+def test_names_that_are_left_out_say_what_to_use(model: SentenceTransformer) -> None:
+    with pytest.raises(AttributeError, match="no 'set_losses' on purpose: the card reads what the run recorded"):
+        _ = model.model_card_data.set_losses
+    assert copy.deepcopy(model.model_card_data) == pickle.loads(pickle.dumps(model.model_card_data))
+    with pytest.raises(InputError, match=r"from_text_file: expected a table, got the file 'glove\.txt'"):
+        models.WordEmbeddings.from_text_file("glove.txt")
+
+
+def test_overrides_that_a_reranking_loss_never_calls_are_refused(tiny_bert: Path) -> None:
+    class Ranked(cross_losses.ADRMSELoss):
+        def approximate_ranks(self, scores: Any, mask: Any) -> Any:
+            return scores
+
+    class Called(cross_losses.MultipleNegativesRankingLoss):
+        def call_model_with_pairs(self, pairs: Any) -> Any:
+            return pairs
+
+    reranker = CrossEncoder(str(tiny_bert), num_labels=1)
+    for kind, name in ((Ranked, "approximate_ranks"), (Called, "call_model_with_pairs")):
+        with pytest.raises(InputError, match=f"{kind.__name__}.{name}: expected no override"):
+            kind(reranker)
+    with pytest.raises(AttributeError, match="no 'logits_from_pairs' on purpose"):
+        _ = cross_losses.MarginMSELoss(reranker).logits_from_pairs
 
 
 def test_readers(tmp_path: Path) -> None:

@@ -20,9 +20,6 @@ import omnitune
 TEXT = (Path(__file__).parents[2] / "COMPATIBILITY.md").read_text().partition("## Left out on purpose")[2]
 NAMED = {word for quoted in re.findall(r"`([^`]+)`", TEXT) for word in re.findall(r"[\w.]+", quoted)}
 
-OTHER_FAMILIES = ("MultiVector", "Sparse")
-"""Classes whose attributes are compared where these families are tested."""
-
 ROOMS = (
     "", "losses", "evaluation", "models", "readers", "datasets", "quantization", "util", "training_args", "base",
     "base.modules", "base.evaluation", "base.sampler", "sentence_transformer", "sentence_transformer.losses",
@@ -83,7 +80,7 @@ def missing(path: str) -> Iterator[str]:
             if "on purpose" not in str(error):
                 yield name
             continue
-        if not inspect.isclass(one) or name.startswith(OTHER_FAMILIES):
+        if not inspect.isclass(one):
             continue
         fields = {*getattr(two, "__annotations__", {}), *getattr(two, "__dataclass_fields__", {}), *assigned(two)}
         for attribute in {*own_attributes(one), *assigned(one)} - fields:
@@ -95,7 +92,7 @@ def missing(path: str) -> Iterator[str]:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("path", ROOMS)
+@pytest.mark.parametrize("path", ROOMS + FAMILIES)
 def test_every_name(path: str) -> None:
     pytest.importorskip("sentence_transformers")
     assert sorted({name for name in missing(path) if name not in NAMED}) == []

@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, Image
 
-from omnitune import SentenceTransformer, SparseEncoder
+from omnitune import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from omnitune.data.hard_negatives import Pairs, Rules
 from omnitune.errors import DatasetError, InputError
 from omnitune.modules import StaticEmbedding
@@ -272,3 +273,9 @@ def test_a_sparse_model_mines_by_its_own_similarity(tiny_masked_bert, pairs, sim
         assert row["positive"][1:] == best
         expected = [float(scores[texts.index(text)]) for text in row["positive"]]
         assert next(row[name] for name in ("scores", "score") if name in row) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_late_interaction_encoder_is_refused_in_a_sentence(tiny_bert: Path) -> None:
+    rows = Dataset.from_dict({"query": ["a"], "page": ["b"]})
+    with pytest.raises(InputError, match="one vector a text, got a MultiVectorEncoder"):
+        mine_hard_negatives(rows, MultiVectorEncoder(str(tiny_bert)))

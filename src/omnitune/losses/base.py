@@ -28,7 +28,7 @@ LEFT_OUT = {
         ("calculate_loss", "calculate_loss_and_cache_gradients", "logits_from_pairs", "get_in_batch_negatives")
         + ("get_anchor_negative_triplet_mask", "get_anchor_positive_triplet_mask", "get_triplet_mask", "sim_matrix")
         + ("batch_all_triplet_loss", "batch_hard_triplet_loss", "batch_hard_triplet_soft_margin_loss")
-        + ("batch_semi_hard_triplet_loss", "compute_gor"),
+        + ("batch_semi_hard_triplet_loss", "compute_gor", "approximate_ranks"),
         "use, or override, compute_loss_from_embeddings(embeddings, labels)",
     ),
     **dict.fromkeys(

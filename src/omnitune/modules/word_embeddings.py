@@ -197,6 +197,18 @@ class WordEmbeddings(InputModule):
             super().save_tokenizer(output_path, **kwargs)
 
     @classmethod
+    def from_text_file(cls, embeddings_file_path: str, *_: Any, **__: Any) -> Self:
+        """Refuse: words that are left out are the caller's choice, so a file of vectors is read by the caller.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"from_text_file: expected a table, got the file {embeddings_file_path!r}; read its lines of a word and "
+            "numbers, then WordEmbeddings(WhitespaceTokenizer(words, stop_words=...), numpy.array(numbers))"
+        )
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path, **kwargs: Any) -> Self:  # noqa: ARG003
         """The module that a configuration describes, with the table and the tokenizer in `folder`.
 

@@ -8,17 +8,29 @@ import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from omnitune.io import printable, writing
+from omnitune.renames import missing
 from omnitune.report.facts import DatasetFacts, EvaluationFacts, ModelFacts, TrainingFacts
 from omnitune.report.wording import SIMILARITY_NAMES, duration
 from omnitune.runtime import installed
 
 PACKAGES = ("omnitune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "peft")
 """Packages whose versions a card states, where they are installed."""
+
+LEFT_OUT = dict.fromkeys(
+    ("compute_dataset_metrics", "extract_dataset_metadata", "first_save", "format_eval_metrics", "format_training_logs")
+    + ("generate_usage_snippet", "get_codecarbon_data", "get_default_model_name", "get_model_specific_metadata")
+    + ("get_training_duration_data", "infer_datasets", "register_model", "run_usage_snippet", "set_best_model_step")
+    + ("save_usage_example_assets", "set_label_examples", "set_losses", "set_widget_examples", "similarities")
+    + ("template_path", "to_dict", "to_yaml", "try_to_set_base_model", "try_to_set_ir_model_from_evaluators")
+    + ("validate_datasets", "widget", "usage_examples", "code_carbon_callback", "best_model_step", "eval_results_dict"),
+    "the card reads what the run recorded; set this object's fields, or edit README.md after save_pretrained",
+)
+"""Names of Sentence Transformers' card data that are not here, and what takes their place."""
 
 LOG_ROWS = 100
 """Rows of the training log that are shown; a longer log is thinned evenly."""
@@ -65,6 +77,11 @@ class SentenceTransformerModelCardData:
     base_model: str | None = dataclasses.field(default=None, init=False, repr=False)
     training: TrainingFacts | None = dataclasses.field(default=None, init=False, repr=False)
     evaluations: dict[str, EvaluationFacts] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing(type(self).__name__, name, LEFT_OUT)
 
     def __post_init__(self) -> None:
         """Keep languages as a list."""

@@ -7,7 +7,7 @@ against a million documents need the memory of their embeddings, of one tile of 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from omnitune.engine.inference import materialized
 from omnitune.errors import DatasetError, InputError
 from omnitune.evaluation.ranking import chunks, retrieve
 from omnitune.model.dense import SentenceTransformer
+from omnitune.model.multi_vector import MultiVectorEncoder
 from omnitune.model.sparse import SparseEncoder
 from omnitune.ops.similarity import SimilarityFunction
 from omnitune.retrieval.store import CHUNK, Keys, content_keys, encode_corpus, identity
@@ -218,6 +219,11 @@ def mine_hard_negatives(
     """
     if not len(dataset):
         raise DatasetError("dataset: expected rows of query and positive, got none")
+    if isinstance(cast(Any, model), MultiVectorEncoder):
+        raise InputError(
+            "model: expected one that makes one vector a text, got a MultiVectorEncoder; mine with a dense or sparse "
+            "encoder, and train the late-interaction encoder on what it finds"
+        )
     if faiss_batch_size < 1:
         raise InputError(f"faiss_batch_size: expected at least 1, got {faiss_batch_size}")
     if use_faiss:

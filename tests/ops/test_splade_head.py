@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from omnitune.errors import ShapeError
 from omnitune.ops import splade_head as room
@@ -95,3 +96,25 @@ def test_states_of_another_form_are_refused() -> None:
     hidden, weight, bias = parts()
     with pytest.raises(ShapeError, match="hidden: expected packed states of the head's dimension 6"):
         splade_head(Embeddings(hidden), weight, bias)
+
+
+@pytest.mark.parametrize("winner", [0, 1, 298, 299])
+def test_the_token_that_wins_learns_in_half_precision(winner: int) -> None:
+    hidden = torch.zeros(300, 1)
+    hidden[winner] = 2
+    hidden.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = splade_head(Embeddings(hidden, offsets=torch.tensor([0, 300])), torch.ones(1, 1), None)
+    made.sum().backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None and hidden.grad.nonzero()[:, 0].tolist() == [winner]
+
+
+def test_a_token_that_pads_never_learns() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([8, 11, 9, 9])
+    hidden = torch.randn(37, 32, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4000, 32, dtype=torch.float64)
+    made = splade_head(Embeddings(hidden, offsets=F.pad(lengths.cumsum(0), (1, 0))), weight, None)
+    rows = [(row @ weight.T).relu().log1p().amax(dim=0) for row in hidden.split(lengths.tolist())]
+    found, wanted = (torch.autograd.grad(each.sum(), hidden)[0] for each in (made, torch.stack(rows)))
+    torch.testing.assert_close(found, wanted)

@@ -250,13 +250,17 @@ def _pooled(
         count, longest = group.tokens.shape
         states = hidden[group.tokens.flatten()].to(product)
         # First places count most, so that of equal logits the first wins, as torch has it.
-        places = torch.arange(longest, 0, -1, dtype=product, device=device)[:, None]
+        # Half precision counts no tokens beyond 256, so there they are whole numbers.
+        counted = product if won is None or product.itemsize > 2 else won.dtype
+        places = torch.arange(longest, 0, -1, dtype=counted, device=device)[:, None]
+        last = group.real.sum(dim=1, keepdim=True) - 1
         for block in _blocks(len(states), vocabulary, device):
             logits = (states @ weight[block].to(product).T).view(count, longest, -1)
             best = logits.amax(dim=1)
             if won is not None:
                 first = torch.where(logits == best[:, None], places, 0).amax(dim=1)
-                won[group.texts, block] = (longest - first).to(won.dtype)
+                # A copy of the last token, which pads, may come out larger by rounding.
+                won[group.texts, block] = (longest - first).to(won.dtype).minimum(last.to(won.dtype))
             best = best.to(dtype)
             values[group.texts, block] = settings.activated(best if bias is None else best + bias[block])
     return values, won

@@ -219,11 +219,6 @@ def mine_hard_negatives(
     """
     if not len(dataset):
         raise DatasetError("dataset: expected rows of query and positive, got none")
-    if isinstance(cast(Any, model), MultiVectorEncoder):
-        raise InputError(
-            "model: expected one that makes one vector a text, got a MultiVectorEncoder; mine with a dense or sparse "
-            "encoder, and train the late-interaction encoder on what it finds"
-        )
     if faiss_batch_size < 1:
         raise InputError(f"faiss_batch_size: expected at least 1, got {faiss_batch_size}")
     if use_faiss:
@@ -322,6 +317,11 @@ class _Items:
 def _items(
     model: SentenceTransformer | SparseEncoder, dataset: Dataset, columns: tuple[str, str], corpus: Sequence[Any] | None
 ) -> _Items:
+    if isinstance(cast(Any, model), MultiVectorEncoder):
+        raise InputError(
+            "model: expected one that makes one vector a text, got a MultiVectorEncoder; mine with a dense or sparse "
+            "encoder, and train the late-interaction encoder on what it finds"
+        )
     # As stored: media stay bytes and paths, and nothing is decoded.
     stored = dataset.with_format("arrow")[:]
     asked, answers = (stored.column(name).to_pylist() for name in columns)

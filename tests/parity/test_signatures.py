@@ -63,6 +63,7 @@ DEPRECATED = "deprecated there, left out here"
 INTERNAL = "how Sentence Transformers' classes call each other, not for users"
 EXTENSION = "more than Sentence Transformers, keyword-only, so that no call changes its meaning"
 SPELT = "there it takes anything and passes it on; here it names what that is"
+REFUSED = "it is refused whatever it is given, with a sentence that says what to use"
 UNLABELLED = "a call without labels works too"
 IGNORED = "Sentence Transformers accepts and ignores it; here it is in **kwargs"
 
@@ -77,6 +78,17 @@ def alike(names: Iterable[str], differences: dict[str, str]) -> dict[str, dict[s
 
 
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "Pooling.load_config": dict.fromkeys(
+        ["model_name_or_path", "subfolder", "config_filename", "token", "cache_folder",
+         "revision", "local_files_only", "args", "kwargs"], SPELT
+    ),
+    "StaticEmbedding.from_distillation": dict.fromkeys(
+        ["vocabulary", "device", "pca_dims", "apply_zipf", "sif_coefficient",
+         "token_remove_pattern", "quantize_to", "use_subword", "kwargs", "_", "__"], REFUSED
+    ),
+    "WordEmbeddings.from_text_file": dict.fromkeys(
+        ["update_embeddings", "item_separator", "tokenizer", "max_vocab_size", "_", "__"], REFUSED
+    ),
     **alike(
         (f"{family}.add_adapter" for family in FAMILIES),
         {"adapter_config": "there it is in *args", "towers": EXTENSION},

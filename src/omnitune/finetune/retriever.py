@@ -277,6 +277,7 @@ class RetrieverSteps:
         standings = []
         for one in listed:
             made = (pool or self.pools.pool(one.source)).only(one.stages)
+            alone = baseline is None
             scores = {name: scored(made, test) for name, test in tests.items()}
             if baseline is None:
                 found = {name: measure(scores[name], one.stages, test) for name, test in tests.items()}
@@ -284,9 +285,9 @@ class RetrieverSteps:
             costs = self._costs(made, next(iter(tests.values())).queries, encoded)
             standing = stand(one, scores, tests, baseline, self.evaluation, costs, self.settings)
             standings.append(standing)
-            self.log(f"  {standing.name}: {standing.value:.3f} ({standing.low:+.3f} to {standing.high:+.3f} against "
-                     f"{against}), {standing.bytes_per_page:,} bytes a {self.dataset.kind.words.page}, "
-                     f"{standing.milliseconds:.0f} ms a query")  # fmt: skip
+            compared = "" if alone else f" ({standing.low:+.3f} to {standing.high:+.3f} against {against})"
+            self.log(f"  {standing.name}: {standing.value:.3f}{compared}, {standing.bytes_per_page:,} bytes a "
+                     f"{self.dataset.kind.words.page}, {standing.milliseconds:.0f} ms a query")  # fmt: skip
         return standings
 
     def _costs(self, some: Retriever, queries: Sequence[str], encoded: int | None = None) -> tuple[int, float]:

@@ -168,8 +168,12 @@ def test_a_worker_that_is_ended_says_nothing(monkeypatch):
     ended = []
     monkeypatch.setattr(main, "_process", os.getpid() + 1)
     monkeypatch.setattr(main.os, "_exit", ended.append)
-    with pytest.raises(main.Terminated):
-        main._terminate(signal.SIGTERM, None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(main.Terminated):
+            main._terminate(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)  # or processes that later tests start could not be ended
     assert ended == [143]
 
 

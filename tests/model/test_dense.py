@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,11 @@ def test_copies_and_pickles(bert: SentenceTransformer) -> None:
 def test_several_processes_give_the_same(bert: SentenceTransformer) -> None:
     texts = [f"{text} {i}" for i in range(10) for text in TEXTS]
     expected = bert.encode(texts, batch_size=4)
-    pool = bert.start_multi_process_pool(["cpu", "cpu"])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the processes inherit; they end all the same
+    try:
+        pool = bert.start_multi_process_pool(["cpu", "cpu"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     try:
         np.testing.assert_allclose(bert.encode(texts, batch_size=4, pool=pool, chunk_size=7), expected, atol=1e-6)
         tensor = bert.encode(texts, pool=pool, convert_to_tensor=True, precision="int8")

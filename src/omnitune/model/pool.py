@@ -5,6 +5,7 @@ Only `WAITING` chunks a worker are queued, so the inputs are never copied whole,
 
 import itertools
 import queue
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -63,7 +64,7 @@ def start(model: EncodingModel, devices: Sequence[str]) -> Pool:
 def stop(pool: Pool) -> None:
     """End the processes and free their queues."""
     for process in pool["processes"]:
-        process.terminate()
+        process.kill()  # they hold nothing, and one that has just begun may ignore SIGTERM, as its parent does
         process.join()
         process.close()
     pool["input"].close()
@@ -183,6 +184,7 @@ def _receive(pool: Pool, number: int) -> tuple[int, Any]:
 
 def _work(model: EncodingModel, device: str, threads: int | None, inputs: Any, outputs: Any) -> None:
     """Encode chunks until the process is ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which Python ends processes that nobody stopped
     if device.startswith("cpu") and threads is not None:
         torch.set_num_threads(threads)
     model.to(device)

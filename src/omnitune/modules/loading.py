@@ -362,7 +362,6 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
     tokenizer = processor if hasattr(processor, "model_max_length") else getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return processor
-    _check_vocabulary(tokenizer, folder, kwargs)
     positions = getattr(config, "max_position_embeddings", -1)
     if "model_max_length" not in kwargs and positions != -1:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
@@ -380,8 +379,13 @@ def load_processor(folder: Path, config: PretrainedConfig, kwargs: dict[str, Any
     return processor
 
 
-def _check_vocabulary(tokenizer: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
+def check_vocabulary(tokenizer: Any, folder: Path, kwargs: Mapping[str, Any]) -> None:
     """See that a tokenizer has its words out of a file: without one transformers makes one that knows no word.
+
+    Args:
+        tokenizer: The tokenizer; None is passed over.
+        folder: Where it was loaded from.
+        kwargs: What it was loaded with.
 
     Raises:
         CheckpointError: No file with them is there.

@@ -139,6 +139,8 @@ class Transformer(InputModule):
             )
         self.modality_config: ModalityConfig = modality_config
         self.module_output_name: str = module_output_name
+        if {"text", "message"} & self.modality_config.keys():  # a recogniser's encoder has no use for words
+            loading.check_vocabulary(self.tokenizer, processor_folder, processor_kwargs)
         self._prompt_lengths: dict[str, int] = {}
         self._without_prompt: set[Modality] = set()
         self._signatures: dict[str, inspect.Signature] = {}

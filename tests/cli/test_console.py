@@ -141,7 +141,8 @@ def test_every_way_to_be_stopped_says_how_to_go_on(tmp_path, name, code):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("a page")
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         "from omnitune.cli import main as m, prepare\n"
         "import omnitune.finetune.dataset as d\n"
         "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"

@@ -255,10 +255,14 @@ def test_waits_grow_and_the_server_may_name_them(stub, tmp_path):
 def test_an_interrupt_does_not_wait_for_further_attempts(stub, tmp_path):
     stub.failures = [lambda handler: send(handler, 429, "slow down", Retry_After="30")] * 8
     asking = endpoint(stub, tmp_path).ask_all([{"n": n} for n in range(4)], [body] * 4)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        next(asking)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(asking)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 10 and len(stub.requests) == 4
 
 

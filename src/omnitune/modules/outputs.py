@@ -16,7 +16,7 @@ from omnitune.inputs.detect import PARTS
 from omnitune.inputs.processor import wraps
 from omnitune.modules.backbones import EMBEDDING, TOKENS, backbone
 from omnitune.modules.tasks import Task
-from omnitune.types import Features, Modality
+from omnitune.types import Modality
 
 
 class ModalityParams(TypedDict):
@@ -187,27 +187,6 @@ def selected(result: Any, path: str | list[Any] | None) -> Tensor:
     if result.ndim == 4:  # convolutional backbones give (rows, channels, height, width)
         result = result.flatten(2).transpose(1, 2)
     return cast(Tensor, result)
-
-
-def add_result(features: Features, result: Any, model: Any, *, path: str | list[Any] | None, name: str) -> None:
-    """Put what a backbone gave into the features of its batch.
-
-    Args:
-        features: Of the batch. A mask of samples becomes one of token vectors; states of all layers are put in as
-            `all_layer_embeddings` where they are asked for.
-        result: Of the backbone's method.
-        model: The backbone.
-        path: Where the vectors are in the result.
-        name: Feature that they become.
-    """
-    features[name] = tokens = selected(result, path)
-    mask, shorten = features.get("attention_mask"), getattr(model, "_get_feature_vector_attention_mask", None)
-    if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:
-        # A mask of samples: the backbone says which token vectors are of a recording and not of its padding.
-        features["attention_mask"] = shorten(tokens.shape[1], mask)
-    asked = features.get("output_hidden_states") or getattr(model.config, "output_hidden_states", False)
-    if asked and "hidden_states" in result:
-        features["all_layer_embeddings"] = result["hidden_states"]
 
 
 def spelt(modality: Modality) -> str:

@@ -361,8 +361,15 @@ class Transformer(InputModule):
                 raise
         if layer is not None and captured is not None and captured.hidden is not None:
             features[vocabulary_head.HEAD] = vocabulary_head.head_of(captured.hidden, layer, real, packing)
-        else:
-            outputs.add_result(features, result, self.model, path=path, name=self.module_output_name)
+            return features
+        features[self.module_output_name] = tokens = outputs.selected(result, path)
+        mask, shorten = features.get("attention_mask"), getattr(self.model, "_get_feature_vector_attention_mask", None)
+        if mask is not None and shorten is not None and tokens.ndim == 3 and mask.shape != tokens.shape[:2]:
+            # A mask of samples: the backbone says which token vectors are of a recording and not of its padding.
+            features["attention_mask"] = shorten(tokens.shape[1], mask)
+        asked = features.get("output_hidden_states") or getattr(self.config, "output_hidden_states", False)
+        if asked and "hidden_states" in result:
+            features["all_layer_embeddings"] = result["hidden_states"]
         return features
 
     # -- files

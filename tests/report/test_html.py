@@ -335,7 +335,10 @@ def test_cards_of_a_run_have_its_numbers_and_keep_what_people_wrote(report, tmp_
     for name, text in {"model": "# Mine\n\n## Training\n\nrows\n", "retriever": "# Found\n"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "README.md").write_text(text)
+    (tmp_path / "reranker").mkdir()
+    (tmp_path / "reranker" / "README.md").write_bytes(b"# Gr\xfc\xdfe\n")  # no UTF-8
     write_run_cards(report, tmp_path)
+    assert (tmp_path / "reranker" / "README.md").read_bytes().startswith(b"# Gr\xfc\xdfe\n\n<!--")
     model = (tmp_path / "model" / "README.md").read_text()
     assert model.startswith("# Mine\n\n<!--") and model.endswith("-->\n\n## Training\n\nrows\n")
     for said in (

@@ -281,3 +281,8 @@ class EncodingModel(RunnableModel, Protocol):
 
     def encode_here(self, items: Sequence[Any], **call: Any) -> Any:
         """Encode in this process."""
+
+
+def as_numpy(values: Tensor) -> Any:
+    """A numpy array of `values`; bfloat16, which numpy lacks, becomes float32."""
+    return (values.float() if values.dtype is torch.bfloat16 else values).cpu().numpy()

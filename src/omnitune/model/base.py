@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from omnitune import runtime
 from omnitune.engine import arguments
@@ -447,8 +447,3 @@ class Model(nn.Sequential, AdapterMixin, HubMixin):
         if output_path is not None:
             os.makedirs(output_path, exist_ok=True)
         return cast("dict[str, float] | float", evaluator(self, output_path))
-
-
-def as_numpy(values: Tensor) -> Any:
-    """A numpy array of `values`; bfloat16, which numpy lacks, becomes float32."""
-    return (values.float() if values.dtype is torch.bfloat16 else values).cpu().numpy()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omnitune.engine import arguments
-from omnitune.engine.inference import Request, check_options, listed, make_request, materialized, stacked
+from omnitune.engine.inference import Request, as_numpy, check_options, listed, make_request, materialized, stacked
 from omnitune.inputs.detect import is_single
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, as_numpy
+from omnitune.model.base import Backend
 from omnitune.model.embedded import embedded_modules
 from omnitune.model.encoder import Encoder, verbs
 from omnitune.model.family import DENSE, Family

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omnitune.engine.inference import Request, listed, make_request, materialized
+from omnitune.engine.inference import Request, as_numpy, listed, make_request, materialized
 from omnitune.errors import InputError
 from omnitune.inputs.detect import is_single, modality_of
 from omnitune.model import checkpoint, late_formats
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, as_numpy
+from omnitune.model.base import Backend
 from omnitune.model.dense import SentenceTransformer
 from omnitune.model.embedded import text_modules
 from omnitune.model.encoder import Encoder, verbs

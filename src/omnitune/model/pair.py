@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omnitune.engine import arguments
-from omnitune.engine.inference import Request, make_request, materialized, stacked
+from omnitune.engine.inference import Request, as_numpy, make_request, materialized, stacked
 from omnitune.errors import CheckpointError, InputError, MediaError
 from omnitune.inputs.detect import is_conversation, is_message, is_single
 from omnitune.inputs.messages import pair_to_messages
 from omnitune.model import checkpoint
 from omnitune.model import pool as pools
-from omnitune.model.base import Backend, Model, as_numpy
+from omnitune.model.base import Backend, Model
 from omnitune.model.family import PAIR, Family
 from omnitune.model.old_names import PREDICT_NAMES, RANK_NAMES, PairOldNames, pair_loading
 from omnitune.modules.dense import Dense, activation_name, activation_named

@@ -72,7 +72,7 @@ def _put(card: Path, section: str) -> None:
     """Replace the section of a card, or put it before that on training, or at the end."""
     if not card.is_file():
         return
-    text = card.read_text(encoding="utf-8", errors="replace")
+    text = card.read_text(encoding="utf-8", errors="surrogateescape")  # people may have written it anyhow
     if BEGIN in text and END in text:
         before, after = text[: text.index(BEGIN)], text[text.rindex(END) + len(END) :]
     else:
@@ -81,7 +81,7 @@ def _put(card: Path, section: str) -> None:
     whole = before + section + after
     if whole != text:
         with writing(card) as path:
-            path.write_text(whole, encoding="utf-8")
+            path.write_text(whole, encoding="utf-8", errors="surrogateescape")
 
 
 def _cell(text: str) -> str:

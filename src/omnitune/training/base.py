@@ -11,12 +11,12 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
@@ -38,9 +38,10 @@ from omnitune.training import binding, weights
 from omnitune.training.arguments import BaseTrainingArguments, warn_ignored
 from omnitune.training.callbacks import CardRecorder, FiniteGradients, OpeningLines, ZeroGradients
 from omnitune.training.distributed import average_gradients, keep_unwrapped, shard_as_asked, start_alike
-from omnitune.training.feed import MULTI_SAMPLERS, AnyDataset, Feed, make_batch_sampler, named, several
+from omnitune.training.feed import AnyDataset, Feed, named, several
+from omnitune.training.loaders import Loaders, NamedDataset
 from omnitune.training.metrics import LossParts, check_best_metric, measure
-from omnitune.training.old_names import OldNames, own_processor
+from omnitune.training.old_names import own_processor
 from omnitune.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -50,14 +51,7 @@ LossArgument = (
 )
 
 
-class _Named(NamedTuple):
-    """One of several evaluation datasets that were handed to `evaluate`, and its name."""
-
-    dataset: Dataset
-    name: str
-
-
-class BaseTrainer(OldNames):
+class BaseTrainer(Loaders):
     """The trainer of all families; a subclass says which arguments and which default loss.
 
     Attributes:
@@ -212,60 +206,6 @@ class BaseTrainer(OldNames):
         """The loss where none is given."""
         raise NotImplementedError
 
-    # -- data
-
-    def get_batch_sampler(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        drop_last: bool,
-        valid_label_columns: list[str] | None = None,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
-    ) -> BatchSampler | None:
-        """The sampler of one dataset's batches, as `args.batch_sampler` says; override it for another.
-
-        The arguments are those of `DefaultBatchSampler`.
-        """
-        return make_batch_sampler(
-            self.args.batch_sampler,
-            dataset,
-            self._feed.codes_of(dataset),
-            batch_size=batch_size,
-            drop_last=drop_last,
-            valid_label_columns=valid_label_columns,
-            generator=generator,
-            seed=seed,
-        )
-
-    def get_multi_dataset_batch_sampler(
-        self,
-        dataset: "ConcatDataset[Any]",
-        batch_samplers: list[BatchSampler],
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-    ) -> BatchSampler:
-        """The sampler of several datasets' batches, as `args.multi_dataset_batch_sampler` says.
-
-        The arguments are those of `MultiDatasetDefaultBatchSampler`.
-        """
-        chosen = MULTI_SAMPLERS.get(self.args.multi_dataset_batch_sampler, self.args.multi_dataset_batch_sampler)
-        sampler: BatchSampler = chosen(dataset, batch_samplers=batch_samplers, generator=generator, seed=seed)
-        return sampler
-
-    def make_loader(self, dataset: Any, batch_size: int, *, training: bool, name: str | None) -> "DataLoader[Any]":
-        """A data loader of raw batches, prepared by accelerate."""
-        if isinstance(dataset, list):
-            nothing: Any = dataset
-            return DataLoader(nothing)
-        name = name if isinstance(self.eval_dataset, dict) and name in self.eval_dataset else None
-        if isinstance(dataset, _Named):
-            dataset, name = dataset
-        # Ranks that fill up their last training batch from the first would mix datasets; in evaluation they must.
-        self.accelerator.even_batches = not training
-        loader: DataLoader[Any] = self.accelerator.prepare(self._feed.loader(dataset, name, batch_size, self))
-        return loader
-
     # -- training
 
     def train(
@@ -393,10 +333,10 @@ class BaseTrainer(OldNames):
         given: Any = eval_dataset
         if given is None and self.eval_dataset is None and self.evaluator is not None:
             given = []
-        elif given is not None and not isinstance(given, str | list | _Named):
+        elif given is not None and not isinstance(given, str | list | NamedDataset):
             given = several(given, "eval_dataset")
             if isinstance(given, dict):
-                given = {name: _Named(dataset, name) for name, dataset in given.items()}
+                given = {name: NamedDataset(dataset, name) for name, dataset in given.items()}
         result: dict[str, float] = super().evaluate(given, ignore_keys, metric_key_prefix)
         return result
 
